@@ -1,0 +1,3 @@
+"""MongoDB session manager for Strands Agents."""
+
+__version__ = "0.6.0"

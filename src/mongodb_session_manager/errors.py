@@ -1,0 +1,120 @@
+"""What can go wrong, in words that name the session, the field and the remedy."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from strands.types.exceptions import SessionException
+
+if TYPE_CHECKING:
+    from strands.types.content import Message
+
+__all__ = [
+    "AgentNotFoundError",
+    "FactoryNotInitializedError",
+    "MessageNotFoundError",
+    "MongoDBSessionError",
+    "SchemaVersionError",
+    "SessionConflictError",
+    "SessionLockedError",
+    "SessionNotFoundError",
+    "SessionTooLargeError",
+    "UnstorableValueError",
+]
+
+
+class MongoDBSessionError(SessionException):
+    """Base of every error this library raises itself; driver errors travel as pymongo raised them."""
+
+
+class SessionNotFoundError(MongoDBSessionError, ValueError):
+    """The session is not stored: it was deleted, or never created."""
+
+    def __init__(self, session_id: str) -> None:
+        self.session_id = session_id
+        super().__init__(
+            f"Session {session_id!r} is not stored. It was deleted or never created; "
+            "create a new MongoDBSessionManager to start it again."
+        )
+
+
+class AgentNotFoundError(MongoDBSessionError, ValueError):
+    """The session exists, but holds no such agent (or multi-agent)."""
+
+    def __init__(self, session_id: str, agent_id: str) -> None:
+        self.session_id, self.agent_id = session_id, agent_id
+        super().__init__(
+            f"Session {session_id!r} holds no agent {agent_id!r}. "
+            "Pass the agent_id that the conversation was started with, or create the agent first."
+        )
+
+
+class MessageNotFoundError(MongoDBSessionError, ValueError):
+    """The agent exists, but holds no such message."""
+
+    def __init__(self, session_id: str, agent_id: str, message: int | str) -> None:
+        self.session_id, self.agent_id, self.message = session_id, agent_id, message
+        super().__init__(
+            f"Agent {agent_id!r} of session {session_id!r} holds no message {message!r}. "
+            "list_messages() tells the ids that are stored."
+        )
+
+
+class UnstorableValueError(MongoDBSessionError, ValueError):
+    """A value that MongoDB cannot give back as it was; refused before anything is written."""
+
+    def __init__(self, place: str, reason: str) -> None:
+        self.place, self.reason = place, reason
+        super().__init__(f"{place} cannot be stored: {reason}")
+
+
+class SessionConflictError(MongoDBSessionError):
+    """Somebody else wrote this agent's history since it was read; nothing was overwritten (HTTP 409).
+
+    Attributes:
+        session_id: The session.
+        agent_id: The agent whose history moved on, or None when the session itself is in the way.
+        pending: The messages that this process holds and that are not stored, oldest first.
+    """
+
+    def __init__(
+        self, session_id: str, agent_id: str | None, reason: str, pending: Sequence["Message"] = ()
+    ) -> None:
+        self.session_id, self.agent_id, self.pending = session_id, agent_id, list(pending)
+        whose = f"Session {session_id!r}" if agent_id is None else f"Agent {agent_id!r} of session {session_id!r}"
+        super().__init__(f"{whose} {reason}")
+
+
+class SessionLockedError(SessionConflictError):
+    """Another manager holds the session's lease."""
+
+
+class SessionTooLargeError(MongoDBSessionError, ValueError):
+    """The write would take a document over MongoDB's limit of 16 MiB."""
+
+    def __init__(self, session_id: str, agent_id: str) -> None:
+        self.session_id, self.agent_id = session_id, agent_id
+        super().__init__(
+            f"A write for agent {agent_id!r} would take session {session_id!r} over MongoDB's limit of 16 MiB "
+            "a document. Nothing was written; keep large files outside the conversation."
+        )
+
+
+class SchemaVersionError(MongoDBSessionError):
+    """The session was written by a newer version of this library."""
+
+    def __init__(self, session_id: str, found: object, supported: int) -> None:
+        self.session_id, self.found, self.supported = session_id, found, supported
+        super().__init__(
+            f"Session {session_id!r} has schema_version {found!r}; this version of mongodb-session-manager reads "
+            f"up to {supported}. Upgrade the library to open it."
+        )
+
+
+class FactoryNotInitializedError(MongoDBSessionError, RuntimeError):
+    """There is no global factory to get."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "There is no global session factory. Call initialize_global_factory(connection_string=...) "
+            "when the application starts, for example in FastAPI's lifespan."
+        )
