@@ -76,9 +76,7 @@ class SessionConflictError(MongoDBSessionError):
         pending: The messages that this process holds and that are not stored, oldest first.
     """
 
-    def __init__(
-        self, session_id: str, agent_id: str | None, reason: str, pending: Sequence["Message"] = ()
-    ) -> None:
+    def __init__(self, session_id: str, agent_id: str | None, reason: str, pending: Sequence["Message"] = ()) -> None:
         self.session_id, self.agent_id, self.pending = session_id, agent_id, list(pending)
         whose = f"Session {session_id!r}" if agent_id is None else f"Agent {agent_id!r} of session {session_id!r}"
         super().__init__(f"{whose} {reason}")
@@ -91,10 +89,11 @@ class SessionLockedError(SessionConflictError):
 class SessionTooLargeError(MongoDBSessionError, ValueError):
     """The write would take a document over MongoDB's limit of 16 MiB."""
 
-    def __init__(self, session_id: str, agent_id: str) -> None:
+    def __init__(self, session_id: str, agent_id: str | None) -> None:
         self.session_id, self.agent_id = session_id, agent_id
+        writer = "A write" if agent_id is None else f"A write for agent {agent_id!r}"
         super().__init__(
-            f"A write for agent {agent_id!r} would take session {session_id!r} over MongoDB's limit of 16 MiB "
+            f"{writer} would take session {session_id!r} over MongoDB's limit of 16 MiB "
             "a document. Nothing was written; keep large files outside the conversation."
         )
 

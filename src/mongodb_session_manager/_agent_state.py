@@ -1,0 +1,67 @@
+"""What of a live agent is stored beside its messages, and what of it changed since it was last captured."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from strands import Agent
+
+from ._codec import AGENT_FIELDS, Stored, encode
+
+if TYPE_CHECKING:
+    from strands.types.agent import LocalAgent
+
+WINDOW_FIELDS = {"conversation_manager_state"}
+
+
+class AgentStateTracker:
+    """Compares an agent with what was captured of it last.
+
+    Args:
+        place: What the agent is called in errors.
+    """
+
+    def __init__(self, place: str) -> None:
+        self._place = place
+        self._known: Stored = {}
+        self._seen: tuple[Any, int] | None = None
+
+    def adopt(self, agent: "LocalAgent", stored: Stored) -> None:
+        """Take the stored ``agent_data``, from which the agent was just restored, as captured."""
+        self._known = {name: stored[name] for name in AGENT_FIELDS if name in stored}
+        self._seen = _state_version(agent)
+
+    @contextmanager
+    def capturing(self, agent: "LocalAgent") -> Iterator[Stored]:
+        """Give the changed fields in their stored form; they count as captured if the block succeeds.
+
+        Raises:
+            UnstorableValueError: A field holds something that would not come back equal.
+        """
+        seen = _state_version(agent)
+        current = _other_fields(agent)
+        if seen != self._seen:
+            current["state"] = agent.state.get()
+        encoded = {name: encode(value, f"{self._place}, {name}") for name, value in current.items()}
+        changed = {name: value for name, value in encoded.items() if self._known.get(name) != value}
+        yield changed
+        self._known |= changed
+        self._seen = seen
+
+
+def _state_version(agent: "LocalAgent") -> tuple[Any, int]:
+    # Copying the whole state for each message would be slow, so it is compared by its version. The object
+    # belongs to the comparison since users may put another one in its place.
+    return agent.state, agent.state._get_version()
+
+
+def _other_fields(agent: "LocalAgent") -> dict[str, Any]:
+    if not isinstance(agent, Agent):
+        return {"conversation_manager_state": {}, "_internal_state": {}}
+    return {
+        "conversation_manager_state": agent.conversation_manager.get_state(),
+        "_internal_state": {
+            "interrupt_state": agent._interrupt_state.to_dict(),
+            "model_state": agent._model_state,
+        },
+    }

@@ -1,0 +1,338 @@
+"""SDK objects <-> stored sub-documents; pure functions, no I/O.
+
+Values are stored as plain BSON wherever BSON gives them back equal. The rest is marked with ``%``, which is
+escaped in users' own keys, so every stored value has one reading:
+
+* keys: ``.``, ``$``, NUL, lone surrogates and the empty key become ``%2E``, ``%24``, ``%00``, ``%uD800``, ``%empty``;
+* values: ``{"%int": hex}`` (over 8 bytes), ``{"%text": UTF-8 with surrogates}``, ``{"%datetime": ISO 8601}``
+  (finer than a millisecond, or not in UTC), ``{"%bson": bytes}`` (a subtree nested deeper than a server takes).
+"""
+
+import base64
+import functools
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, TypeAlias, cast
+
+import bson
+from bson.dbref import DBRef
+from bson.int64 import Int64
+from strands.types.content import Message
+from strands.types.session import SessionAgent, SessionMessage
+
+from .errors import UnstorableValueError
+
+Stored: TypeAlias = dict[str, Any]
+
+MESSAGE_FIELDS = ("role", "content", "tracking_id", "metadata")
+AGENT_FIELDS = ("state", "conversation_manager_state", "_internal_state")
+
+# Servers refuse documents nested deeper than 200 levels; the session document itself takes up to 8.
+_MAX_DEPTH = 100
+_INT32, _INT64 = 2**31, 2**63
+
+_ESCAPES = {".": "%2E", "$": "%24", "%": "%25", "\0": "%00", "_": "%5F"}
+_MARKS = r"2E|24|25|00|5F|u[0-9A-F]{4}|empty|int|text|datetime|bson"
+# "__bytes_encoded__" is how the SDK's own JSON form, found in sessions of the first version, marks base64.
+_SPECIAL = re.compile(rf"[.$\0\ud800-\udfff]|%(?={_MARKS})|^_(?=_bytes_encoded__$)")
+_ESCAPED = re.compile(r"%(?:(2E|24|25|00|5F)|u([0-9A-F]{4}))")
+
+
+@functools.lru_cache(maxsize=4096)
+def escape_key(key: str) -> str:
+    """Return the field name under which a key of any spelling is stored; plain keys stay as they are."""
+    return _SPECIAL.sub(_escape, key) if key else "%empty"
+
+
+def _escape(match: re.Match[str]) -> str:
+    char = match[0]
+    return _ESCAPES.get(char) or f"%u{ord(char):04X}"
+
+
+@functools.lru_cache(maxsize=4096)
+def unescape_key(name: str) -> str:
+    """Return the key that ``escape_key`` turned into this field name."""
+    return "" if name == "%empty" else _ESCAPED.sub(_unescape, name)
+
+
+def _unescape(match: re.Match[str]) -> str:
+    return chr(int(match[1] or match[2], 16))
+
+
+class _RefusedError(Exception):
+    def __init__(self, reason: str) -> None:
+        self.reason, self.path = reason, ""
+
+
+class _Encoder:
+    """Copies one value into its stored form and notes whether reading it back needs ``decode``."""
+
+    def __init__(self) -> None:
+        self.escaped = False
+
+    def encode(self, value: Any, depth: int = 0) -> Any:
+        kind = type(value)
+        if kind is str:
+            return value if value.isascii() else self._text(value)
+        if kind is dict:
+            return self._dict(value, depth)
+        if kind is list:
+            return self._list(value, depth)
+        if kind is int:
+            return self._int(value)
+        if kind in (float, bool, bytes) or value is None:
+            return value
+        return self._uncommon(value, depth)
+
+    def _dict(self, value: dict[Any, Any], depth: int) -> Any:
+        if depth >= _MAX_DEPTH:
+            return self._nested(value)
+        stored: Stored = {}
+        for key, item in value.items():
+            try:
+                stored[self._key(key)] = self.encode(item, depth + 1)
+            except _RefusedError as refused:
+                refused.path = f".{key}{refused.path}"
+                raise
+        return stored
+
+    def _list(self, value: Any, depth: int) -> Any:
+        if depth >= _MAX_DEPTH:
+            return self._nested(list(value))
+        stored = []
+        for index, item in enumerate(value):
+            try:
+                stored.append(self.encode(item, depth + 1))
+            except _RefusedError as refused:
+                refused.path = f"[{index}]{refused.path}"
+                raise
+        return stored
+
+    def _key(self, key: Any) -> str:
+        if not isinstance(key, str):
+            raise _RefusedError(f"its key {key!r} is of type {type(key).__name__}; use strings as keys")
+        name = escape_key(str.__str__(key))
+        self.escaped |= name != key
+        return name
+
+    def _mark(self, name: str, content: Any) -> Stored:
+        self.escaped = True
+        return {name: content}
+
+    def _nested(self, value: Any) -> Stored:
+        return self._mark("%bson", bson.encode({"value": self.encode(value)}))
+
+    def _int(self, value: int) -> Any:
+        if -_INT32 <= value < _INT32:
+            return value
+        if -_INT64 <= value < _INT64:
+            self.escaped = True  # comes back as bson.Int64, which decode() makes an int again
+            return value
+        return self._mark("%int", hex(value))
+
+    def _text(self, value: str) -> Any:
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return self._mark("%text", value.encode("utf-8", "surrogatepass"))
+        return value
+
+    def _datetime(self, value: datetime) -> Any:
+        if value.utcoffset() == timedelta(0) and value.microsecond % 1000 == 0:
+            return value
+        return self._mark("%datetime", value.isoformat())
+
+    def _uncommon(self, value: Any, depth: int) -> Any:
+        if isinstance(value, str):
+            return self.encode(str.__str__(value))
+        if isinstance(value, int):
+            return self._int(int(value))
+        if isinstance(value, float):
+            return float(value)
+        if isinstance(value, bytearray | memoryview):
+            return bytes(value)
+        if isinstance(value, dict):
+            return self._dict(value, depth)
+        if isinstance(value, list | tuple):
+            return self._list(value, depth)
+        if isinstance(value, datetime):
+            return self._datetime(value)
+        raise _RefusedError(f"a value of type {type(value).__name__} would not come back as it was")
+
+
+def encode(value: Any, place: str) -> Any:
+    """Return a stored copy of any value that JSON, bytes and datetimes can express.
+
+    Args:
+        value: The value; tuples become lists, enums that are strings or numbers their values.
+        place: What the value is, for the error message.
+
+    Raises:
+        UnstorableValueError: The value holds something that would not come back equal.
+    """
+    return _encode(value, place)[0]
+
+
+def _encode(value: Any, place: str) -> tuple[Any, bool]:
+    encoder = _Encoder()
+    try:
+        return encoder.encode(value), encoder.escaped
+    except _RefusedError as refused:
+        raise UnstorableValueError(place + refused.path, refused.reason) from None
+    except RecursionError:
+        raise UnstorableValueError(place, "it is nested too deeply, or holds itself") from None
+
+
+_UNMARK: dict[str, Callable[[Any], Any]] = {
+    "%int": lambda content: int(content, 16),
+    "%text": lambda content: content.decode("utf-8", "surrogatepass"),
+    "%datetime": datetime.fromisoformat,
+    "%bson": lambda content: decode(bson.decode(content, codec_options=CODEC_OPTIONS)["value"]),
+}
+
+CODEC_OPTIONS: bson.CodecOptions[Stored] = bson.CodecOptions(dict, tz_aware=True)
+
+
+def decode(value: Any) -> Any:
+    """Return the value that ``encode`` stored; also reads what the first version of this system stored."""
+    kind = type(value)
+    if kind is dict:
+        return _decode_dict(value)
+    if kind is list:
+        return [decode(item) for item in value]
+    if kind is Int64:
+        return int(value)
+    if kind is DBRef:  # how pymongo reads the {"$ref": …} of an unescaped tool schema
+        return decode(dict(value.as_doc()))
+    return value
+
+
+def _decode_dict(value: Stored) -> Any:
+    if len(value) == 1:
+        ((name, content),) = value.items()
+        if name in _UNMARK:
+            return _UNMARK[name](content)
+    if value.get("__bytes_encoded__") is True and "data" in value:
+        return base64.b64decode(value["data"])
+    return {unescape_key(name): decode(item) for name, item in value.items()}
+
+
+def encode_message(message: Message, message_id: int, at: datetime, place: str) -> Stored:
+    """Return the array element that stores a message.
+
+    Args:
+        message: As the SDK has it.
+        message_id: Its number in the agent's history.
+        at: When it was created and last updated.
+        place: What to call it in an error.
+
+    Raises:
+        UnstorableValueError: The message holds something that would not come back equal.
+    """
+    return {"message_id": message_id, **_body(message, place), "created_at": at, "updated_at": at}
+
+
+def _body(message: Message, place: str) -> Stored:
+    known = {key: value for key, value in message.items() if key in MESSAGE_FIELDS}
+    extra = {key: value for key, value in message.items() if key not in MESSAGE_FIELDS}
+    body: Stored
+    body, escaped = _encode({**known, "extra": extra} if extra else known, place)
+    if escaped:
+        body["escaped"] = True
+    return body
+
+
+@dataclass(frozen=True)
+class MessageEdit:
+    """What changes in a stored message; its times of creation and metrics stay.
+
+    Attributes:
+        message_id: The message.
+        fields: Fields of the element to set.
+        dropped: Fields of the element to remove.
+    """
+
+    message_id: int
+    fields: Stored
+    dropped: tuple[str, ...]
+
+    def apply(self, stored: Stored) -> None:
+        """Make the same change in an element that was not sent yet."""
+        stored.update(self.fields)
+        for name in self.dropped:
+            parent, _, child = name.rpartition(".")
+            if not parent:
+                stored.pop(child, None)
+            elif parent in stored:
+                stored[parent] = {key: value for key, value in stored[parent].items() if key != child}
+
+
+# Where an element may hold content; "message" and "redact_message" are the first version's.
+_BODY_FIELDS = (*MESSAGE_FIELDS, "extra", "escaped", "message", "redact_message")
+
+
+def replacement(message: Message, message_id: int, at: datetime, place: str) -> MessageEdit:
+    """Return the edit that puts another message in the place of a stored one."""
+    fields = {**_body(message, place), "updated_at": at}
+    return MessageEdit(message_id, fields, tuple(name for name in _BODY_FIELDS if name not in fields))
+
+
+def redaction(message: Message, message_id: int, at: datetime, place: str) -> MessageEdit:
+    """Return the edit that leaves nothing of a message's content; what identifies and measures it stays."""
+    fields = {**_body(message, place), "redacted": True, "updated_at": at}
+    dropped = [name for name in _BODY_FIELDS if name not in fields and name not in ("tracking_id", "metadata")]
+    if "metadata" not in fields:
+        dropped.append("metadata.custom")
+    return MessageEdit(message_id, fields, tuple(dropped))
+
+
+def decode_message(stored: Stored) -> Message:
+    """Return the message of an array element: the redacted one, where it was redacted."""
+    if "message" in stored:
+        return cast(Message, decode(stored.get("redact_message") or stored["message"]))
+    body = {name: stored[name] for name in MESSAGE_FIELDS if name in stored}
+    extra = stored.get("extra", {})
+    if "escaped" in stored:
+        body, extra = decode(body), decode(extra)
+    return cast(Message, {**body, **extra} if extra else body)
+
+
+def session_message(stored: Stored) -> SessionMessage:
+    """Return the SDK's record of an array element."""
+    message = decode_message(stored)
+    redacted = "redacted" in stored or stored.get("redact_message") is not None
+    return SessionMessage(
+        message=message,
+        message_id=int(stored["message_id"]),
+        redact_message=message if redacted else None,
+        **times(stored),
+    )
+
+
+def encode_agent(agent: SessionAgent, place: str) -> Stored:
+    """Return the stored ``agent_data`` of an SDK record."""
+    fields = {name: encode(getattr(agent, name), f"{place}, {name}") for name in AGENT_FIELDS}
+    return {"agent_id": agent.agent_id, **fields}
+
+
+def session_agent(agent_id: str, stored: Mapping[str, Any]) -> SessionAgent:
+    """Return the SDK's record of a stored agent (``agent_data`` and times)."""
+    data = stored["agent_data"]
+    fields = {name: decode(data.get(name) or {}) for name in AGENT_FIELDS}
+    return SessionAgent(agent_id=agent_id, **fields, **times(stored))
+
+
+def times(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``created_at`` and ``updated_at`` in the SDK's form, ISO 8601, as far as they are stored."""
+    found = {name: stored[name] for name in ("created_at", "updated_at") if stored.get(name) is not None}
+    return {name: at.isoformat() if isinstance(at, datetime) else str(at) for name, at in found.items()}
+
+
+def with_blocks(message: Message) -> Message:
+    """Return a message whose ``content`` is a list of blocks: plain text, or a result's, becomes one text block."""
+    content: Any = message["content"]
+    if isinstance(content, list):
+        return message
+    return cast(Message, {**message, "content": [{"text": str(content)}]})

@@ -1,0 +1,287 @@
+"""The shape of a stored session, and the only place that builds dotted paths.
+
+Functions return filters, updates and pipelines for one session each; every one names its ``_id``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any, TypeAlias
+
+from bson import ObjectId
+
+from ._codec import MessageEdit, Stored, escape_key
+
+SCHEMA_VERSION = 2
+MAX_ID_BYTES = 1024
+
+Update: TypeAlias = dict[str, dict[str, Any]]
+Pipeline: TypeAlias = list[dict[str, Any]]
+
+# What the constructor of a manager reads of a session: never its agents, which hold the history.
+OPENING_FIELDS = dict.fromkeys(
+    (
+        "session_id",
+        "session_type",
+        "schema_version",
+        "application_name",
+        "created_at",
+        "updated_at",
+        "agent_ids",
+    ),
+    1,
+)
+
+NO_MESSAGE = 2**31 - 1
+_ALL = 2**31 - 1
+
+
+def now() -> datetime:
+    """Return the time as BSON stores it: UTC, whole milliseconds."""
+    at = datetime.now(timezone.utc)
+    return at.replace(microsecond=at.microsecond // 1000 * 1000)
+
+
+def check_id(name: str, value: object) -> str:
+    """Return a session or agent id that is fit to be stored.
+
+    Raises:
+        TypeError: It is not a string.
+        ValueError: It is empty, holds NUL, is no valid Unicode or is longer than 1,024 bytes in UTF-8.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a string, got {type(value).__name__}")
+    if not value or "\0" in value:
+        raise ValueError(f"{name} must not be empty and must not hold NUL, got {value[:50]!r}")
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        raise ValueError(f"{name} must be valid Unicode, got {value[:50]!r}") from None
+    if size > MAX_ID_BYTES:
+        raise ValueError(f"{name} must have at most {MAX_ID_BYTES} bytes in UTF-8, got {size}: {value[:50]!r}…")
+    return value
+
+
+def agent_path(agent_id: str, *names: str) -> str:
+    """Return the dotted path of an agent, or of a field below it."""
+    return ".".join(("agents", escape_key(agent_id), *names))
+
+
+def multi_agent_path(multi_agent_id: str, *names: str) -> str:
+    """Return the dotted path of a multi-agent, or of a field below it."""
+    return ".".join(("multi_agents", escape_key(multi_agent_id), *names))
+
+
+def new_session(session_id: str, session_type: str, application_name: str | None, at: datetime) -> Stored:
+    """Return the fields of a session that has no content yet (without ``_id`` and ``schema_version``)."""
+    return {
+        "session_id": session_id,
+        "session_type": session_type,
+        "application_name": application_name,
+        "created_at": at,
+        "updated_at": at,
+        "metadata": {},
+        "feedbacks": [],
+        "agent_ids": [],
+        "agents": {},
+        "multi_agents": {},
+    }
+
+
+def open_session(session_id: str, session_type: str, application_name: str | None) -> Update:
+    """Return the upsert that opens a session, new or existing."""
+    fresh = new_session(session_id, session_type, application_name, now())
+    # $max brings sessions of the first version up to date and leaves those of a newer one alone.
+    return {"$setOnInsert": fresh, "$max": {"schema_version": SCHEMA_VERSION}}
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Where a writer believes an agent's history to be; no write goes through that finds it elsewhere.
+
+    Attributes:
+        revision: The number of guarded writes so far; None for an agent that the first version stored.
+        next_message_id: The id that the next message gets.
+    """
+
+    revision: int | None
+    next_message_id: int
+
+
+@dataclass
+class AgentWrite:
+    """One atomic change of one agent: messages, state, and what goes with them.
+
+    Attributes:
+        agent_id: The agent.
+        appended: Elements to append to ``messages``, with their ids.
+        edited: A change of one stored message.
+        data: Changed fields of ``agent_data``.
+        write_id: Tells this very write when its answer was lost.
+        at: When it was made.
+    """
+
+    agent_id: str
+    appended: list[Stored] = field(default_factory=list)
+    edited: MessageEdit | None = None
+    data: Stored = field(default_factory=dict)
+    write_id: ObjectId = field(default_factory=ObjectId)
+    at: datetime = field(default_factory=now)
+
+
+def new_agent(session_id: str, write: AgentWrite) -> tuple[Stored, Update]:
+    """Return filter and update that create an agent with its first messages, where it does not exist yet."""
+    agent = {
+        "agent_data": {"agent_id": write.agent_id, **write.data},
+        "messages": write.appended,
+        "revision": 1,
+        "write_id": write.write_id,
+        "next_message_id": write.appended[-1]["message_id"] + 1 if write.appended else 0,
+        "created_at": write.at,
+        "updated_at": write.at,
+    }
+    path = agent_path(write.agent_id)
+    return {"_id": session_id, path: {"$exists": False}}, {
+        "$set": {path: agent, "updated_at": write.at},
+        "$addToSet": {"agent_ids": write.agent_id},
+    }
+
+
+def guarded(session_id: str, write: AgentWrite, guard: Guard) -> tuple[Stored, Update]:
+    """Return filter and update of a write that goes through only at the place that its guard names."""
+    path = agent_path(write.agent_id)
+    wanted: Stored = {"_id": session_id, f"{path}.revision": guard.revision}
+    if guard.revision is None:
+        wanted |= _unnumbered(path, guard.next_message_id)
+    else:
+        wanted[f"{path}.next_message_id"] = guard.next_message_id
+    update = _change(path, write)
+    if write.edited is not None:
+        wanted.setdefault(f"{path}.messages.message_id", {})["$eq"] = write.edited.message_id
+    update["$set"][f"{path}.revision"] = (guard.revision or 0) + 1
+    update["$set"][f"{path}.next_message_id"] = guard.next_message_id + len(write.appended)
+    return wanted, update
+
+
+def _unnumbered(path: str, next_message_id: int) -> Stored:
+    # The first version kept no counters: its agents are guarded by the ids of their messages.
+    return {
+        f"{path}.agent_data": {"$exists": True},
+        f"{path}.messages.message_id": {"$not": {"$gte": next_message_id}},
+    }
+
+
+def _change(path: str, write: AgentWrite) -> Update:
+    changed = {f"{path}.agent_data.{name}": value for name, value in write.data.items()}
+    changed |= {f"{path}.write_id": write.write_id, f"{path}.updated_at": write.at, "updated_at": write.at}
+    update: Update = {"$set": changed}
+    if write.edited is not None:
+        changed |= {f"{path}.messages.$.{name}": value for name, value in write.edited.fields.items()}
+        update["$unset"] = {f"{path}.messages.$.{name}": "" for name in write.edited.dropped}
+    if write.appended:
+        update["$push"] = {f"{path}.messages": {"$each": write.appended}}
+    return update
+
+
+def unguarded(session_id: str, write: AgentWrite) -> tuple[Stored, Update]:
+    """Return filter and update of a write by a caller who knows message ids only, as the SDK's interface does."""
+    path = agent_path(write.agent_id)
+    wanted: Stored = {"_id": session_id, f"{path}.agent_data": {"$exists": True}}
+    update = _change(path, write)
+    update["$inc"] = {f"{path}.revision": 1}
+    if write.appended:
+        message_id = write.appended[0]["message_id"]
+        wanted[f"{path}.next_message_id"] = {"$not": {"$gt": message_id}}
+        wanted[f"{path}.messages.message_id"] = {"$not": {"$gte": message_id}}
+        update["$set"][f"{path}.next_message_id"] = message_id + 1
+    if write.edited is not None:
+        wanted[f"{path}.messages.message_id"] = write.edited.message_id
+    return wanted, update
+
+
+def agent_pipeline(session_id: str, agent_id: str, messages: Any = None) -> Pipeline:
+    """Return the aggregation that reads one agent: data, counters and, by an expression, some messages."""
+    path = f"${agent_path(agent_id)}"
+    fields = {
+        name: f"{path}.{name}"
+        for name in ("agent_data", "revision", "write_id", "next_message_id", "created_at", "updated_at")
+    }
+    fields["last_message_id"] = {"$arrayElemAt": [f"{path}.messages.message_id", -1]}  # type: ignore[assignment]
+    if messages is not None:
+        fields["messages"] = messages
+    return [{"$match": {"_id": session_id}}, {"$project": fields}]
+
+
+def restore_pipeline(session_id: str, agent_id: str) -> Pipeline:
+    """Return the aggregation that reads an agent with the messages that its conversation manager kept.
+
+    What that removed is a number of messages, not an id; ids are never lower than positions, so this may read
+    some messages too many where ids have gaps, and ``kept_messages`` takes the rest.
+    """
+    removed = f"${agent_path(agent_id, 'agent_data', 'conversation_manager_state', 'removed_message_count')}"
+    stages = message_pipeline(session_id, agent_id, {"$ifNull": [removed, 0]}, "$gte")
+    stages[-1]["$project"]["count"] = {"$size": _messages(agent_id)}
+    return stages
+
+
+def page_pipeline(session_id: str, agent_id: str, offset: int, limit: int | None) -> Pipeline:
+    """Return the aggregation that reads ``limit`` messages from ``offset`` on."""
+    if limit == 0:
+        return agent_pipeline(session_id, agent_id, {"$literal": []})
+    count = _ALL if limit is None else min(limit, _ALL)
+    return agent_pipeline(session_id, agent_id, {"$slice": [_messages(agent_id), min(offset, _ALL), count]})
+
+
+def message_pipeline(session_id: str, agent_id: str, message_id: Any, comparison: str = "$eq") -> Pipeline:
+    """Return the aggregation that reads the messages whose id compares so with a number or expression."""
+    chosen = {
+        "$filter": {
+            "input": _messages(agent_id),
+            "as": "message",
+            "cond": {comparison: ["$$message.message_id", message_id]},
+        }
+    }
+    return agent_pipeline(session_id, agent_id, chosen)
+
+
+def _messages(agent_id: str) -> dict[str, Any]:
+    return {"$ifNull": [f"${agent_path(agent_id, 'messages')}", []]}
+
+
+def guard_of(agent: Mapping[str, Any]) -> Guard:
+    """Return the place of an agent that one of the pipelines read."""
+    revision, next_id, last = (agent.get(name) for name in ("revision", "next_message_id", "last_message_id"))
+    if next_id is None:
+        next_id = 0 if last is None else last + 1
+    return Guard(None if revision is None else int(revision), int(next_id))
+
+
+def kept_messages(agent: Mapping[str, Any]) -> tuple[int, list[Stored]]:
+    """Return how many messages a conversation manager had removed, and those that it kept."""
+    state = agent["agent_data"].get("conversation_manager_state") or {}
+    removed = int(state.get("removed_message_count") or 0)
+    kept = max(agent["count"] - removed, 0)
+    messages: list[Stored] = agent["messages"]
+    return removed, messages[len(messages) - kept :]
+
+
+def new_multi_agent(session_id: str, multi_agent_id: str, state: Stored) -> tuple[Stored, Update]:
+    """Return filter and update that store a multi-agent, where it does not exist yet."""
+    at = now()
+    path = multi_agent_path(multi_agent_id)
+    stored = {"multi_agent_id": multi_agent_id, "state": state, "created_at": at, "updated_at": at}
+    return {"_id": session_id, path: {"$exists": False}}, {"$set": {path: stored, "updated_at": at}}
+
+
+def changed_multi_agent(session_id: str, multi_agent_id: str, state: Stored) -> tuple[Stored, Update]:
+    """Return filter and update that replace the state of a stored multi-agent."""
+    at = now()
+    path = multi_agent_path(multi_agent_id)
+    changed = {f"{path}.state": state, f"{path}.updated_at": at, "updated_at": at}
+    return {"_id": session_id, path: {"$exists": True}}, {"$set": changed}
+
+
+def multi_agent_pipeline(session_id: str, multi_agent_id: str) -> Pipeline:
+    """Return the aggregation that reads the state of one multi-agent."""
+    state = f"${multi_agent_path(multi_agent_id, 'state')}"
+    return [{"$match": {"_id": session_id}}, {"$project": {"state": state}}]

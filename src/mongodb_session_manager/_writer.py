@@ -1,0 +1,305 @@
+"""Ordered, guarded writes of one agent's history, and what of it is not stored yet.
+
+``AgentHistory`` captures changes on the caller's thread (memory only) and sends them from whichever thread calls
+``flush``: in order, each batch in one guarded update. A change leaves the queue when it is acknowledged, so what a
+failed write held goes out first with the next one.
+"""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from bson import ObjectId
+from strands.types.content import Message
+
+from . import _codec, _document
+from ._codec import MessageEdit, Stored
+from ._document import AgentWrite, Guard
+from .errors import MessageNotFoundError, MongoDBSessionError, SessionConflictError
+from .mongodb_session_repository import MongoDBSessionRepository
+
+logger = logging.getLogger(__name__)
+
+MAX_PENDING = 1000
+
+
+@dataclass
+class _Change:
+    """One step of a history that is not acknowledged yet."""
+
+    appended: Stored | None = None
+    edited: MessageEdit | None = None
+    data: Stored = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Record:
+    """A message of the live history and the id under which it is stored."""
+
+    message_id: int
+    message: Message
+
+    def is_of(self, message: Message) -> bool:
+        tracking_id = message.get("tracking_id")
+        return self.message is message or (tracking_id is not None and self.message.get("tracking_id") == tracking_id)
+
+
+class AgentHistory:
+    """The stored history of one agent as this process knows it, and the changes on their way to it.
+
+    Args:
+        repository: Where it is stored.
+        session_id: The session.
+        agent_id: The agent.
+        guard: Where the stored history stands.
+        messages: The live messages that are stored, with their ids, oldest first.
+    """
+
+    def __init__(
+        self,
+        repository: MongoDBSessionRepository,
+        session_id: str,
+        agent_id: str,
+        guard: Guard,
+        messages: Iterable[tuple[int, Message]] = (),
+    ) -> None:
+        self._repository = repository
+        self._session_id, self._agent_id = session_id, agent_id
+        self._guard = guard
+        self._records = [_Record(message_id, message) for message_id, message in messages]
+        self._pending: deque[_Change] = deque()
+        # How many pending changes each write held whose answer is missing, by write id.
+        self._unanswered: dict[ObjectId, int] = {}
+        self._conflict: SessionConflictError | None = None
+        # Sending may take long; capturing never waits for it.
+        self._sending = threading.RLock()
+        self._state = threading.RLock()
+
+    @property
+    def pending(self) -> int:
+        """The number of changes that are not acknowledged."""
+        return len(self._pending)
+
+    # Capturing
+
+    def append(self, message: Message, data: Stored) -> None:
+        """Queue a message, and the agent data that changed with it.
+
+        Raises:
+            SessionConflictError: The history moved on without us; this binding is over.
+            UnstorableValueError: The message holds something that would not come back equal.
+        """
+        with self._state:
+            self._check_open()
+            message_id = self._next_message_id()
+            stored = _codec.encode_message(message, message_id, _document.now(), self._place(message_id))
+            self._queue(_Change(appended=stored, data=data))
+            self._records.append(_Record(message_id, message))
+
+    def replace(self, message: Message, data: Stored) -> None:
+        """Queue the new content of the stored message with the same tracking id.
+
+        Raises:
+            MessageNotFoundError: No live message has that tracking id.
+            SessionConflictError: The history moved on without us; this binding is over.
+            UnstorableValueError: The message holds something that would not come back equal.
+        """
+        with self._state:
+            self._check_open()
+            index, record = self._find(message)
+            place = self._place(record.message_id)
+            self._edit(_codec.replacement(message, record.message_id, _document.now(), place), data)
+            self._records[index] = _Record(record.message_id, message)
+
+    def redact_latest(self, message: Message) -> list[int]:
+        """Queue the redaction of the latest message and of its copies; return their ids.
+
+        Raises:
+            MongoDBSessionError: Nothing was appended yet.
+            SessionConflictError: The history moved on without us; this binding is over.
+            UnstorableValueError: The new message holds something that would not come back equal.
+        """
+        with self._state:
+            self._check_open()
+            if not self._records:
+                raise MongoDBSessionError(
+                    f"Agent {self._agent_id!r} of session {self._session_id!r} has no message to redact."
+                )
+            latest = self._records[-1].message
+            copies = [record.message_id for record in self._records if record.is_of(latest) or record.is_of(message)]
+            edits = [
+                _codec.redaction(message, message_id, _document.now(), self._place(message_id)) for message_id in copies
+            ]
+            for edit in edits:
+                self._edit(edit, {})
+            return copies
+
+    def change(self, data: Stored) -> None:
+        """Queue a change of agent data alone.
+
+        Raises:
+            SessionConflictError: The history moved on without us; this binding is over.
+        """
+        with self._state:
+            self._check_open()
+            self._queue(_Change(data=data))
+
+    def discard(self) -> None:
+        """Forget what is queued, because the session was deleted."""
+        with self._state:
+            self._pending.clear()
+
+    def is_continuation(self, message: Message, live: Sequence[Message]) -> bool:
+        """Tell whether an announced message is the latest one grown longer, not a new one.
+
+        The SDK announces a merged continuation a second time under its tracking id, as a new dict that took the
+        place of the old one; a prompt that is sent again stands in the history twice.
+        """
+        tracking_id = message.get("tracking_id")
+        latest = self._records[-1].message if self._records else None
+        if tracking_id is None or latest is None or latest is message:
+            return False
+        if latest.get("tracking_id") != tracking_id:
+            return False
+        return sum(other.get("tracking_id") == tracking_id for other in live) == 1
+
+    def prune(self, live: Sequence[Message]) -> None:
+        """Forget the messages that left the live history."""
+        tracking_ids = {message.get("tracking_id") for message in live} - {None}
+        objects = {id(message) for message in live}
+        with self._state:
+            self._records = [
+                record
+                for record in self._records
+                if record.message.get("tracking_id") in tracking_ids or id(record.message) in objects
+            ]
+
+    def _next_message_id(self) -> int:
+        return self._guard.next_message_id + sum(change.appended is not None for change in self._pending)
+
+    def _find(self, message: Message) -> tuple[int, _Record]:
+        for index in range(len(self._records) - 1, -1, -1):
+            if self._records[index].is_of(message):
+                return index, self._records[index]
+        raise MessageNotFoundError(self._session_id, self._agent_id, str(message.get("tracking_id")))
+
+    def _edit(self, edit: MessageEdit, data: Stored) -> None:
+        waiting = [c.appended for c in self._pending if c.appended and c.appended["message_id"] == edit.message_id]
+        for stored in waiting:
+            edit.apply(stored)
+        # A write without an answer may have stored the message as it was before.
+        if not waiting or self._unanswered:
+            self._queue(_Change(edited=edit, data=data))
+        elif data:
+            self._queue(_Change(data=data))
+
+    def _queue(self, change: _Change) -> None:
+        if len(self._pending) >= MAX_PENDING:
+            raise MongoDBSessionError(
+                f"{len(self._pending)} changes of agent {self._agent_id!r} of session {self._session_id!r} could not "
+                "be written yet, and no more are held. Bring MongoDB back, then call flush()."
+            )
+        self._pending.append(change)
+
+    def _check_open(self) -> None:
+        if self._conflict is not None:
+            raise self._conflict
+
+    def _place(self, message_id: int) -> str:
+        return f"Agent {self._agent_id!r} of session {self._session_id!r}, message {message_id}"
+
+    # Sending
+
+    def flush(self) -> None:
+        """Send everything that is queued, in order, and return when it is acknowledged.
+
+        Raises:
+            PyMongoError: A write failed; what it held stays queued.
+            SessionConflictError: The history moved on without us; this binding is over.
+            SessionNotFoundError: The session was deleted.
+            SessionTooLargeError: The write would pass MongoDB's limit.
+        """
+        with self._sending:
+            while True:
+                with self._state:
+                    self._check_open()
+                    if not self._pending:
+                        return
+                    count, write, guard = self._next_write()
+                    self._unanswered[write.write_id] = count
+                if self._repository.write_agent(self._session_id, write, guard):
+                    self._acknowledge(count)
+                else:
+                    self._settle()
+
+    def _next_write(self) -> tuple[int, AgentWrite, Guard]:
+        """Join as many queued changes as one update can hold: an edit stands alone, with data."""
+        write, count = AgentWrite(self._agent_id), 0
+        for change in self._pending:
+            if count and (change.edited or (change.appended and write.edited)):
+                break
+            write.edited = write.edited or change.edited
+            if change.appended:
+                write.appended.append(dict(change.appended))  # an edit may change the queued one meanwhile
+            write.data |= change.data
+            count += 1
+        return count, write, self._guard
+
+    def _acknowledge(self, count: int) -> None:
+        with self._state:
+            done = [self._pending.popleft() for _ in range(count)]
+            appended = sum(change.appended is not None for change in done)
+            self._guard = Guard((self._guard.revision or 0) + 1, self._guard.next_message_id + appended)
+            self._unanswered.clear()
+
+    def _settle(self) -> None:
+        """A guard missed: either a write of ours had arrived without an answer, or somebody else wrote."""
+        position = self._repository.locate_agent(self._session_id, self._agent_id, self._guard.next_message_id)
+        arrived = self._unanswered.get(position.write_id) if isinstance(position.write_id, ObjectId) else None
+        arrived = arrived or self._recognised(position.tracking_ids)
+        if not arrived and position.guard == self._guard:
+            self._refuse_edit()
+        if not arrived:
+            raise self._end(position.guard)
+        logger.debug(
+            "session_id=<%s>, agent_id=<%s>, changes=<%d> | an unanswered write had arrived",
+            self._session_id,
+            self._agent_id,
+            arrived,
+        )
+        self._acknowledge(arrived)
+
+    def _refuse_edit(self) -> None:
+        """The history is where it should be, but the message to edit is not in it."""
+        with self._state:
+            edited = self._pending.popleft().edited
+            self._unanswered.clear()
+        raise MessageNotFoundError(self._session_id, self._agent_id, edited.message_id if edited else -1)
+
+    def _recognised(self, tracking_ids: dict[int, str | None]) -> int:
+        """Count the queued changes up to the last message that is stored under our id and tracking id."""
+        recognised = 0
+        for index, change in enumerate(self._pending):
+            if change.appended is None:
+                continue
+            tracking_id = change.appended.get("tracking_id")
+            if tracking_id is None or tracking_ids.get(change.appended["message_id"]) != tracking_id:
+                break
+            recognised = index + 1
+        return recognised
+
+    def _end(self, stored: Guard) -> SessionConflictError:
+        with self._state:
+            messages = [_codec.decode_message(c.appended) for c in self._pending if c.appended]
+            self._pending.clear()
+            self._conflict = SessionConflictError(
+                self._session_id,
+                self._agent_id,
+                f"was written by somebody else: revision {stored.revision} is stored, {self._guard.revision} was "
+                f"expected. {len(messages)} message(s) of this process are not stored (see .pending). Make a new "
+                "manager and agent to go on from what is stored.",
+                messages,
+            )
+        return self._conflict

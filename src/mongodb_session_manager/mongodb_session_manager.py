@@ -1,0 +1,509 @@
+"""When something is persisted: the session manager that a Strands agent holds.
+
+No Mongo operator stands here: what is to be stored is captured on the caller's thread, handed to the agent's
+history, and sent by the repository, off the event loop wherever the SDK allows it.
+"""
+
+import asyncio
+import logging
+import threading
+import warnings
+import weakref
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+from strands import Agent
+from strands.agent.state import AgentState
+from strands.bidi.hooks.events import BidiAgentStopEvent
+from strands.hooks import HookOrder
+from strands.hooks.events import (
+    AfterInvocationEvent,
+    AfterMultiAgentInvocationEvent,
+    AfterNodeCallEvent,
+    AgentInitializedEvent,
+    MessageAddedEvent,
+    MessageUpdatedEvent,
+    MultiAgentInitializedEvent,
+)
+from strands.session.repository_session_manager import RepositorySessionManager
+from strands.session.session_repository import SessionRepository
+from strands.types.content import Message
+from strands.types.session import Session
+
+from . import _codec, _document
+from ._agent_state import WINDOW_FIELDS, AgentStateTracker
+from ._document import AgentWrite, Guard, check_id
+from ._writer import AgentHistory
+from .errors import MongoDBSessionError, SessionConflictError
+from .mongodb_session_repository import MongoDBSessionRepository, RestoredAgent
+
+if TYPE_CHECKING:
+    from pymongo import MongoClient
+    from strands.hooks.registry import HookRegistry
+    from strands.multiagent.base import MultiAgentBase
+    from strands.types.agent import LocalAgent
+
+logger = logging.getLogger(__name__)
+
+CLOSE_TIMEOUT = 10.0
+
+
+@dataclass
+class _Binding:
+    """One live agent and the history that it writes."""
+
+    agent: "weakref.ref[LocalAgent]"
+    tracker: AgentStateTracker
+    history: AgentHistory
+    # What went wrong in this invocation; raised again, raw, at its end.
+    failure: Exception | None = field(default=None)
+
+
+class _OpenedRepository:
+    """Answers the base class's constructor from the upsert that has already opened the session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def read_session(self, session_id: str) -> Session:
+        return self._session
+
+
+class MongoDBSessionManager(RepositorySessionManager):
+    """Keeps a Strands agent's conversation and state in MongoDB; pass it as ``Agent(session_manager=…)``.
+
+    The session document exists once the constructor has returned. Several agents may share one manager, each with
+    its own history, and one manager may be used from several threads.
+
+    Args:
+        session_id: Any string of 1 to 1,024 bytes in UTF-8 without NUL.
+        connection_string: A MongoDB URI. The client made from it is closed by ``close()``.
+        database_name: The database; by default the one that the URI (or the client's URI) names, else
+            ``"database_name"``.
+        collection_name: The collection; ``"agent_sessions"`` by default.
+        client: A client to borrow instead: ``connection_string`` is ignored then, and ``close()`` leaves it open.
+        metadata_fields: Metadata fields to index; nothing is written for them.
+        application_name: Written when the session is created; it never changes afterwards.
+        **client_options: Options for the ``MongoClient`` made from ``connection_string``; pymongo validates them.
+
+    Raises:
+        PyMongoError: The server did not answer within ``serverSelectionTimeoutMS``, or refused.
+        SchemaVersionError: A newer version of this library wrote the session.
+        TypeError: ``session_id`` is not a string, or client options were given beside ``client``.
+        ValueError: ``session_id`` is not fit, or neither ``connection_string`` nor ``client`` was given.
+    """
+
+    session_repository: MongoDBSessionRepository
+
+    def __init__(
+        self,
+        session_id: str,
+        connection_string: str | None = None,
+        database_name: str | None = None,
+        collection_name: str | None = None,
+        client: "MongoClient[dict[str, Any]] | None" = None,
+        metadata_fields: Sequence[str] | None = None,
+        *,
+        application_name: str | None = None,
+        **client_options: Any,
+    ) -> None:
+        check_id("session_id", session_id)
+        repository = MongoDBSessionRepository(
+            connection_string,
+            database_name,
+            collection_name,
+            client,
+            metadata_fields,
+            application_name,
+            **client_options,
+        )
+        try:
+            opened = repository.open_session(session_id)
+        except BaseException:
+            repository.close()
+            raise
+        super().__init__(session_id, cast(SessionRepository, _OpenedRepository(opened.session)))
+        self.session_repository = repository
+        self._is_new_session = opened.created
+        self._application_name = opened.application_name
+        self._stored_agents = opened.agent_ids
+        self._bindings: dict[str, _Binding | None] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def register_hooks(self, registry: "HookRegistry", **kwargs: Any) -> None:
+        """Register for every event of an agent, a bidirectional agent, a Graph or a Swarm that is to be stored."""
+        registry.add_callback(AgentInitializedEvent, self._on_agent_initialized)
+        registry.add_callback(MessageAddedEvent, self._on_message_added)
+        registry.add_callback(MessageUpdatedEvent, self._on_message_updated)
+        # After everybody else's, so that what their callbacks changed is captured too.
+        registry.add_callback(AfterInvocationEvent, self._on_invocation_end, order=HookOrder.SDK_LAST + 1)
+        registry.add_callback(BidiAgentStopEvent, self._on_invocation_end, order=HookOrder.SDK_LAST + 1)
+        registry.add_callback(MultiAgentInitializedEvent, self._on_multi_agent_initialized)
+        registry.add_callback(AfterNodeCallEvent, self._on_multi_agent_step)
+        registry.add_callback(AfterMultiAgentInvocationEvent, self._on_multi_agent_step)
+
+    # Agents
+
+    def initialize(self, agent: "LocalAgent", **kwargs: Any) -> None:
+        """Bind an agent: restore it from the session, or store it as a new agent with its messages.
+
+        ``Agent(session_manager=…)`` does this; calling it again for the same agent does nothing.
+
+        Raises:
+            MongoDBSessionError: Another agent object with this id uses the manager.
+            SessionNotFoundError: The session was deleted.
+        """
+        agent_id = check_id("agent_id", agent.agent_id)
+        if not self._reserve(agent_id, agent):
+            return
+        _warn_of_unused_storage(agent)
+        try:
+            binding = self._restore(agent) if self._may_hold(agent_id) else None
+            self._bindings[agent_id] = binding or self._start(agent)
+        except BaseException:
+            del self._bindings[agent_id]
+            raise
+        self._is_new_session = False
+
+    def _reserve(self, agent_id: str, agent: "LocalAgent") -> bool:
+        with self._lock:
+            if agent_id not in self._bindings:
+                self._check_open()
+                self._bindings[agent_id] = None
+                return True
+            bound = self._bindings[agent_id]
+        if bound is not None and bound.agent() is agent:
+            return False
+        raise MongoDBSessionError(
+            f"Session {self.session_id!r} is in use by another agent object with agent_id {agent_id!r}. Give each "
+            "agent of a session its own agent_id, or make a new manager for the new object."
+        )
+
+    def _may_hold(self, agent_id: str) -> bool:
+        return self._stored_agents is None or agent_id in self._stored_agents
+
+    def _start(self, agent: "LocalAgent") -> _Binding:
+        """Store a new agent; where another process was faster, go on from what that one stored."""
+        agent_id, at = agent.agent_id, _document.now()
+        tracker = AgentStateTracker(self._place(agent_id))
+        messages = list(enumerate(agent.messages))
+        appended = [_codec.encode_message(m, i, at, f"{self._place(agent_id)}, message {i}") for i, m in messages]
+        with tracker.capturing(agent) as data:
+            write = AgentWrite(agent_id, appended, data=data, at=at)
+            created = self.session_repository.start_agent(self.session_id, write)
+        if not created:
+            return self._restore(agent) or self._start(agent)
+        return self._bind(agent, tracker, Guard(1, len(messages)), messages)
+
+    def _restore(self, agent: "LocalAgent") -> _Binding | None:
+        """Bring a stored agent back; None where there is none."""
+        restored = self.session_repository.restore_agent(self.session_id, agent.agent_id)
+        if restored is None:
+            return None
+        agent.state = AgentState(restored.agent.state)
+        restored.agent.initialize_internal_state(agent)
+        messages = self._restore_messages(agent, restored)
+        tracker = AgentStateTracker(self._place(agent.agent_id))
+        tracker.adopt(agent, restored.data)
+        return self._bind(agent, tracker, restored.guard, messages)
+
+    def _restore_messages(self, agent: "LocalAgent", restored: RestoredAgent) -> list[tuple[int, Message]]:
+        prepended: list[Message] = []
+        messages = restored.messages
+        if isinstance(agent, Agent):
+            manager = agent.conversation_manager
+            prepended = manager.restore_from_session(restored.agent.conversation_manager_state) or []
+            messages = self._from_offset(agent.agent_id, restored, manager.removed_message_count)
+        # A model that keeps the conversation on its own side gets no messages.
+        if not (isinstance(agent, Agent) and agent.model.stateful):
+            agent.messages = self._fix_broken_tool_use(prepended + [message for _, message in messages])
+        return messages
+
+    def _from_offset(self, agent_id: str, restored: RestoredAgent, offset: int) -> list[tuple[int, Message]]:
+        """The read took the stored offset; a conversation manager may have come to another one."""
+        if offset >= restored.offset:
+            return restored.messages[offset - restored.offset :]
+        found = self.session_repository.list_messages(self.session_id, agent_id, offset=offset)
+        return [(record.message_id, record.to_message()) for record in found]
+
+    def _bind(
+        self,
+        agent: "LocalAgent",
+        tracker: AgentStateTracker,
+        guard: Guard,
+        messages: list[tuple[int, Message]],
+    ) -> _Binding:
+        history = AgentHistory(self.session_repository, self.session_id, agent.agent_id, guard, messages)
+        return _Binding(weakref.ref(agent), tracker, history)
+
+    def _bound(self, agent: "LocalAgent") -> _Binding:
+        self._check_open()
+        binding = self._bindings.get(agent.agent_id)
+        if binding is None:
+            raise MongoDBSessionError(
+                f"{self._place(agent.agent_id)} is not bound to this manager. Pass session_manager=… when making the "
+                "Agent, or call initialize(agent)."
+            )
+        return binding
+
+    def _place(self, agent_id: str) -> str:
+        return f"Agent {agent_id!r} of session {self.session_id!r}"
+
+    # Messages and state
+
+    def append_message(self, message: Message, agent: "LocalAgent", **kwargs: Any) -> None:
+        """Store a message, with the agent's state as far as it changed; returns when it is acknowledged.
+
+        An agent's own messages are stored by themselves. This call blocks the thread.
+
+        Args:
+            message: A message; ``content`` may be a plain string or an ``AgentResult``, stored as one text block.
+            agent: An agent that is bound to this manager.
+            **kwargs: Ignored.
+
+        Raises:
+            PyMongoError: The write failed; the message stays queued and goes out first with the next one.
+            SessionConflictError: Somebody else wrote this agent's history meanwhile.
+            SessionNotFoundError: The session was deleted.
+            UnstorableValueError: The message holds something that would not come back equal.
+        """
+        binding = self._bound(agent)
+        self._capture_message(binding, agent, _codec.with_blocks(message))
+        binding.history.flush()
+
+    def redact_latest_message(self, redact_message: Message, agent: "LocalAgent", **kwargs: Any) -> None:
+        """Put another message in the place of the latest one and of its copies, at once.
+
+        The original content is in the database no longer when this returns; times, metrics and tracking id stay.
+        This call blocks the thread.
+
+        Raises:
+            MongoDBSessionError: The agent has no message yet.
+            PyMongoError: The write failed; the redaction stays queued and goes out first with the next write.
+            SessionConflictError: Somebody else wrote this agent's history meanwhile.
+        """
+        binding = self._bound(agent)
+        binding.history.redact_latest(_codec.with_blocks(redact_message))
+        binding.history.flush()
+
+    def sync_agent(self, agent: "LocalAgent", **kwargs: Any) -> None:
+        """Store the agent's state as far as it changed, and what is still pending; else write nothing.
+
+        This call blocks the thread.
+
+        Raises:
+            PyMongoError: The write failed; the change stays queued and goes out first with the next one.
+            SessionConflictError: Somebody else wrote this agent's history meanwhile.
+            SessionNotFoundError: The session was deleted.
+        """
+        binding = self._bound(agent)
+        self._capture_state(binding, agent)
+        binding.history.flush()
+
+    def _capture_message(self, binding: _Binding, agent: "LocalAgent", message: Message) -> None:
+        with binding.tracker.capturing(agent) as changed:
+            binding.history.append(message, changed)
+
+    def _capture_replacement(self, binding: _Binding, agent: "LocalAgent", message: Message) -> None:
+        with binding.tracker.capturing(agent) as changed:
+            binding.history.replace(message, changed)
+
+    def _capture_state(self, binding: _Binding, agent: "LocalAgent") -> set[str]:
+        with binding.tracker.capturing(agent) as changed:
+            if changed:
+                binding.history.change(changed)
+        binding.history.prune(agent.messages)
+        return set(changed)
+
+    # Events
+
+    def _on_agent_initialized(self, event: AgentInitializedEvent) -> None:
+        self.initialize(event.agent)
+
+    async def _on_message_added(self, event: MessageAddedEvent) -> None:
+        binding = self._bound(event.agent)
+        grown = binding.history.is_continuation(event.message, event.agent.messages)
+        capture = self._capture_replacement if grown else self._capture_message
+        await self._store(binding, lambda: capture(binding, event.agent, event.message))
+
+    async def _on_message_updated(self, event: MessageUpdatedEvent) -> None:
+        binding = self._bound(event.agent)
+        await self._store(binding, lambda: self._capture_replacement(binding, event.agent, event.message))
+
+    async def _on_invocation_end(self, event: AfterInvocationEvent | BidiAgentStopEvent) -> None:
+        binding = self._bound(event.agent)
+        failure, binding.failure = binding.failure, None
+        if failure is not None:
+            # In mid-turn the SDK wraps what we raise; users want to catch it as it was.
+            raise failure
+        waiting = binding.history.pending
+        changed = self._capture_state(binding, event.agent)
+        if waiting == 0 and changed and changed <= WINDOW_FIELDS:
+            self._flush_behind(binding)
+        else:
+            await self._flush(binding)
+
+    async def _store(self, binding: _Binding, capture: Callable[[], None]) -> None:
+        try:
+            capture()
+            await self._flush(binding)
+        except Exception as error:
+            binding.failure = error
+            raise
+
+    async def _flush(self, binding: _Binding) -> None:
+        if binding.history.pending:
+            await self._off_loop(binding.history.flush)
+
+    def _flush_behind(self, binding: _Binding) -> None:
+        """Send a moved window without making the caller wait: an older one restores to the same conversation."""
+        sent = self.session_repository.handle.executor.submit(binding.history.flush)
+        sent.add_done_callback(self._log_failure)
+
+    def _log_failure(self, sent: "Future[None]") -> None:
+        error = sent.exception()
+        if error is not None:
+            logger.warning(
+                "session_id=<%s>, error=<%s> | a change stays pending", self.session_id, type(error).__name__
+            )
+
+    async def _off_loop(self, call: Callable[[], Any]) -> Any:
+        """Run a blocking call on the client's threads; a cancelled caller does not tear it."""
+        sent = asyncio.wrap_future(self.session_repository.handle.executor.submit(call))
+        # When the caller was cancelled nobody asks for the outcome: what failed stays pending and is raised then.
+        sent.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(sent)
+
+    # Multi-agents
+
+    def initialize_multi_agent(self, source: "MultiAgentBase", **kwargs: Any) -> None:
+        """Restore a Graph or Swarm from the session, or store it as new.
+
+        Raises:
+            SessionNotFoundError: The session was deleted.
+        """
+        state = self._stored_multi_agent(source.id, source.serialize_state())
+        if state is not None:
+            source.deserialize_state(state)
+
+    def sync_multi_agent(self, source: "MultiAgentBase", **kwargs: Any) -> None:
+        """Store the state of a Graph or Swarm.
+
+        Raises:
+            AgentNotFoundError: It was never initialized with this session.
+            SessionNotFoundError: The session was deleted.
+        """
+        self.session_repository.update_multi_agent(self.session_id, source)
+
+    def _stored_multi_agent(self, multi_agent_id: str, state: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the stored state; where there is none, store the given one and return None."""
+        repository = self.session_repository
+        if not self._is_new_session:
+            stored = repository.read_multi_agent(self.session_id, multi_agent_id)
+            if stored is not None:
+                return stored
+        self._is_new_session = False
+        try:
+            repository.write_multi_agent(self.session_id, multi_agent_id, state, create=True)
+        except SessionConflictError:  # another process was faster
+            return repository.read_multi_agent(self.session_id, multi_agent_id)
+        return None
+
+    async def _on_multi_agent_initialized(self, event: MultiAgentInitializedEvent) -> None:
+        source = event.source
+        state = source.serialize_state()
+        stored = await self._off_loop(lambda: self._stored_multi_agent(source.id, state))
+        if stored is not None:
+            source.deserialize_state(stored)
+
+    async def _on_multi_agent_step(self, event: AfterNodeCallEvent | AfterMultiAgentInvocationEvent) -> None:
+        source = event.source
+        state = source.serialize_state()
+        repository = self.session_repository
+        await self._off_loop(lambda: repository.write_multi_agent(self.session_id, source.id, state))
+
+    # The session
+
+    def get_application_name(self) -> str | None:
+        """Return the application name that the session was created with."""
+        return self._application_name
+
+    def delete_session(self) -> bool:
+        """Delete the session and everything that belongs to it; False where it was gone already.
+
+        Later calls raise ``SessionNotFoundError``.
+        """
+        for binding in self._live_bindings():
+            binding.history.discard()
+        return self.session_repository.delete_session(self.session_id)
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Return when everything captured so far is acknowledged.
+
+        Args:
+            timeout: Seconds to wait at most; without end by default.
+
+        Raises:
+            PyMongoError: A write failed; what it held stays queued.
+            SessionConflictError: Somebody else wrote an agent's history meanwhile.
+            TimeoutError: Not everything was acknowledged in time.
+        """
+        executor = self.session_repository.handle.executor
+        sent = [executor.submit(b.history.flush) for b in self._live_bindings() if b.history.pending]
+        done, late = wait(sent, timeout)
+        for future in done:
+            future.result()
+        if late:
+            raise TimeoutError(f"{self._pending()} changes of session {self.session_id!r} are not stored yet")
+
+    def close(self) -> None:
+        """Send what is pending, for at most 10 seconds, and release the client. Idempotent."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        try:
+            self.flush(CLOSE_TIMEOUT)
+        except Exception as error:  # noqa: BLE001 - closing must not keep the client
+            logger.warning(
+                "session_id=<%s>, pending=<%d>, error=<%s> | closed with changes that are not stored",
+                self.session_id,
+                self._pending(),
+                type(error).__name__,
+            )
+        finally:
+            self.session_repository.close()
+
+    def __enter__(self) -> "MongoDBSessionManager":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _live_bindings(self) -> list[_Binding]:
+        return [binding for binding in list(self._bindings.values()) if binding is not None]
+
+    def _pending(self) -> int:
+        return sum(binding.history.pending for binding in self._live_bindings())
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise MongoDBSessionError(
+                f"The manager of session {self.session_id!r} is closed; make a new one to go on with the session."
+            )
+
+
+def _warn_of_unused_storage(agent: "LocalAgent") -> None:
+    if agent.storage is not None:
+        warnings.warn(
+            "Agent(storage=…) is not used by MongoDBSessionManager, which stores the whole session itself",
+            stacklevel=2,
+        )
+
+
+def create_mongodb_session_manager(session_id: str, *args: Any, **kwargs: Any) -> MongoDBSessionManager:
+    """Return ``MongoDBSessionManager(session_id, …)``; arguments and errors are the same."""
+    return MongoDBSessionManager(session_id, *args, **kwargs)
