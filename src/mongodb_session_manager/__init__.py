@@ -12,6 +12,13 @@ from .errors import (
     SessionTooLargeError,
     UnstorableValueError,
 )
+from .mongodb_connection_pool import MongoDBConnectionPool
+from .mongodb_session_factory import (
+    MongoDBSessionManagerFactory,
+    close_global_factory,
+    get_global_factory,
+    initialize_global_factory,
+)
 from .mongodb_session_manager import MongoDBSessionManager, create_mongodb_session_manager
 from .mongodb_session_repository import MongoDBSessionRepository
 
@@ -19,8 +26,10 @@ __all__ = [
     "AgentNotFoundError",
     "FactoryNotInitializedError",
     "MessageNotFoundError",
+    "MongoDBConnectionPool",
     "MongoDBSessionError",
     "MongoDBSessionManager",
+    "MongoDBSessionManagerFactory",
     "MongoDBSessionRepository",
     "SchemaVersionError",
     "SessionConflictError",
@@ -29,7 +38,10 @@ __all__ = [
     "SessionTooLargeError",
     "UnstorableValueError",
     "__version__",
+    "close_global_factory",
     "create_mongodb_session_manager",
+    "get_global_factory",
+    "initialize_global_factory",
 ]
 
 __version__ = "0.6.0"

@@ -1,5 +1,7 @@
 """What of a live agent is stored beside its messages, and what of it changed since it was last captured."""
 
+import functools
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -7,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from strands import Agent
 
 from ._codec import AGENT_FIELDS, Stored, encode
+from ._telemetry import model_id
 
 if TYPE_CHECKING:
     from strands.types.agent import LocalAgent
@@ -29,6 +32,7 @@ class AgentStateTracker:
     def adopt(self, agent: "LocalAgent", stored: Stored) -> None:
         """Take the stored ``agent_data``, from which the agent was just restored, as captured."""
         self._known = {name: stored[name] for name in AGENT_FIELDS if name in stored}
+        self._known["captured"] = stored.get("captured") or _captured(stored)
         self._seen = _state_version(agent)
 
     @contextmanager
@@ -44,9 +48,34 @@ class AgentStateTracker:
             current["state"] = agent.state.get()
         encoded = {name: encode(value, f"{self._place}, {name}") for name, value in current.items()}
         changed = {name: value for name, value in encoded.items() if self._known.get(name) != value}
+        changed |= self._changed_config(agent)
         yield changed
         self._known |= changed
         self._seen = seen
+
+    def _changed_config(self, agent: "LocalAgent") -> Stored:
+        """Model and prompt, where the agent's own differ from what an agent last wrote.
+
+        That is kept apart under ``captured``, since users may change what is stored and expect it to stay.
+        """
+        config = {"model": model_id(agent), "system_prompt": agent.system_prompt}
+        captured, known = _captured(config), self._known.get("captured", {})
+        changed = {name: config[name] for name in config if name not in known or known[name] != captured[name]}
+        if not changed:
+            return {}
+        return {**encode(changed, f"{self._place}, configuration"), "captured": captured}
+
+
+def _captured(config: Stored) -> Stored:
+    return {"model": config.get("model"), "system_prompt": _digest(config.get("system_prompt"))}
+
+
+@functools.lru_cache(maxsize=64)
+def _digest(prompt: str | None) -> str | None:
+    """Prompts are long, and to see whether one changed its digest is enough."""
+    if prompt is None:
+        return None
+    return hashlib.blake2b(prompt.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def _state_version(agent: "LocalAgent") -> tuple[Any, int]:

@@ -13,10 +13,11 @@ import functools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any, TypeAlias, cast
 
 import bson
+from bson import Decimal128, ObjectId
 from bson.dbref import DBRef
 from bson.int64 import Int64
 from strands.types.content import Message
@@ -32,6 +33,8 @@ AGENT_FIELDS = ("state", "conversation_manager_state", "_internal_state")
 # Servers refuse documents nested deeper than 200 levels; the session document itself takes up to 8.
 _MAX_DEPTH = 100
 _INT32, _INT64 = 2**31, 2**63
+# BSON's own types among them: applications keep them in metadata.
+_PLAIN = frozenset({float, bool, bytes, type(None), ObjectId, Decimal128})
 
 _ESCAPES = {".": "%2E", "$": "%24", "%": "%25", "\0": "%00", "_": "%5F"}
 _MARKS = r"2E|24|25|00|5F|u[0-9A-F]{4}|empty|int|text|datetime|bson"
@@ -69,8 +72,9 @@ class _RefusedError(Exception):
 class _Encoder:
     """Copies one value into its stored form and notes whether reading it back needs ``decode``."""
 
-    def __init__(self) -> None:
+    def __init__(self, plain_dates: bool = False) -> None:
         self.escaped = False
+        self._plain_dates = plain_dates
 
     def encode(self, value: Any, depth: int = 0) -> Any:
         kind = type(value)
@@ -82,7 +86,7 @@ class _Encoder:
             return self._list(value, depth)
         if kind is int:
             return self._int(value)
-        if kind in (float, bool, bytes) or value is None:
+        if kind in _PLAIN:
             return value
         return self._uncommon(value, depth)
 
@@ -140,7 +144,7 @@ class _Encoder:
         return value
 
     def _datetime(self, value: datetime) -> Any:
-        if value.utcoffset() == timedelta(0) and value.microsecond % 1000 == 0:
+        if self._plain_dates or (value.utcoffset() == timedelta(0) and value.microsecond % 1000 == 0):
             return value
         return self._mark("%datetime", value.isoformat())
 
@@ -162,21 +166,23 @@ class _Encoder:
         raise _RefusedError(f"a value of type {type(value).__name__} would not come back as it was")
 
 
-def encode(value: Any, place: str) -> Any:
+def encode(value: Any, place: str, *, plain_dates: bool = False) -> Any:
     """Return a stored copy of any value that JSON, bytes and datetimes can express.
 
     Args:
         value: The value; tuples become lists, enums that are strings or numbers their values.
         place: What the value is, for the error message.
+        plain_dates: Store every datetime as a BSON date, which queries can compare: in UTC, without microseconds,
+            and a naive one as if it were in UTC. Without it a datetime comes back as it was.
 
     Raises:
         UnstorableValueError: The value holds something that would not come back equal.
     """
-    return _encode(value, place)[0]
+    return _encode(value, place, plain_dates)[0]
 
 
-def _encode(value: Any, place: str) -> tuple[Any, bool]:
-    encoder = _Encoder()
+def _encode(value: Any, place: str, plain_dates: bool = False) -> tuple[Any, bool]:
+    encoder = _Encoder(plain_dates)
     try:
         return encoder.encode(value), encoder.escaped
     except _RefusedError as refused:
@@ -297,6 +303,20 @@ def decode_message(stored: Stored) -> Message:
     if "escaped" in stored:
         body, extra = decode(body), decode(extra)
     return cast(Message, {**body, **extra} if extra else body)
+
+
+def message_record(stored: Stored) -> Stored:
+    """Return an array element as ``list_messages`` shows it: the message, its id, times, metrics and events."""
+    message = decode_message(stored)
+    kept = {name: decode(value) for name, value in stored.items() if name not in _BODY_FIELDS}
+    at: Stored = {name: _aware(stored[name]) for name in ("created_at", "updated_at") if name in stored}
+    return {"message_id": stored["message_id"], **message, **kept, **at}
+
+
+def _aware(at: Any) -> Any:
+    """The first version wrote some times as ISO 8601."""
+    found = datetime.fromisoformat(at.replace("Z", "+00:00")) if isinstance(at, str) else at
+    return found.replace(tzinfo=timezone.utc) if found.tzinfo is None else found
 
 
 def session_message(stored: Stored) -> SessionMessage:

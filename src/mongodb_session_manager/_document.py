@@ -3,7 +3,7 @@
 Functions return filters, updates and pipelines for one session each; every one names its ``_id``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, TypeAlias
@@ -31,6 +31,8 @@ OPENING_FIELDS = dict.fromkeys(
     ),
     1,
 )
+
+CONFIG_FIELDS = ("model", "system_prompt", "prompt_metadata")
 
 NO_MESSAGE = 2**31 - 1
 _ALL = 2**31 - 1
@@ -60,6 +62,27 @@ def check_id(name: str, value: object) -> str:
     if size > MAX_ID_BYTES:
         raise ValueError(f"{name} must have at most {MAX_ID_BYTES} bytes in UTF-8, got {size}: {value[:50]!r}…")
     return value
+
+
+def check_key(name: str, key: object) -> str:
+    """Return a metadata key, possibly dotted, that is fit to be a path.
+
+    Raises:
+        ValueError: It is not a string, is empty, has an empty segment or one that starts with ``$``, or holds NUL.
+    """
+    if not isinstance(key, str) or not key or "\0" in key:
+        raise ValueError(f"{name}: a key must be a string that is not empty and holds no NUL, got {key!r}")
+    if any(not segment or segment.startswith("$") for segment in key.split(".")):
+        raise ValueError(
+            f"{name}: key {key!r} has an empty segment or one that starts with '$'. A dot reaches into a nested "
+            "field; put data with such keys into a value."
+        )
+    return key
+
+
+def metadata_path(key: str) -> str:
+    """Return the dotted path of a metadata field."""
+    return ".".join(("metadata", *map(escape_key, key.split("."))))
 
 
 def agent_path(agent_id: str, *names: str) -> str:
@@ -117,6 +140,7 @@ class AgentWrite:
         appended: Elements to append to ``messages``, with their ids.
         edited: A change of one stored message.
         data: Changed fields of ``agent_data``.
+        guardrail_events: What to add to the session's record of redactions.
         write_id: Tells this very write when its answer was lost.
         at: When it was made.
     """
@@ -125,6 +149,7 @@ class AgentWrite:
     appended: list[Stored] = field(default_factory=list)
     edited: MessageEdit | None = None
     data: Stored = field(default_factory=dict)
+    guardrail_events: list[Stored] = field(default_factory=list)
     write_id: ObjectId = field(default_factory=ObjectId)
     at: datetime = field(default_factory=now)
 
@@ -178,8 +203,9 @@ def _change(path: str, write: AgentWrite) -> Update:
     if write.edited is not None:
         changed |= {f"{path}.messages.$.{name}": value for name, value in write.edited.fields.items()}
         update["$unset"] = {f"{path}.messages.$.{name}": "" for name in write.edited.dropped}
-    if write.appended:
-        update["$push"] = {f"{path}.messages": {"$each": write.appended}}
+    pushed = {f"{path}.messages": write.appended, "guardrail_events": write.guardrail_events}
+    if any(pushed.values()):
+        update["$push"] = {name: {"$each": items} for name, items in pushed.items() if items}
     return update
 
 
@@ -246,6 +272,98 @@ def message_pipeline(session_id: str, agent_id: str, message_id: Any, comparison
 
 def _messages(agent_id: str) -> dict[str, Any]:
     return {"$ifNull": [f"${agent_path(agent_id, 'messages')}", []]}
+
+
+def count_pipeline(session_id: str, agent_id: str) -> Pipeline:
+    """Return the aggregation that counts an agent's messages."""
+    return [{"$match": {"_id": session_id}}, {"$project": {"count": {"$size": _messages(agent_id)}}}]
+
+
+def agents_pipeline(session_id: str, field_name: str, **wanted: Any) -> Pipeline:
+    """Return the aggregation that lists all agents, each as its ``key`` and expressions over ``$$agent``."""
+    each = {
+        "$map": {
+            "input": {"$objectToArray": {"$ifNull": ["$agents", {}]}},
+            "as": "agent",
+            "in": {"key": "$$agent.k", **wanted},
+        }
+    }
+    return [{"$match": {"_id": session_id}}, {"$project": {field_name: each}}]
+
+
+def configs_pipeline(session_id: str) -> Pipeline:
+    """Return the aggregation that reads how each agent is configured."""
+    wanted = {name: {"$ifNull": [f"$$agent.v.agent_data.{name}", None]} for name in ("agent_id", *CONFIG_FIELDS)}
+    return agents_pipeline(session_id, "agents", **wanted)
+
+
+def calls_pipeline(session_id: str) -> Pipeline:
+    """Return the aggregation that reads the metrics of all messages of each agent, and nothing else of them."""
+    metrics = {
+        "$map": {
+            "input": {"$ifNull": ["$$agent.v.messages", []]},
+            "as": "message",
+            "in": {"$ifNull": ["$$message.event_loop_metrics", None]},
+        }
+    }
+    return agents_pipeline(session_id, "agents", calls=metrics)
+
+
+def config_fields(agent_id: str) -> dict[str, int]:
+    """Return the projection of one agent's configuration."""
+    return {agent_path(agent_id, "agent_data", name): 1 for name in ("agent_id", *CONFIG_FIELDS)}
+
+
+def changed_config(session_id: str, agent_id: str, config: Stored) -> tuple[Stored, Update]:
+    """Return filter and update that set fields of an agent's configuration; history and state are not touched."""
+    changed: Stored = {agent_path(agent_id, "agent_data", name): value for name, value in config.items()}
+    changed["updated_at"] = now()
+    return {"_id": session_id, agent_path(agent_id, "agent_data"): {"$exists": True}}, {"$set": changed}
+
+
+def changed_metadata(session_id: str, fields: Stored) -> tuple[Stored, Update]:
+    """Return filter and update that set metadata fields, by dotted key."""
+    changed = {metadata_path(key): value for key, value in fields.items()}
+    return {"_id": session_id}, {"$set": {**changed, "updated_at": now()}}
+
+
+def deleted_metadata(session_id: str, keys: Iterable[str]) -> tuple[Stored, Update]:
+    """Return filter and update that remove metadata fields, by dotted key."""
+    removed = {metadata_path(key): "" for key in keys}
+    return {"_id": session_id}, {"$unset": removed, "$set": {"updated_at": now()}}
+
+
+def new_feedback(session_id: str, feedback: Stored, size: int, about: Stored) -> tuple[Stored, Update]:
+    """Return filter and update that append feedback, where the message that it is about exists."""
+    return {"_id": session_id, **about}, {
+        "$push": {"feedbacks": feedback},
+        "$inc": {"feedback_bytes": size},
+        "$set": {"updated_at": feedback["created_at"]},
+    }
+
+
+def has_message(agent_id: str, message_id: int) -> Stored:
+    """Return the condition that an agent holds a message with an id."""
+    return {agent_path(agent_id, "messages", "message_id"): message_id}
+
+
+def has_tracking_id(agent_ids: Iterable[str], tracking_id: str) -> Stored:
+    """Return the condition that one of the agents holds a message with a tracking id."""
+    return {"$or": [{agent_path(agent_id, "messages", "tracking_id"): tracking_id} for agent_id in agent_ids]}
+
+
+def moved_feedback(session_id: str, count: int, segments: int, reference: Stored) -> tuple[Stored, Update]:
+    """Return filter and update that replace feedback by the reference to the segment that holds it now.
+
+    Feedback is only ever appended or moved, so the numbers of entries and of segments tell that nothing happened
+    since it was read.
+    """
+    wanted = {"_id": session_id, "feedbacks": {"$size": count}}
+    if segments:
+        wanted["feedback_segments"] = {"$size": segments}
+    else:
+        wanted["feedback_segments"] = {"$exists": False}
+    return wanted, {"$set": {"feedbacks": [], "feedback_bytes": 0}, "$push": {"feedback_segments": reference}}
 
 
 def guard_of(agent: Mapping[str, Any]) -> Guard:

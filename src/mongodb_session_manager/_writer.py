@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from bson import ObjectId
 from strands.types.content import Message
@@ -32,6 +33,7 @@ class _Change:
     appended: Stored | None = None
     edited: MessageEdit | None = None
     data: Stored = field(default_factory=dict)
+    guardrail_events: list[Stored] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,8 @@ class AgentHistory:
 
     # Capturing
 
-    def append(self, message: Message, data: Stored) -> None:
-        """Queue a message, and the agent data that changed with it.
+    def append(self, message: Message, data: Stored, metrics: Stored | None = None) -> None:
+        """Queue a message with the metrics of the call that brought it, and the agent data that changed with it.
 
         Raises:
             SessionConflictError: The history moved on without us; this binding is over.
@@ -95,6 +97,8 @@ class AgentHistory:
             self._check_open()
             message_id = self._next_message_id()
             stored = _codec.encode_message(message, message_id, _document.now(), self._place(message_id))
+            if metrics:
+                stored["event_loop_metrics"] = _codec.encode(metrics, f"{self._place(message_id)}, metrics")
             self._queue(_Change(appended=stored, data=data))
             self._records.append(_Record(message_id, message))
 
@@ -110,11 +114,15 @@ class AgentHistory:
             self._check_open()
             index, record = self._find(message)
             place = self._place(record.message_id)
-            self._edit(_codec.replacement(message, record.message_id, _document.now(), place), data)
+            self._edit(_codec.replacement(message, record.message_id, _document.now(), place), data=data)
             self._records[index] = _Record(record.message_id, message)
 
-    def redact_latest(self, message: Message) -> list[int]:
-        """Queue the redaction of the latest message and of its copies; return their ids.
+    def redact_latest(self, message: Message, event: Stored) -> None:
+        """Queue the redaction of the latest message and of its copies.
+
+        Args:
+            message: What stands there afterwards.
+            event: Recorded on each of them, and once on the session.
 
         Raises:
             MongoDBSessionError: Nothing was appended yet.
@@ -127,14 +135,18 @@ class AgentHistory:
                 raise MongoDBSessionError(
                     f"Agent {self._agent_id!r} of session {self._session_id!r} has no message to redact."
                 )
-            latest = self._records[-1].message
-            copies = [record.message_id for record in self._records if record.is_of(latest) or record.is_of(message)]
-            edits = [
-                _codec.redaction(message, message_id, _document.now(), self._place(message_id)) for message_id in copies
-            ]
+            latest = self._records[-1]
+            ids = [r.message_id for r in self._records if r.is_of(latest.message) or r.is_of(message)]
+            edits = [self._redaction(message, message_id, event) for message_id in ids]
+            about = {"agent_id": self._agent_id, "message_id": latest.message_id}
             for edit in edits:
-                self._edit(edit, {})
-            return copies
+                of_session = [{**event, **about}] if edit.message_id == latest.message_id else []
+                self._edit(edit, guardrail_events=of_session)
+
+    def _redaction(self, message: Message, message_id: int, event: Stored) -> MessageEdit:
+        edit = _codec.redaction(message, message_id, _document.now(), self._place(message_id))
+        edit.fields["guardrail_event"] = event
+        return edit
 
     def change(self, data: Stored) -> None:
         """Queue a change of agent data alone.
@@ -185,15 +197,16 @@ class AgentHistory:
                 return index, self._records[index]
         raise MessageNotFoundError(self._session_id, self._agent_id, str(message.get("tracking_id")))
 
-    def _edit(self, edit: MessageEdit, data: Stored) -> None:
+    def _edit(self, edit: MessageEdit, **along: Any) -> None:
+        """Change a message that waits to be sent, and have the server change it where it may be stored already."""
         waiting = [c.appended for c in self._pending if c.appended and c.appended["message_id"] == edit.message_id]
         for stored in waiting:
             edit.apply(stored)
         # A write without an answer may have stored the message as it was before.
         if not waiting or self._unanswered:
-            self._queue(_Change(edited=edit, data=data))
-        elif data:
-            self._queue(_Change(data=data))
+            self._queue(_Change(edited=edit, **along))
+        elif any(along.values()):
+            self._queue(_Change(**along))
 
     def _queue(self, change: _Change) -> None:
         if len(self._pending) >= MAX_PENDING:
@@ -244,6 +257,7 @@ class AgentHistory:
             if change.appended:
                 write.appended.append(dict(change.appended))  # an edit may change the queued one meanwhile
             write.data |= change.data
+            write.guardrail_events += change.guardrail_events
             count += 1
         return count, write, self._guard
 

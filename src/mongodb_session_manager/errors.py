@@ -51,12 +51,10 @@ class AgentNotFoundError(MongoDBSessionError, ValueError):
 class MessageNotFoundError(MongoDBSessionError, ValueError):
     """The agent exists, but holds no such message."""
 
-    def __init__(self, session_id: str, agent_id: str, message: int | str) -> None:
+    def __init__(self, session_id: str, agent_id: str | None, message: int | str) -> None:
         self.session_id, self.agent_id, self.message = session_id, agent_id, message
-        super().__init__(
-            f"Agent {agent_id!r} of session {session_id!r} holds no message {message!r}. "
-            "list_messages() tells the ids that are stored."
-        )
+        whose = f"Session {session_id!r}" if agent_id is None else f"Agent {agent_id!r} of session {session_id!r}"
+        super().__init__(f"{whose} holds no message {message!r}. list_messages() tells the ids that are stored.")
 
 
 class UnstorableValueError(MongoDBSessionError, ValueError):

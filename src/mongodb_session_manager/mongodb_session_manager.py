@@ -9,7 +9,7 @@ import logging
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
@@ -34,10 +34,14 @@ from strands.types.session import Session
 
 from . import _codec, _document
 from ._agent_state import WINDOW_FIELDS, AgentStateTracker
+from ._arguments import with_new_spellings
 from ._document import AgentWrite, Guard, check_id
+from ._session_data import SessionData
+from ._telemetry import ToolUsageMeter, call_metrics, ends_invocation, policies_triggered
 from ._writer import AgentHistory
 from .errors import MongoDBSessionError, SessionConflictError
 from .mongodb_session_repository import MongoDBSessionRepository, RestoredAgent
+from .types import FeedbackHook, MetadataHook
 
 if TYPE_CHECKING:
     from pymongo import MongoClient
@@ -56,6 +60,7 @@ class _Binding:
 
     agent: "weakref.ref[LocalAgent]"
     tracker: AgentStateTracker
+    tools: ToolUsageMeter
     history: AgentHistory
     # What went wrong in this invocation; raised again, raw, at its end.
     failure: Exception | None = field(default=None)
@@ -71,7 +76,7 @@ class _OpenedRepository:
         return self._session
 
 
-class MongoDBSessionManager(RepositorySessionManager):
+class MongoDBSessionManager(SessionData, RepositorySessionManager):
     """Keeps a Strands agent's conversation and state in MongoDB; pass it as ``Agent(session_manager=…)``.
 
     The session document exists once the constructor has returned. Several agents may share one manager, each with
@@ -85,6 +90,9 @@ class MongoDBSessionManager(RepositorySessionManager):
         collection_name: The collection; ``"agent_sessions"`` by default.
         client: A client to borrow instead: ``connection_string`` is ignored then, and ``close()`` leaves it open.
         metadata_fields: Metadata fields to index; nothing is written for them.
+        metadata_hook: Called around metadata calls, also those of the metadata tool; of a list the first is the
+            outermost.
+        feedback_hook: Called around ``add_feedback``, likewise.
         application_name: Written when the session is created; it never changes afterwards.
         **client_options: Options for the ``MongoClient`` made from ``connection_string``; pymongo validates them.
 
@@ -105,11 +113,15 @@ class MongoDBSessionManager(RepositorySessionManager):
         collection_name: str | None = None,
         client: "MongoClient[dict[str, Any]] | None" = None,
         metadata_fields: Sequence[str] | None = None,
-        *,
+        metadata_hook: MetadataHook | Sequence[MetadataHook] | None = None,
+        feedback_hook: FeedbackHook | Sequence[FeedbackHook] | None = None,
         application_name: str | None = None,
         **client_options: Any,
     ) -> None:
         check_id("session_id", session_id)
+        client_options |= {"metadata_hook": metadata_hook, "feedback_hook": feedback_hook}
+        client_options = with_new_spellings(client_options)
+        hooks = [client_options.pop(name) for name in ("metadata_hook", "feedback_hook")]
         repository = MongoDBSessionRepository(
             connection_string,
             database_name,
@@ -132,6 +144,7 @@ class MongoDBSessionManager(RepositorySessionManager):
         self._bindings: dict[str, _Binding | None] = {}
         self._lock = threading.Lock()
         self._closed = False
+        self._set_hooks(*hooks)
 
     def register_hooks(self, registry: "HookRegistry", **kwargs: Any) -> None:
         """Register for every event of an agent, a bidirectional agent, a Graph or a Swarm that is to be stored."""
@@ -181,6 +194,9 @@ class MongoDBSessionManager(RepositorySessionManager):
             f"Session {self.session_id!r} is in use by another agent object with agent_id {agent_id!r}. Give each "
             "agent of a session its own agent_id, or make a new manager for the new object."
         )
+
+    def _known_agents(self) -> set[str]:
+        return {*(self._stored_agents or ()), *self._bindings}
 
     def _may_hold(self, agent_id: str) -> bool:
         return self._stored_agents is None or agent_id in self._stored_agents
@@ -237,7 +253,7 @@ class MongoDBSessionManager(RepositorySessionManager):
         messages: list[tuple[int, Message]],
     ) -> _Binding:
         history = AgentHistory(self.session_repository, self.session_id, agent.agent_id, guard, messages)
-        return _Binding(weakref.ref(agent), tracker, history)
+        return _Binding(weakref.ref(agent), tracker, ToolUsageMeter(agent), history)
 
     def _bound(self, agent: "LocalAgent") -> _Binding:
         self._check_open()
@@ -274,11 +290,29 @@ class MongoDBSessionManager(RepositorySessionManager):
         self._capture_message(binding, agent, _codec.with_blocks(message))
         binding.history.flush()
 
-    def redact_latest_message(self, redact_message: Message, agent: "LocalAgent", **kwargs: Any) -> None:
+    def redact_latest_message(
+        self,
+        redact_message: Message,
+        agent: "LocalAgent",
+        *,
+        action: str = "BLOCKED",
+        stop_reason: str | None = None,
+        guardrail_trace: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         """Put another message in the place of the latest one and of its copies, at once.
 
         The original content is in the database no longer when this returns; times, metrics and tracking id stay.
+        The redaction is recorded on the message (``guardrail_event``) and on the session (``guardrail_events``).
         This call blocks the thread.
+
+        Args:
+            redact_message: What stands there afterwards.
+            agent: An agent that is bound to this manager.
+            action: What the guardrail did.
+            stop_reason: Why the model stopped; ``types.GUARDRAIL_STOP_REASONS`` has the known ones.
+            guardrail_trace: Amazon Bedrock's trace. Only a summary of it is stored, since it quotes the content.
+            **kwargs: Ignored.
 
         Raises:
             MongoDBSessionError: The agent has no message yet.
@@ -286,7 +320,13 @@ class MongoDBSessionManager(RepositorySessionManager):
             SessionConflictError: Somebody else wrote this agent's history meanwhile.
         """
         binding = self._bound(agent)
-        binding.history.redact_latest(_codec.with_blocks(redact_message))
+        event: dict[str, Any] = {"action": action, "timestamp": _document.now()}
+        if stop_reason is not None:
+            event["stop_reason"] = stop_reason
+        if guardrail_trace is not None:
+            event["policies_triggered"] = policies_triggered(guardrail_trace)
+        place = f"{self._place(agent.agent_id)}, guardrail event"
+        binding.history.redact_latest(_codec.with_blocks(redact_message), _codec.encode(event, place))
         binding.history.flush()
 
     def sync_agent(self, agent: "LocalAgent", **kwargs: Any) -> None:
@@ -304,8 +344,14 @@ class MongoDBSessionManager(RepositorySessionManager):
         binding.history.flush()
 
     def _capture_message(self, binding: _Binding, agent: "LocalAgent", message: Message) -> None:
+        metrics = call_metrics(message, agent) or {}
+        tools = binding.tools.since(agent) if ends_invocation(message) else {}
+        if tools:
+            metrics["tool_usage"] = tools
         with binding.tracker.capturing(agent) as changed:
-            binding.history.append(message, changed)
+            binding.history.append(message, changed, metrics)
+        if tools:
+            binding.tools.count(agent)
 
     def _capture_replacement(self, binding: _Binding, agent: "LocalAgent", message: Message) -> None:
         with binding.tracker.capturing(agent) as changed:
@@ -458,6 +504,15 @@ class MongoDBSessionManager(RepositorySessionManager):
             future.result()
         if late:
             raise TimeoutError(f"{self._pending()} changes of session {self.session_id!r} are not stored yet")
+
+    async def aflush(self, timeout: float | None = None) -> None:
+        """Do what ``flush`` does, off the event loop."""
+        # Not on the client's own threads: flush() waits for work that runs there.
+        await asyncio.to_thread(self.flush, timeout)
+
+    async def aclose(self) -> None:
+        """Do what ``close`` does, off the event loop."""
+        await asyncio.to_thread(self.close)
 
     def close(self) -> None:
         """Send what is pending, for at most 10 seconds, and release the client. Idempotent."""

@@ -4,14 +4,16 @@ The verbs of the SDK's ``SessionRepository`` stand beside those that the session
 are guarded: they go through only where the caller's picture of the history is the stored one.
 """
 
+import itertools
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from pymongo import MongoClient, ReadPreference
+import bson
+from pymongo import MongoClient, ReadPreference, ReturnDocument
 from pymongo.collection import Collection
 from pymongo.errors import DocumentTooLarge, DuplicateKeyError, OperationFailure, PyMongoError
 from strands.session.session_repository import SessionRepository
@@ -21,8 +23,9 @@ from strands.types.session import Session, SessionAgent, SessionMessage, Session
 from . import _codec, _document
 from ._client import ClientHandle, check_client_arguments
 from ._codec import CODEC_OPTIONS, Stored
-from ._document import AgentWrite, Guard, Pipeline, Update, check_id
+from ._document import AgentWrite, Guard, Pipeline, Update, check_id, check_key
 from ._indexes import ensure_indexes
+from ._segments import FEEDBACK_BYTES, FeedbackSegments
 from .errors import (
     AgentNotFoundError,
     MessageNotFoundError,
@@ -30,6 +33,7 @@ from .errors import (
     SessionConflictError,
     SessionNotFoundError,
     SessionTooLargeError,
+    UnstorableValueError,
 )
 
 if TYPE_CHECKING:
@@ -42,6 +46,7 @@ DEFAULT_COLLECTION = "agent_sessions"
 
 # BSONObjectTooLarge, "Resulting document after update is larger than …", and what inserts answer.
 _TOO_LARGE = {10334, 17419, 17420}
+_PATH_NOT_VIABLE = 28
 
 
 @dataclass(frozen=True)
@@ -127,13 +132,15 @@ class MongoDBSessionRepository(SessionRepository):
         self.metadata_fields = tuple(metadata_fields or ())
         self._handle = _open_handle(connection_string, client, client_options)
         self._handle.acquire(self)
-        self._collection = self._open_collection(database_name, collection_name)
+        name = collection_name or DEFAULT_COLLECTION
+        self._collection = self._open_collection(database_name, name)
+        self._feedback = FeedbackSegments(self._collection, self._open_collection(database_name, f"{name}_segments"))
 
-    def _open_collection(self, database_name: str | None, name: str | None) -> Collection[Stored]:
+    def _open_collection(self, database_name: str | None, name: str) -> Collection[Stored]:
         client = self._handle.client
         database = client[database_name] if database_name else client.get_default_database(DEFAULT_DATABASE)
         return database.get_collection(
-            name or DEFAULT_COLLECTION,
+            name,
             # The codec relies on plain dicts and aware datetimes, and guards on what the primary holds,
             # whatever the client's own settings are.
             codec_options=CODEC_OPTIONS,
@@ -226,7 +233,9 @@ class MongoDBSessionRepository(SessionRepository):
         """Delete the session and everything that belongs to it; False where there was none."""
         check_id("session_id", session_id)
         with _operation("delete_session", session_id):
-            return self._collection.delete_one({"_id": session_id}).deleted_count > 0
+            deleted = self._collection.delete_one({"_id": session_id}).deleted_count > 0
+            self._feedback.delete(session_id)
+        return deleted
 
     # Agents
 
@@ -396,6 +405,10 @@ class MongoDBSessionRepository(SessionRepository):
             SessionNotFoundError: There is no such session.
             ValueError: ``limit`` or ``offset`` is negative.
         """
+        return [_codec.session_message(stored) for stored in self.read_page(session_id, agent_id, limit, offset)]
+
+    def read_page(self, session_id: str, agent_id: str, limit: int | None = None, offset: int = 0) -> list[Stored]:
+        """Return an agent's messages as they are stored; arguments and errors as of ``list_messages``."""
         if offset < 0 or (limit is not None and limit < 0):
             raise ValueError(f"limit and offset must not be negative, got limit={limit!r}, offset={offset!r}")
         stored = self._read_agent("list_messages", session_id, agent_id, _document.page_pipeline, offset, limit)
@@ -403,7 +416,171 @@ class MongoDBSessionRepository(SessionRepository):
             raise SessionNotFoundError(session_id)
         if not stored.get("agent_data"):
             raise AgentNotFoundError(session_id, agent_id)
-        return [_codec.session_message(message) for message in stored["messages"]]
+        return cast("list[Stored]", stored["messages"])
+
+    def count_messages(self, session_id: str, agent_id: str) -> int:
+        """Return the number of an agent's messages; 0 where there is no such agent.
+
+        Raises:
+            SessionNotFoundError: There is no such session.
+        """
+        stored = self._read_agent("count_messages", session_id, agent_id, _document.count_pipeline)
+        return int(self._found(session_id, stored)["count"])
+
+    # Agents' configuration and usage
+
+    def read_agent_config(self, session_id: str, agent_id: str) -> Stored | None:
+        """Return ``model``, ``system_prompt`` and ``prompt_metadata`` of an agent, or None where there is none.
+
+        Raises:
+            SessionNotFoundError: There is no such session.
+        """
+        wanted = _document.config_fields(check_id("agent_id", agent_id))
+        with _operation("read_agent_config", session_id, agent_id):
+            session = self._found(session_id, self._collection.find_one({"_id": session_id}, wanted))
+        agent = session.get("agents", {}).get(_codec.escape_key(agent_id))
+        return None if agent is None else _config(agent_id, agent.get("agent_data", {}))
+
+    def update_agent_config(self, session_id: str, agent_id: str, config: Mapping[str, Any]) -> None:
+        """Set some of ``model``, ``system_prompt`` and ``prompt_metadata``.
+
+        Raises:
+            AgentNotFoundError: The session holds no such agent.
+            SessionNotFoundError: There is no such session.
+            UnstorableValueError: The metadata holds something that would not come back equal.
+        """
+        check_id("agent_id", agent_id)
+        encoded = _codec.encode(dict(config), _place(session_id, agent_id), plain_dates=True)
+        wanted, update = _document.changed_config(session_id, agent_id, encoded)
+        with _operation("update_agent_config", session_id, agent_id):
+            if self._collection.update_one(wanted, update).matched_count:
+                return
+        self.locate_agent(session_id, agent_id)
+
+    def list_agent_configs(self, session_id: str) -> list[Stored]:
+        """Return the configuration of every agent of the session.
+
+        Raises:
+            SessionNotFoundError: There is no such session.
+        """
+        with _operation("list_agents", session_id):
+            session = next(self._collection.aggregate(_document.configs_pipeline(session_id)), None)
+        agents = self._found(session_id, session)["agents"]
+        return [_config(_codec.unescape_key(agent["key"]), agent) for agent in agents]
+
+    def read_calls(self, session_id: str) -> dict[str, list[Stored]]:
+        """Return the ``event_loop_metrics`` of the messages that have some, in order, by agent.
+
+        Raises:
+            SessionNotFoundError: There is no such session.
+        """
+        with _operation("read_calls", session_id):
+            session = next(self._collection.aggregate(_document.calls_pipeline(session_id)), None)
+        agents = self._found(session_id, session)["agents"]
+        return {
+            _codec.unescape_key(agent["key"]): [_codec.decode(call) for call in agent["calls"] if call]
+            for agent in agents
+        }
+
+    # Metadata
+
+    def update_metadata(self, session_id: str, metadata: Mapping[str, Any]) -> None:
+        """Set metadata fields; the others stay. A dotted key reaches into a nested field.
+
+        Raises:
+            SessionNotFoundError: There is no such session.
+            TypeError: ``metadata`` is not a mapping.
+            UnstorableValueError: A value would not come back equal, or a field cannot be reached.
+            ValueError: A key is not fit, or two keys overlap.
+        """
+        fields = _metadata_fields(session_id, metadata)
+        if not fields:
+            return
+        wanted, update = _document.changed_metadata(session_id, fields)
+        with _operation("update_metadata", session_id), _unreachable_fields(session_id, fields):
+            self._expect_session(session_id, self._collection.update_one(wanted, update).matched_count)
+
+    def get_metadata(self, session_id: str) -> dict[str, Any]:
+        """Return all metadata of the session.
+
+        Raises:
+            SessionNotFoundError: There is no such session.
+        """
+        with _operation("get_metadata", session_id):
+            stored = self._found(session_id, self._collection.find_one({"_id": session_id}, {"metadata": 1}))
+        return cast("dict[str, Any]", _codec.decode(stored.get("metadata") or {}))
+
+    def delete_metadata(self, session_id: str, keys: Iterable[str]) -> None:
+        """Remove metadata fields; dotted keys reach into nested ones. Fields that are not there are passed over.
+
+        Raises:
+            SessionNotFoundError: There is no such session.
+            TypeError: ``keys`` is a string, or nothing that can be gone through.
+            ValueError: A key is not fit, or two keys overlap.
+        """
+        names = _metadata_keys(session_id, keys)
+        if not names:
+            return
+        wanted, update = _document.deleted_metadata(session_id, names)
+        with _operation("delete_metadata", session_id):
+            self._expect_session(session_id, self._collection.update_one(wanted, update).matched_count)
+
+    # Feedback
+
+    def add_feedback(self, session_id: str, feedback: Mapping[str, Any], agent_ids: Iterable[str] = ()) -> None:
+        """Append feedback; ``created_at`` is added.
+
+        Args:
+            session_id: The session.
+            feedback: Any fields. With ``message_id`` and ``agent_id``, or with ``tracking_id``, it is about a message.
+            agent_ids: The agents whose messages a ``tracking_id`` is looked for in.
+
+        Raises:
+            MessageNotFoundError: The message that it is about is not stored.
+            SessionNotFoundError: There is no such session.
+            TypeError: ``feedback`` is not a mapping.
+            UnstorableValueError: A value would not come back equal.
+            ValueError: It has a ``created_at`` of its own, or points at a message badly.
+        """
+        stored = _feedback(session_id, feedback)
+        target = _FeedbackTarget.of(session_id, feedback)
+        if self._push_feedback(session_id, stored, target.condition(agent_ids)):
+            return
+        # An agent may have come since the caller learnt of them; this also tells whether the session is there.
+        others = {config["agent_id"] for config in self.list_agent_configs(session_id)} - set(agent_ids)
+        if not (target.anywhere and self._push_feedback(session_id, stored, target.condition(others))):
+            raise MessageNotFoundError(session_id, target.agent_id, target.message or "")
+
+    def _push_feedback(self, session_id: str, stored: Stored, about: Stored | None) -> bool:
+        if about is None:
+            return False
+        wanted, update = _document.new_feedback(session_id, stored, len(bson.encode(stored)), about)
+        with _operation("add_feedback", session_id):
+            after = self._collection.find_one_and_update(
+                wanted, update, {"feedback_bytes": 1}, return_document=ReturnDocument.AFTER
+            )
+        if after is not None and after["feedback_bytes"] > FEEDBACK_BYTES:
+            self._feedback.move(session_id)
+        return after is not None
+
+    def get_feedbacks(self, session_id: str) -> list[dict[str, Any]]:
+        """Return all feedback of the session in the order in which it came.
+
+        Raises:
+            SessionNotFoundError: There is no such session.
+        """
+        wanted = {"feedbacks": 1, "feedback_segments": 1}
+        with _operation("get_feedbacks", session_id):
+            session = self._found(session_id, self._collection.find_one({"_id": session_id}, wanted))
+            return [cast("dict[str, Any]", _codec.decode(stored)) for stored in self._feedback.read(session)]
+
+    def _found(self, session_id: str, stored: Stored | None) -> Stored:
+        self._expect_session(session_id, stored is not None)
+        return stored or {}
+
+    def _expect_session(self, session_id: str, found: bool | int) -> None:
+        if not found:
+            raise SessionNotFoundError(session_id)
 
     # Multi-agents
 
@@ -480,6 +657,93 @@ def _open_handle(
 def _place(session_id: str, agent_id: str, message_id: int | None = None) -> str:
     where = f"Agent {agent_id!r} of session {session_id!r}"
     return where if message_id is None else f"{where}, message {message_id}"
+
+
+def _config(agent_id: str, data: Mapping[str, Any]) -> Stored:
+    return {"agent_id": agent_id, **{name: _codec.decode(data.get(name)) for name in _document.CONFIG_FIELDS}}
+
+
+def _metadata_fields(session_id: str, metadata: object) -> Stored:
+    place = f"Metadata of session {session_id!r}"
+    if not isinstance(metadata, Mapping):
+        raise TypeError(f"{place} must be given as a mapping, got {type(metadata).__name__}")
+    _check_overlaps(place, [check_key(place, key) for key in metadata])
+    return {key: _codec.encode(value, f"{place}, {key}", plain_dates=True) for key, value in metadata.items()}
+
+
+def _metadata_keys(session_id: str, keys: object) -> list[str]:
+    place = f"Metadata of session {session_id!r}"
+    if isinstance(keys, str | bytes | Mapping) or not isinstance(keys, Iterable):
+        raise TypeError(f"{place}: the keys to delete must be a list of strings, got {type(keys).__name__}")
+    names = list(dict.fromkeys(check_key(place, key) for key in keys))
+    _check_overlaps(place, names)
+    return names
+
+
+def _check_overlaps(place: str, keys: Iterable[str]) -> None:
+    names = sorted(key.split(".") for key in keys)
+    for shorter, longer in itertools.pairwise(names):
+        if longer[: len(shorter)] == shorter:
+            raise ValueError(f"{place}: {'.'.join(shorter)!r} and {'.'.join(longer)!r} overlap; give one of them")
+
+
+@contextmanager
+def _unreachable_fields(session_id: str, fields: Stored) -> Iterator[None]:
+    try:
+        yield
+    except OperationFailure as error:
+        if error.code != _PATH_NOT_VIABLE:
+            raise
+        raise UnstorableValueError(
+            f"Metadata of session {session_id!r}, one of {[key for key in fields if '.' in key]}",
+            "a value that is no object stands where the dotted key goes through; delete that field first",
+        ) from error
+
+
+def _feedback(session_id: str, feedback: object) -> Stored:
+    place = f"Feedback on session {session_id!r}"
+    if not isinstance(feedback, Mapping):
+        raise TypeError(f"{place} must be a mapping, got {type(feedback).__name__}")
+    if "created_at" in feedback:
+        raise ValueError(f"{place}: 'created_at' is set here; give a time of your own another name")
+    stored: Stored = _codec.encode(dict(feedback), place, plain_dates=True)
+    return {**stored, "created_at": _document.now()}
+
+
+@dataclass(frozen=True)
+class _FeedbackTarget:
+    """The message that feedback is about: by id or tracking id; ``message`` is None where it is about none."""
+
+    agent_id: str | None
+    message: int | str | None
+
+    @classmethod
+    def of(cls, session_id: str, feedback: Mapping[str, Any]) -> "_FeedbackTarget":
+        agent_id, message_id, tracking_id = (feedback.get(name) for name in ("agent_id", "message_id", "tracking_id"))
+        by_number = agent_id is not None and message_id is not None
+        found = message_id if by_number else tracking_id
+        if found is None:
+            return cls(None, None)
+        if not isinstance(found, int if by_number else str):
+            raise ValueError(
+                f"Feedback on session {session_id!r}: message_id must be the number of a message and tracking_id a "
+                f"string, got {found!r}"
+            )
+        return cls(None if agent_id is None else check_id("agent_id", agent_id), found)
+
+    @property
+    def anywhere(self) -> bool:
+        """Whether the message may be any agent's."""
+        return self.agent_id is None and self.message is not None
+
+    def condition(self, agent_ids: Iterable[str]) -> Stored | None:
+        """Return what must hold for the session; None where no agent can have the message."""
+        if self.message is None:
+            return {}
+        if isinstance(self.message, int):
+            return _document.has_message(cast(str, self.agent_id), self.message)
+        agents = list(agent_ids) if self.agent_id is None else [self.agent_id]
+        return _document.has_tracking_id(agents, self.message) if agents else None
 
 
 def _session(session_id: str, stored: Mapping[str, Any]) -> Session:

@@ -1,0 +1,112 @@
+"""Calls users' hooks around an operation, each with an ``original_func`` that goes one hook further in."""
+
+import asyncio
+import contextvars
+import copy
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeAlias
+
+Hook: TypeAlias = Callable[..., Any]
+Operation: TypeAlias = Callable[..., Any]
+OffLoop: TypeAlias = Callable[[Callable[[], Any]], Awaitable[Any]]
+
+# The arguments that an operation may have, in the order in which hooks pass them by position.
+_NAMES = ("metadata", "keys")
+
+
+def as_hooks(hook: Hook | Iterable[Hook] | None, name: str) -> tuple[Hook, ...]:
+    """Return the hooks of one argument, outermost first.
+
+    Raises:
+        TypeError: Something among them cannot be called.
+    """
+    if hook is None:
+        return ()
+    hooks = tuple(hook) if isinstance(hook, Iterable) and not callable(hook) else (hook,)
+    for each in hooks:
+        if not callable(each):
+            raise TypeError(f"{name} must be a callable or a list of callables, got {type(each).__name__}")
+    return hooks
+
+
+class HookChain:
+    """The hooks around the operations of one session.
+
+    Args:
+        hooks: The first is the outermost.
+        session_id: Passed to each.
+        **context: Further keyword arguments for each.
+    """
+
+    def __init__(self, hooks: tuple[Hook, ...], session_id: str, **context: Any) -> None:
+        self._hooks, self._session_id, self._context = hooks, session_id, context
+
+    def call(self, operation: Operation, action: str, **own: Any) -> Any:
+        """Run an operation with its argument, by keyword, through all hooks; a coroutine hook runs to its end."""
+        return self._call(0, operation, action, own)
+
+    async def acall(self, operation: Operation, off_loop: OffLoop, action: str, **own: Any) -> Any:
+        """Do the same from an event loop: coroutine hooks run on it, everything else off it."""
+        return await self._acall(0, operation, off_loop, action, own)
+
+    def _call(self, index: int, operation: Operation, action: str, own: Mapping[str, Any]) -> Any:
+        if index == len(self._hooks):
+            return operation(**own)
+
+        def original_func(*args: Any, **kwargs: Any) -> Any:
+            return self._call(index + 1, operation, action, _arguments(own, args, kwargs))
+
+        async def awaitable(*args: Any, **kwargs: Any) -> Any:
+            return await asyncio.to_thread(original_func, *args, **kwargs)
+
+        is_coroutine = _is_coroutine(self._hooks[index])
+        result = self._invoke(index, awaitable if is_coroutine else original_func, action, own)
+        return _finished(result) if inspect.isawaitable(result) else result
+
+    async def _acall(
+        self, index: int, operation: Operation, off_loop: OffLoop, action: str, own: Mapping[str, Any]
+    ) -> Any:
+        if index == len(self._hooks) or not _is_coroutine(self._hooks[index]):
+            return await off_loop(lambda: self._call(index, operation, action, own))
+
+        async def original_func(*args: Any, **kwargs: Any) -> Any:
+            given = _arguments(own, args, kwargs)
+            return await self._acall(index + 1, operation, off_loop, action, given)
+
+        result = await self._invoke(index, original_func, action, own)
+        return await result if inspect.isawaitable(result) else result
+
+    def _invoke(self, index: int, original_func: Operation, action: str, own: Mapping[str, Any]) -> Any:
+        # Hooks get copies: what they change reaches the operation only through original_func.
+        return self._hooks[index](original_func, action, self._session_id, **copy.deepcopy(dict(own)), **self._context)
+
+
+def _arguments(own: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the operation's argument as a hook passed it to ``original_func``, else the caller's own."""
+    if not own:
+        return own
+    (name,) = own
+    if name in kwargs:
+        return {name: kwargs[name]}
+    if len(args) == len(_NAMES):
+        return {name: args[_NAMES.index(name)] if name in _NAMES else args[0]}
+    if len(args) > len(_NAMES):
+        raise TypeError(f"original_func takes {name} alone, or (metadata, keys); got {len(args)} arguments")
+    return {name: args[0]} if args else own
+
+
+def _is_coroutine(hook: Hook) -> bool:
+    return inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(getattr(hook, "__call__", None))  # noqa: B004
+
+
+def _finished(result: Awaitable[Any]) -> Any:
+    """Run an awaitable to its end in a loop of its own, wherever the caller is."""
+
+    async def finish() -> Any:
+        value = await result
+        return await value if inspect.isawaitable(value) else value
+
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        return pool.submit(contextvars.copy_context().run, asyncio.run, finish()).result()

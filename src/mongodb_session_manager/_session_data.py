@@ -1,0 +1,275 @@
+"""What an application keeps beside the conversation: metadata, feedback, agents' configuration, and the figures."""
+
+import functools
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from strands.tools.decorator import DecoratedFunctionTool
+
+from . import _codec, _telemetry
+from ._hook_chain import HookChain, as_hooks
+from ._metadata_tool import make_metadata_tool
+from .errors import AgentNotFoundError
+from .mongodb_session_repository import MongoDBSessionRepository
+from .types import AgentConfig, FeedbackHook, MetadataHook, UsageTotals
+
+
+class SessionData:
+    """The part of a session manager that reads and writes around the agents' histories.
+
+    Methods whose names begin with ``a`` do the same off the event loop.
+    """
+
+    session_id: str
+    session_repository: MongoDBSessionRepository
+    _known_agents: Callable[[], set[str]]
+    _off_loop: Callable[[Callable[[], Any]], Awaitable[Any]]
+
+    def _set_hooks(
+        self,
+        metadata_hook: MetadataHook | Sequence[MetadataHook] | None,
+        feedback_hook: FeedbackHook | Sequence[FeedbackHook] | None,
+    ) -> None:
+        around_metadata = as_hooks(metadata_hook, "metadata_hook")
+        around_feedback = as_hooks(feedback_hook, "feedback_hook")
+        self._metadata_hooks = HookChain(around_metadata, self.session_id)
+        self._feedback_hooks = HookChain(around_feedback, self.session_id, session_manager=self)
+        for hook in dict.fromkeys(around_metadata + around_feedback):
+            bind = getattr(hook, "bind", None)
+            if bind is not None:
+                bind(self)
+
+    # Metadata
+
+    def update_metadata(self, metadata: Mapping[str, Any]) -> None:
+        """Set metadata fields; the others stay as they are.
+
+        Args:
+            metadata: Values by key. A dotted key reaches into a nested field; keys inside values are data.
+
+        Raises:
+            SessionNotFoundError: The session was deleted.
+            TypeError: ``metadata`` is not a mapping.
+            UnstorableValueError: A value would not come back equal.
+            ValueError: A key is not fit; nothing was written.
+        """
+        result: None = self._metadata_hooks.call(self._update_metadata, "update", metadata=metadata)
+        return result
+
+    def get_metadata(self) -> dict[str, Any]:
+        """Return ``{"metadata": {…}}``, or ``{}`` where there is none.
+
+        Raises:
+            SessionNotFoundError: The session was deleted.
+        """
+        found: dict[str, Any] = self._metadata_hooks.call(self._get_metadata, "get")
+        return found
+
+    def delete_metadata(self, metadata_keys: Iterable[str]) -> None:
+        """Remove metadata fields, dotted ones too; what is not there is passed over.
+
+        Raises:
+            SessionNotFoundError: The session was deleted.
+            TypeError: ``metadata_keys`` is a string, or nothing that can be gone through.
+            ValueError: A key is not fit; nothing was removed.
+        """
+        result: None = self._metadata_hooks.call(self._delete_metadata, "delete", keys=metadata_keys)
+        return result
+
+    async def aupdate_metadata(self, metadata: Mapping[str, Any]) -> None:
+        """Do what ``update_metadata`` does, off the event loop."""
+        await self._metadata_hooks.acall(self._update_metadata, self._off_loop, "update", metadata=metadata)
+
+    async def aget_metadata(self) -> dict[str, Any]:
+        """Do what ``get_metadata`` does, off the event loop."""
+        found: dict[str, Any] = await self._metadata_hooks.acall(self._get_metadata, self._off_loop, "get")
+        return found
+
+    async def adelete_metadata(self, metadata_keys: Iterable[str]) -> None:
+        """Do what ``delete_metadata`` does, off the event loop."""
+        await self._metadata_hooks.acall(self._delete_metadata, self._off_loop, "delete", keys=metadata_keys)
+
+    def get_metadata_tool(
+        self, *, allowed_keys: Sequence[str] | None = None, read_only: bool = False
+    ) -> DecoratedFunctionTool[..., str]:
+        """Return the Strands tool ``manage_metadata``, by which an agent reads and writes this session's metadata.
+
+        It goes through the metadata hooks and answers in sentences, errors too. It may be called directly:
+        ``tool(action="get")``.
+
+        Args:
+            allowed_keys: The only fields, with what is nested in them, that the model may see and change; all by
+                default. Leave out what the application itself trusts.
+            read_only: Whether the model may only read.
+        """
+        return make_metadata_tool(
+            self.get_metadata, self.update_metadata, self.delete_metadata, allowed_keys, read_only
+        )
+
+    def _update_metadata(self, metadata: Any) -> None:
+        self.session_repository.update_metadata(self.session_id, metadata)
+
+    def _get_metadata(self) -> dict[str, Any]:
+        metadata = self.session_repository.get_metadata(self.session_id)
+        return {"metadata": metadata} if metadata else {}
+
+    def _delete_metadata(self, keys: Any) -> None:
+        self.session_repository.delete_metadata(self.session_id, keys)
+
+    # Feedback
+
+    def add_feedback(self, feedback: Mapping[str, Any]) -> None:
+        """Append feedback; ``created_at`` (UTC) is added.
+
+        Args:
+            feedback: Any fields, usually ``rating`` (``"up"``, ``"down"`` or None) and ``comment``. With
+                ``message_id`` and ``agent_id``, or with ``tracking_id``, it is about a message, which must exist.
+
+        Raises:
+            MessageNotFoundError: The message that it is about is not stored.
+            SessionNotFoundError: The session was deleted.
+            TypeError: ``feedback`` is not a mapping.
+            UnstorableValueError: A value would not come back equal.
+            ValueError: It has a ``created_at`` of its own, or points at a message badly.
+        """
+        result: None = self._feedback_hooks.call(self._add_feedback, "add", feedback=feedback)
+        return result
+
+    def get_feedbacks(self) -> list[dict[str, Any]]:
+        """Return all feedback, in the order in which it came.
+
+        Raises:
+            SessionNotFoundError: The session was deleted.
+        """
+        return self.session_repository.get_feedbacks(self.session_id)
+
+    async def aadd_feedback(self, feedback: Mapping[str, Any]) -> None:
+        """Do what ``add_feedback`` does, off the event loop."""
+        await self._feedback_hooks.acall(self._add_feedback, self._off_loop, "add", feedback=feedback)
+
+    async def aget_feedbacks(self) -> list[dict[str, Any]]:
+        """Do what ``get_feedbacks`` does, off the event loop."""
+        found: list[dict[str, Any]] = await self._off_loop(self.get_feedbacks)
+        return found
+
+    def _add_feedback(self, feedback: Any) -> None:
+        self.session_repository.add_feedback(self.session_id, feedback, self._known_agents())
+
+    # Agents
+
+    def get_agent_config(self, agent_id: str) -> AgentConfig | None:
+        """Return how an agent is configured, or None for an unknown agent.
+
+        Raises:
+            SessionNotFoundError: The session was deleted.
+        """
+        config: Any = self.session_repository.read_agent_config(self.session_id, agent_id)
+        return config  # type: ignore[no-any-return]
+
+    def update_agent_config(
+        self,
+        agent_id: str,
+        model: str | None = None,
+        system_prompt: str | None = None,
+        prompt_metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Change the stored configuration of an agent; what is None stays.
+
+        It holds through later turns and restarts, until the running agent's own model or prompt becomes another
+        one than an agent last stored.
+
+        Raises:
+            AgentNotFoundError: The session holds no such agent (also a ValueError).
+            SessionNotFoundError: The session was deleted.
+            TypeError: An argument has the wrong type.
+            UnstorableValueError: ``prompt_metadata`` holds something that would not come back equal.
+        """
+        for name, value, kind in (
+            ("model", model, str),
+            ("system_prompt", system_prompt, str),
+            ("prompt_metadata", prompt_metadata, Mapping),
+        ):
+            if value is not None and not isinstance(value, kind):
+                raise TypeError(f"{name} of agent {agent_id!r} must be a {kind.__name__}, got {type(value).__name__}")
+        given = {"model": model, "system_prompt": system_prompt, "prompt_metadata": prompt_metadata}
+        config = {name: value for name, value in given.items() if value is not None}
+        self.session_repository.update_agent_config(self.session_id, agent_id, config)
+
+    def set_prompt_metadata(self, agent_id: str, prompt_metadata: Mapping[str, Any]) -> None:
+        """Store where an agent's prompt came from (its lineage); later turns keep it.
+
+        Raises:
+            AgentNotFoundError: The session holds no such agent (also a ValueError).
+            SessionNotFoundError: The session was deleted.
+            TypeError: ``prompt_metadata`` is not a mapping.
+            UnstorableValueError: It holds something that would not come back equal.
+        """
+        if not isinstance(prompt_metadata, Mapping):
+            raise TypeError(f"prompt_metadata must be a mapping, got {type(prompt_metadata).__name__}")
+        self.update_agent_config(agent_id, prompt_metadata=prompt_metadata)
+
+    def list_agents(self) -> list[AgentConfig]:
+        """Return how each agent of the session is configured.
+
+        Raises:
+            SessionNotFoundError: The session was deleted.
+        """
+        configs: Any = self.session_repository.list_agent_configs(self.session_id)
+        return configs  # type: ignore[no-any-return]
+
+    # Messages and figures
+
+    def list_messages(self, agent_id: str, limit: int | None = None, offset: int = 0) -> list[dict[str, Any]]:
+        """Return an agent's messages, oldest first; none for an unknown agent.
+
+        Args:
+            agent_id: The agent.
+            limit: How many at most; all by default.
+            offset: How many of the oldest to leave out.
+
+        Returns:
+            Each message with ``message_id``, ``role``, ``content``, ``created_at`` and ``updated_at`` (UTC), and
+            what else is stored of it: ``tracking_id``, ``metadata``, ``event_loop_metrics``, ``guardrail_event``.
+
+        Raises:
+            SessionNotFoundError: The session was deleted.
+            ValueError: ``limit`` or ``offset`` is negative.
+        """
+        try:
+            stored = self.session_repository.read_page(self.session_id, agent_id, limit, offset)
+        except AgentNotFoundError:
+            return []
+        return [_codec.message_record(message) for message in stored]
+
+    async def alist_messages(self, agent_id: str, limit: int | None = None, offset: int = 0) -> list[dict[str, Any]]:
+        """Do what ``list_messages`` does, off the event loop."""
+        listing = functools.partial(self.list_messages, agent_id, limit, offset)
+        found: list[dict[str, Any]] = await self._off_loop(listing)
+        return found
+
+    def get_message_count(self, agent_id: str) -> int:
+        """Return the number of an agent's messages; 0 for an unknown agent.
+
+        Raises:
+            SessionNotFoundError: The session was deleted.
+        """
+        return self.session_repository.count_messages(self.session_id, agent_id)
+
+    def get_usage_summary(self) -> dict[str, Any]:
+        """Return token, latency and tool totals.
+
+        They are sums over the model calls that brought the stored messages, so restarts and long-lived agents
+        count once.
+
+        Returns:
+            ``model_calls``, ``usage`` (tokens), ``metrics`` (``latencyMs``) and ``tools`` of the session, and the
+            same for each agent under ``agents``.
+
+        Raises:
+            SessionNotFoundError: The session was deleted.
+        """
+        calls = self.session_repository.read_calls(self.session_id)
+        agents: dict[str, UsageTotals] = {
+            agent_id: _telemetry.usage_totals(of_agent) for agent_id, of_agent in calls.items()
+        }
+        return {**_telemetry.sum_of_totals(list(agents.values())), "agents": agents}

@@ -1,0 +1,1 @@
+pytest_plugins = ["mongodb_session_manager.testing.pytest_plugin"]
