@@ -18,7 +18,13 @@ from strands.types.content import Message
 from . import _codec, _document
 from ._codec import MessageEdit, Stored
 from ._document import AgentWrite, Guard
-from .errors import MessageNotFoundError, MongoDBSessionError, SessionConflictError
+from .errors import (
+    AgentNotFoundError,
+    MessageNotFoundError,
+    MongoDBSessionError,
+    SessionConflictError,
+    SessionNotFoundError,
+)
 from .mongodb_session_repository import MongoDBSessionRepository
 
 logger = logging.getLogger(__name__)
@@ -55,7 +61,7 @@ class AgentHistory:
         repository: Where it is stored.
         session_id: The session.
         agent_id: The agent.
-        guard: Where the stored history stands.
+        guard: Where the stored history stands; None where the agent is not stored yet and comes with the first write.
         messages: The live messages that are stored, with their ids, oldest first.
     """
 
@@ -64,17 +70,20 @@ class AgentHistory:
         repository: MongoDBSessionRepository,
         session_id: str,
         agent_id: str,
-        guard: Guard,
+        guard: Guard | None,
         messages: Iterable[tuple[int, Message]] = (),
     ) -> None:
         self._repository = repository
         self._session_id, self._agent_id = session_id, agent_id
-        self._guard = guard
+        self._guard = guard or Guard(0, 0)
+        self._stored = guard is not None
         self._records = [_Record(message_id, message) for message_id, message in messages]
         self._pending: deque[_Change] = deque()
         # How many pending changes each write held whose answer is missing, by write id.
         self._unanswered: dict[ObjectId, int] = {}
-        self._conflict: SessionConflictError | None = None
+        # Why nothing can be written any more: somebody else wrote, or what was to be written to is gone.
+        self._end: MongoDBSessionError | None = None
+        self._error: Exception | None = None
         # Sending may take long; capturing never waits for it.
         self._sending = threading.RLock()
         self._state = threading.RLock()
@@ -83,6 +92,11 @@ class AgentHistory:
     def pending(self) -> int:
         """The number of changes that are not acknowledged."""
         return len(self._pending)
+
+    @property
+    def error(self) -> Exception | None:
+        """What went wrong with the latest write; None when it succeeded."""
+        return self._error
 
     # Capturing
 
@@ -94,7 +108,7 @@ class AgentHistory:
             UnstorableValueError: The message holds something that would not come back equal.
         """
         with self._state:
-            self._check_open()
+            self.check_open()
             message_id = self._next_message_id()
             stored = _codec.encode_message(message, message_id, _document.now(), self._place(message_id))
             if metrics:
@@ -111,7 +125,7 @@ class AgentHistory:
             UnstorableValueError: The message holds something that would not come back equal.
         """
         with self._state:
-            self._check_open()
+            self.check_open()
             index, record = self._find(message)
             place = self._place(record.message_id)
             self._edit(_codec.replacement(message, record.message_id, _document.now(), place), data=data)
@@ -130,7 +144,7 @@ class AgentHistory:
             UnstorableValueError: The new message holds something that would not come back equal.
         """
         with self._state:
-            self._check_open()
+            self.check_open()
             if not self._records:
                 raise MongoDBSessionError(
                     f"Agent {self._agent_id!r} of session {self._session_id!r} has no message to redact."
@@ -155,7 +169,7 @@ class AgentHistory:
             SessionConflictError: The history moved on without us; this binding is over.
         """
         with self._state:
-            self._check_open()
+            self.check_open()
             self._queue(_Change(data=data))
 
     def discard(self) -> None:
@@ -216,9 +230,10 @@ class AgentHistory:
             )
         self._pending.append(change)
 
-    def _check_open(self) -> None:
-        if self._conflict is not None:
-            raise self._conflict
+    def check_open(self) -> None:
+        """Raise what ended this binding, if anything did."""
+        if self._end is not None:
+            raise self._end
 
     def _place(self, message_id: int) -> str:
         return f"Agent {self._agent_id!r} of session {self._session_id!r}, message {message_id}"
@@ -235,17 +250,31 @@ class AgentHistory:
             SessionTooLargeError: The write would pass MongoDB's limit.
         """
         with self._sending:
-            while True:
-                with self._state:
-                    self._check_open()
-                    if not self._pending:
-                        return
-                    count, write, guard = self._next_write()
-                    self._unanswered[write.write_id] = count
-                if self._repository.write_agent(self._session_id, write, guard):
-                    self._acknowledge(count)
-                else:
-                    self._settle()
+            try:
+                while self._send_next():
+                    pass
+            except Exception as error:
+                self._error = error
+                raise
+            self._error = None
+
+    def _send_next(self) -> bool:
+        with self._state:
+            self.check_open()
+            if not self._pending:
+                return False
+            count, write, guard = self._next_write()
+            self._unanswered[write.write_id] = count
+        if self._send(write, guard):
+            self._acknowledge(count)
+        else:
+            self._settle()
+        return True
+
+    def _send(self, write: AgentWrite, guard: Guard) -> bool:
+        if self._stored:
+            return self._repository.write_agent(self._session_id, write, guard)
+        return self._repository.start_agent(self._session_id, write)
 
     def _next_write(self) -> tuple[int, AgentWrite, Guard]:
         """Join as many queued changes as one update can hold: an edit stands alone, with data."""
@@ -267,16 +296,20 @@ class AgentHistory:
             appended = sum(change.appended is not None for change in done)
             self._guard = Guard((self._guard.revision or 0) + 1, self._guard.next_message_id + appended)
             self._unanswered.clear()
+            self._stored = True
 
     def _settle(self) -> None:
         """A guard missed: either a write of ours had arrived without an answer, or somebody else wrote."""
-        position = self._repository.locate_agent(self._session_id, self._agent_id, self._guard.next_message_id)
+        try:
+            position = self._repository.locate_agent(self._session_id, self._agent_id, self._guard.next_message_id)
+        except (AgentNotFoundError, SessionNotFoundError) as error:
+            raise self._over(error) from None
         arrived = self._unanswered.get(position.write_id) if isinstance(position.write_id, ObjectId) else None
         arrived = arrived or self._recognised(position.tracking_ids)
         if not arrived and position.guard == self._guard:
             self._refuse_edit()
         if not arrived:
-            raise self._end(position.guard)
+            raise self._over(self._conflict(position.guard))
         logger.debug(
             "session_id=<%s>, agent_id=<%s>, changes=<%d> | an unanswered write had arrived",
             self._session_id,
@@ -304,16 +337,19 @@ class AgentHistory:
             recognised = index + 1
         return recognised
 
-    def _end(self, stored: Guard) -> SessionConflictError:
+    def _conflict(self, stored: Guard) -> SessionConflictError:
+        messages = [_codec.decode_message(change.appended) for change in self._pending if change.appended]
+        return SessionConflictError(
+            self._session_id,
+            self._agent_id,
+            f"was written by somebody else: revision {stored.revision} is stored, {self._guard.revision} was "
+            f"expected. {len(messages)} message(s) of this process are not stored (see .pending). Make a new "
+            "manager and agent to go on from what is stored.",
+            messages,
+        )
+
+    def _over(self, error: MongoDBSessionError) -> MongoDBSessionError:
         with self._state:
-            messages = [_codec.decode_message(c.appended) for c in self._pending if c.appended]
             self._pending.clear()
-            self._conflict = SessionConflictError(
-                self._session_id,
-                self._agent_id,
-                f"was written by somebody else: revision {stored.revision} is stored, {self._guard.revision} was "
-                f"expected. {len(messages)} message(s) of this process are not stored (see .pending). Make a new "
-                "manager and agent to go on from what is stored.",
-                messages,
-            )
-        return self._conflict
+            self._end = error
+        return error

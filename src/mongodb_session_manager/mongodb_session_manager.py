@@ -5,15 +5,19 @@ history, and sent by the repository, off the event loop wherever the SDK allows 
 """
 
 import asyncio
+import atexit
 import logging
 import threading
+import time
 import warnings
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, get_args
 
+import pymongo
+from pymongo.errors import PyMongoError
 from strands import Agent
 from strands.agent.state import AgentState
 from strands.bidi.hooks.events import BidiAgentStopEvent
@@ -23,6 +27,7 @@ from strands.hooks.events import (
     AfterMultiAgentInvocationEvent,
     AfterNodeCallEvent,
     AgentInitializedEvent,
+    BeforeInvocationEvent,
     MessageAddedEvent,
     MessageUpdatedEvent,
     MultiAgentInitializedEvent,
@@ -41,7 +46,7 @@ from ._telemetry import ToolUsageMeter, call_metrics, ends_invocation, policies_
 from ._writer import AgentHistory
 from .errors import MongoDBSessionError, SessionConflictError
 from .mongodb_session_repository import MongoDBSessionRepository, RestoredAgent
-from .types import FeedbackHook, MetadataHook
+from .types import Durability, FeedbackHook, Health, MetadataHook, OnError
 
 if TYPE_CHECKING:
     from pymongo import MongoClient
@@ -52,6 +57,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT = 10.0
+
+# Those that may hold changes when the interpreter ends.
+_managers: "weakref.WeakSet[MongoDBSessionManager]" = weakref.WeakSet()
 
 
 @dataclass
@@ -64,6 +72,7 @@ class _Binding:
     history: AgentHistory
     # What went wrong in this invocation; raised again, raw, at its end.
     failure: Exception | None = field(default=None)
+    invoked: bool = False
 
 
 class _OpenedRepository:
@@ -94,13 +103,18 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             outermost.
         feedback_hook: Called around ``add_feedback``, likewise.
         application_name: Written when the session is created; it never changes afterwards.
+        durability: ``"sync"``: a message is acknowledged before the agent goes on. ``"async"``: writes overlap with
+            the model's calls and are acknowledged before the invocation returns. ``"exit"``: one write at the end of
+            the invocation. A redaction is written at once under each.
+        on_error: ``"raise"``: a failed write fails the invocation. ``"degrade"``: the conversation goes on, the log
+            and ``health`` tell, and the next write catches up; a conflict is raised all the same.
         **client_options: Options for the ``MongoClient`` made from ``connection_string``; pymongo validates them.
 
     Raises:
         PyMongoError: The server did not answer within ``serverSelectionTimeoutMS``, or refused.
         SchemaVersionError: A newer version of this library wrote the session.
         TypeError: ``session_id`` is not a string, or client options were given beside ``client``.
-        ValueError: ``session_id`` is not fit, or neither ``connection_string`` nor ``client`` was given.
+        ValueError: ``session_id`` or a choice is not fit, or neither ``connection_string`` nor ``client`` was given.
     """
 
     session_repository: MongoDBSessionRepository
@@ -116,9 +130,14 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         metadata_hook: MetadataHook | Sequence[MetadataHook] | None = None,
         feedback_hook: FeedbackHook | Sequence[FeedbackHook] | None = None,
         application_name: str | None = None,
+        *,
+        durability: Durability = "sync",
+        on_error: OnError = "raise",
         **client_options: Any,
     ) -> None:
         check_id("session_id", session_id)
+        self._durability = _check_choice("durability", durability, get_args(Durability))
+        self._degrades = _check_choice("on_error", on_error, get_args(OnError)) == "degrade"
         client_options |= {"metadata_hook": metadata_hook, "feedback_hook": feedback_hook}
         client_options = with_new_spellings(client_options)
         hooks = [client_options.pop(name) for name in ("metadata_hook", "feedback_hook")]
@@ -144,11 +163,15 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         self._bindings: dict[str, _Binding | None] = {}
         self._lock = threading.Lock()
         self._closed = False
+        # What was read ahead for agents that are about to be made: None where there is no such agent yet.
+        self._prefetched: dict[str, RestoredAgent | None] = {}
         self._set_hooks(*hooks)
+        _managers.add(self)
 
     def register_hooks(self, registry: "HookRegistry", **kwargs: Any) -> None:
         """Register for every event of an agent, a bidirectional agent, a Graph or a Swarm that is to be stored."""
         registry.add_callback(AgentInitializedEvent, self._on_agent_initialized)
+        registry.add_callback(BeforeInvocationEvent, self._on_invocation_start)
         registry.add_callback(MessageAddedEvent, self._on_message_added)
         registry.add_callback(MessageUpdatedEvent, self._on_message_updated)
         # After everybody else's, so that what their callbacks changed is captured too.
@@ -174,8 +197,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             return
         _warn_of_unused_storage(agent)
         try:
-            binding = self._restore(agent) if self._may_hold(agent_id) else None
-            self._bindings[agent_id] = binding or self._start(agent)
+            self._bindings[agent_id] = self._prefetched_binding(agent) or self._read_or_start(agent)
         except BaseException:
             del self._bindings[agent_id]
             raise
@@ -201,6 +223,35 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
     def _may_hold(self, agent_id: str) -> bool:
         return self._stored_agents is None or agent_id in self._stored_agents
 
+    def prefetch(self, agent_ids: Iterable[str]) -> None:
+        """Read agents ahead, so that making them performs no I/O; a new one is stored with its first message.
+
+        Raises:
+            SessionNotFoundError: The session was deleted.
+        """
+        for agent_id in agent_ids:
+            stored = self._may_hold(check_id("agent_id", agent_id))
+            self._prefetched[agent_id] = (
+                self.session_repository.restore_agent(self.session_id, agent_id) if stored else None
+            )
+
+    def _prefetched_binding(self, agent: "LocalAgent") -> _Binding | None:
+        if agent.agent_id not in self._prefetched:
+            return None
+        restored = self._prefetched.pop(agent.agent_id)
+        return self._start_later(agent) if restored is None else self._bring_back(agent, restored)
+
+    def _read_or_start(self, agent: "LocalAgent") -> _Binding:
+        binding = self._restore(agent) if self._may_hold(agent.agent_id) else None
+        return binding or self._start(agent)
+
+    def _start_later(self, agent: "LocalAgent") -> _Binding:
+        """Bind a new agent without I/O; the first write creates it."""
+        binding = self._bind(agent, AgentStateTracker(self._place(agent.agent_id)), None, [])
+        for message in agent.messages:
+            self._capture_message(binding, agent, message)
+        return binding
+
     def _start(self, agent: "LocalAgent") -> _Binding:
         """Store a new agent; where another process was faster, go on from what that one stored."""
         agent_id, at = agent.agent_id, _document.now()
@@ -217,8 +268,9 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
     def _restore(self, agent: "LocalAgent") -> _Binding | None:
         """Bring a stored agent back; None where there is none."""
         restored = self.session_repository.restore_agent(self.session_id, agent.agent_id)
-        if restored is None:
-            return None
+        return None if restored is None else self._bring_back(agent, restored)
+
+    def _bring_back(self, agent: "LocalAgent", restored: RestoredAgent) -> _Binding:
         agent.state = AgentState(restored.agent.state)
         restored.agent.initialize_internal_state(agent)
         messages = self._restore_messages(agent, restored)
@@ -249,7 +301,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         self,
         agent: "LocalAgent",
         tracker: AgentStateTracker,
-        guard: Guard,
+        guard: Guard | None,
         messages: list[tuple[int, Message]],
     ) -> _Binding:
         history = AgentHistory(self.session_repository, self.session_id, agent.agent_id, guard, messages)
@@ -369,52 +421,77 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
     def _on_agent_initialized(self, event: AgentInitializedEvent) -> None:
         self.initialize(event.agent)
 
+    async def _on_invocation_start(self, event: BeforeInvocationEvent) -> None:
+        self._bound(event.agent).invoked = True
+
     async def _on_message_added(self, event: MessageAddedEvent) -> None:
         binding = self._bound(event.agent)
         grown = binding.history.is_continuation(event.message, event.agent.messages)
         capture = self._capture_replacement if grown else self._capture_message
-        await self._store(binding, lambda: capture(binding, event.agent, event.message))
+        await self._store(binding, event.agent, lambda: capture(binding, event.agent, event.message))
 
     async def _on_message_updated(self, event: MessageUpdatedEvent) -> None:
         binding = self._bound(event.agent)
-        await self._store(binding, lambda: self._capture_replacement(binding, event.agent, event.message))
+        await self._store(binding, event.agent, lambda: self._capture_replacement(binding, event.agent, event.message))
 
     async def _on_invocation_end(self, event: AfterInvocationEvent | BidiAgentStopEvent) -> None:
         binding = self._bound(event.agent)
-        failure, binding.failure = binding.failure, None
+        failure, binding.failure, binding.invoked = binding.failure, None, False
         if failure is not None:
             # In mid-turn the SDK wraps what we raise; users want to catch it as it was.
             raise failure
         waiting = binding.history.pending
         changed = self._capture_state(binding, event.agent)
         if waiting == 0 and changed and changed <= WINDOW_FIELDS:
-            self._flush_behind(binding)
+            # Nobody needs to wait for a moved window: an older one restores to the same conversation.
+            self._flush_behind(binding, self._log_failure)
         else:
             await self._flush(binding)
 
-    async def _store(self, binding: _Binding, capture: Callable[[], None]) -> None:
+    async def _store(self, binding: _Binding, agent: "LocalAgent", capture: Callable[[], None]) -> None:
         try:
             capture()
-            await self._flush(binding)
+            await self._flush_as_agreed(binding, agent)
         except Exception as error:
             binding.failure = error
             raise
 
-    async def _flush(self, binding: _Binding) -> None:
-        if binding.history.pending:
-            await self._off_loop(binding.history.flush)
+    async def _flush_as_agreed(self, binding: _Binding, agent: "LocalAgent") -> None:
+        """Send, or leave it to the end of the invocation; a message outside of one is sent at once."""
+        ends_later = binding.invoked or not isinstance(agent, Agent)
+        if self._durability == "sync" or not ends_later:
+            await self._flush(binding)
+        elif self._durability == "async":
+            self._flush_behind(binding)
 
-    def _flush_behind(self, binding: _Binding) -> None:
-        """Send a moved window without making the caller wait: an older one restores to the same conversation."""
+    async def _flush(self, binding: _Binding) -> None:
+        binding.history.check_open()
+        if not binding.history.pending:
+            return
+        try:
+            await self._off_loop(binding.history.flush)
+        except PyMongoError as error:
+            if not self._degrades:
+                raise
+            self._log_error(error)
+
+    def _flush_behind(self, binding: _Binding, then: "Callable[[Future[None]], object] | None" = None) -> None:
         sent = self.session_repository.handle.executor.submit(binding.history.flush)
-        sent.add_done_callback(self._log_failure)
+        # What fails stays pending; the flush at the end of the invocation meets it again.
+        sent.add_done_callback(then or Future.exception)
 
     def _log_failure(self, sent: "Future[None]") -> None:
         error = sent.exception()
         if error is not None:
-            logger.warning(
-                "session_id=<%s>, error=<%s> | a change stays pending", self.session_id, type(error).__name__
-            )
+            self._log_error(error)
+
+    def _log_error(self, error: BaseException) -> None:
+        logger.warning(
+            "session_id=<%s>, pending=<%d>, error=<%s> | a write failed, its changes stay pending",
+            self.session_id,
+            self._pending(),
+            type(error).__name__,
+        )
 
     async def _off_loop(self, call: Callable[[], Any]) -> Any:
         """Run a blocking call on the client's threads; a cancelled caller does not tear it."""
@@ -466,6 +543,8 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             source.deserialize_state(stored)
 
     async def _on_multi_agent_step(self, event: AfterNodeCallEvent | AfterMultiAgentInvocationEvent) -> None:
+        if self._durability == "exit" and isinstance(event, AfterNodeCallEvent):
+            return
         source = event.source
         state = source.serialize_state()
         repository = self.session_repository
@@ -476,6 +555,17 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
     def get_application_name(self) -> str | None:
         """Return the application name that the session was created with."""
         return self._application_name
+
+    @property
+    def health(self) -> Health:
+        """How the writes are doing, without any content."""
+        errors = [binding.history.error for binding in self._live_bindings()]
+        failed = [error for error in errors if error is not None]
+        return {
+            "ok": not failed,
+            "pending": self._pending(),
+            "last_error": type(failed[-1]).__name__ if failed else None,
+        }
 
     def delete_session(self) -> bool:
         """Delete the session and everything that belongs to it; False where it was gone already.
@@ -523,14 +613,26 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         try:
             self.flush(CLOSE_TIMEOUT)
         except Exception as error:  # noqa: BLE001 - closing must not keep the client
-            logger.warning(
-                "session_id=<%s>, pending=<%d>, error=<%s> | closed with changes that are not stored",
-                self.session_id,
-                self._pending(),
-                type(error).__name__,
-            )
+            self._log_unstored(error)
         finally:
             self.session_repository.close()
+
+    def _flush_at_exit(self, deadline: float) -> None:
+        """Send what is pending from the thread that ends the interpreter: the others have ended."""
+        try:
+            with pymongo.timeout(max(deadline - time.monotonic(), 0.001)):
+                for binding in self._live_bindings():
+                    binding.history.flush()
+        except Exception as error:  # noqa: BLE001 - the others are to be sent too
+            self._log_unstored(error)
+
+    def _log_unstored(self, error: Exception) -> None:
+        logger.warning(
+            "session_id=<%s>, pending=<%d>, error=<%s> | closed with changes that are not stored",
+            self.session_id,
+            self._pending(),
+            type(error).__name__,
+        )
 
     def __enter__(self) -> "MongoDBSessionManager":
         return self
@@ -549,6 +651,20 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             raise MongoDBSessionError(
                 f"The manager of session {self.session_id!r} is closed; make a new one to go on with the session."
             )
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> str:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+    return value
+
+
+@atexit.register
+def _flush_all_at_exit() -> None:
+    deadline = time.monotonic() + CLOSE_TIMEOUT
+    for manager in list(_managers):
+        if not manager._closed and manager._pending():
+            manager._flush_at_exit(deadline)
 
 
 def _warn_of_unused_storage(agent: "LocalAgent") -> None:

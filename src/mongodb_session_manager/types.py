@@ -2,19 +2,29 @@
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Any, Final, Protocol, TypedDict
+from typing import Any, Final, Literal, Protocol, TypeAlias, TypedDict
 
 __all__ = [
     "CONTENT_FILTERED",
     "GUARDRAIL_INTERVENED",
     "GUARDRAIL_STOP_REASONS",
     "AgentConfig",
+    "Durability",
     "FeedbackHook",
     "GuardrailEvent",
+    "Health",
     "MetadataHook",
+    "OnError",
     "ToolUsage",
     "UsageTotals",
 ]
+
+Durability: TypeAlias = Literal["sync", "async", "exit"]
+"""When a message is acknowledged: before the agent goes on, by the end of the invocation while the agent goes on, or
+in one write at the end of the invocation."""
+
+OnError: TypeAlias = Literal["raise", "degrade"]
+"""Whether a failed write fails the invocation, or the conversation goes on and the write is made up for."""
 
 GUARDRAIL_INTERVENED: Final = "guardrail_intervened"
 """Stop reason of a model whose guardrail blocked or masked content (Amazon Bedrock)."""
@@ -73,6 +83,20 @@ class AgentConfig(TypedDict):
     model: str | None
     system_prompt: str | None
     prompt_metadata: dict[str, Any] | None
+
+
+class Health(TypedDict):
+    """How the writes of a manager are doing.
+
+    Attributes:
+        ok: Whether the latest write of every agent succeeded.
+        pending: The number of changes that are not acknowledged.
+        last_error: The name of what went wrong with the latest write, None when it succeeded.
+    """
+
+    ok: bool
+    pending: int
+    last_error: str | None
 
 
 class GuardrailEvent(TypedDict, total=False):
