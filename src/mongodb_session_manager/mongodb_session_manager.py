@@ -13,13 +13,11 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, wait
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 import pymongo
 from pymongo.errors import PyMongoError
 from strands import Agent
-from strands.agent.state import AgentState
 from strands.bidi.hooks.events import BidiAgentStopEvent
 from strands.hooks import HookOrder
 from strands.hooks.events import (
@@ -38,14 +36,14 @@ from strands.types.content import Message
 from strands.types.session import Session
 
 from . import _codec, _document
-from ._agent_state import WINDOW_FIELDS, AgentStateTracker
+from ._agent_binding import AgentBinder, AgentBinding
+from ._agent_state import WINDOW_FIELDS
 from ._arguments import with_new_spellings
-from ._document import AgentWrite, Guard, check_id
+from ._document import check_id
 from ._session_data import SessionData
-from ._telemetry import ToolUsageMeter, call_metrics, ends_invocation, policies_triggered
-from ._writer import AgentHistory
+from ._telemetry import policies_triggered
 from .errors import MongoDBSessionError, SessionConflictError
-from .mongodb_session_repository import MongoDBSessionRepository, RestoredAgent
+from .mongodb_session_repository import MongoDBSessionRepository
 from .types import Durability, FeedbackHook, Health, MetadataHook, OnError
 
 if TYPE_CHECKING:
@@ -60,19 +58,6 @@ CLOSE_TIMEOUT = 10.0
 
 # Those that may hold changes when the interpreter ends.
 _managers: "weakref.WeakSet[MongoDBSessionManager]" = weakref.WeakSet()
-
-
-@dataclass
-class _Binding:
-    """One live agent and the history that it writes."""
-
-    agent: "weakref.ref[LocalAgent]"
-    tracker: AgentStateTracker
-    tools: ToolUsageMeter
-    history: AgentHistory
-    # What went wrong in this invocation; raised again, raw, at its end.
-    failure: Exception | None = field(default=None)
-    invoked: bool = False
 
 
 class _OpenedRepository:
@@ -160,11 +145,10 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         self._is_new_session = opened.created
         self._application_name = opened.application_name
         self._stored_agents = opened.agent_ids
-        self._bindings: dict[str, _Binding | None] = {}
+        self._binder = AgentBinder(repository, session_id, opened.agent_ids, self._fix_broken_tool_use)
+        self._bindings: dict[str, AgentBinding | None] = {}
         self._lock = threading.Lock()
         self._closed = False
-        # What was read ahead for agents that are about to be made: None where there is no such agent yet.
-        self._prefetched: dict[str, RestoredAgent | None] = {}
         self._set_hooks(*hooks)
         _managers.add(self)
 
@@ -197,7 +181,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             return
         _warn_of_unused_storage(agent)
         try:
-            self._bindings[agent_id] = self._prefetched_binding(agent) or self._read_or_start(agent)
+            self._bindings[agent_id] = self._binder.bind(agent)
         except BaseException:
             del self._bindings[agent_id]
             raise
@@ -210,7 +194,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
                 self._bindings[agent_id] = None
                 return True
             bound = self._bindings[agent_id]
-        if bound is not None and bound.agent() is agent:
+        if bound is not None and bound.is_of(agent):
             return False
         raise MongoDBSessionError(
             f"Session {self.session_id!r} is in use by another agent object with agent_id {agent_id!r}. Give each "
@@ -220,105 +204,23 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
     def _known_agents(self) -> set[str]:
         return {*(self._stored_agents or ()), *self._bindings}
 
-    def _may_hold(self, agent_id: str) -> bool:
-        return self._stored_agents is None or agent_id in self._stored_agents
-
     def prefetch(self, agent_ids: Iterable[str]) -> None:
         """Read agents ahead, so that making them performs no I/O; a new one is stored with its first message.
 
         Raises:
             SessionNotFoundError: The session was deleted.
         """
-        for agent_id in agent_ids:
-            stored = self._may_hold(check_id("agent_id", agent_id))
-            self._prefetched[agent_id] = (
-                self.session_repository.restore_agent(self.session_id, agent_id) if stored else None
-            )
+        self._binder.prefetch(agent_ids)
 
-    def _prefetched_binding(self, agent: "LocalAgent") -> _Binding | None:
-        if agent.agent_id not in self._prefetched:
-            return None
-        restored = self._prefetched.pop(agent.agent_id)
-        return self._start_later(agent) if restored is None else self._bring_back(agent, restored)
-
-    def _read_or_start(self, agent: "LocalAgent") -> _Binding:
-        binding = self._restore(agent) if self._may_hold(agent.agent_id) else None
-        return binding or self._start(agent)
-
-    def _start_later(self, agent: "LocalAgent") -> _Binding:
-        """Bind a new agent without I/O; the first write creates it."""
-        binding = self._bind(agent, AgentStateTracker(self._place(agent.agent_id)), None, [])
-        for message in agent.messages:
-            self._capture_message(binding, agent, message)
-        return binding
-
-    def _start(self, agent: "LocalAgent") -> _Binding:
-        """Store a new agent; where another process was faster, go on from what that one stored."""
-        agent_id, at = agent.agent_id, _document.now()
-        tracker = AgentStateTracker(self._place(agent_id))
-        messages = list(enumerate(agent.messages))
-        appended = [_codec.encode_message(m, i, at, f"{self._place(agent_id)}, message {i}") for i, m in messages]
-        with tracker.capturing(agent) as data:
-            write = AgentWrite(agent_id, appended, data=data, at=at)
-            created = self.session_repository.start_agent(self.session_id, write)
-        if not created:
-            return self._restore(agent) or self._start(agent)
-        return self._bind(agent, tracker, Guard(1, len(messages)), messages)
-
-    def _restore(self, agent: "LocalAgent") -> _Binding | None:
-        """Bring a stored agent back; None where there is none."""
-        restored = self.session_repository.restore_agent(self.session_id, agent.agent_id)
-        return None if restored is None else self._bring_back(agent, restored)
-
-    def _bring_back(self, agent: "LocalAgent", restored: RestoredAgent) -> _Binding:
-        agent.state = AgentState(restored.agent.state)
-        restored.agent.initialize_internal_state(agent)
-        messages = self._restore_messages(agent, restored)
-        tracker = AgentStateTracker(self._place(agent.agent_id))
-        tracker.adopt(agent, restored.data)
-        return self._bind(agent, tracker, restored.guard, messages)
-
-    def _restore_messages(self, agent: "LocalAgent", restored: RestoredAgent) -> list[tuple[int, Message]]:
-        prepended: list[Message] = []
-        messages = restored.messages
-        if isinstance(agent, Agent):
-            manager = agent.conversation_manager
-            prepended = manager.restore_from_session(restored.agent.conversation_manager_state) or []
-            messages = self._from_offset(agent.agent_id, restored, manager.removed_message_count)
-        # A model that keeps the conversation on its own side gets no messages.
-        if not (isinstance(agent, Agent) and agent.model.stateful):
-            agent.messages = self._fix_broken_tool_use(prepended + [message for _, message in messages])
-        return messages
-
-    def _from_offset(self, agent_id: str, restored: RestoredAgent, offset: int) -> list[tuple[int, Message]]:
-        """The read took the stored offset; a conversation manager may have come to another one."""
-        if offset >= restored.offset:
-            return restored.messages[offset - restored.offset :]
-        found = self.session_repository.list_messages(self.session_id, agent_id, offset=offset)
-        return [(record.message_id, record.to_message()) for record in found]
-
-    def _bind(
-        self,
-        agent: "LocalAgent",
-        tracker: AgentStateTracker,
-        guard: Guard | None,
-        messages: list[tuple[int, Message]],
-    ) -> _Binding:
-        history = AgentHistory(self.session_repository, self.session_id, agent.agent_id, guard, messages)
-        return _Binding(weakref.ref(agent), tracker, ToolUsageMeter(agent), history)
-
-    def _bound(self, agent: "LocalAgent") -> _Binding:
+    def _bound(self, agent: "LocalAgent") -> AgentBinding:
         self._check_open()
         binding = self._bindings.get(agent.agent_id)
         if binding is None:
             raise MongoDBSessionError(
-                f"{self._place(agent.agent_id)} is not bound to this manager. Pass session_manager=… when making the "
-                "Agent, or call initialize(agent)."
+                f"{self._binder.place(agent.agent_id)} is not bound to this manager. Pass session_manager=… when "
+                "making the Agent, or call initialize(agent)."
             )
         return binding
-
-    def _place(self, agent_id: str) -> str:
-        return f"Agent {agent_id!r} of session {self.session_id!r}"
 
     # Messages and state
 
@@ -339,7 +241,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             UnstorableValueError: The message holds something that would not come back equal.
         """
         binding = self._bound(agent)
-        self._capture_message(binding, agent, _codec.with_blocks(message))
+        binding.capture_message(agent, _codec.with_blocks(message))
         binding.history.flush()
 
     def redact_latest_message(
@@ -377,7 +279,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             event["stop_reason"] = stop_reason
         if guardrail_trace is not None:
             event["policies_triggered"] = policies_triggered(guardrail_trace)
-        place = f"{self._place(agent.agent_id)}, guardrail event"
+        place = f"{self._binder.place(agent.agent_id)}, guardrail event"
         binding.history.redact_latest(_codec.with_blocks(redact_message), _codec.encode(event, place))
         binding.history.flush()
 
@@ -392,29 +294,8 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             SessionNotFoundError: The session was deleted.
         """
         binding = self._bound(agent)
-        self._capture_state(binding, agent)
+        binding.capture_state(agent)
         binding.history.flush()
-
-    def _capture_message(self, binding: _Binding, agent: "LocalAgent", message: Message) -> None:
-        metrics = call_metrics(message, agent) or {}
-        tools = binding.tools.since(agent) if ends_invocation(message) else {}
-        if tools:
-            metrics["tool_usage"] = tools
-        with binding.tracker.capturing(agent) as changed:
-            binding.history.append(message, changed, metrics)
-        if tools:
-            binding.tools.count(agent)
-
-    def _capture_replacement(self, binding: _Binding, agent: "LocalAgent", message: Message) -> None:
-        with binding.tracker.capturing(agent) as changed:
-            binding.history.replace(message, changed)
-
-    def _capture_state(self, binding: _Binding, agent: "LocalAgent") -> set[str]:
-        with binding.tracker.capturing(agent) as changed:
-            if changed:
-                binding.history.change(changed)
-        binding.history.prune(agent.messages)
-        return set(changed)
 
     # Events
 
@@ -426,13 +307,11 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
 
     async def _on_message_added(self, event: MessageAddedEvent) -> None:
         binding = self._bound(event.agent)
-        grown = binding.history.is_continuation(event.message, event.agent.messages)
-        capture = self._capture_replacement if grown else self._capture_message
-        await self._store(binding, event.agent, lambda: capture(binding, event.agent, event.message))
+        await self._store(binding, event, binding.capture_announced)
 
     async def _on_message_updated(self, event: MessageUpdatedEvent) -> None:
         binding = self._bound(event.agent)
-        await self._store(binding, event.agent, lambda: self._capture_replacement(binding, event.agent, event.message))
+        await self._store(binding, event, binding.capture_replacement)
 
     async def _on_invocation_end(self, event: AfterInvocationEvent | BidiAgentStopEvent) -> None:
         binding = self._bound(event.agent)
@@ -441,22 +320,27 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             # In mid-turn the SDK wraps what we raise; users want to catch it as it was.
             raise failure
         waiting = binding.history.pending
-        changed = self._capture_state(binding, event.agent)
+        changed = binding.capture_state(event.agent)
         if waiting == 0 and changed and changed <= WINDOW_FIELDS:
             # Nobody needs to wait for a moved window: an older one restores to the same conversation.
             self._flush_behind(binding, self._log_failure)
         else:
             await self._flush(binding)
 
-    async def _store(self, binding: _Binding, agent: "LocalAgent", capture: Callable[[], None]) -> None:
+    async def _store(
+        self,
+        binding: AgentBinding,
+        event: MessageAddedEvent | MessageUpdatedEvent,
+        capture: Callable[["LocalAgent", Message], None],
+    ) -> None:
         try:
-            capture()
-            await self._flush_as_agreed(binding, agent)
+            capture(event.agent, event.message)
+            await self._flush_as_agreed(binding, event.agent)
         except Exception as error:
             binding.failure = error
             raise
 
-    async def _flush_as_agreed(self, binding: _Binding, agent: "LocalAgent") -> None:
+    async def _flush_as_agreed(self, binding: AgentBinding, agent: "LocalAgent") -> None:
         """Send, or leave it to the end of the invocation; a message outside of one is sent at once."""
         ends_later = binding.invoked or not isinstance(agent, Agent)
         if self._durability == "sync" or not ends_later:
@@ -464,7 +348,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         elif self._durability == "async":
             self._flush_behind(binding)
 
-    async def _flush(self, binding: _Binding) -> None:
+    async def _flush(self, binding: AgentBinding) -> None:
         binding.history.check_open()
         if not binding.history.pending:
             return
@@ -475,7 +359,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
                 raise
             self._log_error(error)
 
-    def _flush_behind(self, binding: _Binding, then: "Callable[[Future[None]], object] | None" = None) -> None:
+    def _flush_behind(self, binding: AgentBinding, then: "Callable[[Future[None]], object] | None" = None) -> None:
         sent = self.session_repository.handle.executor.submit(binding.history.flush)
         # What fails stays pending; the flush at the end of the invocation meets it again.
         sent.add_done_callback(then or Future.exception)
@@ -640,7 +524,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _live_bindings(self) -> list[_Binding]:
+    def _live_bindings(self) -> list[AgentBinding]:
         return [binding for binding in list(self._bindings.values()) if binding is not None]
 
     def _pending(self) -> int:

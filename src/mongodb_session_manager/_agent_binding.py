@@ -1,0 +1,178 @@
+"""Ties a live agent to its stored history: makes or restores it, and captures what it does from then on."""
+
+import weakref
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from strands import Agent
+from strands.agent.state import AgentState
+from strands.types.content import Message
+
+from . import _codec, _document
+from ._agent_state import AgentStateTracker
+from ._document import AgentWrite, Guard, check_id
+from ._telemetry import ToolUsageMeter, call_metrics, ends_invocation
+from ._writer import AgentHistory
+from .mongodb_session_repository import MongoDBSessionRepository, RestoredAgent
+
+if TYPE_CHECKING:
+    from strands.types.agent import LocalAgent
+
+
+class AgentBinding:
+    """One live agent and the history that it writes.
+
+    Capturing happens in memory, on the thread that calls; ``history.flush()`` sends.
+
+    Attributes:
+        history: What is stored, and what is on its way.
+        failure: What went wrong in the current invocation.
+        invoked: Whether the agent is in an invocation.
+    """
+
+    def __init__(self, agent: "LocalAgent", tracker: AgentStateTracker, history: AgentHistory) -> None:
+        self._agent = weakref.ref(agent)
+        self._tracker = tracker
+        self._tools = ToolUsageMeter(agent)
+        self.history = history
+        self.failure: Exception | None = None
+        self.invoked = False
+
+    def is_of(self, agent: "LocalAgent") -> bool:
+        """Tell whether this very object is bound."""
+        return self._agent() is agent
+
+    def capture_message(self, agent: "LocalAgent", message: Message) -> None:
+        """Queue a message with what it tells of its model call, and the agent's state as far as it changed."""
+        metrics = call_metrics(message, agent) or {}
+        tools = self._tools.since(agent) if ends_invocation(message) else {}
+        if tools:
+            metrics["tool_usage"] = tools
+        with self._tracker.capturing(agent) as changed:
+            self.history.append(message, changed, metrics)
+        if tools:
+            self._tools.count(agent)
+
+    def capture_announced(self, agent: "LocalAgent", message: Message) -> None:
+        """Queue a message that the SDK announced: a new one, or the latest one grown longer."""
+        if self.history.is_continuation(message, agent.messages):
+            self.capture_replacement(agent, message)
+        else:
+            self.capture_message(agent, message)
+
+    def capture_replacement(self, agent: "LocalAgent", message: Message) -> None:
+        """Queue the new content of a stored message, by its tracking id."""
+        with self._tracker.capturing(agent) as changed:
+            self.history.replace(message, changed)
+
+    def capture_state(self, agent: "LocalAgent") -> set[str]:
+        """Queue the agent's state as far as it changed, and return which fields did."""
+        with self._tracker.capturing(agent) as changed:
+            if changed:
+                self.history.change(changed)
+        self.history.prune(agent.messages)
+        return set(changed)
+
+
+class AgentBinder:
+    """Makes the bindings of one session.
+
+    Args:
+        repository: Where it is stored.
+        session_id: The session.
+        stored_agents: The agents that the session surely holds; None where that is not known.
+        mend: Makes a restored history valid for a model.
+    """
+
+    def __init__(
+        self,
+        repository: MongoDBSessionRepository,
+        session_id: str,
+        stored_agents: frozenset[str] | None,
+        mend: Callable[[list[Message]], list[Message]],
+    ) -> None:
+        self._repository, self._session_id = repository, session_id
+        self._stored_agents = stored_agents
+        self._mend = mend
+        # What was read ahead for agents that are about to be made: None where there is no such agent yet.
+        self._prefetched: dict[str, RestoredAgent | None] = {}
+
+    def prefetch(self, agent_ids: Iterable[str]) -> None:
+        """Read agents ahead of ``bind``."""
+        for agent_id in agent_ids:
+            self._prefetched[check_id("agent_id", agent_id)] = self._read(agent_id)
+
+    def bind(self, agent: "LocalAgent") -> AgentBinding:
+        """Restore the agent, or store it as a new one with its messages; what was read ahead costs no I/O."""
+        if agent.agent_id not in self._prefetched:
+            return self._restore(agent, self._read(agent.agent_id)) or self._start(agent)
+        restored = self._prefetched.pop(agent.agent_id)
+        return self._restore(agent, restored) or self._start_later(agent)
+
+    def place(self, agent_id: str) -> str:
+        """Return what the agent is called in errors."""
+        return f"Agent {agent_id!r} of session {self._session_id!r}"
+
+    def _read(self, agent_id: str) -> RestoredAgent | None:
+        if self._stored_agents is not None and agent_id not in self._stored_agents:
+            return None
+        return self._repository.restore_agent(self._session_id, agent_id)
+
+    def _start(self, agent: "LocalAgent") -> AgentBinding:
+        """Store a new agent; where another process was faster, go on from what that one stored."""
+        agent_id, at = agent.agent_id, _document.now()
+        tracker = AgentStateTracker(self.place(agent_id))
+        messages = list(enumerate(agent.messages))
+        appended = [_codec.encode_message(m, i, at, f"{self.place(agent_id)}, message {i}") for i, m in messages]
+        with tracker.capturing(agent) as data:
+            write = AgentWrite(agent_id, appended, data=data, at=at)
+            created = self._repository.start_agent(self._session_id, write)
+        if created:
+            return self._bound(agent, tracker, Guard(1, len(messages)), messages)
+        return self._restore(agent, self._repository.restore_agent(self._session_id, agent_id)) or self._start(agent)
+
+    def _start_later(self, agent: "LocalAgent") -> AgentBinding:
+        """Bind a new agent without I/O; its first write creates it."""
+        binding = self._bound(agent, AgentStateTracker(self.place(agent.agent_id)), None, [])
+        for message in agent.messages:
+            binding.capture_message(agent, message)
+        return binding
+
+    def _restore(self, agent: "LocalAgent", restored: RestoredAgent | None) -> AgentBinding | None:
+        if restored is None:
+            return None
+        agent.state = AgentState(restored.agent.state)
+        restored.agent.initialize_internal_state(agent)
+        messages = self._restore_messages(agent, restored)
+        tracker = AgentStateTracker(self.place(agent.agent_id))
+        tracker.adopt(agent, restored.data)
+        return self._bound(agent, tracker, restored.guard, messages)
+
+    def _restore_messages(self, agent: "LocalAgent", restored: RestoredAgent) -> list[tuple[int, Message]]:
+        prepended: list[Message] = []
+        messages = restored.messages
+        if isinstance(agent, Agent):
+            manager = agent.conversation_manager
+            prepended = manager.restore_from_session(restored.agent.conversation_manager_state) or []
+            messages = self._from_offset(agent.agent_id, restored, manager.removed_message_count)
+        # A model that keeps the conversation on its own side gets no messages.
+        if not (isinstance(agent, Agent) and agent.model.stateful):
+            agent.messages = self._mend(prepended + [message for _, message in messages])
+        return messages
+
+    def _from_offset(self, agent_id: str, restored: RestoredAgent, offset: int) -> list[tuple[int, Message]]:
+        """The read took the stored offset; a conversation manager may have come to another one."""
+        if offset >= restored.offset:
+            return restored.messages[offset - restored.offset :]
+        found = self._repository.list_messages(self._session_id, agent_id, offset=offset)
+        return [(record.message_id, record.to_message()) for record in found]
+
+    def _bound(
+        self,
+        agent: "LocalAgent",
+        tracker: AgentStateTracker,
+        guard: Guard | None,
+        messages: list[tuple[int, Message]],
+    ) -> AgentBinding:
+        history = AgentHistory(self._repository, self._session_id, agent.agent_id, guard, messages)
+        return AgentBinding(agent, tracker, history)
