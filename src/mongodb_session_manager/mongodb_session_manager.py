@@ -39,6 +39,7 @@ from . import _codec, _document
 from ._agent_binding import AgentBinder, AgentBinding
 from ._agent_state import WINDOW_FIELDS
 from ._arguments import with_new_spellings
+from ._client import CLOSE_TIMEOUT
 from ._document import check_id
 from ._session_data import SessionData
 from ._telemetry import policies_triggered
@@ -53,8 +54,6 @@ if TYPE_CHECKING:
     from strands.types.agent import LocalAgent
 
 logger = logging.getLogger(__name__)
-
-CLOSE_TIMEOUT = 10.0
 
 # Those that may hold changes when the interpreter ends.
 _managers: "weakref.WeakSet[MongoDBSessionManager]" = weakref.WeakSet()
@@ -471,8 +470,8 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             SessionConflictError: Somebody else wrote an agent's history meanwhile.
             TimeoutError: Not everything was acknowledged in time.
         """
-        executor = self.session_repository.handle.executor
-        sent = [executor.submit(b.history.flush) for b in self._live_bindings() if b.history.pending]
+        waiting = [binding.history for binding in self._live_bindings() if binding.history.pending]
+        sent = [self.session_repository.handle.executor.submit(history.flush) for history in waiting]
         done, late = wait(sent, timeout)
         for future in done:
             future.result()
@@ -494,12 +493,13 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             if self._closed:
                 return
             self._closed = True
+        deadline = time.monotonic() + CLOSE_TIMEOUT
         try:
             self.flush(CLOSE_TIMEOUT)
         except Exception as error:  # noqa: BLE001 - closing must not keep the client
             self._log_unstored(error)
         finally:
-            self.session_repository.close()
+            self.session_repository.close(max(deadline - time.monotonic(), 0.0))
 
     def _flush_at_exit(self, deadline: float) -> None:
         """Send what is pending from the thread that ends the interpreter: the others have ended."""

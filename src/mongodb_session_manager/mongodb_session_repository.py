@@ -21,7 +21,7 @@ from strands.types.content import Message
 from strands.types.session import Session, SessionAgent, SessionMessage, SessionType
 
 from . import _codec, _document
-from ._client import ClientHandle, check_client_arguments
+from ._client import CLOSE_TIMEOUT, ClientHandle, check_client_arguments
 from ._codec import CODEC_OPTIONS, Stored
 from ._document import AgentWrite, Guard, Pipeline, Update, check_id, check_key
 from ._indexes import ensure_indexes
@@ -114,8 +114,8 @@ class MongoDBSessionRepository(SessionRepository):
         **client_options: Options for the ``MongoClient`` made from ``connection_string``; pymongo validates them.
 
     Raises:
-        TypeError: Client options were given beside ``client``.
-        ValueError: Neither ``connection_string`` nor ``client`` was given.
+        TypeError: Client options were given beside ``client``, or ``metadata_fields`` is a string.
+        ValueError: Neither ``connection_string`` nor ``client`` was given, or a metadata field is not fit.
     """
 
     def __init__(
@@ -129,9 +129,9 @@ class MongoDBSessionRepository(SessionRepository):
         **client_options: Any,
     ) -> None:
         self.application_name = application_name
-        self.metadata_fields = tuple(metadata_fields or ())
+        self.metadata_fields = _index_fields(metadata_fields)
         self._handle = _open_handle(connection_string, client, client_options)
-        self._handle.acquire(self)
+        self._handle.acquire(self, owner=client is None)
         name = collection_name or DEFAULT_COLLECTION
         self._collection = self._open_collection(database_name, name)
         self._feedback = FeedbackSegments(self._collection, self._open_collection(database_name, f"{name}_segments"))
@@ -157,9 +157,13 @@ class MongoDBSessionRepository(SessionRepository):
         """The client with the worker threads that belong to it."""
         return self._handle
 
-    def close(self) -> None:
-        """Release the client; one that was made from a connection string is closed. Idempotent."""
-        self._handle.release(self)
+    def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
+        """Release the client; one that was made from a connection string is closed. Idempotent.
+
+        Args:
+            timeout: Seconds to wait at most for work that its threads still do.
+        """
+        self._handle.release(self, timeout=timeout)
 
     # Sessions
 
@@ -652,6 +656,12 @@ def _open_handle(
     if client is not None:
         return ClientHandle.of(client)
     return ClientHandle.open(cast(str, connection_string), **options)
+
+
+def _index_fields(metadata_fields: Sequence[str] | None) -> tuple[str, ...]:
+    if isinstance(metadata_fields, str):
+        raise TypeError(f"metadata_fields must be a list of names, got the string {metadata_fields!r}")
+    return tuple(check_key("metadata_fields", field) for field in metadata_fields or ())
 
 
 def _place(session_id: str, agent_id: str, message_id: int | None = None) -> str:

@@ -1,0 +1,163 @@
+"""Who owns the client that a process shares."""
+
+import threading
+import weakref
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from pymongo.errors import InvalidOperation
+
+from ._client import (
+    Client,
+    ClientHandle,
+    check_client_arguments,
+    client_options,
+    not_initialized_stats,
+)
+
+__all__ = ["MongoDBConnectionPool"]
+
+
+class MongoDBConnectionPool:
+    """The one MongoClient that a process shares, with its pool of connections.
+
+    Factories that are made with the same arguments use this client too. After a fork the child goes on with the
+    same client, whose connections pymongo makes anew.
+    """
+
+    _lock = threading.Lock()
+    _slot: "_Slot | None" = None
+    _made: ClassVar["weakref.WeakKeyDictionary[ClientHandle, _Arguments]"] = weakref.WeakKeyDictionary()
+
+    @classmethod
+    def initialize(cls, connection_string: str, **kwargs: Any) -> Client:
+        """Make the shared client, or find the one that was made with the same arguments.
+
+        Other arguments replace it: session managers and factories that hold the former client keep it, and it
+        closes with the last of them. When nobody holds it, it closes now.
+
+        Args:
+            connection_string: A ``mongodb://`` or ``mongodb+srv://`` address. The options in it win over the defaults.
+            **kwargs: Options for MongoClient, which win over both. Milliseconds where the name ends in ``MS``.
+
+        Returns:
+            The client, which connects in the background.
+
+        Raises:
+            ValueError: The connection string is empty.
+            pymongo.errors.ConfigurationError: pymongo does not know an option.
+        """
+        check_client_arguments(connection_string, None, kwargs)
+        holder = _Holder()
+        handle = cls._use(holder, _Arguments(connection_string, kwargs))
+        with cls._lock:
+            previous, cls._slot = cls._slot, _Slot(handle, holder)
+        if previous is not None:
+            previous.give_way_to(handle)
+        return handle.client
+
+    @classmethod
+    def get_client(cls) -> Client | None:
+        """Return the shared client; None before ``initialize()`` and after ``close()``.
+
+        A factory made from a connection string also puts its client here, unless ``initialize()`` was called.
+        """
+        slot = cls._slot
+        return None if slot is None or slot.handle.closed else slot.handle.client
+
+    @classmethod
+    def close(cls) -> None:
+        """Close the shared client at once, also for those who still use it; idempotent.
+
+        Work that is queued for it is waited for, at most 10 s.
+        """
+        with cls._lock:
+            slot, cls._slot = cls._slot, None
+        if slot is not None:
+            slot.handle.close()
+
+    @classmethod
+    def get_pool_stats(cls) -> dict[str, Any]:
+        """Ask the server how it is, for at most 5 s, and count the connections; nothing in it is secret.
+
+        Returns:
+            ``status`` (``connected``, ``error`` when the server does not answer, ``not_initialized``),
+            ``server_version``, ``pool_config`` (milliseconds; None for no limit) and ``connections`` (``created``,
+            ``closed``, ``open``, ``in_use``, ``waiting``, ``checkout_failures``).
+        """
+        slot = cls._slot
+        return not_initialized_stats() if slot is None else slot.handle.stats()
+
+    @classmethod
+    def _share(cls, factory: object, connection_string: str, options: dict[str, Any]) -> ClientHandle:
+        """Make a factory an owner of the client for these arguments; whoever releases it last closes it."""
+        handle = cls._use(factory, _Arguments(connection_string, options))
+        with cls._lock:
+            if cls._slot is None or cls._slot.holder is None or cls._slot.handle.closed:
+                cls._slot = _Slot(handle, None)
+        return handle
+
+    @classmethod
+    def _use(cls, owner: object, arguments: "_Arguments") -> ClientHandle:
+        with cls._lock:
+            handle = cls._find(owner, arguments)
+        if handle is not None:
+            return handle
+        made = arguments.open()  # may ask the DNS, so outside the lock: another thread may be first meanwhile
+        with cls._lock:
+            handle = cls._find(owner, arguments)
+            if handle is None:
+                made.acquire(owner, owner=True)
+                cls._made[made] = arguments
+                return made
+        made.close()
+        return handle
+
+    @classmethod
+    def _find(cls, owner: object, arguments: "_Arguments") -> ClientHandle | None:
+        for handle, made_from in cls._made.items():
+            if made_from == arguments:
+                with suppress(InvalidOperation):  # it has been closed
+                    handle.acquire(owner, owner=True)
+                    return handle
+        return None
+
+
+class _Arguments:
+    """What a client is made from. It holds credentials: keep it out of every repr, log and error."""
+
+    def __init__(self, connection_string: str, options: dict[str, Any]) -> None:
+        self._connection_string, self._options = connection_string, options
+        effective = client_options(connection_string, options)
+        self._effective = {name.lower(): value for name, value in effective.items()}
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Arguments):
+            return NotImplemented
+        return (self._connection_string, self._effective) == (other._connection_string, other._effective)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def open(self) -> ClientHandle:
+        return ClientHandle.open(self._connection_string, **self._options)
+
+
+class _Holder:
+    """The pool as a user of a client: a new one for each ``initialize()``, so that two at once cannot mix."""
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """The shared client; ``holder`` is None when a factory put it here, whose closing then ends it."""
+
+    handle: ClientHandle
+    holder: _Holder | None
+
+    def give_way_to(self, handle: ClientHandle) -> None:
+        if self.holder is None:
+            return
+        if self.handle is handle:
+            self.handle.release(self.holder)
+        else:
+            self.handle.abandon(self.holder)

@@ -1,0 +1,315 @@
+"""Where the pieces are put together, and the global slot."""
+
+import asyncio
+import logging
+import threading
+import time
+import weakref
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, Final, cast
+
+from pymongo.errors import InvalidOperation
+
+from ._arguments import with_new_spellings
+from ._client import (
+    CLOSE_TIMEOUT,
+    Client,
+    ClientHandle,
+    check_client_arguments,
+    not_initialized_stats,
+)
+from .errors import FactoryNotInitializedError
+from .mongodb_connection_pool import MongoDBConnectionPool
+from .mongodb_session_manager import MongoDBSessionManager
+
+__all__ = [
+    "MongoDBSessionManagerFactory",
+    "close_global_factory",
+    "get_global_factory",
+    "initialize_global_factory",
+]
+
+logger = logging.getLogger(__name__)
+
+# What a factory keeps as a default for its managers, and what ``create_session_manager`` overrides.
+_MANAGER_ARGUMENTS: Final = (
+    "database_name",
+    "collection_name",
+    "metadata_fields",
+    "metadata_hook",
+    "feedback_hook",
+    "application_name",
+    "durability",
+    "on_error",
+)
+
+_CLOSING_THREADS: Final = 32
+
+
+class MongoDBSessionManagerFactory:
+    """Makes session managers that share one client.
+
+    A client made from ``connection_string`` is the one of ``MongoDBConnectionPool`` and of every other factory with
+    the same arguments; it closes when the last of these factories closes. The factory is a context manager.
+
+    Args:
+        connection_string: A MongoDB URI; ignored when ``client`` is given.
+        database_name: The database; by default the one that the URI (or the client's URI) names, else
+            ``"database_name"``.
+        collection_name: The collection; ``"agent_sessions"`` by default.
+        client: A client to borrow; it is never closed here.
+        metadata_fields: Metadata fields to index.
+        application_name: Written into sessions when they are created.
+        **arguments: What else ``MongoDBSessionManager`` takes (``metadata_hook``, ``feedback_hook``, ``durability``,
+            ``on_error``), as a default for the managers; anything else is an option for the ``MongoClient`` made
+            from ``connection_string``, which pymongo validates.
+
+    Raises:
+        ConfigurationError: pymongo does not know an option.
+        TypeError: Client options were given beside ``client``.
+        ValueError: Neither ``connection_string`` nor ``client`` was given.
+    """
+
+    def __init__(
+        self,
+        connection_string: str | None = None,
+        database_name: str | None = None,
+        collection_name: str | None = None,
+        client: Client | None = None,
+        metadata_fields: Sequence[str] | None = None,
+        application_name: str | None = None,
+        **arguments: Any,
+    ) -> None:
+        arguments = with_new_spellings(arguments)
+        client_kwargs = {name: value for name, value in arguments.items() if name not in _MANAGER_ARGUMENTS}
+        self._defaults: dict[str, Any] = {
+            "database_name": database_name,
+            "collection_name": collection_name,
+            "metadata_fields": metadata_fields,
+            "application_name": application_name,
+            **{name: value for name, value in arguments.items() if name in _MANAGER_ARGUMENTS},
+        }
+        self._lock = threading.Lock()
+        self._managers: weakref.WeakSet[MongoDBSessionManager] = weakref.WeakSet()
+        self._ended: str | None = None
+        check_client_arguments(connection_string, client, client_kwargs)
+        if client is None:
+            self._handle = MongoDBConnectionPool._share(self, cast(str, connection_string), client_kwargs)
+        else:
+            self._handle = ClientHandle.of(client)
+            self._handle.acquire(self, owner=True)
+
+    def create_session_manager(self, session_id: str, **overrides: Any) -> MongoDBSessionManager:
+        """Make a manager for one session, on the factory's client.
+
+        Args:
+            session_id: Any string of 1 to 1,024 bytes in UTF-8 without NUL.
+            **overrides: Arguments of ``MongoDBSessionManager`` that do not concern the client, for this manager
+                only. None leaves the factory's own.
+
+        Raises:
+            RuntimeError: The factory has been closed or replaced.
+            TypeError: There is no such argument.
+            ValueError: ``session_id`` is not fit.
+        """
+        overrides = with_new_spellings(overrides)
+        _check_overrides(overrides)
+        self._check_open()
+        given = {name: value for name, value in overrides.items() if value is not None}
+        defaults = {name: value for name, value in self._defaults.items() if value is not None}
+        try:
+            manager = MongoDBSessionManager(session_id, client=self._handle.client, **(defaults | given))
+        except InvalidOperation:
+            self._check_open()  # closed meanwhile: that is what the caller should read
+            raise
+        self._keep(manager)
+        return manager
+
+    @asynccontextmanager
+    async def session(
+        self, session_id: str, agent_ids: Iterable[str] = (), **overrides: Any
+    ) -> AsyncIterator[MongoDBSessionManager]:
+        """Give a manager for one request of a web service; all of its I/O is off the event loop.
+
+        Agents that are named in ``agent_ids`` are read ahead, so that ``Agent(…)`` inside performs no I/O. At the end
+        what is pending is sent and the manager is closed.
+
+        Args:
+            session_id: Any string of 1 to 1,024 bytes in UTF-8 without NUL.
+            agent_ids: The agents that will be made.
+            **overrides: As for ``create_session_manager``.
+
+        Raises:
+            RuntimeError: The factory has been closed or replaced.
+            TypeError: There is no such argument.
+            ValueError: An id is not fit.
+        """
+        self._check_open()
+        opening = asyncio.wrap_future(self._handle.executor.submit(self._open, session_id, agent_ids, overrides))
+        try:
+            manager = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            # Who was to use it has gone; what was opened is closed by whoever finishes last.
+            opening.add_done_callback(_close_unused)
+            raise
+        try:
+            yield manager
+        finally:
+            await asyncio.shield(manager.aclose())
+
+    def _open(self, session_id: str, agent_ids: Iterable[str], overrides: dict[str, Any]) -> MongoDBSessionManager:
+        manager = self.create_session_manager(session_id, **overrides)
+        try:
+            manager.prefetch(agent_ids)
+        except BaseException:
+            manager.close()
+            raise
+        return manager
+
+    def get_connection_stats(self) -> dict[str, Any]:
+        """Ask the server how it is, for at most 5 s, and count the connections; nothing in it is secret.
+
+        Returns:
+            ``status`` (``connected``, ``external_client`` for a borrowed client that answers, ``error`` when the
+            server does not answer, ``not_initialized`` when the factory's client is closed), ``server_version``,
+            ``pool_config`` (milliseconds; None for no limit) and ``connections`` (``created``, ``closed``, ``open``,
+            ``in_use``, ``waiting``, ``checkout_failures``; None each for a borrowed client, whose pool nobody counts).
+        """
+        return self._handle.stats() if self._ended is None else not_initialized_stats()
+
+    def close(self) -> None:
+        """Close the factory's managers, which send what is pending, and release the client. Idempotent.
+
+        It takes at most 10 seconds until the client is released; what was not sent then is told in a warning.
+        """
+        if not self._end("closed"):
+            return
+        deadline = time.monotonic() + CLOSE_TIMEOUT
+        with self._lock:
+            managers = list(self._managers)
+        try:
+            _close_all(managers)
+        finally:
+            self._handle.release(self, timeout=max(0.0, deadline - time.monotonic()))
+
+    def __enter__(self) -> "MongoDBSessionManagerFactory":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _replace(self) -> None:
+        """Make no more managers, and leave the client to those that there are."""
+        if self._end("replaced by a second initialize_global_factory()"):
+            self._handle.abandon(self)
+
+    def _end(self, how: str) -> bool:
+        with self._lock:
+            if self._ended is not None:
+                return False
+            self._ended = how
+            return True
+
+    def _check_open(self) -> None:
+        if self._ended is not None:
+            raise RuntimeError(
+                f"This MongoDBSessionManagerFactory has been {self._ended}. Make a new factory, or take the one in "
+                "use from get_global_factory()."
+            )
+
+    def _keep(self, manager: MongoDBSessionManager) -> None:
+        """Remember a new manager for closing, unless the factory was closed while it was made."""
+        with self._lock:
+            if self._ended != "closed":
+                self._managers.add(manager)
+                return
+        manager.close()
+        self._check_open()
+
+
+def _close_unused(opening: "asyncio.Future[MongoDBSessionManager]") -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        threading.Thread(target=opening.result().close, name="mongodb-session-manager-close", daemon=True).start()
+
+
+def _check_overrides(overrides: Collection[str]) -> None:
+    unknown = sorted(set(overrides).difference(_MANAGER_ARGUMENTS))
+    if unknown:
+        raise TypeError(
+            f"create_session_manager() has no argument {', '.join(unknown)}. Beside session_id it takes "
+            f"{', '.join(_MANAGER_ARGUMENTS)}; whatever concerns the client is an argument of the factory."
+        )
+
+
+def _close_all(managers: Sequence[MongoDBSessionManager]) -> None:
+    """Close side by side, so that one that hangs does not take the time of the others."""
+    threads = ThreadPoolExecutor(_CLOSING_THREADS, thread_name_prefix="mongodb-session-manager-close")
+    try:
+        closing = {threads.submit(manager.close): manager.session_id for manager in managers}
+    except RuntimeError:  # the interpreter is ending and starts no more threads
+        for manager in managers:
+            manager.close()
+        return
+    done, late = wait(closing, CLOSE_TIMEOUT)
+    for failed in (future for future in done if future.exception()):
+        logger.warning("session_id=<%s>, error=<%r> | a manager did not close", closing[failed], failed.exception())
+    threads.shutdown(wait=not late, cancel_futures=True)
+    if late:
+        logger.warning(
+            "managers=<%d>, seconds=<%s> | closed with managers that were not done", len(late), CLOSE_TIMEOUT
+        )
+
+
+_global_lock = threading.Lock()
+_global_factory: MongoDBSessionManagerFactory | None = None
+
+
+def initialize_global_factory(
+    connection_string: str | None = None,
+    database_name: str | None = None,
+    collection_name: str | None = None,
+    client: Client | None = None,
+    metadata_fields: Sequence[str] | None = None,
+    application_name: str | None = None,
+    **arguments: Any,
+) -> MongoDBSessionManagerFactory:
+    """Make the factory that ``get_global_factory()`` gives; the arguments are those of the factory.
+
+    A second call replaces the first: the former factory makes no more managers, those that it made go on, and its
+    client closes with the last of them. When the new factory cannot be made, the former stays.
+    """
+    global _global_factory
+    factory = MongoDBSessionManagerFactory(
+        connection_string, database_name, collection_name, client, metadata_fields, application_name, **arguments
+    )
+    with _global_lock:
+        previous, _global_factory = _global_factory, factory
+    if previous is not None:
+        previous._replace()
+    return factory
+
+
+def get_global_factory() -> MongoDBSessionManagerFactory:
+    """Return the global factory; it may be called from any thread.
+
+    Raises:
+        FactoryNotInitializedError: There is none, or it has been closed.
+    """
+    factory = _global_factory
+    if factory is None or factory._ended is not None:
+        raise FactoryNotInitializedError
+    return factory
+
+
+def close_global_factory() -> None:
+    """Close the global factory, if there is one, as its ``close()`` does. Idempotent."""
+    global _global_factory
+    with _global_lock:
+        factory, _global_factory = _global_factory, None
+    if factory is not None:
+        factory.close()
