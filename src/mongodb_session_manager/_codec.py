@@ -225,6 +225,18 @@ def _decode_dict(value: Stored) -> Any:
     return {unescape_key(name): decode(item) for name, item in value.items()}
 
 
+def _decode_first_version(value: Any) -> Any:
+    if type(value) is DBRef:
+        return _decode_first_version(dict(value.as_doc()))
+    if isinstance(value, list):
+        return [_decode_first_version(item) for item in value]
+    if not isinstance(value, dict):
+        return int(value) if type(value) is Int64 else value
+    if value.get("__bytes_encoded__") is True and "data" in value:
+        return base64.b64decode(value["data"])
+    return {key: _decode_first_version(item) for key, item in value.items()}
+
+
 def encode_message(message: Message, message_id: int, at: datetime, place: str) -> Stored:
     """Return the array element that stores a message.
 
@@ -271,7 +283,7 @@ class MessageEdit:
             parent, _, child = name.rpartition(".")
             if not parent:
                 stored.pop(child, None)
-            elif parent in stored:
+            elif isinstance(stored.get(parent), dict):
                 stored[parent] = {key: value for key, value in stored[parent].items() if key != child}
 
 
@@ -288,7 +300,10 @@ def replacement(message: Message, message_id: int, at: datetime, place: str) -> 
 def redaction(message: Message, message_id: int, at: datetime, place: str) -> MessageEdit:
     """Return the edit that leaves nothing of a message's content; what identifies and measures it stays."""
     fields = {**_body(message, place), "redacted": True, "updated_at": at}
-    dropped = [name for name in _BODY_FIELDS if name not in fields and name not in ("tracking_id", "metadata")]
+    kept = {*fields, "tracking_id"}
+    if "metadata" not in fields:
+        kept |= {"metadata", "escaped"}  # the metrics that stay may hold marks
+    dropped = [name for name in _BODY_FIELDS if name not in kept]
     if "metadata" not in fields:
         dropped.append("metadata.custom")
     return MessageEdit(message_id, fields, tuple(dropped))
@@ -297,7 +312,7 @@ def redaction(message: Message, message_id: int, at: datetime, place: str) -> Me
 def decode_message(stored: Stored) -> Message:
     """Return the message of an array element: the redacted one, where it was redacted."""
     if "message" in stored:
-        return cast(Message, decode(stored.get("redact_message") or stored["message"]))
+        return cast(Message, _decode_first_version(stored.get("redact_message") or stored["message"]))
     body = {name: stored[name] for name in MESSAGE_FIELDS if name in stored}
     extra = stored.get("extra", {})
     if "escaped" in stored:
@@ -309,12 +324,12 @@ def message_record(stored: Stored) -> Stored:
     """Return an array element as ``list_messages`` shows it: the message, its id, times, metrics and events."""
     message = decode_message(stored)
     kept = {name: decode(value) for name, value in stored.items() if name not in _BODY_FIELDS}
-    at: Stored = {name: _aware(stored[name]) for name in ("created_at", "updated_at") if name in stored}
+    at: Stored = {name: aware(stored[name]) for name in ("created_at", "updated_at") if name in stored}
     return {"message_id": stored["message_id"], **message, **kept, **at}
 
 
-def _aware(at: Any) -> Any:
-    """The first version wrote some times as ISO 8601."""
+def aware(at: str | datetime) -> datetime:
+    """Return a time that may be given in ISO 8601, as the SDK and the first version have it."""
     found = datetime.fromisoformat(at.replace("Z", "+00:00")) if isinstance(at, str) else at
     return found.replace(tzinfo=timezone.utc) if found.tzinfo is None else found
 

@@ -182,7 +182,7 @@ def guarded(session_id: str, write: AgentWrite, guard: Guard) -> tuple[Stored, U
         wanted[f"{path}.next_message_id"] = guard.next_message_id
     update = _change(path, write)
     if write.edited is not None:
-        wanted.setdefault(f"{path}.messages.message_id", {})["$eq"] = write.edited.message_id
+        wanted[f"{path}.messages.message_id"] = write.edited.message_id
     update["$set"][f"{path}.revision"] = (guard.revision or 0) + 1
     update["$set"][f"{path}.next_message_id"] = guard.next_message_id + len(write.appended)
     return wanted, update
@@ -192,7 +192,7 @@ def _unnumbered(path: str, next_message_id: int) -> Stored:
     # The first version kept no counters: its agents are guarded by the ids of their messages.
     return {
         f"{path}.agent_data": {"$exists": True},
-        f"{path}.messages.message_id": {"$not": {"$gte": next_message_id}},
+        "$nor": [{f"{path}.messages.message_id": {"$gte": next_message_id}}],
     }
 
 
@@ -217,8 +217,10 @@ def unguarded(session_id: str, write: AgentWrite) -> tuple[Stored, Update]:
     update["$inc"] = {f"{path}.revision": 1}
     if write.appended:
         message_id = write.appended[0]["message_id"]
-        wanted[f"{path}.next_message_id"] = {"$not": {"$gt": message_id}}
-        wanted[f"{path}.messages.message_id"] = {"$not": {"$gte": message_id}}
+        wanted["$nor"] = [
+            {f"{path}.next_message_id": {"$gt": message_id}},
+            {f"{path}.messages.message_id": {"$gte": message_id}},
+        ]
         update["$set"][f"{path}.next_message_id"] = message_id + 1
     if write.edited is not None:
         wanted[f"{path}.messages.message_id"] = write.edited.message_id

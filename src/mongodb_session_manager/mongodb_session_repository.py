@@ -228,14 +228,12 @@ class MongoDBSessionRepository(SessionRepository):
         Raises:
             SchemaVersionError: A newer version of this library wrote it.
         """
-        check_id("session_id", session_id)
         with _operation("read_session", session_id):
             stored = self._collection.find_one({"_id": session_id}, _document.OPENING_FIELDS)
         return None if stored is None else _session(session_id, stored)
 
     def delete_session(self, session_id: str, **kwargs: Any) -> bool:
         """Delete the session and everything that belongs to it; False where there was none."""
-        check_id("session_id", session_id)
         with _operation("delete_session", session_id):
             deleted = self._collection.delete_one({"_id": session_id}).deleted_count > 0
             self._feedback.delete(session_id)
@@ -252,7 +250,8 @@ class MongoDBSessionRepository(SessionRepository):
         """
         agent_id = check_id("agent_id", session_agent.agent_id)
         data = _codec.encode_agent(session_agent, _place(session_id, agent_id))
-        if not self.start_agent(session_id, AgentWrite(agent_id, data=data)):
+        at = _codec.aware(session_agent.created_at)
+        if not self.start_agent(session_id, AgentWrite(agent_id, data=data, at=at)):
             raise SessionConflictError(session_id, agent_id, "exists already; update it instead.")
 
     def start_agent(self, session_id: str, write: AgentWrite) -> bool:
@@ -261,7 +260,8 @@ class MongoDBSessionRepository(SessionRepository):
         Raises:
             SessionNotFoundError: There is no such session.
         """
-        wanted, update = _document.new_agent(check_id("session_id", session_id), write)
+        check_id("agent_id", write.agent_id)
+        wanted, update = _document.new_agent(session_id, write)
         with _operation("create_agent", session_id, write.agent_id):
             if self._collection.update_one(wanted, update).matched_count:
                 return True
@@ -308,6 +308,7 @@ class MongoDBSessionRepository(SessionRepository):
 
     def write_agent(self, session_id: str, write: AgentWrite, guard: Guard) -> bool:
         """Send one guarded write; False when the history is not where the guard says."""
+        check_id("agent_id", write.agent_id)
         wanted, update = _document.guarded(session_id, write, guard)
         with _operation("write_agent", session_id, write.agent_id, messages=len(write.appended)):
             return self._collection.update_one(wanted, update).matched_count > 0
@@ -357,7 +358,7 @@ class MongoDBSessionRepository(SessionRepository):
         """
         message_id, message = session_message.message_id, session_message.to_message()
         place = _place(session_id, agent_id, message_id)
-        stored = _codec.encode_message(message, message_id, _document.now(), place)
+        stored = _codec.encode_message(message, message_id, _codec.aware(session_message.created_at), place)
         if self._write_unguarded("create_message", session_id, AgentWrite(agent_id, [stored])):
             return
         position = self.locate_agent(session_id, agent_id, message_id)
@@ -612,7 +613,6 @@ class MongoDBSessionRepository(SessionRepository):
         self, session_id: str, multi_agent_id: str, state: Mapping[str, Any], *, create: bool = False
     ) -> None:
         """Store a serialised state; see ``create_multi_agent`` and ``update_multi_agent``."""
-        check_id("session_id", session_id)
         check_id("multi_agent_id", multi_agent_id)
         encoded = _codec.encode(dict(state), f"Multi-agent {multi_agent_id!r} of session {session_id!r}, state")
         shape = _document.new_multi_agent if create else _document.changed_multi_agent
@@ -628,7 +628,6 @@ class MongoDBSessionRepository(SessionRepository):
 
     def read_multi_agent(self, session_id: str, multi_agent_id: str, **kwargs: Any) -> dict[str, Any] | None:
         """Return the stored state of a Graph or Swarm, or None where there is none."""
-        check_id("session_id", session_id)
         check_id("multi_agent_id", multi_agent_id)
         pipeline = _document.multi_agent_pipeline(session_id, multi_agent_id)
         with _operation("read_multi_agent", session_id, multi_agent_id):
@@ -766,11 +765,15 @@ def _session(session_id: str, stored: Mapping[str, Any]) -> Session:
 
 @contextmanager
 def _operation(verb: str, session_id: str, agent_id: str | None = None, messages: int = 0) -> Iterator[None]:
-    """Time one operation; a driver error passes through with a note of where it happened."""
+    """Time one operation; a driver error passes through with a note of where it happened.
+
+    Ids are checked before any operation: one of another type would be a query.
+    """
+    check_id("session_id", session_id)
     started = time.perf_counter()
     try:
         yield
-    except PyMongoError as error:
+    except (PyMongoError, DocumentTooLarge) as error:
         if _is_too_large(error):
             raise SessionTooLargeError(session_id, agent_id) from error
         error.__notes__ = [*getattr(error, "__notes__", ()), f"in {verb} of session {session_id!r}"]
@@ -785,5 +788,5 @@ def _operation(verb: str, session_id: str, agent_id: str | None = None, messages
     )
 
 
-def _is_too_large(error: PyMongoError) -> bool:
+def _is_too_large(error: Exception) -> bool:
     return isinstance(error, DocumentTooLarge) or (isinstance(error, OperationFailure) and error.code in _TOO_LARGE)
