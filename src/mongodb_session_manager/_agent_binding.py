@@ -128,7 +128,7 @@ class AgentBinder:
             write = AgentWrite(agent_id, appended, data=data, at=at)
             created = self._repository.start_agent(self._session_id, write)
         if created:
-            return self._bound(agent, tracker, Guard(1, len(messages)), messages)
+            return self._bound(agent, tracker, Guard(1, len(messages), write.write_id), messages)
         return self._restore(agent, self._repository.restore_agent(self._session_id, agent_id)) or self._start(agent)
 
     def _start_later(self, agent: "LocalAgent") -> AgentBinding:

@@ -31,7 +31,9 @@ MESSAGE_FIELDS = ("role", "content", "tracking_id", "metadata")
 AGENT_FIELDS = ("state", "conversation_manager_state", "_internal_state")
 
 # Servers refuse documents nested deeper than 200 levels; the session document itself takes up to 8.
-_MAX_DEPTH = 100
+_BSON_DEPTH = 100
+# What Python 3.10 still reads back within its recursion limit of 1,000.
+_MAX_DEPTH = 256
 _INT32, _INT64 = 2**31, 2**63
 # BSON's own types among them: applications keep them in metadata.
 _PLAIN = frozenset({float, bool, bytes, type(None), ObjectId, Decimal128})
@@ -91,8 +93,8 @@ class _Encoder:
         return self._uncommon(value, depth)
 
     def _dict(self, value: dict[Any, Any], depth: int) -> Any:
-        if depth >= _MAX_DEPTH:
-            return self._nested(value)
+        if self._is_deep(depth):
+            return self._nested(value, depth)
         stored: Stored = {}
         for key, item in value.items():
             try:
@@ -103,8 +105,8 @@ class _Encoder:
         return stored
 
     def _list(self, value: Any, depth: int) -> Any:
-        if depth >= _MAX_DEPTH:
-            return self._nested(list(value))
+        if self._is_deep(depth):
+            return self._nested(list(value), depth)
         stored = []
         for index, item in enumerate(value):
             try:
@@ -125,8 +127,13 @@ class _Encoder:
         self.escaped = True
         return {name: content}
 
-    def _nested(self, value: Any) -> Stored:
-        return self._mark("%bson", bson.encode({"value": self.encode(value)}))
+    def _is_deep(self, depth: int) -> bool:
+        if depth > _MAX_DEPTH:
+            raise RecursionError
+        return depth > 0 and depth % _BSON_DEPTH == 0
+
+    def _nested(self, value: Any, depth: int) -> Stored:
+        return self._mark("%bson", bson.encode({"value": self.encode(value, depth + 1)}))
 
     def _int(self, value: int) -> Any:
         if -_INT32 <= value < _INT32:
@@ -188,7 +195,8 @@ def _encode(value: Any, place: str, plain_dates: bool = False) -> tuple[Any, boo
     except _RefusedError as refused:
         raise UnstorableValueError(place + refused.path, refused.reason) from None
     except RecursionError:
-        raise UnstorableValueError(place, "it is nested too deeply, or holds itself") from None
+        reason = f"it is nested deeper than {_MAX_DEPTH} levels, or holds itself"
+        raise UnstorableValueError(place, reason) from None
 
 
 _UNMARK: dict[str, Callable[[Any], Any]] = {
@@ -207,12 +215,19 @@ def decode(value: Any) -> Any:
     if kind is dict:
         return _decode_dict(value)
     if kind is list:
-        return [decode(item) for item in value]
+        return _decode_list(value)
     if kind is Int64:
         return int(value)
     if kind is DBRef:  # how pymongo reads the {"$ref": …} of an unescaped tool schema
         return decode(dict(value.as_doc()))
     return value
+
+
+def _decode_list(value: list[Any]) -> list[Any]:
+    decoded = []
+    for item in value:  # a comprehension would take a stack frame for every level
+        decoded.append(decode(item))
+    return decoded
 
 
 def _decode_dict(value: Stored) -> Any:
@@ -222,7 +237,10 @@ def _decode_dict(value: Stored) -> Any:
             return _UNMARK[name](content)
     if value.get("__bytes_encoded__") is True and "data" in value:
         return base64.b64decode(value["data"])
-    return {unescape_key(name): decode(item) for name, item in value.items()}
+    decoded = {}
+    for name, item in value.items():
+        decoded[unescape_key(name)] = decode(item)
+    return decoded
 
 
 def _decode_first_version(value: Any) -> Any:
@@ -323,8 +341,9 @@ def decode_message(stored: Stored) -> Message:
 def message_record(stored: Stored) -> Stored:
     """Return an array element as ``list_messages`` shows it: the message, its id, times, metrics and events."""
     message = decode_message(stored)
-    kept = {name: decode(value) for name, value in stored.items() if name not in _BODY_FIELDS}
-    at: Stored = {name: aware(stored[name]) for name in ("created_at", "updated_at") if name in stored}
+    others = {name: value for name, value in stored.items() if name not in _BODY_FIELDS and value is not None}
+    kept = {name: decode(value) for name, value in others.items()}
+    at: Stored = {name: aware(others[name]) for name in ("created_at", "updated_at") if name in others}
     return {"message_id": stored["message_id"], **message, **kept, **at}
 
 
@@ -355,7 +374,8 @@ def encode_agent(agent: SessionAgent, place: str) -> Stored:
 def session_agent(agent_id: str, stored: Mapping[str, Any]) -> SessionAgent:
     """Return the SDK's record of a stored agent (``agent_data`` and times)."""
     data = stored["agent_data"]
-    fields = {name: decode(data.get(name) or {}) for name in AGENT_FIELDS}
+    read = _decode_first_version if stored.get("revision") is None else decode
+    fields = {name: read(data.get(name) or {}) for name in AGENT_FIELDS}
     return SessionAgent(agent_id=agent_id, **fields, **times(stored))
 
 

@@ -111,11 +111,11 @@ def new_session(session_id: str, session_type: str, application_name: str | None
     }
 
 
-def open_session(session_id: str, session_type: str, application_name: str | None) -> Update:
-    """Return the upsert that opens a session, new or existing."""
+def open_session(session_id: str, session_type: str, application_name: str | None) -> tuple[Stored, Update]:
+    """Return the upsert that opens a session, new or existing, and what a new one starts with."""
     fresh = new_session(session_id, session_type, application_name, now())
     # $max brings sessions of the first version up to date and leaves those of a newer one alone.
-    return {"$setOnInsert": fresh, "$max": {"schema_version": SCHEMA_VERSION}}
+    return fresh, {"$setOnInsert": fresh, "$max": {"schema_version": SCHEMA_VERSION}}
 
 
 @dataclass(frozen=True)
@@ -125,10 +125,12 @@ class Guard:
     Attributes:
         revision: The number of guarded writes so far; None for an agent that the first version stored.
         next_message_id: The id that the next message gets.
+        write_id: The last of those writes; it tells a session apart from one that was deleted and made again.
     """
 
     revision: int | None
     next_message_id: int
+    write_id: object = None
 
 
 @dataclass
@@ -179,7 +181,9 @@ def guarded(session_id: str, write: AgentWrite, guard: Guard) -> tuple[Stored, U
     if guard.revision is None:
         wanted |= _unnumbered(path, guard.next_message_id)
     else:
-        wanted[f"{path}.next_message_id"] = guard.next_message_id
+        wanted[f"{path}.write_id"] = guard.write_id
+        # An agent of the first version has no counter yet after a write of the SDK's own verbs.
+        wanted[f"{path}.next_message_id"] = {"$in": [guard.next_message_id, None]}
     update = _change(path, write)
     if write.edited is not None:
         wanted[f"{path}.messages.message_id"] = write.edited.message_id
@@ -234,7 +238,7 @@ def agent_pipeline(session_id: str, agent_id: str, messages: Any = None) -> Pipe
         name: f"{path}.{name}"
         for name in ("agent_data", "revision", "write_id", "next_message_id", "created_at", "updated_at")
     }
-    fields["last_message_id"] = {"$arrayElemAt": [f"{path}.messages.message_id", -1]}  # type: ignore[assignment]
+    fields["last_message_id"] = {"$max": f"{path}.messages.message_id"}  # type: ignore[assignment]
     if messages is not None:
         fields["messages"] = messages
     return [{"$match": {"_id": session_id}}, {"$project": fields}]
@@ -243,12 +247,15 @@ def agent_pipeline(session_id: str, agent_id: str, messages: Any = None) -> Pipe
 def restore_pipeline(session_id: str, agent_id: str) -> Pipeline:
     """Return the aggregation that reads an agent with the messages that its conversation manager kept.
 
-    What that removed is a number of messages, not an id; ids are never lower than positions, so this may read
-    some messages too many where ids have gaps, and ``kept_messages`` takes the rest.
+    What that removed is a number of messages. It is an id too where ids are the positions, which the counter tells;
+    else (the first version; ids of a caller's own) all messages are read, and ``kept_messages`` leaves out the rest.
     """
-    removed = f"${agent_path(agent_id, 'agent_data', 'conversation_manager_state', 'removed_message_count')}"
-    stages = message_pipeline(session_id, agent_id, {"$ifNull": [removed, 0]}, "$gte")
-    stages[-1]["$project"]["count"] = {"$size": _messages(agent_id)}
+    state = agent_path(agent_id, "agent_data", "conversation_manager_state", "removed_message_count")
+    count = {"$size": _messages(agent_id)}
+    kept = {"$gte": ["$$message.message_id", {"$ifNull": [f"${state}", 0]}]}
+    numbered = {"$eq": [f"${agent_path(agent_id, 'next_message_id')}", count]}
+    stages = _message_stages(session_id, agent_id, {"$or": [{"$not": [numbered]}, kept]})
+    stages[-1]["$project"]["count"] = count
     return stages
 
 
@@ -260,15 +267,18 @@ def page_pipeline(session_id: str, agent_id: str, offset: int, limit: int | None
     return agent_pipeline(session_id, agent_id, {"$slice": [_messages(agent_id), min(offset, _ALL), count]})
 
 
-def message_pipeline(session_id: str, agent_id: str, message_id: Any, comparison: str = "$eq") -> Pipeline:
-    """Return the aggregation that reads the messages whose id compares so with a number or expression."""
-    chosen = {
-        "$filter": {
-            "input": _messages(agent_id),
-            "as": "message",
-            "cond": {comparison: ["$$message.message_id", message_id]},
-        }
-    }
+def message_pipeline(session_id: str, agent_id: str, message_id: int) -> Pipeline:
+    """Return the aggregation that reads one message."""
+    return _message_stages(session_id, agent_id, {"$eq": ["$$message.message_id", message_id]})
+
+
+def tail_pipeline(session_id: str, agent_id: str, message_id: int) -> Pipeline:
+    """Return the aggregation that reads the messages from an id on."""
+    return _message_stages(session_id, agent_id, {"$gte": ["$$message.message_id", message_id]})
+
+
+def _message_stages(session_id: str, agent_id: str, condition: Stored) -> Pipeline:
+    chosen = {"$filter": {"input": _messages(agent_id), "as": "message", "cond": condition}}
     return agent_pipeline(session_id, agent_id, chosen)
 
 
@@ -354,6 +364,11 @@ def has_tracking_id(agent_ids: Iterable[str], tracking_id: str) -> Stored:
     return {"$or": [{agent_path(agent_id, "messages", "tracking_id"): tracking_id} for agent_id in agent_ids]}
 
 
+def segments(session: Stored, segment_ids: list[Any]) -> Stored:
+    """Return the filter of some segments of a session."""
+    return {"_id": {"$in": segment_ids}, "session_id": session["_id"]}
+
+
 def moved_feedback(session_id: str, count: int, segments: int, reference: Stored) -> tuple[Stored, Update]:
     """Return filter and update that replace feedback by the reference to the segment that holds it now.
 
@@ -373,7 +388,7 @@ def guard_of(agent: Mapping[str, Any]) -> Guard:
     revision, next_id, last = (agent.get(name) for name in ("revision", "next_message_id", "last_message_id"))
     if next_id is None:
         next_id = 0 if last is None else last + 1
-    return Guard(None if revision is None else int(revision), int(next_id))
+    return Guard(None if revision is None else int(revision), int(next_id), agent.get("write_id"))
 
 
 def kept_messages(agent: Mapping[str, Any]) -> tuple[int, list[Stored]]:

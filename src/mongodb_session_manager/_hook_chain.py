@@ -2,7 +2,6 @@
 
 import asyncio
 import contextvars
-import copy
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -59,7 +58,7 @@ class HookChain:
             return self._call(index + 1, operation, action, _arguments(own, args, kwargs))
 
         async def awaitable(*args: Any, **kwargs: Any) -> Any:
-            return await asyncio.to_thread(original_func, *args, **kwargs)
+            return _unwrapped(await asyncio.to_thread(_outcome, lambda: original_func(*args, **kwargs)))
 
         is_coroutine = _is_coroutine(self._hooks[index])
         result = self._invoke(index, awaitable if is_coroutine else original_func, action, own)
@@ -69,7 +68,7 @@ class HookChain:
         self, index: int, operation: Operation, off_loop: OffLoop, action: str, own: Mapping[str, Any]
     ) -> Any:
         if index == len(self._hooks) or not _is_coroutine(self._hooks[index]):
-            return await off_loop(lambda: self._call(index, operation, action, own))
+            return _unwrapped(await off_loop(lambda: _outcome(lambda: self._call(index, operation, action, own))))
 
         async def original_func(*args: Any, **kwargs: Any) -> Any:
             given = _arguments(own, args, kwargs)
@@ -80,7 +79,15 @@ class HookChain:
 
     def _invoke(self, index: int, original_func: Operation, action: str, own: Mapping[str, Any]) -> Any:
         # Hooks get copies: what they change reaches the operation only through original_func.
-        return self._hooks[index](original_func, action, self._session_id, **copy.deepcopy(dict(own)), **self._context)
+        given = {name: _copied(value) for name, value in own.items()}
+        return self._hooks[index](original_func, action, self._session_id, **given, **self._context)
+
+
+def _copied(value: Any) -> Any:
+    """Copy what holds values; the values themselves cannot be changed, or cannot be stored."""
+    if isinstance(value, Mapping):
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _arguments(own: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -99,6 +106,21 @@ def _arguments(own: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[st
 
 def _is_coroutine(hook: Hook) -> bool:
     return inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(getattr(hook, "__call__", None))  # noqa: B004
+
+
+def _outcome(call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    # A future cannot carry every exception: one that gets StopIteration never ends.
+    try:
+        return call(), None
+    except BaseException as error:  # noqa: BLE001 - raised again where the future is awaited
+        return None, error
+
+
+def _unwrapped(outcome: tuple[Any, BaseException | None]) -> Any:
+    value, error = outcome
+    if error is not None:
+        raise error
+    return value
 
 
 def _finished(result: Awaitable[Any]) -> Any:

@@ -43,7 +43,7 @@ def make_metadata_tool(
         try:
             access.check_action(action)
             if action == "get":
-                return _retrieved(get().get("metadata", {}), _keys(keys), access)
+                return _retrieved((get() or {}).get("metadata", {}), _keys(keys), access)
             if action == "delete":
                 return _deleted(delete, access.checked(_required(_keys(keys), "keys")))
             return _updated(update, access, _fields(metadata))

@@ -56,8 +56,8 @@ class FeedbackSegments:
         references = [reference["_id"] for reference in session.get("feedback_segments", ())]
         moved: dict[Any, list[Stored]] = {}
         if references:
-            wanted = {"_id": {"$in": references}, "session_id": session["_id"]}
-            moved = {segment["_id"]: segment["items"] for segment in self._segments.find(wanted)}
+            found = self._segments.find(_document.segments(session, references))
+            moved = {segment["_id"]: segment["items"] for segment in found}
         if len(moved) < len(references):
             raise SessionNotFoundError(session["_id"])  # deleted between the two reads
         older = [feedback for reference in references for feedback in moved[reference]]

@@ -7,7 +7,7 @@ from typing import Any
 from strands.tools.decorator import DecoratedFunctionTool
 
 from . import _codec, _telemetry
-from ._hook_chain import HookChain, as_hooks
+from ._hook_chain import HookChain
 from ._metadata_tool import make_metadata_tool
 from .errors import AgentNotFoundError
 from .mongodb_session_repository import MongoDBSessionRepository
@@ -24,20 +24,24 @@ class SessionData:
     session_repository: MongoDBSessionRepository
     _known_agents: Callable[[], set[str]]
     _off_loop: Callable[[Callable[[], Any]], Awaitable[Any]]
+    _check_open: Callable[[], None]
 
     def _set_hooks(
         self,
-        metadata_hook: MetadataHook | Sequence[MetadataHook] | None,
-        feedback_hook: FeedbackHook | Sequence[FeedbackHook] | None,
+        around_metadata: tuple[MetadataHook, ...],
+        around_feedback: tuple[FeedbackHook, ...],
     ) -> None:
-        around_metadata = as_hooks(metadata_hook, "metadata_hook")
-        around_feedback = as_hooks(feedback_hook, "feedback_hook")
         self._metadata_hooks = HookChain(around_metadata, self.session_id)
         self._feedback_hooks = HookChain(around_feedback, self.session_id, session_manager=self)
-        for hook in dict.fromkeys(around_metadata + around_feedback):
+        for hook in {id(hook): hook for hook in (*around_metadata, *around_feedback)}.values():
             bind = getattr(hook, "bind", None)
             if bind is not None:
                 bind(self)
+
+    @property
+    def _repository(self) -> MongoDBSessionRepository:
+        self._check_open()
+        return self.session_repository
 
     # Metadata
 
@@ -73,12 +77,15 @@ class SessionData:
             TypeError: ``metadata_keys`` is a string, or nothing that can be gone through.
             ValueError: A key is not fit; nothing was removed.
         """
-        result: None = self._metadata_hooks.call(self._delete_metadata, "delete", keys=metadata_keys)
+        keys = _as_list(metadata_keys)
+        result: None = self._metadata_hooks.call(self._delete_metadata, "delete", keys=keys)
         return result
 
     async def aupdate_metadata(self, metadata: Mapping[str, Any]) -> None:
         """Do what ``update_metadata`` does, off the event loop."""
-        await self._metadata_hooks.acall(self._update_metadata, self._off_loop, "update", metadata=metadata)
+        chain = self._metadata_hooks
+        result: None = await chain.acall(self._update_metadata, self._off_loop, "update", metadata=metadata)
+        return result
 
     async def aget_metadata(self) -> dict[str, Any]:
         """Do what ``get_metadata`` does, off the event loop."""
@@ -87,7 +94,9 @@ class SessionData:
 
     async def adelete_metadata(self, metadata_keys: Iterable[str]) -> None:
         """Do what ``delete_metadata`` does, off the event loop."""
-        await self._metadata_hooks.acall(self._delete_metadata, self._off_loop, "delete", keys=metadata_keys)
+        keys = _as_list(metadata_keys)
+        result: None = await self._metadata_hooks.acall(self._delete_metadata, self._off_loop, "delete", keys=keys)
+        return result
 
     def get_metadata_tool(
         self, *, allowed_keys: Sequence[str] | None = None, read_only: bool = False
@@ -107,14 +116,14 @@ class SessionData:
         )
 
     def _update_metadata(self, metadata: Any) -> None:
-        self.session_repository.update_metadata(self.session_id, metadata)
+        self._repository.update_metadata(self.session_id, metadata)
 
     def _get_metadata(self) -> dict[str, Any]:
-        metadata = self.session_repository.get_metadata(self.session_id)
+        metadata = self._repository.get_metadata(self.session_id)
         return {"metadata": metadata} if metadata else {}
 
     def _delete_metadata(self, keys: Any) -> None:
-        self.session_repository.delete_metadata(self.session_id, keys)
+        self._repository.delete_metadata(self.session_id, keys)
 
     # Feedback
 
@@ -141,11 +150,13 @@ class SessionData:
         Raises:
             SessionNotFoundError: The session was deleted.
         """
-        return self.session_repository.get_feedbacks(self.session_id)
+        return self._repository.get_feedbacks(self.session_id)
 
     async def aadd_feedback(self, feedback: Mapping[str, Any]) -> None:
         """Do what ``add_feedback`` does, off the event loop."""
-        await self._feedback_hooks.acall(self._add_feedback, self._off_loop, "add", feedback=feedback)
+        chain = self._feedback_hooks
+        result: None = await chain.acall(self._add_feedback, self._off_loop, "add", feedback=feedback)
+        return result
 
     async def aget_feedbacks(self) -> list[dict[str, Any]]:
         """Do what ``get_feedbacks`` does, off the event loop."""
@@ -153,7 +164,7 @@ class SessionData:
         return found
 
     def _add_feedback(self, feedback: Any) -> None:
-        self.session_repository.add_feedback(self.session_id, feedback, self._known_agents())
+        self._repository.add_feedback(self.session_id, feedback, self._known_agents())
 
     # Agents
 
@@ -163,7 +174,7 @@ class SessionData:
         Raises:
             SessionNotFoundError: The session was deleted.
         """
-        config: Any = self.session_repository.read_agent_config(self.session_id, agent_id)
+        config: Any = self._repository.read_agent_config(self.session_id, agent_id)
         return config  # type: ignore[no-any-return]
 
     def update_agent_config(
@@ -193,7 +204,7 @@ class SessionData:
                 raise TypeError(f"{name} of agent {agent_id!r} must be a {kind.__name__}, got {type(value).__name__}")
         given = {"model": model, "system_prompt": system_prompt, "prompt_metadata": prompt_metadata}
         config = {name: value for name, value in given.items() if value is not None}
-        self.session_repository.update_agent_config(self.session_id, agent_id, config)
+        self._repository.update_agent_config(self.session_id, agent_id, config)
 
     def set_prompt_metadata(self, agent_id: str, prompt_metadata: Mapping[str, Any]) -> None:
         """Store where an agent's prompt came from (its lineage); later turns keep it.
@@ -214,7 +225,7 @@ class SessionData:
         Raises:
             SessionNotFoundError: The session was deleted.
         """
-        configs: Any = self.session_repository.list_agent_configs(self.session_id)
+        configs: Any = self._repository.list_agent_configs(self.session_id)
         return configs  # type: ignore[no-any-return]
 
     # Messages and figures
@@ -236,7 +247,7 @@ class SessionData:
             ValueError: ``limit`` or ``offset`` is negative.
         """
         try:
-            stored = self.session_repository.read_page(self.session_id, agent_id, limit, offset)
+            stored = self._repository.read_page(self.session_id, agent_id, limit, offset)
         except AgentNotFoundError:
             return []
         return [_codec.message_record(message) for message in stored]
@@ -253,7 +264,7 @@ class SessionData:
         Raises:
             SessionNotFoundError: The session was deleted.
         """
-        return self.session_repository.count_messages(self.session_id, agent_id)
+        return self._repository.count_messages(self.session_id, agent_id)
 
     def get_usage_summary(self) -> dict[str, Any]:
         """Return token, latency and tool totals.
@@ -268,8 +279,13 @@ class SessionData:
         Raises:
             SessionNotFoundError: The session was deleted.
         """
-        calls = self.session_repository.read_calls(self.session_id)
+        calls = self._repository.read_calls(self.session_id)
         agents: dict[str, UsageTotals] = {
             agent_id: _telemetry.usage_totals(of_agent) for agent_id, of_agent in calls.items()
         }
         return {**_telemetry.sum_of_totals(list(agents.values())), "agents": agents}
+
+
+def _as_list(keys: Any) -> Any:
+    """Hooks and the operation may both go through the keys; what is no list of keys is refused later."""
+    return keys if isinstance(keys, str | bytes | Mapping) or not isinstance(keys, Iterable) else list(keys)

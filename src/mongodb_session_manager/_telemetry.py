@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+from strands.telemetry.metrics import EventLoopMetrics
 from strands.types.content import Message
 
 from .types import ToolUsage, UsageTotals
@@ -46,7 +47,7 @@ def call_metrics(message: Message, agent: "LocalAgent") -> dict[str, Any] | None
     metrics: Mapping[str, int] = cast("Mapping[str, int]", metadata.get("metrics") or {})
     if message["role"] != "assistant" or not (usage or metrics):
         return None
-    counted = getattr(agent, "event_loop_metrics", None)
+    counted = _loop_metrics(agent)
     accumulated = _added(getattr(counted, "accumulated_metrics", {}), metrics)
     if "timeToFirstByteMs" in metrics:
         accumulated["timeToFirstByteMs"] = metrics["timeToFirstByteMs"]
@@ -56,6 +57,13 @@ def call_metrics(message: Message, agent: "LocalAgent") -> dict[str, Any] | None
         "usage": dict(usage),
         "metrics": dict(metrics),
     }
+
+
+def _loop_metrics(agent: "LocalAgent") -> EventLoopMetrics | None:
+    try:
+        return agent.event_loop_metrics
+    except (AttributeError, NotImplementedError):  # a BidiAgent counts nothing
+        return None
 
 
 def _added(counted: Mapping[str, Any], call: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,7 +89,7 @@ class ToolUsageMeter:
 
 
 def _tool_totals(agent: "LocalAgent") -> dict[str, ToolUsage]:
-    metrics = getattr(getattr(agent, "event_loop_metrics", None), "tool_metrics", {})
+    metrics = getattr(_loop_metrics(agent), "tool_metrics", {})
     return {
         name: ToolUsage(calls=m.call_count, successes=m.success_count, errors=m.error_count, seconds=m.total_time)
         for name, m in metrics.items()
@@ -108,9 +116,10 @@ def usage_totals(calls: Iterable[Mapping[str, Any]]) -> UsageTotals:
     totals = UsageTotals(model_calls=0, usage={}, metrics={}, tools={})
     before: Mapping[str, Any] = {}
     for call in calls:
-        usage = call.get("usage") or _call_of(call, before, "accumulated_usage", "totalTokens")
-        metrics = call.get("metrics") or _call_of(call, before, "accumulated_metrics", "latencyMs")
-        before = call
+        usage, metrics = call.get("usage"), call.get("metrics")
+        if not (usage or metrics):
+            usage, metrics = _difference_of_totals(call, before)
+        before, usage, metrics = call, usage or {}, metrics or {}
         totals["model_calls"] += bool(usage or metrics)
         totals["usage"] = _added(totals["usage"], usage)
         totals["metrics"] = _added(totals["metrics"], {"latencyMs": metrics.get("latencyMs")})
@@ -118,10 +127,19 @@ def usage_totals(calls: Iterable[Mapping[str, Any]]) -> UsageTotals:
     return totals
 
 
-def _call_of(call: Mapping[str, Any], before: Mapping[str, Any], field: str, total: str) -> Mapping[str, Any]:
-    now, then = call.get(field) or {}, before.get(field) or {}
-    if (now.get(total) or 0) < (then.get(total) or 0):
-        return cast("Mapping[str, Any]", now)
+def _difference_of_totals(call: Mapping[str, Any], before: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    usage, metrics = call.get("accumulated_usage") or {}, call.get("accumulated_metrics") or {}
+    used, measured = before.get("accumulated_usage") or {}, before.get("accumulated_metrics") or {}
+    if _fell(usage, used, "totalTokens") or _fell(metrics, measured, "latencyMs"):
+        used = measured = {}
+    return _subtracted(usage, used), _subtracted(metrics, measured)
+
+
+def _fell(now: Mapping[str, Any], then: Mapping[str, Any], name: str) -> bool:
+    return (now.get(name) or 0) < (then.get(name) or 0)
+
+
+def _subtracted(now: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, Any]:
     return {name: (value or 0) - (then.get(name) or 0) for name, value in now.items()}
 
 
@@ -148,6 +166,7 @@ _FINDINGS: dict[str, dict[str, tuple[str, ...]]] = {
     "wordPolicy": {"customWords": (), "managedWordLists": ("type",)},
     "sensitiveInformationPolicy": {"piiEntities": ("type",), "regexes": ("name",)},
     "contextualGroundingPolicy": {"filters": ("type",)},
+    "automatedReasoningPolicy": {"findings": ()},
 }
 
 
@@ -193,4 +212,6 @@ def _acted(finding: object) -> bool:
 
 
 def _label(kind: str, fields: Sequence[str], finding: object) -> str:
+    if kind == "findings" and isinstance(finding, Mapping):
+        return "/".join(map(str, finding))  # each is an object with one key, which says what was found
     return "/".join(str(value) for name in fields if (value := _get(finding, name))) or kind

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import bson
 from bson import ObjectId
 from strands.types.content import Message
 
@@ -24,12 +25,15 @@ from .errors import (
     MongoDBSessionError,
     SessionConflictError,
     SessionNotFoundError,
+    SessionTooLargeError,
 )
 from .mongodb_session_repository import MongoDBSessionRepository
 
 logger = logging.getLogger(__name__)
 
 MAX_PENDING = 1000
+# MongoDB's limit for a document, less what else the session document holds at least.
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024 - 64 * 1024
 
 
 @dataclass
@@ -75,14 +79,14 @@ class AgentHistory:
     ) -> None:
         self._repository = repository
         self._session_id, self._agent_id = session_id, agent_id
-        self._guard = guard or Guard(0, 0)
+        self._guard = guard or Guard(None, 0)
         self._stored = guard is not None
         self._records = [_Record(message_id, message) for message_id, message in messages]
         self._pending: deque[_Change] = deque()
         # How many pending changes each write held whose answer is missing, by write id.
         self._unanswered: dict[ObjectId, int] = {}
         # Why nothing can be written any more: somebody else wrote, or what was to be written to is gone.
-        self._end: MongoDBSessionError | None = None
+        self._ended: MongoDBSessionError | None = None
         self._error: Exception | None = None
         # Sending may take long; capturing never waits for it.
         self._sending = threading.RLock()
@@ -105,6 +109,7 @@ class AgentHistory:
 
         Raises:
             SessionConflictError: The history moved on without us; this binding is over.
+            SessionTooLargeError: The message alone is larger than a document can be.
             UnstorableValueError: The message holds something that would not come back equal.
         """
         with self._state:
@@ -113,6 +118,7 @@ class AgentHistory:
             stored = _codec.encode_message(message, message_id, _document.now(), self._place(message_id))
             if metrics:
                 stored["event_loop_metrics"] = _codec.encode(metrics, f"{self._place(message_id)}, metrics")
+            self._check_size(stored)
             self._queue(_Change(appended=stored, data=data))
             self._records.append(_Record(message_id, message))
 
@@ -128,7 +134,9 @@ class AgentHistory:
             self.check_open()
             index, record = self._find(message)
             place = self._place(record.message_id)
-            self._edit(_codec.replacement(message, record.message_id, _document.now(), place), data=data)
+            edit = _codec.replacement(message, record.message_id, _document.now(), place)
+            self._check_size(edit.fields)
+            self._edit(edit, data=data)
             self._records[index] = _Record(record.message_id, message)
 
     def redact_latest(self, message: Message, event: Stored) -> None:
@@ -172,16 +180,18 @@ class AgentHistory:
             self.check_open()
             self._queue(_Change(data=data))
 
-    def discard(self) -> None:
-        """Forget what is queued, because the session was deleted."""
+    def end(self, error: MongoDBSessionError) -> MongoDBSessionError:
+        """Forget what is queued, and raise this from now on."""
         with self._state:
             self._pending.clear()
+            self._ended = error
+        return error
 
     def is_continuation(self, message: Message, live: Sequence[Message]) -> bool:
         """Tell whether an announced message is the latest one grown longer, not a new one.
 
         The SDK announces a merged continuation a second time under its tracking id, as a new dict that took the
-        place of the old one; a prompt that is sent again stands in the history twice.
+        place of the old one; a prompt that is sent again stands in the history once more.
         """
         tracking_id = message.get("tracking_id")
         latest = self._records[-1].message if self._records else None
@@ -189,7 +199,8 @@ class AgentHistory:
             return False
         if latest.get("tracking_id") != tracking_id:
             return False
-        return sum(other.get("tracking_id") == tracking_id for other in live) == 1
+        stored = sum(record.message.get("tracking_id") == tracking_id for record in self._records)
+        return sum(other.get("tracking_id") == tracking_id for other in live) <= stored
 
     def prune(self, live: Sequence[Message]) -> None:
         """Forget the messages that left the live history."""
@@ -230,10 +241,15 @@ class AgentHistory:
             )
         self._pending.append(change)
 
+    def _check_size(self, fields: Stored) -> None:
+        # Queued, it could never be sent, and everything after it would wait for ever.
+        if len(bson.encode(fields)) > MAX_MESSAGE_BYTES:
+            raise SessionTooLargeError(self._session_id, self._agent_id)
+
     def check_open(self) -> None:
         """Raise what ended this binding, if anything did."""
-        if self._end is not None:
-            raise self._end
+        if self._ended is not None:
+            raise self._ended
 
     def _place(self, message_id: int) -> str:
         return f"Agent {self._agent_id!r} of session {self._session_id!r}, message {message_id}"
@@ -266,7 +282,7 @@ class AgentHistory:
             count, write, guard = self._next_write()
             self._unanswered[write.write_id] = count
         if self._send(write, guard):
-            self._acknowledge(count)
+            self._acknowledge(count, write.write_id)
         else:
             self._settle()
         return True
@@ -290,11 +306,11 @@ class AgentHistory:
             count += 1
         return count, write, self._guard
 
-    def _acknowledge(self, count: int) -> None:
+    def _acknowledge(self, count: int, write_id: object) -> None:
         with self._state:
             done = [self._pending.popleft() for _ in range(count)]
             appended = sum(change.appended is not None for change in done)
-            self._guard = Guard((self._guard.revision or 0) + 1, self._guard.next_message_id + appended)
+            self._guard = Guard((self._guard.revision or 0) + 1, self._guard.next_message_id + appended, write_id)
             self._unanswered.clear()
             self._stored = True
 
@@ -303,20 +319,21 @@ class AgentHistory:
         try:
             position = self._repository.locate_agent(self._session_id, self._agent_id, self._guard.next_message_id)
         except (AgentNotFoundError, SessionNotFoundError) as error:
-            raise self._over(error) from None
+            raise self.end(error) from None
         arrived = self._unanswered.get(position.write_id) if isinstance(position.write_id, ObjectId) else None
         arrived = arrived or self._recognised(position.tracking_ids)
         if not arrived and position.guard == self._guard:
             self._refuse_edit()
         if not arrived:
-            raise self._over(self._conflict(position.guard))
+            raise self.end(self._conflict(position.guard))
         logger.debug(
             "session_id=<%s>, agent_id=<%s>, changes=<%d> | an unanswered write had arrived",
             self._session_id,
             self._agent_id,
             arrived,
         )
-        self._acknowledge(arrived)
+        # After a foreign write the place is another one, and the next write of ours conflicts.
+        self._acknowledge(arrived, position.write_id)
 
     def _refuse_edit(self) -> None:
         """The history is where it should be, but the message to edit is not in it."""
@@ -347,9 +364,3 @@ class AgentHistory:
             "manager and agent to go on from what is stored.",
             messages,
         )
-
-    def _over(self, error: MongoDBSessionError) -> MongoDBSessionError:
-        with self._state:
-            self._pending.clear()
-            self._end = error
-        return error

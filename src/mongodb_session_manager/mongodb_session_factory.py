@@ -284,6 +284,7 @@ def initialize_global_factory(
     client closes with the last of them. When the new factory cannot be made, the former stays.
     """
     global _global_factory
+    arguments = with_new_spellings(arguments)
     factory = MongoDBSessionManagerFactory(
         connection_string, database_name, collection_name, client, metadata_fields, application_name, **arguments
     )

@@ -6,6 +6,7 @@ history, and sent by the repository, off the event loop wherever the SDK allows 
 
 import asyncio
 import atexit
+import contextvars
 import logging
 import threading
 import time
@@ -41,9 +42,10 @@ from ._agent_state import WINDOW_FIELDS
 from ._arguments import with_new_spellings
 from ._client import CLOSE_TIMEOUT
 from ._document import check_id
+from ._hook_chain import as_hooks
 from ._session_data import SessionData
 from ._telemetry import policies_triggered
-from .errors import MongoDBSessionError, SessionConflictError
+from .errors import MongoDBSessionError, SessionConflictError, SessionNotFoundError
 from .mongodb_session_repository import MongoDBSessionRepository
 from .types import Durability, FeedbackHook, Health, MetadataHook, OnError
 
@@ -124,7 +126,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         self._degrades = _check_choice("on_error", on_error, get_args(OnError)) == "degrade"
         client_options |= {"metadata_hook": metadata_hook, "feedback_hook": feedback_hook}
         client_options = with_new_spellings(client_options)
-        hooks = [client_options.pop(name) for name in ("metadata_hook", "feedback_hook")]
+        hooks = [as_hooks(client_options.pop(name), name) for name in ("metadata_hook", "feedback_hook")]
         repository = MongoDBSessionRepository(
             connection_string,
             database_name,
@@ -135,10 +137,15 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             **client_options,
         )
         try:
-            opened = repository.open_session(session_id)
+            self._open(session_id, repository)
+            self._set_hooks(*hooks)
         except BaseException:
             repository.close()
             raise
+        _managers.add(self)
+
+    def _open(self, session_id: str, repository: MongoDBSessionRepository) -> None:
+        opened = repository.open_session(session_id)
         super().__init__(session_id, cast(SessionRepository, _OpenedRepository(opened.session)))
         self.session_repository = repository
         self._is_new_session = opened.created
@@ -148,8 +155,6 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         self._bindings: dict[str, AgentBinding | None] = {}
         self._lock = threading.Lock()
         self._closed = False
-        self._set_hooks(*hooks)
-        _managers.add(self)
 
     def register_hooks(self, registry: "HookRegistry", **kwargs: Any) -> None:
         """Register for every event of an agent, a bidirectional agent, a Graph or a Swarm that is to be stored."""
@@ -302,7 +307,8 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         self.initialize(event.agent)
 
     async def _on_invocation_start(self, event: BeforeInvocationEvent) -> None:
-        self._bound(event.agent).invoked = True
+        binding = self._bound(event.agent)
+        binding.invoked, binding.failure = True, None
 
     async def _on_message_added(self, event: MessageAddedEvent) -> None:
         binding = self._bound(event.agent)
@@ -378,7 +384,8 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
 
     async def _off_loop(self, call: Callable[[], Any]) -> Any:
         """Run a blocking call on the client's threads; a cancelled caller does not tear it."""
-        sent = asyncio.wrap_future(self.session_repository.handle.executor.submit(call))
+        context = contextvars.copy_context()
+        sent = asyncio.wrap_future(self.session_repository.handle.executor.submit(context.run, call))
         # When the caller was cancelled nobody asks for the outcome: what failed stays pending and is raised then.
         sent.add_done_callback(lambda done: done.cancelled() or done.exception())
         return await asyncio.shield(sent)
@@ -456,7 +463,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         Later calls raise ``SessionNotFoundError``.
         """
         for binding in self._live_bindings():
-            binding.history.discard()
+            binding.history.end(SessionNotFoundError(self.session_id))
         return self.session_repository.delete_session(self.session_id)
 
     def flush(self, timeout: float | None = None) -> None:
@@ -470,6 +477,11 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             SessionConflictError: Somebody else wrote an agent's history meanwhile.
             TimeoutError: Not everything was acknowledged in time.
         """
+        for binding in self._live_bindings():
+            binding.history.check_open()
+        self._drain(timeout)
+
+    def _drain(self, timeout: float | None) -> None:
         waiting = [binding.history for binding in self._live_bindings() if binding.history.pending]
         sent = [self.session_repository.handle.executor.submit(history.flush) for history in waiting]
         done, late = wait(sent, timeout)
@@ -495,7 +507,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             self._closed = True
         deadline = time.monotonic() + CLOSE_TIMEOUT
         try:
-            self.flush(CLOSE_TIMEOUT)
+            self._drain(CLOSE_TIMEOUT)
         except Exception as error:  # noqa: BLE001 - closing must not keep the client
             self._log_unstored(error)
         finally:
@@ -561,4 +573,4 @@ def _warn_of_unused_storage(agent: "LocalAgent") -> None:
 
 def create_mongodb_session_manager(session_id: str, *args: Any, **kwargs: Any) -> MongoDBSessionManager:
     """Return ``MongoDBSessionManager(session_id, …)``; arguments and errors are the same."""
-    return MongoDBSessionManager(session_id, *args, **kwargs)
+    return MongoDBSessionManager(session_id, *args, **with_new_spellings(kwargs))

@@ -177,7 +177,7 @@ class MongoDBSessionRepository(SessionRepository):
         Raises:
             SchemaVersionError: A newer version of this library wrote it.
         """
-        update = _document.open_session(
+        fresh, update = _document.open_session(
             check_id("session_id", session_id),
             SessionType.AGENT.value,
             application_name or self.application_name,
@@ -185,7 +185,7 @@ class MongoDBSessionRepository(SessionRepository):
         with _operation("open_session", session_id):
             before = self._upsert(session_id, update)
         ensure_indexes(self._collection, self.metadata_fields)
-        stored = before if before is not None else update["$setOnInsert"]
+        stored = before if before is not None else fresh
         agent_ids = stored.get("agent_ids")
         return OpenedSession(
             session=_session(session_id, stored),
@@ -335,9 +335,7 @@ class MongoDBSessionRepository(SessionRepository):
     def _locate(
         self, session_id: str, agent_id: str, from_message_id: int = _document.NO_MESSAGE
     ) -> AgentPosition | None:
-        stored = self._read_agent(
-            "locate_agent", session_id, agent_id, _document.message_pipeline, from_message_id, "$gte"
-        )
+        stored = self._read_agent("locate_agent", session_id, agent_id, _document.tail_pipeline, from_message_id)
         if stored is None:
             raise SessionNotFoundError(session_id)
         if not stored.get("agent_data"):
@@ -371,7 +369,13 @@ class MongoDBSessionRepository(SessionRepository):
             )
 
     def read_message(self, session_id: str, agent_id: str, message_id: int, **kwargs: Any) -> SessionMessage | None:
-        """Return one message, or None where there is no such message, agent or session."""
+        """Return one message, or None where there is no such message, agent or session.
+
+        Raises:
+            TypeError: ``message_id`` is not an integer.
+        """
+        if not isinstance(message_id, int):
+            raise TypeError(f"message_id must be an integer, got {type(message_id).__name__}")
         stored = self._read_agent("read_message", session_id, agent_id, _document.message_pipeline, message_id)
         found = stored["messages"] if stored else []
         return _codec.session_message(found[0]) if found else None
@@ -749,6 +753,8 @@ class _FeedbackTarget:
         """Return what must hold for the session; None where no agent can have the message."""
         if self.message is None:
             return {}
+        if isinstance(self.message, int) and abs(self.message) >= 2**63:
+            return None  # no BSON number, so no message has it
         if isinstance(self.message, int):
             return _document.has_message(cast(str, self.agent_id), self.message)
         agents = list(agent_ids) if self.agent_id is None else [self.agent_id]

@@ -1,0 +1,277 @@
+"""The rules of the house: who may import whom, who touches a collection, where the operators stand."""
+
+import ast
+import importlib
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import mongodb_session_manager
+
+PACKAGE = Path(mongodb_session_manager.__file__).parent
+NAME = "mongodb_session_manager"
+
+# From the ground up. A module imports modules of lower floors, and of its own where the floor says so.
+FLOORS: list[set[str]] = [
+    {"errors", "types"},
+    {"_codec", "_telemetry", "_client", "_indexes", "_arguments", "_hook_chain"},
+    {"_document", "_metadata_tool", "_agent_state", "mongodb_connection_pool"},
+    {"_segments"},
+    {"mongodb_session_repository"},
+    {"_writer", "_session_data", "session_catalog", "storage"},
+    {"_agent_binding"},
+    {"mongodb_session_manager"},
+    {"mongodb_session_factory"},
+    {"hooks"},
+    {"cli", "testing"},
+    {"__init__", "__main__"},
+]
+
+# A client, its pool and its database are no business of these rules: they are about collections.
+COLLECTION_METHODS = {
+    "aggregate",
+    "bulk_write",
+    "count_documents",
+    "create_index",
+    "create_indexes",
+    "delete_many",
+    "delete_one",
+    "distinct",
+    "drop_index",
+    "estimated_document_count",
+    "find",
+    "find_one",
+    "find_one_and_delete",
+    "find_one_and_replace",
+    "find_one_and_update",
+    "insert_many",
+    "insert_one",
+    "replace_one",
+    "update_many",
+    "update_one",
+    "watch",
+}
+MAY_TOUCH_COLLECTIONS = {"mongodb_session_repository", "_indexes", "_segments", "session_catalog", "storage"}
+MAY_NAME_OPERATORS = {"_document", "_codec", "_indexes"}
+
+PUBLIC = {
+    "mongodb_session_manager": ["MongoDBSessionManager", "create_mongodb_session_manager"],
+    "mongodb_session_repository": ["MongoDBSessionRepository"],
+    "mongodb_connection_pool": ["MongoDBConnectionPool"],
+    "mongodb_session_factory": [
+        "MongoDBSessionManagerFactory",
+        "initialize_global_factory",
+        "get_global_factory",
+        "close_global_factory",
+    ],
+    "hooks.feedback_sns_hook": ["FeedbackSNSHook", "create_feedback_sns_hook", "is_feedback_sns_hook_available"],
+    "hooks.metadata_sqs_hook": ["MetadataSQSHook", "create_metadata_sqs_hook", "is_metadata_sqs_hook_available"],
+    "hooks.metadata_websocket_hook": [
+        "MetadataWebSocketHook",
+        "create_metadata_websocket_hook",
+        "is_metadata_websocket_hook_available",
+    ],
+    "errors": [
+        "MongoDBSessionError",
+        "SessionNotFoundError",
+        "AgentNotFoundError",
+        "MessageNotFoundError",
+        "UnstorableValueError",
+        "SessionConflictError",
+        "SessionLockedError",
+        "SessionTooLargeError",
+        "SchemaVersionError",
+        "FactoryNotInitializedError",
+    ],
+}
+
+
+def dotted(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+MODULES = {dotted(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+CORE = {name: path for name, path in MODULES.items() if name.split(".")[0] != "testing"}
+EXISTING = [(module, name) for module, names in PUBLIC.items() if module in MODULES for name in names]
+
+
+@cache
+def tree(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text())
+
+
+def imported(module: str) -> Iterator[str]:
+    """Absolute names of everything a module imports, also inside functions and for types only."""
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{_source(module, node)}.{alias.name}" for alias in node.names)
+
+
+def _source(module: str, node: ast.ImportFrom) -> str:
+    if not node.level:
+        return node.module or ""
+    parents = [NAME, *module.split(".")][: -node.level]
+    return ".".join([*parents, *([node.module] if node.module else [])])
+
+
+def own_imports(module: str) -> set[str]:
+    """The modules at the top of the package that a module imports; the package's version does not count."""
+    names = [name.split(".") for name in imported(module) if name.split(".")[0] == NAME]
+    return {parts[1] if parts[1:2] and is_module(parts[1]) else "__init__" for parts in names} - (
+        {"__init__"} if f"{NAME}.__version__" in imported(module) else set()
+    )
+
+
+def is_module(name: str) -> bool:
+    return any(module.split(".")[0] == name for module in MODULES)
+
+
+def floor(module: str) -> int:
+    top = module.split(".")[0]
+    found = [number for number, names in enumerate(FLOORS) if top in names]
+    assert found, f"{module} is new: give it a floor in {Path(__file__).name}"
+    return found[0]
+
+
+def strings(module: str) -> Iterator[str]:
+    """The text in a module but for docstrings."""
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(tree(module))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            yield node.value
+
+
+def calls(module: str) -> set[str]:
+    """The names of the methods that a module calls."""
+    nodes = [node for node in ast.walk(tree(module)) if isinstance(node, ast.Call)]
+    return {node.func.attr for node in nodes if isinstance(node.func, ast.Attribute)}
+
+
+def all_of(module: str) -> list[str] | None:
+    """The literal ``__all__`` of a module; None where it has none."""
+    for node in tree(module).body:
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        if [ast.unparse(target) for target in targets] == ["__all__"] and isinstance(node, ast.Assign):
+            names: list[str] = ast.literal_eval(node.value)
+            return names
+    return None
+
+
+def defined(module: str) -> set[str]:
+    nodes = tree(module).body
+    return {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)}
+
+
+# Imports
+
+
+@pytest.mark.parametrize("module", ["errors", "types"])
+def test_the_ground_imports_nothing_of_ours(module: str) -> None:
+    assert module not in MODULES or own_imports(module) == set()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_down(module: str) -> None:
+    own = module.split(".")[0]
+    upwards = {name for name in own_imports(module) - {own} if floor(name) >= floor(module)}
+
+    assert upwards == set()
+
+
+def test_the_rule_sees_imports() -> None:
+    assert {"errors", "_document", "_codec", "mongodb_session_repository"} <= own_imports("mongodb_session_manager")
+    assert "_codec" in own_imports("_document")
+
+
+@pytest.mark.parametrize("module", CORE)
+def test_nothing_imports_what_is_for_tests(module: str) -> None:
+    tops = {name.split(".")[0] for name in imported(module)}
+
+    assert "testing" not in own_imports(module)
+    assert not tops & {"pytest", "mongomock", "hypothesis", "fiftyone", "unittest"}
+
+
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - {"hooks._aws"}))
+def test_nothing_imports_aws(module: str) -> None:
+    assert not {name.split(".")[0] for name in imported(module)} & {"boto3", "botocore"}
+
+
+@pytest.mark.parametrize("module", ["_codec", "_document", "_telemetry", "errors", "types"])
+def test_what_is_pure_imports_no_driver(module: str) -> None:
+    assert module not in MODULES or not {name for name in imported(module) if name.startswith("pymongo")}
+
+
+# Collections and operators
+
+
+@pytest.mark.parametrize("module", sorted(CORE.keys() - MAY_TOUCH_COLLECTIONS))
+def test_nothing_else_touches_a_collection(module: str) -> None:
+    assert not calls(module) & COLLECTION_METHODS
+
+
+def test_the_rule_sees_collections() -> None:
+    assert {"update_one", "find_one_and_update", "aggregate"} <= calls("mongodb_session_repository")
+
+
+@pytest.mark.parametrize("module", sorted(CORE.keys() - MAY_NAME_OPERATORS))
+def test_nothing_else_names_an_operator(module: str) -> None:
+    assert [text for text in strings(module) if re.match(r"\$+[a-zA-Z]", text)] == []
+
+
+@pytest.mark.parametrize("module", sorted(CORE.keys() - {"_document"}))
+def test_nothing_else_builds_dotted_paths(module: str) -> None:
+    pattern = re.compile(r"\$?(agents|multi_agents|agent_data|messages)\.|\.(agent_data|messages|state)\b")
+
+    assert [text for text in strings(module) if pattern.match(text)] == []
+
+
+def test_the_rule_sees_operators() -> None:
+    assert {"$set", "$push", "$match"} <= set(strings("_document"))
+
+
+# Names
+
+
+@pytest.mark.parametrize("module", [module for module in CORE if all_of(module) is not None])
+def test_all_is_complete(module: str) -> None:
+    public = {name for name in defined(module) if not name.startswith("_")}
+
+    assert public <= set(all_of(module) or [])
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if all_of(module) is not None])
+def test_all_names_what_is_there(module: str) -> None:
+    names = all_of(module) or []
+    loaded = importlib.import_module(f"{NAME}.{module}".removesuffix(".__init__"))
+
+    assert sorted(names) == sorted(set(names))
+    assert [name for name in names if not hasattr(loaded, name)] == []
+
+
+def test_the_front_door_has_a_literal_all() -> None:
+    imports = {name.split(".")[-1] for name in imported("__init__") if name.split(".")[0] == NAME}
+
+    assert set(all_of("__init__") or []) - {"__version__"} >= imports
+
+
+@pytest.mark.parametrize(("module", "name"), EXISTING, ids=[name for _, name in EXISTING])
+def test_a_fixed_name_is_at_the_front_door(module: str, name: str) -> None:
+    value = getattr(mongodb_session_manager, name)
+
+    assert value.__module__ == f"{NAME}.{module}"
+    assert name in mongodb_session_manager.__all__
+
+
+def test_the_version_is_a_string() -> None:
+    assert re.fullmatch(r"\d+\.\d+\.\d+\S*", mongodb_session_manager.__version__)

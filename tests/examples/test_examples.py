@@ -1,0 +1,125 @@
+"""Each example as a user runs it: a process of its own, on a real MongoDB."""
+
+import os
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from pymongo import MongoClient
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+NAMES = sorted(path.name for path in EXAMPLES.glob("example_*.py"))
+
+Output = Callable[[str], list[str]]
+
+
+@pytest.fixture
+def output(mongodb_uri: str, mongo_client: MongoClient[dict[str, Any]], database_name: str, tmp_path: Path) -> Output:
+    """Run an example to its good end; the lines of its output. It must leave no session and no file."""
+    environment = {**os.environ, "MONGODB_URI": _with_database(mongodb_uri, database_name)}
+
+    def run(name: str) -> list[str]:
+        done = subprocess.run(
+            [sys.executable, EXAMPLES / name],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert mongo_client[database_name].list_collection_names() == ["agent_sessions"]
+        assert mongo_client[database_name]["agent_sessions"].find_one() is None
+        assert list(tmp_path.iterdir()) == []
+        return done.stdout.splitlines()
+
+    return run
+
+
+def _with_database(uri: str, name: str) -> str:
+    parts = urlsplit(uri)
+    query = parts.query
+    if "@" in parts.netloc and "authsource=" not in query.lower():
+        # Credentials are looked up in the database of the path, unless this says otherwise.
+        query = f"{query}&authSource={parts.path.strip('/') or 'admin'}".lstrip("&")
+    return parts._replace(path=f"/{name}", query=query).geturl()
+
+
+def test_metadata_tool(output: Output) -> None:
+    lines = output("example_metadata_tool.py")
+
+    assert "agent:  Successfully updated metadata fields: ['city', 'preferences.language']" in lines
+    assert "stored: {'plan': 'basic', 'preferences': {'language': 'pt', 'theme': 'dark'}, 'city': 'Lisbon'}" in lines
+    assert "agent:  Error: no access to ['plan']; allowed: ['preferences', 'city']" in lines
+    assert "plan:   basic" in lines
+    assert 'get:    Metadata retrieved: {"city": "Lisbon", "preferences.language": "pt"}' in lines
+    assert lines[-1].startswith("delete: Error: ")
+
+
+def test_metadata_hook(output: Output) -> None:
+    assert output("example_metadata_hook.py") == [
+        "audit:      [\"update ['status', 'priority']\", \"delete ['priority']\"]",
+        "validation: status must be one of ['open', 'solved', 'waiting'], got 'forgotten'",
+        "validation: {'status': 'solved'}",
+        "all three:  [\"update ['status']\"], {'status': 'waiting'}",
+        "caching:    3 calls of get_metadata, 1 read",
+    ]
+
+
+def test_feedback_hook(output: Output) -> None:
+    assert output("example_feedback_hook.py") == [
+        "pager:  'That is wrong' on 'Your suitcase may weigh 50 kg.'",
+        "check:  rating must be 'up', 'down' or None, got 'five stars'",
+        "stale:  there is no message 99",
+        "stored: up, Quick, UTC",
+        "stored: down, That is wrong, UTC",
+        "stored: None, No opinion, UTC",
+    ]
+
+
+def test_agent_config(output: Output) -> None:
+    lines = output("example_agent_config.py")
+    support = [line.strip() for line in lines if line.startswith("  support: ")]
+
+    assert support == [
+        "support: small-1, You help customers., None",
+        "support: small-1, You help customers., {'prompt': 'support/de', 'version': 7}",
+        "support: large-1, You help customers quickly., {'prompt': 'support/de', 'version': 7}",
+        "support: large-1, You help customers quickly., 6 messages",
+    ]
+    assert lines.count("  reviewer: large-1, You review answers., None") == 3
+    assert lines[-1] == "an unknown agent: None"
+
+
+def test_calculator_tool(output: Output) -> None:
+    lines = output("example_calculator_tool.py")
+
+    assert "agent: 42.0" in lines
+    assert "restored: 8 messages" in lines
+    assert "agent: You asked 3 questions." in lines
+    assert [line.split()[:2] for line in lines if line.startswith("  ")] == [
+        [str(number), "assistant" if number % 2 else "user"] for number in range(10)
+    ]
+    assert "  6 user      error of a tool" in lines
+    assert lines[-2:] == ["used: 5 model calls, 75 tokens", "divide: 2 calls, 1 succeeded, 1 failed"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_says_so_where_there_is_no_server(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mongod = tmp_path / "mongod"
+    mongod.write_text("#!/bin/sh\nexit 1\n")
+    mongod.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.delenv("MONGODB_URI", raising=False)
+
+    with pytest.raises(SystemExit, match=r"^mongod ended with code 1"):
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+
+    assert capsys.readouterr().out == ""

@@ -1,0 +1,336 @@
+"""Redactions: nothing is left of the original, everything that measures it stays, and the event is on record."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import bson
+import pytest
+from pymongo import MongoClient
+from pymongo.errors import PyMongoError
+from strands import Agent, tool
+from strands.types.content import Message
+
+from mongodb_session_manager import MongoDBSessionManager
+from mongodb_session_manager.errors import UnstorableValueError
+from mongodb_session_manager.testing import CommandCounter, Redaction
+from mongodb_session_manager.types import GUARDRAIL_INTERVENED
+
+NewManager = Callable[..., MongoDBSessionManager]
+NewAgent = Callable[..., Agent]
+Stored = Callable[..., dict[str, Any]]
+Failing = Callable[..., AbstractContextManager[None]]
+
+SECRET = "my number is 555-0199"
+HIDDEN: Message = {"role": "user", "content": [{"text": "…"}]}
+TRACE = {
+    "guardrail": {
+        "modelOutput": [SECRET],
+        "inputAssessment": {
+            "g-1": {
+                "contentPolicy": {"filters": [{"type": "HATE", "confidence": "HIGH", "action": "BLOCKED"}]},
+                "wordPolicy": {"customWords": [{"match": SECRET, "action": "BLOCKED"}]},
+            }
+        },
+    }
+}
+TRIGGERED = {"contentPolicy": ["HATE/HIGH"], "wordPolicy": ["customWords"]}
+
+every_fault = pytest.mark.parametrize(
+    "fault",
+    [{"closeConnection": True}, {"errorCode": 13}, {"writeConcernError": {"code": 64, "errmsg": "timed out"}}],
+    ids=["closed", "refused", "applied"],
+)
+
+
+@tool
+def read_secret() -> str:
+    """Tell a secret."""
+    return SECRET
+
+
+def say(content: str = SECRET) -> Message:
+    return {"role": "user", "content": [{"text": content}]}
+
+
+@pytest.fixture
+def everything(observer: MongoClient[dict[str, Any]], database: str) -> Callable[[], bytes]:
+    """All documents of all collections, as they are stored."""
+
+    def read() -> bytes:
+        found = observer[database]
+        names = found.list_collection_names()
+        return b"".join(bson.encode(document) for name in names for document in found[name].find())
+
+    return read
+
+
+def only_event(stored: Stored) -> dict[str, Any]:
+    (event,) = stored()["guardrail_events"]
+    assert timedelta(0) <= datetime.now(timezone.utc) - event["timestamp"] < timedelta(seconds=30)
+    return {name: value for name, value in event.items() if name != "timestamp"}
+
+
+@pytest.mark.parametrize(
+    ("options", "event"),
+    [
+        ({}, {"action": "BLOCKED"}),
+        ({"action": "ANONYMIZED"}, {"action": "ANONYMIZED"}),
+        ({"stop_reason": GUARDRAIL_INTERVENED}, {"action": "BLOCKED", "stop_reason": "guardrail_intervened"}),
+        ({"guardrail_trace": TRACE}, {"action": "BLOCKED", "policies_triggered": TRIGGERED}),
+        ({"guardrail_trace": {}}, {"action": "BLOCKED", "policies_triggered": {}}),
+        (
+            {"guardrail_trace": TRACE["guardrail"], "action": "X", "stop_reason": "y", "unknown": 1},
+            {"action": "X", "stop_reason": "y", "policies_triggered": TRIGGERED},
+        ),
+    ],
+    ids=["nothing", "action", "stop reason", "trace", "empty trace", "all"],
+)
+def test_the_event_is_on_the_message_and_on_the_session(
+    new_manager: NewManager,
+    new_agent: NewAgent,
+    stored: Stored,
+    command_counter: CommandCounter,
+    everything: Callable[[], bytes],
+    options: dict[str, Any],
+    event: dict[str, Any],
+) -> None:
+    manager = new_manager()
+    agent = new_agent(manager, agent_id="a.b")
+    manager.append_message(say("Hi"), agent)
+    manager.append_message(say(), agent)
+    assert SECRET.encode() in everything()
+
+    with command_counter.counting() as log:
+        manager.redact_latest_message(HIDDEN, agent, **options)
+
+    assert log.names == ["update"]
+    first, latest = manager.list_messages("a.b")
+    assert latest["content"] == HIDDEN["content"]
+    assert latest["guardrail_event"].pop("timestamp").utcoffset() == timedelta(0)
+    assert latest["guardrail_event"] == event
+    assert "guardrail_event" not in first
+    assert only_event(stored) == {**event, "agent_id": "a.b", "message_id": 1}
+    assert SECRET.encode() not in everything()
+
+
+def test_what_identifies_and_measures_the_message_stays(new_manager: NewManager, new_agent: NewAgent) -> None:
+    manager = new_manager()
+    agent = new_agent(manager, SECRET)
+    agent("Hi")
+    before = manager.list_messages("default")[-1]
+
+    manager.redact_latest_message({"role": "assistant", "content": [{"text": "…"}]}, agent)
+
+    after = manager.list_messages("default")[-1]
+    for name in ("message_id", "role", "created_at", "tracking_id", "event_loop_metrics", "metadata"):
+        assert after[name] == before[name]
+    assert after["updated_at"] >= before["updated_at"]
+    assert after["content"] == [{"text": "…"}]
+
+
+def test_plain_text_may_stand_in_its_place(new_manager: NewManager, new_agent: NewAgent) -> None:
+    manager = new_manager()
+    agent = new_agent(manager)
+    manager.append_message(say(), agent)
+
+    manager.redact_latest_message({"role": "user", "content": "[removed]"}, agent)  # type: ignore[typeddict-item]
+
+    assert manager.list_messages("default")[0]["content"] == [{"text": "[removed]"}]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [{"text": SECRET}],
+        [{"image": {"format": "png", "source": {"bytes": SECRET.encode()}}}],
+        [{"toolUse": {"toolUseId": "t", "name": "x", "input": {SECRET: {"a.b": SECRET}}}}],
+        [{"text": f"{SECRET} \ud800"}],
+        [{"reasoningContent": {"reasoningText": {"text": SECRET, "signature": SECRET}}}],
+    ],
+    ids=["text", "image", "tool", "surrogate", "reasoning"],
+)
+def test_nothing_is_left_of_any_content(
+    new_manager: NewManager, new_agent: NewAgent, everything: Callable[[], bytes], content: Any
+) -> None:
+    manager = new_manager()
+    agent = new_agent(manager)
+    message: Any = {"role": "assistant", "content": content, "metadata": {"custom": {"said": SECRET}}, "more": SECRET}
+    manager.append_message(message, agent)
+    assert SECRET.encode() in everything()
+
+    manager.redact_latest_message({"role": "assistant", "content": [{"text": "…"}]}, agent)
+
+    assert SECRET.encode() not in everything()
+    (restored,) = new_agent(new_manager()).messages
+    assert (restored["role"], restored["content"]) == ("assistant", [{"text": "…"}])
+
+
+def test_nothing_is_left_of_a_message_of_the_first_version(
+    new_manager: NewManager,
+    new_agent: NewAgent,
+    observer: MongoClient[dict[str, Any]],
+    database: str,
+    everything: Callable[[], bytes],
+) -> None:
+    window = {"__name__": "SlidingWindowConversationManager", "removed_message_count": 0}
+    data = {"agent_id": "default", "state": {}, "conversation_manager_state": window}
+    message = {"message_id": 0, "message": say(), "redact_message": say(SECRET + "!"), "created_at": "2024-01-26"}
+    observer[database].agent_sessions.insert_one(
+        {"_id": "s-1", "session_id": "s-1", "agents": {"default": {"agent_data": data, "messages": [message]}}}
+    )
+    manager = new_manager()
+    agent = new_agent(manager)
+
+    manager.redact_latest_message(HIDDEN, agent)
+
+    assert SECRET.encode() not in everything()
+    assert new_agent(new_manager()).messages == [HIDDEN]
+
+
+def test_each_redaction_is_on_record(new_manager: NewManager, new_agent: NewAgent, stored: Stored) -> None:
+    manager = new_manager()
+    for agent_id in ("one", "two"):
+        agent = new_agent(manager, agent_id=agent_id)
+        for number in range(2):
+            manager.append_message(say(), agent)
+            manager.redact_latest_message(HIDDEN, agent, stop_reason=str(number))
+
+    events = [(event["agent_id"], event["message_id"], event["stop_reason"]) for event in stored()["guardrail_events"]]
+    assert events == [("one", 0, "0"), ("one", 1, "1"), ("two", 0, "0"), ("two", 1, "1")]
+
+
+@pytest.mark.parametrize("options", [{"action": {"x"}}, {"stop_reason": object()}], ids=str)
+def test_an_event_that_cannot_be_stored_changes_nothing(
+    new_manager: NewManager, new_agent: NewAgent, stored: Stored, options: dict[str, Any]
+) -> None:
+    manager = new_manager()
+    agent = new_agent(manager)
+    manager.append_message(say(), agent)
+    before = stored()
+
+    with pytest.raises(UnstorableValueError, match="'s-1'"):
+        manager.redact_latest_message(HIDDEN, agent, **options)
+    manager.flush()
+
+    assert stored() == before
+
+
+# The model's own guardrail
+
+
+@pytest.mark.parametrize("assistant", [None, "Sorry."])
+def test_a_model_redacts_the_prompt(
+    new_manager: NewManager,
+    new_agent: NewAgent,
+    stored: Stored,
+    everything: Callable[[], bytes],
+    assistant: str | None,
+) -> None:
+    manager = new_manager()
+    agent = new_agent(manager, Redaction("[hidden]", assistant, text="Blocked."))
+
+    agent(SECRET)
+
+    asked, answered = manager.list_messages("default")
+    assert asked["content"] == [{"text": "[hidden]"}]
+    assert answered["content"] == [{"text": assistant or "Blocked."}]
+    assert asked["guardrail_event"]["action"] == "BLOCKED"
+    assert "guardrail_event" not in answered
+    assert only_event(stored) == {"action": "BLOCKED", "agent_id": "default", "message_id": 0}
+    assert answered["event_loop_metrics"]["usage"]["totalTokens"] == 15
+    assert SECRET.encode() not in everything()
+
+
+def test_a_model_redacts_a_tool_result(
+    new_manager: NewManager, new_agent: NewAgent, everything: Callable[[], bytes]
+) -> None:
+    manager = new_manager()
+    use = {"toolUse": {"toolUseId": "t-1", "name": "read_secret", "input": {}}}
+    agent = new_agent(manager, use, Redaction("[hidden]"), tools=[read_secret])
+
+    agent("Tell me")
+
+    assert SECRET.encode() not in everything()
+    assert manager.list_messages("default")[2]["content"][0]["toolResult"]["toolUseId"] == "t-1"
+
+
+# Writes that fail
+
+
+@every_fault
+def test_a_pending_message_that_was_redacted_never_reaches_the_database(
+    new_manager: NewManager,
+    new_agent: NewAgent,
+    stored: Stored,
+    failing: Failing,
+    command_counter: CommandCounter,
+    everything: Callable[[], bytes],
+    fault: dict[str, Any],
+) -> None:
+    manager = new_manager()
+    agent = new_agent(manager)
+    with failing("update", **fault):
+        with pytest.raises(PyMongoError):
+            manager.append_message(say(), agent)
+        with pytest.raises(PyMongoError):
+            manager.redact_latest_message(HIDDEN, agent, stop_reason="x", guardrail_trace=TRACE)
+
+    with command_counter.counting() as log:
+        manager.flush()
+
+    assert SECRET not in str([command.document for command in log.commands])
+    assert SECRET.encode() not in everything()
+    (message,) = manager.list_messages("default")
+    event = {"action": "BLOCKED", "stop_reason": "x", "policies_triggered": TRIGGERED}
+    assert message["content"] == HIDDEN["content"]
+    assert {**message["guardrail_event"], "timestamp": None} == {**event, "timestamp": None}
+    assert only_event(stored) == {**event, "agent_id": "default", "message_id": 0}
+
+
+@every_fault
+@pytest.mark.parametrize("recover", ["flush", "append", "sync", "turn", "close"])
+def test_every_way_to_recover_sends_the_redaction(
+    new_manager: NewManager,
+    new_agent: NewAgent,
+    stored: Stored,
+    failing: Failing,
+    everything: Callable[[], bytes],
+    fault: dict[str, Any],
+    recover: str,
+) -> None:
+    manager = new_manager()
+    agent = new_agent(manager)
+    manager.append_message(say(), agent)
+    with failing("update", **fault), pytest.raises(PyMongoError):
+        manager.redact_latest_message(HIDDEN, agent)
+
+    if recover == "append":
+        manager.append_message(say("Next"), agent)
+    elif recover == "sync":
+        manager.sync_agent(agent)
+    elif recover == "turn":
+        agent("Next")
+    else:
+        getattr(manager, recover)()
+
+    assert SECRET.encode() not in everything()
+    assert only_event(stored) == {"action": "BLOCKED", "agent_id": "default", "message_id": 0}
+
+
+@every_fault
+def test_a_pending_message_keeps_its_metrics(
+    new_manager: NewManager, new_agent: NewAgent, failing: Failing, fault: dict[str, Any]
+) -> None:
+    manager = new_manager()
+    agent = new_agent(manager, SECRET)
+    with failing("update", mode={"skip": 1}, **fault), pytest.raises(PyMongoError):
+        agent("Hi")
+
+    manager.redact_latest_message({"role": "assistant", "content": [{"text": "…"}]}, agent)
+
+    message = manager.list_messages("default")[-1]
+    assert message["content"] == [{"text": "…"}]
+    assert message["event_loop_metrics"]["usage"]["totalTokens"] == 15
+    assert message["tracking_id"] == agent.messages[-1]["tracking_id"]

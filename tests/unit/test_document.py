@@ -1,0 +1,339 @@
+"""The shape of a stored session: field names, ids, and that nothing forgets which session it is about."""
+
+import ast
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import bson
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from mongodb_session_manager import _document
+from mongodb_session_manager._codec import MessageEdit, escape_key, unescape_key
+from mongodb_session_manager._document import AgentWrite, Guard
+
+AT = datetime(2026, 1, 2, tzinfo=timezone.utc)
+SESSION = "session.$1"
+AGENT = "a.b"
+
+# Pieces of the marks, so that keys which look like something escaped come up often.
+PIECES = ["%", "%%", ".", "$", "\0", "\ud800", "2E", "24", "25", "00", "5F", "u", "D800", "empty", "int", "bson"]
+PIECES += ["text", "datetime", "_", "__bytes_encoded__", "_bytes_encoded__", "a", "é"]
+marked = st.lists(st.sampled_from(PIECES), max_size=6).map("".join)
+keys = st.text(st.characters(exclude_categories=()), max_size=10) | marked
+
+
+# Field names
+
+
+@settings(deadline=None, max_examples=400)
+@given(keys)
+@example("")
+@example("%empty")
+@example("%25empty")
+@example("__bytes_encoded__")
+@example("%5F_bytes_encoded__")
+def test_escaping_is_reversible(key: str) -> None:
+    assert unescape_key(escape_key(key)) == key
+
+
+@settings(deadline=None, max_examples=400)
+@given(marked, marked)
+def test_no_two_keys_share_a_field_name(one: str, other: str) -> None:
+    assert (escape_key(one) == escape_key(other)) == (one == other)
+
+
+@settings(deadline=None, max_examples=400)
+@given(keys)
+@example("")
+def test_a_field_name_is_fit_for_a_path(key: str) -> None:
+    name = escape_key(key)
+
+    assert name
+    assert not set(name) & {".", "$", "\0"}
+    assert bson.decode(bson.encode({name: 1})) == {name: 1}
+
+
+@settings(deadline=None)
+@given(keys)
+def test_a_field_name_escapes_to_another(key: str) -> None:
+    """What was escaped once and is escaped again by mistake must not look right."""
+    name = escape_key(key)
+
+    assert (escape_key(name) == name) == (name == key)
+
+
+@pytest.mark.parametrize(
+    "key", ["a", "50%", "%", "snake_case", "_id", "日本", "a b", "%2e", "UPPER", "0", "__x__", "-"]
+)
+def test_plain_keys_stay_readable(key: str) -> None:
+    assert escape_key(key) == key
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("a.b", "a%2Eb"),
+        ("$x", "%24x"),
+        ("%2E", "%252E"),
+        ("\0", "%00"),
+        ("", "%empty"),
+        ("\ud800", "%uD800"),
+        ("%int", "%25int"),
+        ("__bytes_encoded__", "%5F_bytes_encoded__"),
+    ],
+    ids=ascii,
+)
+def test_escaped_names_are_stable(key: str, name: str) -> None:
+    """They are stored: a change would lose sight of them."""
+    assert (escape_key(key), unescape_key(name)) == (name, key)
+
+
+@settings(deadline=None)
+@given(marked.filter(bool))
+def test_a_path_has_one_segment_for_an_id(agent_id: str) -> None:
+    assert _document.agent_path(agent_id, "messages").split(".") == ["agents", escape_key(agent_id), "messages"]
+    assert _document.multi_agent_path(agent_id, "state").split(".") == ["multi_agents", escape_key(agent_id), "state"]
+
+
+# Ids
+
+
+@pytest.mark.parametrize(
+    "value", ["a", " ", "a.b", "$where", "%", "日本", "🙂", "a/b\\c", "\n", "x" * 1024, "é" * 512, "0", "\ufeff"]
+)
+def test_an_id_is_any_short_text(value: str) -> None:
+    assert _document.check_id("session_id", value) == value
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("", "empty"),
+        ("\0", "NUL"),
+        ("a\0b", "NUL"),
+        ("\ud800", "Unicode"),
+        ("a\udfffb", "Unicode"),
+        ("x" * 1025, "1,?024 bytes"),
+        ("é" * 513, "1,?024 bytes"),
+        ("x" * 1_000_000, "1,?024 bytes"),
+    ],
+    ids=["empty", "nul", "nul_inside", "surrogate", "surrogate_inside", "long", "long_in_utf8", "very_long"],
+)
+def test_other_text_is_a_value_error(value: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=rf"^session_id must .*{reason}") as caught:
+        _document.check_id("session_id", value)
+
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("value", [None, 1, b"a", {"$ne": None}, ["a"], ("a",), object(), True], ids=repr)
+def test_an_id_that_is_no_text_is_a_type_error(value: object) -> None:
+    with pytest.raises(TypeError, match=f"^agent_id must be a string, got {type(value).__name__}$"):
+        _document.check_id("agent_id", value)
+
+
+# What is sent
+
+EDIT = MessageEdit(3, {"content": []}, ("extra",))
+GUARD = Guard(5, 8)
+OLD_GUARD = Guard(None, 8)
+
+
+def a_write(**changes: Any) -> AgentWrite:
+    return AgentWrite(AGENT, **changes)
+
+
+UPDATES: dict[str, Callable[[], Any]] = {
+    "new_agent": lambda: _document.new_agent(SESSION, a_write()),
+    "new_agent with messages": lambda: _document.new_agent(SESSION, a_write(appended=[{"message_id": 0}])),
+    "guarded data": lambda: _document.guarded(SESSION, a_write(data={"state": {}}), GUARD),
+    "guarded append": lambda: _document.guarded(SESSION, a_write(appended=[{"message_id": 8}]), GUARD),
+    "guarded edit": lambda: _document.guarded(SESSION, a_write(edited=EDIT), GUARD),
+    "guarded edit of the first version": lambda: _document.guarded(SESSION, a_write(edited=EDIT), OLD_GUARD),
+    "unguarded data": lambda: _document.unguarded(SESSION, a_write(data={"state": {}})),
+    "unguarded append": lambda: _document.unguarded(SESSION, a_write(appended=[{"message_id": 8}])),
+    "unguarded edit": lambda: _document.unguarded(SESSION, a_write(edited=EDIT)),
+    "new_multi_agent": lambda: _document.new_multi_agent(SESSION, AGENT, {}),
+    "changed_multi_agent": lambda: _document.changed_multi_agent(SESSION, AGENT, {}),
+}
+PIPELINES: dict[str, Callable[[], _document.Pipeline]] = {
+    "agent_pipeline": lambda: _document.agent_pipeline(SESSION, AGENT),
+    "restore_pipeline": lambda: _document.restore_pipeline(SESSION, AGENT),
+    "page_pipeline": lambda: _document.page_pipeline(SESSION, AGENT, 2, 3),
+    "page_pipeline without limit": lambda: _document.page_pipeline(SESSION, AGENT, 0, None),
+    "page_pipeline of nothing": lambda: _document.page_pipeline(SESSION, AGENT, 0, 0),
+    "message_pipeline": lambda: _document.message_pipeline(SESSION, AGENT, 3),
+    "multi_agent_pipeline": lambda: _document.multi_agent_pipeline(SESSION, AGENT),
+}
+# Built beside a filter that stands in the repository: the upsert that opens a session, and the insert.
+WITHOUT_FILTER = {"new_session", "open_session"}
+
+
+def builders() -> dict[str, ast.FunctionDef]:
+    """The functions of the module that build something to send for one session."""
+    tree = ast.parse(Path(_document.__file__).read_text())
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    return {
+        function.name: function
+        for function in functions
+        if [each.arg for each in function.args.args[:1]] == ["session_id"] and function.name not in WITHOUT_FILTER
+    }
+
+
+def names_the_session(node: ast.AST) -> bool:
+    """Whether it is ``{"_id": session_id, …}``, or a call of another builder for the same session."""
+    if isinstance(node, ast.Call):
+        names = [ast.unparse(node.func), *map(ast.unparse, node.args[:1])]
+        return names[0] in builders() and names[1:] == ["session_id"]
+    keys = node.keys if isinstance(node, ast.Dict) else []
+    values = node.values if isinstance(node, ast.Dict) else []
+    return any(
+        key is not None and ast.unparse(key) == "'_id'" and ast.unparse(value) == "session_id"
+        for key, value in zip(keys, values, strict=True)
+    )
+
+
+@pytest.mark.parametrize("function", builders().values(), ids=builders().keys())
+def test_every_builder_names_the_session(function: ast.FunctionDef) -> None:
+    """By its text, so that it holds for the builders of later issues too."""
+    assert any(names_the_session(node) for node in ast.walk(function))
+
+
+def test_the_known_builders_are_found() -> None:
+    assert {name.split()[0] for name in [*UPDATES, *PIPELINES]} <= set(builders())
+
+
+@pytest.mark.parametrize("build", UPDATES.values(), ids=UPDATES.keys())
+def test_every_update_names_the_session_and_its_time(build: Callable[[], Any]) -> None:
+    wanted, update = build()
+
+    assert wanted["_id"] == SESSION
+    assert "updated_at" in update["$set"]
+    assert not any("_id" in fields for fields in update.values())
+
+
+@pytest.mark.parametrize("build", PIPELINES.values(), ids=PIPELINES.keys())
+def test_every_pipeline_begins_with_the_session(build: Callable[[], _document.Pipeline]) -> None:
+    assert build()[0] == {"$match": {"_id": SESSION}}
+
+
+@pytest.mark.parametrize("build", UPDATES.values(), ids=UPDATES.keys())
+def test_no_update_touches_another_agent(build: Callable[[], Any]) -> None:
+    _, update = build()
+    paths = [path for fields in update.values() for path in fields if path.startswith(("agents", "multi_agents"))]
+
+    assert paths
+    for path in paths:
+        assert path.split(".")[1] == escape_key(AGENT)
+
+
+@pytest.mark.parametrize("build", UPDATES.values(), ids=UPDATES.keys())
+def test_no_update_has_conflicting_paths(build: Callable[[], Any]) -> None:
+    """A server refuses these; mongomock does not."""
+    _, update = build()
+    paths = sorted(path for fields in update.values() for path in fields)
+
+    assert len(paths) == len(set(paths))
+    assert not [one for one in paths for other in paths if other.startswith(f"{one}.")]
+
+
+@pytest.mark.parametrize("name", ["guarded data", "guarded append", "guarded edit"])
+def test_a_guarded_write_checks_and_moves_the_guard(name: str) -> None:
+    wanted, update = UPDATES[name]()
+    moved = GUARD.next_message_id + (name == "guarded append")
+
+    assert wanted["agents.a%2Eb.revision"] == GUARD.revision
+    assert wanted["agents.a%2Eb.write_id"] == GUARD.write_id
+    assert wanted["agents.a%2Eb.next_message_id"] == {"$in": [GUARD.next_message_id, None]}
+    assert update["$set"]["agents.a%2Eb.revision"] == 6
+    assert update["$set"]["agents.a%2Eb.next_message_id"] == moved
+    assert "agents.a%2Eb.write_id" in update["$set"]
+
+
+def test_an_edit_names_its_message() -> None:
+    for name in ("guarded edit", "unguarded edit"):
+        wanted, _ = UPDATES[name]()
+        condition = wanted["agents.a%2Eb.messages.message_id"]
+        assert condition in (3, {"$eq": 3})
+
+
+def test_each_write_has_an_id_of_its_own() -> None:
+    assert a_write().write_id != a_write().write_id
+
+
+def test_a_new_session_has_every_part() -> None:
+    fresh = _document.new_session(SESSION, "AGENT", "app", AT)
+
+    assert list(fresh)[:2] == ["session_id", "session_type"]
+    assert (fresh["metadata"], fresh["feedbacks"], fresh["agents"], fresh["multi_agents"]) == ({}, [], {}, {})
+    assert (fresh["application_name"], fresh["created_at"], fresh["updated_at"]) == ("app", AT, AT)
+
+
+def test_opening_changes_nothing_of_an_existing_session_but_the_schema_version() -> None:
+    fresh, update = _document.open_session(SESSION, "AGENT", None)
+
+    assert update["$setOnInsert"] is fresh
+    assert set(update) == {"$setOnInsert", "$max"}
+    assert update["$max"] == {"schema_version": _document.SCHEMA_VERSION}
+
+
+def test_opening_never_reads_the_history() -> None:
+    assert not {"agents", "messages", "multi_agents", "feedbacks"} & set(_document.OPENING_FIELDS)
+
+
+def test_now_is_a_time_that_bson_keeps() -> None:
+    at = _document.now()
+
+    assert bson.decode(bson.encode({"at": at}), codec_options=bson.CodecOptions(tz_aware=True)) == {"at": at}
+    assert abs(datetime.now(timezone.utc) - at) < timedelta(minutes=1)
+
+
+# What was read
+
+
+@pytest.mark.parametrize(
+    ("agent", "guard"),
+    [
+        ({"revision": 4, "next_message_id": 9, "last_message_id": 8}, Guard(4, 9)),
+        ({"revision": 1, "next_message_id": 0}, Guard(1, 0)),
+        ({"last_message_id": 8}, Guard(None, 9)),
+        ({"revision": None, "next_message_id": None, "last_message_id": None}, Guard(None, 0)),
+        ({}, Guard(None, 0)),
+    ],
+    ids=["counted", "new", "first_version", "null", "empty"],
+)
+def test_the_guard_of_an_agent(agent: dict[str, Any], guard: Guard) -> None:
+    assert _document.guard_of(agent) == guard
+
+
+@pytest.mark.parametrize(
+    ("removed", "count", "read", "kept"),
+    [
+        (0, 3, [0, 1, 2], [0, 1, 2]),
+        (2, 3, [2], [2]),
+        (2, 3, [5, 6], [6]),
+        (3, 3, [], []),
+        (3, 3, [7, 8], []),
+        (9, 3, [9], []),
+        (None, 2, [0, 1], [0, 1]),
+    ],
+    ids=["none", "some", "gaps", "all", "all_with_gaps", "too_many", "null"],
+)
+def test_the_messages_that_were_kept(removed: int | None, count: int, read: list[int], kept: list[int]) -> None:
+    messages = [{"message_id": number} for number in read]
+    data = {"conversation_manager_state": {"removed_message_count": removed}}
+
+    found = _document.kept_messages({"agent_data": data, "count": count, "messages": messages})
+
+    assert found == (removed or 0, [{"message_id": number} for number in kept])
+
+
+@pytest.mark.parametrize("data", [{}, {"conversation_manager_state": None}], ids=["absent", "null"])
+def test_an_agent_without_conversation_manager_kept_all(data: dict[str, Any]) -> None:
+    messages = [{"message_id": 0}]
+
+    assert _document.kept_messages({"agent_data": data, "count": 1, "messages": messages}) == (0, messages)
