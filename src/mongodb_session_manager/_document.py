@@ -28,6 +28,7 @@ OPENING_FIELDS = dict.fromkeys(
         "created_at",
         "updated_at",
         "agent_ids",
+        "outbox",
     ),
     1,
 )
@@ -352,6 +353,17 @@ def new_feedback(session_id: str, feedback: Stored, size: int, about: Stored) ->
         "$inc": {"feedback_bytes": size},
         "$set": {"updated_at": feedback["created_at"]},
     }
+
+
+def record(update: Update, outbox: list[Stored]) -> None:
+    """Have an update record notifications too."""
+    if outbox:
+        update.setdefault("$push", {})["outbox"] = {"$each": outbox}
+
+
+def acknowledged(session_id: str, ids: Iterable[str]) -> tuple[Stored, Update]:
+    """Return filter and update that remove notifications from the outbox."""
+    return {"_id": session_id}, {"$pull": {"outbox": {"id": {"$in": list(ids)}}}}
 
 
 def has_message(agent_id: str, message_id: int) -> Stored:

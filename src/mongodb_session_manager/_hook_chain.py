@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import functools
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,10 @@ from typing import Any, TypeAlias
 Hook: TypeAlias = Callable[..., Any]
 Operation: TypeAlias = Callable[..., Any]
 OffLoop: TypeAlias = Callable[[Callable[[], Any]], Awaitable[Any]]
+Own: TypeAlias = Mapping[str, Any]
+# Called with what is really stored, after all hooks had their say; what it returns is stored in the same write.
+Watcher: TypeAlias = Callable[[Any], Mapping[str, Any] | None]
+Watchers: TypeAlias = tuple[Watcher, ...]
 
 # The arguments that an operation may have, in the order in which hooks pass them by position.
 _NAMES = ("metadata", "keys")
@@ -44,18 +49,19 @@ class HookChain:
 
     def call(self, operation: Operation, action: str, **own: Any) -> Any:
         """Run an operation with its argument, by keyword, through all hooks; a coroutine hook runs to its end."""
-        return self._call(0, operation, action, own)
+        return self._call(0, operation, action, own, ())
 
     async def acall(self, operation: Operation, off_loop: OffLoop, action: str, **own: Any) -> Any:
         """Do the same from an event loop: coroutine hooks run on it, everything else off it."""
-        return await self._acall(0, operation, off_loop, action, own)
+        return await self._acall(0, operation, off_loop, action, own, ())
 
-    def _call(self, index: int, operation: Operation, action: str, own: Mapping[str, Any]) -> Any:
+    def _call(self, index: int, operation: Operation, action: str, own: Own, watchers: Watchers) -> Any:
         if index == len(self._hooks):
-            return operation(**own)
+            return _performed(operation, own, watchers)
 
-        def original_func(*args: Any, **kwargs: Any) -> Any:
-            return self._call(index + 1, operation, action, _arguments(own, args, kwargs))
+        def original_func(*args: Any, on_store: Watcher | None = None, **kwargs: Any) -> Any:
+            given = _arguments(own, args, kwargs)
+            return self._call(index + 1, operation, action, given, _with(watchers, on_store))
 
         async def awaitable(*args: Any, **kwargs: Any) -> Any:
             return _unwrapped(await asyncio.to_thread(_outcome, lambda: original_func(*args, **kwargs)))
@@ -65,22 +71,35 @@ class HookChain:
         return _finished(result) if inspect.isawaitable(result) else result
 
     async def _acall(
-        self, index: int, operation: Operation, off_loop: OffLoop, action: str, own: Mapping[str, Any]
+        self, index: int, operation: Operation, off_loop: OffLoop, action: str, own: Own, watchers: Watchers
     ) -> Any:
         if index == len(self._hooks) or not _is_coroutine(self._hooks[index]):
-            return _unwrapped(await off_loop(lambda: _outcome(lambda: self._call(index, operation, action, own))))
+            rest = functools.partial(self._call, index, operation, action, own, watchers)
+            return _unwrapped(await off_loop(lambda: _outcome(rest)))
 
-        async def original_func(*args: Any, **kwargs: Any) -> Any:
+        async def original_func(*args: Any, on_store: Watcher | None = None, **kwargs: Any) -> Any:
             given = _arguments(own, args, kwargs)
-            return await self._acall(index + 1, operation, off_loop, action, given)
+            return await self._acall(index + 1, operation, off_loop, action, given, _with(watchers, on_store))
 
         result = await self._invoke(index, original_func, action, own)
         return await result if inspect.isawaitable(result) else result
 
-    def _invoke(self, index: int, original_func: Operation, action: str, own: Mapping[str, Any]) -> Any:
+    def _invoke(self, index: int, original_func: Operation, action: str, own: Own) -> Any:
         # Hooks get copies: what they change reaches the operation only through original_func.
-        given = {name: _copied(value) for name, value in own.items()}
+        try:
+            given = {name: _copied(value) for name, value in own.items()}
+        except RecursionError:  # a value that holds itself, which the operation refuses by name
+            given = dict(own)
         return self._hooks[index](original_func, action, self._session_id, **given, **self._context)
+
+
+def _performed(operation: Operation, own: Own, watchers: Watchers) -> Any:
+    records = [record for watch in watchers for value in own.values() if (record := watch(value)) is not None]
+    return operation(**own, outbox=records) if records else operation(**own)
+
+
+def _with(watchers: Watchers, watcher: Watcher | None) -> Watchers:
+    return watchers if watcher is None else (*watchers, watcher)
 
 
 def _copied(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """What an application keeps beside the conversation: metadata, feedback, agents' configuration, and the figures."""
 
 import functools
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ class SessionData:
     _known_agents: Callable[[], set[str]]
     _off_loop: Callable[[Callable[[], Any]], Awaitable[Any]]
     _check_open: Callable[[], None]
+    _outbox: tuple[dict[str, Any], ...]
 
     def _set_hooks(
         self,
@@ -37,11 +39,25 @@ class SessionData:
             bind = getattr(hook, "bind", None)
             if bind is not None:
                 bind(self)
+        self._flushes = [
+            flush for hook in (*around_metadata, *around_feedback) if (flush := getattr(hook, "flush", None))
+        ]
+
+    def _flush_hooks(self, timeout: float) -> None:
+        """Let hooks that deliver behind the caller's back deliver what they hold."""
+        deadline = time.monotonic() + timeout
+        for flush in self._flushes:
+            flush(max(deadline - time.monotonic(), 0.0))
 
     @property
     def _repository(self) -> MongoDBSessionRepository:
         self._check_open()
         return self.session_repository
+
+    @property
+    def undelivered(self) -> tuple[dict[str, Any], ...]:
+        """The outbox as it was when the session was opened: what hooks recorded and nobody has delivered yet."""
+        return self._outbox
 
     # Metadata
 
@@ -115,15 +131,15 @@ class SessionData:
             self.get_metadata, self.update_metadata, self.delete_metadata, allowed_keys, read_only
         )
 
-    def _update_metadata(self, metadata: Any) -> None:
-        self._repository.update_metadata(self.session_id, metadata)
+    def _update_metadata(self, metadata: Any, outbox: Sequence[Mapping[str, Any]] = ()) -> None:
+        self._repository.update_metadata(self.session_id, metadata, outbox)
 
     def _get_metadata(self) -> dict[str, Any]:
         metadata = self._repository.get_metadata(self.session_id)
         return {"metadata": metadata} if metadata else {}
 
-    def _delete_metadata(self, keys: Any) -> None:
-        self._repository.delete_metadata(self.session_id, keys)
+    def _delete_metadata(self, keys: Any, outbox: Sequence[Mapping[str, Any]] = ()) -> None:
+        self._repository.delete_metadata(self.session_id, keys, outbox)
 
     # Feedback
 
@@ -163,8 +179,8 @@ class SessionData:
         found: list[dict[str, Any]] = await self._off_loop(self.get_feedbacks)
         return found
 
-    def _add_feedback(self, feedback: Any) -> None:
-        self._repository.add_feedback(self.session_id, feedback, self._known_agents())
+    def _add_feedback(self, feedback: Any, outbox: Sequence[Mapping[str, Any]] = ()) -> None:
+        self._repository.add_feedback(self.session_id, feedback, self._known_agents(), outbox)
 
     # Agents
 

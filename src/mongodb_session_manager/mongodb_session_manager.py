@@ -151,6 +151,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         self._is_new_session = opened.created
         self._application_name = opened.application_name
         self._stored_agents = opened.agent_ids
+        self._outbox = opened.outbox
         self._binder = AgentBinder(repository, session_id, opened.agent_ids, self._fix_broken_tool_use)
         self._bindings: dict[str, AgentBinding | None] = {}
         self._lock = threading.Lock()
@@ -510,6 +511,8 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             self._drain(CLOSE_TIMEOUT)
         except Exception as error:  # noqa: BLE001 - closing must not keep the client
             self._log_unstored(error)
+        try:
+            self._flush_hooks(max(deadline - time.monotonic(), 0.0))
         finally:
             self.session_repository.close(max(deadline - time.monotonic(), 0.0))
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import bson
 from pymongo import MongoClient, ReadPreference, ReturnDocument
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+Outbox: TypeAlias = Sequence[Mapping[str, Any]]
+
 DEFAULT_DATABASE = "database_name"
 DEFAULT_COLLECTION = "agent_sessions"
 
@@ -58,12 +60,14 @@ class OpenedSession:
         created: Whether the session is new.
         application_name: As it was when the session was created.
         agent_ids: The agents that it surely holds; None where that was not recorded (the first version).
+        outbox: Notifications that were recorded with a change and not acknowledged.
     """
 
     session: Session
     created: bool
     application_name: str | None
     agent_ids: frozenset[str] | None
+    outbox: tuple[dict[str, Any], ...]
 
 
 @dataclass(frozen=True)
@@ -192,6 +196,7 @@ class MongoDBSessionRepository(SessionRepository):
             created=before is None,
             application_name=stored.get("application_name"),
             agent_ids=None if agent_ids is None else frozenset(agent_ids),
+            outbox=tuple(_codec.decode(record) for record in stored.get("outbox", ())),
         )
 
     def _upsert(self, session_id: str, update: Update) -> Stored | None:
@@ -493,8 +498,13 @@ class MongoDBSessionRepository(SessionRepository):
 
     # Metadata
 
-    def update_metadata(self, session_id: str, metadata: Mapping[str, Any]) -> None:
+    def update_metadata(self, session_id: str, metadata: Mapping[str, Any], outbox: Outbox = ()) -> None:
         """Set metadata fields; the others stay. A dotted key reaches into a nested field.
+
+        Args:
+            session_id: The session.
+            metadata: Values by key.
+            outbox: Notifications to record in the same write; each has an ``id``.
 
         Raises:
             SessionNotFoundError: There is no such session.
@@ -506,6 +516,7 @@ class MongoDBSessionRepository(SessionRepository):
         if not fields:
             return
         wanted, update = _document.changed_metadata(session_id, fields)
+        _document.record(update, _outbox(session_id, outbox))
         with _operation("update_metadata", session_id), _unreachable_fields(session_id, fields):
             self._expect_session(session_id, self._collection.update_one(wanted, update).matched_count)
 
@@ -519,8 +530,13 @@ class MongoDBSessionRepository(SessionRepository):
             stored = self._found(session_id, self._collection.find_one({"_id": session_id}, {"metadata": 1}))
         return cast("dict[str, Any]", _codec.decode(stored.get("metadata") or {}))
 
-    def delete_metadata(self, session_id: str, keys: Iterable[str]) -> None:
+    def delete_metadata(self, session_id: str, keys: Iterable[str], outbox: Outbox = ()) -> None:
         """Remove metadata fields; dotted keys reach into nested ones. Fields that are not there are passed over.
+
+        Args:
+            session_id: The session.
+            keys: The fields.
+            outbox: Notifications to record in the same write; each has an ``id``.
 
         Raises:
             SessionNotFoundError: There is no such session.
@@ -531,18 +547,26 @@ class MongoDBSessionRepository(SessionRepository):
         if not names:
             return
         wanted, update = _document.deleted_metadata(session_id, names)
+        _document.record(update, _outbox(session_id, outbox))
         with _operation("delete_metadata", session_id):
             self._expect_session(session_id, self._collection.update_one(wanted, update).matched_count)
 
     # Feedback
 
-    def add_feedback(self, session_id: str, feedback: Mapping[str, Any], agent_ids: Iterable[str] = ()) -> None:
+    def add_feedback(
+        self,
+        session_id: str,
+        feedback: Mapping[str, Any],
+        agent_ids: Iterable[str] = (),
+        outbox: Outbox = (),
+    ) -> None:
         """Append feedback; ``created_at`` is added.
 
         Args:
             session_id: The session.
             feedback: Any fields. With ``message_id`` and ``agent_id``, or with ``tracking_id``, it is about a message.
             agent_ids: The agents whose messages a ``tracking_id`` is looked for in.
+            outbox: Notifications to record in the same write; each has an ``id``.
 
         Raises:
             MessageNotFoundError: The message that it is about is not stored.
@@ -553,17 +577,19 @@ class MongoDBSessionRepository(SessionRepository):
         """
         stored = _feedback(session_id, feedback)
         target = _FeedbackTarget.of(session_id, feedback)
-        if self._push_feedback(session_id, stored, target.condition(agent_ids)):
+        records = _outbox(session_id, outbox)
+        if self._push_feedback(session_id, stored, target.condition(agent_ids), records):
             return
         # An agent may have come since the caller learnt of them; this also tells whether the session is there.
         others = {config["agent_id"] for config in self.list_agent_configs(session_id)} - set(agent_ids)
-        if not (target.anywhere and self._push_feedback(session_id, stored, target.condition(others))):
+        if not (target.anywhere and self._push_feedback(session_id, stored, target.condition(others), records)):
             raise MessageNotFoundError(session_id, target.agent_id, target.message or "")
 
-    def _push_feedback(self, session_id: str, stored: Stored, about: Stored | None) -> bool:
+    def _push_feedback(self, session_id: str, stored: Stored, about: Stored | None, records: list[Stored]) -> bool:
         if about is None:
             return False
         wanted, update = _document.new_feedback(session_id, stored, len(bson.encode(stored)), about)
+        _document.record(update, records)
         with _operation("add_feedback", session_id):
             after = self._collection.find_one_and_update(
                 wanted, update, {"feedback_bytes": 1}, return_document=ReturnDocument.AFTER
@@ -571,6 +597,12 @@ class MongoDBSessionRepository(SessionRepository):
         if after is not None and after["feedback_bytes"] > FEEDBACK_BYTES:
             self._feedback.move(session_id)
         return after is not None
+
+    def acknowledge_outbox(self, session_id: str, ids: Iterable[str]) -> None:
+        """Remove notifications that were delivered; where the session is gone they are gone too."""
+        wanted, update = _document.acknowledged(session_id, ids)
+        with _operation("acknowledge_outbox", session_id):
+            self._collection.update_one(wanted, update)
 
     def get_feedbacks(self, session_id: str) -> list[dict[str, Any]]:
         """Return all feedback of the session in the order in which it came.
@@ -711,6 +743,10 @@ def _unreachable_fields(session_id: str, fields: Stored) -> Iterator[None]:
             f"Metadata of session {session_id!r}, one of {[key for key in fields if '.' in key]}",
             "a value that is no object stands where the dotted key goes through; delete that field first",
         ) from error
+
+
+def _outbox(session_id: str, records: Outbox) -> list[Stored]:
+    return [_codec.encode(dict(record), f"Outbox of session {session_id!r}", plain_dates=True) for record in records]
 
 
 def _feedback(session_id: str, feedback: object) -> Stored:

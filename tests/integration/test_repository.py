@@ -145,6 +145,7 @@ SESSION_VERBS: dict[str, Verb] = {
     "delete_metadata": lambda r, s, a: r.delete_metadata(s, ["k"]),
     "add_feedback": lambda r, s, a: r.add_feedback(s, {"rating": "up"}),
     "get_feedbacks": lambda r, s, a: r.get_feedbacks(s),
+    "acknowledge_outbox": lambda r, s, a: r.acknowledge_outbox(s, ["n-1"]),
 }
 AGENT_VERBS: dict[str, Verb] = {
     "create_agent": lambda r, s, a: r.create_agent(s, an_agent(a)),
