@@ -146,7 +146,9 @@ class AgentBinder:
         messages = self._restore_messages(agent, restored)
         tracker = AgentStateTracker(self.place(agent.agent_id))
         tracker.adopt(agent, restored.data)
-        return self._bound(agent, tracker, restored.guard, messages)
+        binding = self._bound(agent, tracker, restored.guard, messages)
+        binding.history.measure(restored.live_count, restored.live_bytes)
+        return binding
 
     def _restore_messages(self, agent: "LocalAgent", restored: RestoredAgent) -> list[tuple[int, Message]]:
         prepended: list[Message] = []

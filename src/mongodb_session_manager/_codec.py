@@ -294,6 +294,11 @@ class MessageEdit:
     fields: Stored
     dropped: tuple[str, ...]
 
+    @property
+    def redacts(self) -> bool:
+        """Whether nothing of the old content may be left anywhere."""
+        return "redacted" in self.fields
+
     def apply(self, stored: Stored) -> None:
         """Make the same change in an element that was not sent yet."""
         stored.update(self.fields)

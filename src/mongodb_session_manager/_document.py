@@ -144,6 +144,7 @@ class AgentWrite:
         edited: A change of one stored message.
         data: Changed fields of ``agent_data``.
         guardrail_events: What to add to the session's record of redactions.
+        size: The bytes of what is appended.
         write_id: Tells this very write when its answer was lost.
         at: When it was made.
     """
@@ -153,6 +154,7 @@ class AgentWrite:
     edited: MessageEdit | None = None
     data: Stored = field(default_factory=dict)
     guardrail_events: list[Stored] = field(default_factory=list)
+    size: int = 0
     write_id: ObjectId = field(default_factory=ObjectId)
     at: datetime = field(default_factory=now)
 
@@ -165,6 +167,7 @@ def new_agent(session_id: str, write: AgentWrite) -> tuple[Stored, Update]:
         "revision": 1,
         "write_id": write.write_id,
         "next_message_id": write.appended[-1]["message_id"] + 1 if write.appended else 0,
+        "live_bytes": write.size,
         "created_at": write.at,
         "updated_at": write.at,
     }
@@ -211,6 +214,8 @@ def _change(path: str, write: AgentWrite) -> Update:
     pushed = {f"{path}.messages": write.appended, "guardrail_events": write.guardrail_events}
     if any(pushed.values()):
         update["$push"] = {name: {"$each": items} for name, items in pushed.items() if items}
+    if write.size:
+        update["$inc"] = {f"{path}.live_bytes": write.size}
     return update
 
 
@@ -219,7 +224,7 @@ def unguarded(session_id: str, write: AgentWrite) -> tuple[Stored, Update]:
     path = agent_path(write.agent_id)
     wanted: Stored = {"_id": session_id, f"{path}.agent_data": {"$exists": True}}
     update = _change(path, write)
-    update["$inc"] = {f"{path}.revision": 1}
+    update.setdefault("$inc", {})[f"{path}.revision"] = 1
     if write.appended:
         message_id = write.appended[0]["message_id"]
         wanted["$nor"] = [
@@ -232,13 +237,13 @@ def unguarded(session_id: str, write: AgentWrite) -> tuple[Stored, Update]:
     return wanted, update
 
 
+_AGENT_COUNTERS = ("revision", "write_id", "next_message_id", "live_bytes", "moved_count", "created_at", "updated_at")
+
+
 def agent_pipeline(session_id: str, agent_id: str, messages: Any = None) -> Pipeline:
     """Return the aggregation that reads one agent: data, counters and, by an expression, some messages."""
     path = f"${agent_path(agent_id)}"
-    fields = {
-        name: f"{path}.{name}"
-        for name in ("agent_data", "revision", "write_id", "next_message_id", "created_at", "updated_at")
-    }
+    fields = {name: f"{path}.{name}" for name in ("agent_data", *_AGENT_COUNTERS)}
     fields["last_message_id"] = {"$max": f"{path}.messages.message_id"}  # type: ignore[assignment]
     if messages is not None:
         fields["messages"] = messages
@@ -254,7 +259,8 @@ def restore_pipeline(session_id: str, agent_id: str) -> Pipeline:
     state = agent_path(agent_id, "agent_data", "conversation_manager_state", "removed_message_count")
     count = {"$size": _messages(agent_id)}
     kept = {"$gte": ["$$message.message_id", {"$ifNull": [f"${state}", 0]}]}
-    numbered = {"$eq": [f"${agent_path(agent_id, 'next_message_id')}", count]}
+    moved = {"$ifNull": [f"${agent_path(agent_id, 'moved_count')}", 0]}
+    numbered = {"$eq": [f"${agent_path(agent_id, 'next_message_id')}", {"$add": [count, moved]}]}
     stages = _message_stages(session_id, agent_id, {"$or": [{"$not": [numbered]}, kept]})
     stages[-1]["$project"]["count"] = count
     return stages
@@ -263,19 +269,31 @@ def restore_pipeline(session_id: str, agent_id: str) -> Pipeline:
 def page_pipeline(session_id: str, agent_id: str, offset: int, limit: int | None) -> Pipeline:
     """Return the aggregation that reads ``limit`` messages from ``offset`` on."""
     if limit == 0:
-        return agent_pipeline(session_id, agent_id, {"$literal": []})
+        return _with_segments(agent_pipeline(session_id, agent_id, {"$literal": []}), agent_id)
     count = _ALL if limit is None else min(limit, _ALL)
-    return agent_pipeline(session_id, agent_id, {"$slice": [_messages(agent_id), min(offset, _ALL), count]})
+    page = {"$slice": [_messages(agent_id), min(offset, _ALL), count]}
+    return _with_segments(agent_pipeline(session_id, agent_id, page), agent_id)
 
 
 def message_pipeline(session_id: str, agent_id: str, message_id: int) -> Pipeline:
     """Return the aggregation that reads one message."""
-    return _message_stages(session_id, agent_id, {"$eq": ["$$message.message_id", message_id]})
+    condition = {"$eq": ["$$message.message_id", message_id]}
+    return _with_segments(_message_stages(session_id, agent_id, condition), agent_id)
 
 
 def tail_pipeline(session_id: str, agent_id: str, message_id: int) -> Pipeline:
     """Return the aggregation that reads the messages from an id on."""
     return _message_stages(session_id, agent_id, {"$gte": ["$$message.message_id", message_id]})
+
+
+def live_pipeline(session_id: str, agent_id: str) -> Pipeline:
+    """Return the aggregation that reads all messages that the session document holds."""
+    return _with_segments(agent_pipeline(session_id, agent_id, _messages(agent_id)), agent_id)
+
+
+def _with_segments(stages: Pipeline, agent_id: str) -> Pipeline:
+    stages[-1]["$project"]["segments"] = {"$ifNull": [f"${agent_path(agent_id, 'segments')}", []]}
+    return stages
 
 
 def _message_stages(session_id: str, agent_id: str, condition: Stored) -> Pipeline:
@@ -289,7 +307,9 @@ def _messages(agent_id: str) -> dict[str, Any]:
 
 def count_pipeline(session_id: str, agent_id: str) -> Pipeline:
     """Return the aggregation that counts an agent's messages."""
-    return [{"$match": {"_id": session_id}}, {"$project": {"count": {"$size": _messages(agent_id)}}}]
+    moved = {"$ifNull": [f"${agent_path(agent_id, 'moved_count')}", 0]}
+    count = {"$add": [{"$size": _messages(agent_id)}, moved]}
+    return [{"$match": {"_id": session_id}}, {"$project": {"count": count}}]
 
 
 def agents_pipeline(session_id: str, field_name: str, **wanted: Any) -> Pipeline:
@@ -319,7 +339,8 @@ def calls_pipeline(session_id: str) -> Pipeline:
             "in": {"$ifNull": ["$$message.event_loop_metrics", None]},
         }
     }
-    return agents_pipeline(session_id, "agents", calls=metrics)
+    segments = {"$ifNull": ["$$agent.v.segments", []]}
+    return agents_pipeline(session_id, "agents", calls=metrics, segments=segments)
 
 
 def config_fields(agent_id: str) -> dict[str, int]:
@@ -376,9 +397,9 @@ def has_tracking_id(agent_ids: Iterable[str], tracking_id: str) -> Stored:
     return {"$or": [{agent_path(agent_id, "messages", "tracking_id"): tracking_id} for agent_id in agent_ids]}
 
 
-def segments(session: Stored, segment_ids: list[Any]) -> Stored:
-    """Return the filter of some segments of a session."""
-    return {"_id": {"$in": segment_ids}, "session_id": session["_id"]}
+def segments(session_id: str, references: Iterable[Stored]) -> Stored:
+    """Return the filter of the segments of a session that are referred to."""
+    return {"_id": {"$in": [reference["_id"] for reference in references]}, "session_id": session_id}
 
 
 def moved_feedback(session_id: str, count: int, segments: int, reference: Stored) -> tuple[Stored, Update]:
@@ -403,13 +424,52 @@ def guard_of(agent: Mapping[str, Any]) -> Guard:
     return Guard(None if revision is None else int(revision), int(next_id), agent.get("write_id"))
 
 
-def kept_messages(agent: Mapping[str, Any]) -> tuple[int, list[Stored]]:
-    """Return how many messages a conversation manager had removed, and those that it kept."""
+def kept_messages(agent: Mapping[str, Any]) -> tuple[int, list[Stored] | None]:
+    """Return how many messages a conversation manager had removed, and those that it kept.
+
+    None instead of the messages where some of them are in segments.
+    """
     state = agent["agent_data"].get("conversation_manager_state") or {}
     removed = int(state.get("removed_message_count") or 0)
-    kept = max(agent["count"] - removed, 0)
+    kept = max(agent["count"] + (agent.get("moved_count") or 0) - removed, 0)
+    if kept > agent["count"]:
+        return removed, None
     messages: list[Stored] = agent["messages"]
     return removed, messages[len(messages) - kept :]
+
+
+def new_segment(session_id: str, agent_id: str, messages: list[Stored]) -> tuple[Stored, Stored]:
+    """Return a segment of messages and the reference to it."""
+    segment_id = ObjectId()
+    segment = {"_id": segment_id, "session_id": session_id, "kind": "messages", "agent_id": agent_id}
+    ids = {"first_id": messages[0]["message_id"], "last_id": messages[-1]["message_id"]}
+    return {**segment, "messages": messages}, {"_id": segment_id, "count": len(messages), **ids}
+
+
+def rolled_over(
+    session_id: str, agent_id: str, guard: Guard, references: list[Stored], live_bytes: int, write_id: ObjectId
+) -> tuple[Stored, Update]:
+    """Return filter and update that replace the oldest messages by references to the segments that hold them now."""
+    wanted, update = guarded(session_id, AgentWrite(agent_id, write_id=write_id), guard)
+    path = agent_path(agent_id)
+    update["$pull"] = {f"{path}.messages": {"message_id": {"$lte": references[-1]["last_id"]}}}
+    update["$push"] = {f"{path}.segments": {"$each": references}}
+    update["$inc"] = {f"{path}.moved_count": sum(reference["count"] for reference in references)}
+    update["$set"][f"{path}.live_bytes"] = live_bytes
+    return wanted, update
+
+
+def moved_message(session_id: str, agent_id: str, edit: MessageEdit) -> tuple[Stored, Update]:
+    """Return filter and update that change a message in whatever segments hold it, referred to or not."""
+    update: Update = {"$set": {f"messages.$.{name}": value for name, value in edit.fields.items()}}
+    if edit.dropped:
+        update["$unset"] = {f"messages.$.{name}": "" for name in edit.dropped}
+    return {"session_id": session_id, "agent_id": agent_id, "messages.message_id": edit.message_id}, update
+
+
+def tracked(session_id: str, agent_ids: Iterable[str], tracking_id: str) -> Stored:
+    """Return the filter of the segments that hold a message with a tracking id."""
+    return {"session_id": session_id, "agent_id": {"$in": list(agent_ids)}, "messages.tracking_id": tracking_id}
 
 
 def new_multi_agent(session_id: str, multi_agent_id: str, state: Stored) -> tuple[Stored, Update]:

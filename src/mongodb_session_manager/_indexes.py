@@ -10,7 +10,7 @@ from pymongo import IndexModel
 from pymongo.collection import Collection
 from pymongo.errors import OperationFailure, PyMongoError
 
-__all__ = ["ensure_indexes"]
+__all__ = ["ensure_indexes", "ensure_segment_index"]
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,15 @@ def ensure_indexes(collection: Collection[dict[str, Any]], metadata_fields: Iter
         collection: Holds the sessions.
         metadata_fields: Fields of the metadata to index besides, dotted where they are nested.
     """
-    fields = (*_ALWAYS, *(f"metadata.{field}" for field in metadata_fields or ()))
+    _ensure(collection, (*_ALWAYS, *(f"metadata.{field}" for field in metadata_fields or ())))
+
+
+def ensure_segment_index(collection: Collection[dict[str, Any]]) -> None:
+    """Create the index by which the segments of a session are found, as ``ensure_indexes`` does."""
+    _ensure(collection, ("session_id",))
+
+
+def _ensure(collection: Collection[dict[str, Any]], fields: Iterable[str]) -> None:
     namespace = _namespace(collection)
     missing = namespace.claim(fields)
     if not missing:

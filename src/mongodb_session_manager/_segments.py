@@ -1,23 +1,180 @@
 """What outgrows the session document moves to segment documents, which only it refers to.
 
-A segment is inserted under a fresh id and never changed; the session takes up the reference in one guarded update.
-A segment that nobody refers to (the process died in between) is invisible and goes with the session.
+A segment is inserted under a fresh id; the session takes up the reference in one guarded update. It is never
+replaced, only a message in it may be edited in place. A segment that nobody refers to (the process died in between)
+is invisible and goes with the session.
 """
 
+import itertools
 import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import bson
 from bson import ObjectId
 from pymongo.collection import Collection
 from pymongo.errors import PyMongoError
 
 from . import _document
-from ._codec import Stored
+from ._codec import MessageEdit, Stored
+from ._document import Guard
+from ._indexes import ensure_segment_index
 from .errors import SessionNotFoundError
 
 logger = logging.getLogger(__name__)
 
 FEEDBACK_BYTES = 256 * 1024
+
+# The session document of an agent holds at least so many messages (the SDK's default window is 40), if they are not
+# larger than this together.
+KEPT_MESSAGES = 48
+KEPT_BYTES = 1024 * 1024
+# A longer history than this moves in part. An append costs about 2 ms for each MB of the document, a move about 2 ms.
+LIVE_BYTES = 128 * 1024
+LARGE_LIVE_BYTES = 2 * KEPT_BYTES
+SEGMENT_BYTES = 4 * 1024 * 1024
+
+
+def outgrown(live_count: int, live_bytes: int) -> bool:
+    """Tell whether the messages in a session document should move in part."""
+    if live_bytes > LARGE_LIVE_BYTES:
+        return live_count > 1
+    return live_bytes > LIVE_BYTES and live_count > 2 * KEPT_MESSAGES
+
+
+@dataclass(frozen=True)
+class RolledOver:
+    """What the session document still holds of an agent after a move."""
+
+    live_count: int
+    live_bytes: int
+
+
+Page = Callable[[int, int | None], Stored]
+
+
+class MessageSegments:
+    """The messages of agents beyond what the session documents hold.
+
+    Args:
+        sessions: The collection of the session documents.
+        segments: The collection of the segments.
+    """
+
+    def __init__(self, sessions: Collection[Stored], segments: Collection[Stored]) -> None:
+        self._sessions, self._segments = sessions, segments
+
+    def roll(
+        self, session_id: str, agent_id: str, guard: Guard, write_id: ObjectId, kept_bytes: int
+    ) -> RolledOver | None:
+        """Move the oldest messages of an agent; None where there is nothing to move, or somebody else wrote."""
+        agent = next(self._sessions.aggregate(_document.live_pipeline(session_id, agent_id)), None)
+        if agent is None or not agent.get("agent_data") or _document.guard_of(agent) != guard:
+            return None
+        moved, kept = _split(agent["messages"], kept_bytes)
+        if not moved or not _is_ordered(agent["messages"]):
+            return None
+        pairs = [_document.new_segment(session_id, agent_id, part) for part in _parts(moved)]
+        ensure_segment_index(self._segments)
+        self._segments.insert_many([segment for segment, _ in pairs])
+        live_bytes = sum(map(_size, kept))
+        references = [reference for _, reference in pairs]
+        change = _document.rolled_over(session_id, agent_id, guard, references, live_bytes, write_id)
+        if self._sessions.update_one(*change).matched_count:
+            return RolledOver(len(kept), live_bytes)
+        self._segments.delete_many(_document.segments(session_id, references))
+        return None
+
+    def page(self, read: Page, session_id: str, offset: int, limit: int | None) -> list[Stored]:
+        """Return messages by position, across the boundary.
+
+        Args:
+            read: Reads an agent with a page of the messages that the session document holds.
+            session_id: The session.
+            offset: How many of the oldest to leave out.
+            limit: How many at most; None for all.
+        """
+        agent = read(offset, limit)
+        while moved := agent.get("moved_count") or 0:
+            end = None if limit is None else offset + limit
+            live_limit = None if end is None else max(end - max(moved, offset), 0)
+            again = read(max(offset - moved, 0), live_limit)
+            if (again.get("moved_count") or 0) == moved:
+                return self._older(session_id, again["segments"], offset, end) + list(again["messages"])
+            agent = again  # some more moved between the two reads
+        return list(agent["messages"])
+
+    def _older(self, session_id: str, references: Sequence[Stored], offset: int, end: int | None) -> list[Stored]:
+        ends = list(itertools.accumulate(reference["count"] for reference in references))
+        wanted = [
+            (last - reference["count"], reference)
+            for reference, last in zip(references, ends, strict=True)
+            if last > offset and (end is None or last - reference["count"] < end)
+        ]
+        messages = self.read(session_id, [reference for _, reference in wanted])
+        first = wanted[0][0] if wanted else 0
+        return messages[max(offset - first, 0) : None if end is None else max(end - first, 0)]
+
+    def read(self, session_id: str, references: Sequence[Stored]) -> list[Stored]:
+        """Return the messages of segments, in the order of their references."""
+        found = self._find(session_id, references)
+        return [message for reference in references for message in found[reference["_id"]]["messages"]]
+
+    def read_message(self, session_id: str, references: Iterable[Stored], message_id: int) -> Stored | None:
+        """Return one message by its id, or None."""
+        holding = [r for r in references if r["first_id"] <= message_id <= r["last_id"]]
+        return next((m for m in self.read(session_id, holding) if m["message_id"] == message_id), None)
+
+    def _find(self, session_id: str, references: Sequence[Stored]) -> dict[Any, Stored]:
+        if not references:
+            return {}
+        found = {s["_id"]: s for s in self._segments.find(_document.segments(session_id, references))}
+        if len(found) < len(references):
+            raise SessionNotFoundError(session_id)  # deleted between two reads
+        return found
+
+    def edit(self, session_id: str, agent_id: str, edit: MessageEdit) -> bool:
+        """Change a message wherever segments hold it; False where none does."""
+        return self._segments.update_many(*_document.moved_message(session_id, agent_id, edit)).matched_count > 0
+
+    def holds_tracked(self, session_id: str, agent_ids: Iterable[str], tracking_id: str) -> bool:
+        """Tell whether a message with this tracking id has moved."""
+        return self._segments.find_one(_document.tracked(session_id, agent_ids, tracking_id), {"_id": 1}) is not None
+
+
+def _split(messages: list[Stored], kept_bytes: int) -> tuple[list[Stored], list[Stored]]:
+    """Divide messages into those that move and the latest, which stay."""
+    count, size = 0, 0
+    for message in reversed(messages[-KEPT_MESSAGES:]):
+        size += _size(message)
+        if size > kept_bytes:
+            break
+        count += 1
+    border = len(messages) - count
+    return messages[:border], messages[border:]
+
+
+def _parts(messages: list[Stored]) -> list[list[Stored]]:
+    """Divide messages so that each part makes a segment well below MongoDB's limit."""
+    parts: list[list[Stored]] = []
+    size = SEGMENT_BYTES
+    for message in messages:
+        size += _size(message)
+        if size > SEGMENT_BYTES:
+            parts.append([])
+            size = _size(message)
+        parts[-1].append(message)
+    return parts
+
+
+def _size(message: Stored) -> int:
+    return len(bson.encode(message))
+
+
+def _is_ordered(messages: list[Stored]) -> bool:
+    # The first version could mix up ids; such a history stays where it is.
+    return all(one["message_id"] < other["message_id"] for one, other in itertools.pairwise(messages))
 
 
 class FeedbackSegments:
@@ -45,6 +202,7 @@ class FeedbackSegments:
     def _move(self, session_id: str, feedbacks: list[Stored], segments: int) -> None:
         segment_id = ObjectId()
         segment = {"_id": segment_id, "session_id": session_id, "kind": "feedback", "items": feedbacks}
+        ensure_segment_index(self._segments)
         self._segments.insert_one(segment)
         reference = {"_id": segment_id, "count": len(feedbacks)}
         wanted, update = _document.moved_feedback(session_id, len(feedbacks), segments, reference)
@@ -53,14 +211,14 @@ class FeedbackSegments:
 
     def read(self, session: Stored) -> list[Stored]:
         """Return all feedback of a session of which ``feedbacks`` and ``feedback_segments`` were read."""
-        references = [reference["_id"] for reference in session.get("feedback_segments", ())]
+        references = session.get("feedback_segments", [])
         moved: dict[Any, list[Stored]] = {}
         if references:
-            found = self._segments.find(_document.segments(session, references))
+            found = self._segments.find(_document.segments(session["_id"], references))
             moved = {segment["_id"]: segment["items"] for segment in found}
         if len(moved) < len(references):
             raise SessionNotFoundError(session["_id"])  # deleted between the two reads
-        older = [feedback for reference in references for feedback in moved[reference]]
+        older = [feedback for reference in references for feedback in moved[reference["_id"]]]
         return older + list(session.get("feedbacks", ()))
 
     def delete(self, session_id: str) -> None:

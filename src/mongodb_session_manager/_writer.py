@@ -14,11 +14,13 @@ from typing import Any
 
 import bson
 from bson import ObjectId
+from pymongo.errors import InvalidOperation, PyMongoError
 from strands.types.content import Message
 
 from . import _codec, _document
 from ._codec import MessageEdit, Stored
 from ._document import AgentWrite, Guard
+from ._segments import KEPT_BYTES, outgrown
 from .errors import (
     AgentNotFoundError,
     MessageNotFoundError,
@@ -44,6 +46,7 @@ class _Change:
     edited: MessageEdit | None = None
     data: Stored = field(default_factory=dict)
     guardrail_events: list[Stored] = field(default_factory=list)
+    size: int = 0
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,8 @@ class AgentHistory:
         self._stored = guard is not None
         self._records = [_Record(message_id, message) for message_id, message in messages]
         self._pending: deque[_Change] = deque()
+        # What the session document holds of the history.
+        self._live_count = self._live_bytes = 0
         # How many pending changes each write held whose answer is missing, by write id.
         self._unanswered: dict[ObjectId, int] = {}
         # Why nothing can be written any more: somebody else wrote, or what was to be written to is gone.
@@ -96,6 +101,10 @@ class AgentHistory:
     def pending(self) -> int:
         """The number of changes that are not acknowledged."""
         return len(self._pending)
+
+    def measure(self, live_count: int, live_bytes: int) -> None:
+        """Take over how many messages, of how many bytes, the session document holds."""
+        self._live_count, self._live_bytes = live_count, live_bytes
 
     @property
     def error(self) -> Exception | None:
@@ -118,8 +127,8 @@ class AgentHistory:
             stored = _codec.encode_message(message, message_id, _document.now(), self._place(message_id))
             if metrics:
                 stored["event_loop_metrics"] = _codec.encode(metrics, f"{self._place(message_id)}, metrics")
-            self._check_size(stored)
-            self._queue(_Change(appended=stored, data=data))
+            size = self._check_size(stored)
+            self._queue(_Change(appended=stored, data=data, size=size))
             self._records.append(_Record(message_id, message))
 
     def replace(self, message: Message, data: Stored) -> None:
@@ -241,10 +250,12 @@ class AgentHistory:
             )
         self._pending.append(change)
 
-    def _check_size(self, fields: Stored) -> None:
+    def _check_size(self, fields: Stored) -> int:
         # Queued, it could never be sent, and everything after it would wait for ever.
-        if len(bson.encode(fields)) > MAX_MESSAGE_BYTES:
+        size = len(bson.encode(fields))
+        if size > MAX_MESSAGE_BYTES:
             raise SessionTooLargeError(self._session_id, self._agent_id)
+        return size
 
     def check_open(self) -> None:
         """Raise what ended this binding, if anything did."""
@@ -273,6 +284,8 @@ class AgentHistory:
                 self._error = error
                 raise
             self._error = None
+        if outgrown(self._live_count, self._live_bytes):
+            self._roll_behind()
 
     def _send_next(self) -> bool:
         with self._state:
@@ -281,13 +294,23 @@ class AgentHistory:
                 return False
             count, write, guard = self._next_write()
             self._unanswered[write.write_id] = count
-        if self._send(write, guard):
+        try:
+            arrived = self._send(write, guard)
+        except SessionTooLargeError:
+            del self._unanswered[write.write_id]
+            if not self.roll(kept_bytes=0):
+                raise
+            return True
+        if arrived:
             self._acknowledge(count, write.write_id)
         else:
             self._settle()
         return True
 
     def _send(self, write: AgentWrite, guard: Guard) -> bool:
+        if write.edited is not None and write.edited.redacts:
+            # A copy may be left in a segment that nobody refers to.
+            self._repository.edit_moved(self._session_id, self._agent_id, write.edited)
         if self._stored:
             return self._repository.write_agent(self._session_id, write, guard)
         return self._repository.start_agent(self._session_id, write)
@@ -303,6 +326,7 @@ class AgentHistory:
                 write.appended.append(dict(change.appended))  # an edit may change the queued one meanwhile
             write.data |= change.data
             write.guardrail_events += change.guardrail_events
+            write.size += change.size
             count += 1
         return count, write, self._guard
 
@@ -311,6 +335,8 @@ class AgentHistory:
             done = [self._pending.popleft() for _ in range(count)]
             appended = sum(change.appended is not None for change in done)
             self._guard = Guard((self._guard.revision or 0) + 1, self._guard.next_message_id + appended, write_id)
+            self._live_count += appended
+            self._live_bytes += sum(change.size for change in done)
             self._unanswered.clear()
             self._stored = True
 
@@ -320,11 +346,13 @@ class AgentHistory:
             position = self._repository.locate_agent(self._session_id, self._agent_id, self._guard.next_message_id)
         except (AgentNotFoundError, SessionNotFoundError) as error:
             raise self.end(error) from None
+        if position.guard == self._guard and self._pending[0].edited:
+            self._edit_moved(self._pending[0])
+            return
         arrived = self._unanswered.get(position.write_id) if isinstance(position.write_id, ObjectId) else None
-        arrived = arrived or self._recognised(position.tracking_ids)
-        if not arrived and position.guard == self._guard:
-            self._refuse_edit()
-        if not arrived:
+        if arrived is None:
+            arrived = self._recognised(position.tracking_ids) or None
+        if arrived is None:
             raise self.end(self._conflict(position.guard))
         logger.debug(
             "session_id=<%s>, agent_id=<%s>, changes=<%d> | an unanswered write had arrived",
@@ -335,12 +363,53 @@ class AgentHistory:
         # After a foreign write the place is another one, and the next write of ours conflicts.
         self._acknowledge(arrived, position.write_id)
 
-    def _refuse_edit(self) -> None:
-        """The history is where it should be, but the message to edit is not in it."""
+    def _edit_moved(self, change: _Change) -> None:
+        """The history is where it should be, so the message to edit has moved into a segment, or is gone."""
         with self._state:
-            edited = self._pending.popleft().edited
+            edit, change.edited = change.edited, None
+            if not (change.data or change.guardrail_events):
+                self._pending.popleft()
             self._unanswered.clear()
-        raise MessageNotFoundError(self._session_id, self._agent_id, edited.message_id if edited else -1)
+        if edit is not None and not self._repository.edit_moved(self._session_id, self._agent_id, edit):
+            raise MessageNotFoundError(self._session_id, self._agent_id, edit.message_id)
+
+    # Moving
+
+    def roll(self, kept_bytes: int = KEPT_BYTES) -> bool:
+        """Move the oldest messages out of the session document, as a write of its own; True if any moved."""
+        write_id = ObjectId()
+        with self._sending:
+            with self._state:
+                self.check_open()
+                self._unanswered[write_id], guard = 0, self._guard
+            rolled = self._repository.roll_over(self._session_id, self._agent_id, guard, write_id, kept_bytes)
+            with self._state:
+                del self._unanswered[write_id]
+                if rolled is None:
+                    self._live_count = self._live_bytes = 0  # not again before the next restore tells
+                    return False
+                self._guard = Guard((guard.revision or 0) + 1, guard.next_message_id, write_id)
+                self.measure(rolled.live_count, rolled.live_bytes)
+                return True
+
+    def _roll_behind(self) -> None:
+        try:
+            self._repository.handle.executor.submit(self._roll_quietly)
+        except (InvalidOperation, RuntimeError):
+            logger.debug("session_id=<%s> | closing, the next process moves old messages", self._session_id)
+
+    def _roll_quietly(self) -> None:
+        try:
+            if outgrown(self._live_count, self._live_bytes):
+                self.roll()
+        except (PyMongoError, MongoDBSessionError) as error:
+            # Nothing is lost: the messages are where they were, or the next write finds that they moved.
+            logger.warning(
+                "session_id=<%s>, agent_id=<%s>, error=<%s> | old messages were not moved",
+                self._session_id,
+                self._agent_id,
+                type(error).__name__,
+            )
 
     def _recognised(self, tracking_ids: dict[int, str | None]) -> int:
         """Count the queued changes up to the last message that is stored under our id and tracking id."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import bson
+from bson import ObjectId
 from pymongo import MongoClient, ReadPreference, ReturnDocument
 from pymongo.collection import Collection
 from pymongo.errors import DocumentTooLarge, DuplicateKeyError, OperationFailure, PyMongoError
@@ -22,10 +23,10 @@ from strands.types.session import Session, SessionAgent, SessionMessage, Session
 
 from . import _codec, _document
 from ._client import CLOSE_TIMEOUT, ClientHandle, check_client_arguments
-from ._codec import CODEC_OPTIONS, Stored
+from ._codec import CODEC_OPTIONS, MessageEdit, Stored
 from ._document import AgentWrite, Guard, Pipeline, Update, check_id, check_key
 from ._indexes import ensure_indexes
-from ._segments import FEEDBACK_BYTES, FeedbackSegments
+from ._segments import FEEDBACK_BYTES, KEPT_BYTES, FeedbackSegments, MessageSegments, RolledOver
 from .errors import (
     AgentNotFoundError,
     MessageNotFoundError,
@@ -78,6 +79,8 @@ class RestoredAgent:
         agent: The SDK's record: state, conversation manager state, internal state.
         data: The same as it is stored.
         guard: Where the history is; what the next guarded write must name.
+        live_count: How many messages the session document holds.
+        live_bytes: How large they are together.
         offset: How many of the oldest messages were left out.
         messages: The others as (message_id, message), oldest first.
     """
@@ -85,6 +88,8 @@ class RestoredAgent:
     agent: SessionAgent
     data: Stored
     guard: Guard
+    live_count: int
+    live_bytes: int
     offset: int
     messages: list[tuple[int, Message]]
 
@@ -138,7 +143,9 @@ class MongoDBSessionRepository(SessionRepository):
         self._handle.acquire(self, owner=client is None)
         name = collection_name or DEFAULT_COLLECTION
         self._collection = self._open_collection(database_name, name)
-        self._feedback = FeedbackSegments(self._collection, self._open_collection(database_name, f"{name}_segments"))
+        segments = self._open_collection(database_name, f"{name}_segments")
+        self._feedback = FeedbackSegments(self._collection, segments)
+        self._segments = MessageSegments(self._collection, segments)
 
     def _open_collection(self, database_name: str | None, name: str) -> Collection[Stored]:
         client = self._handle.client
@@ -303,10 +310,14 @@ class MongoDBSessionRepository(SessionRepository):
         if not stored.get("agent_data"):
             return None
         removed, messages = _document.kept_messages(stored)
+        if messages is None:
+            messages = self.read_page(session_id, agent_id, offset=removed)
         return RestoredAgent(
             agent=_codec.session_agent(agent_id, stored),
             data=stored["agent_data"],
             guard=_document.guard_of(stored),
+            live_count=stored["count"],
+            live_bytes=_live_bytes(stored),
             offset=removed,
             messages=[(int(m["message_id"]), _codec.decode_message(m)) for m in messages],
         )
@@ -317,6 +328,31 @@ class MongoDBSessionRepository(SessionRepository):
         wanted, update = _document.guarded(session_id, write, guard)
         with _operation("write_agent", session_id, write.agent_id, messages=len(write.appended)):
             return self._collection.update_one(wanted, update).matched_count > 0
+
+    def roll_over(
+        self, session_id: str, agent_id: str, guard: Guard, write_id: ObjectId, kept_bytes: int = KEPT_BYTES
+    ) -> RolledOver | None:
+        """Move an agent's oldest messages into segments, as one guarded write.
+
+        Args:
+            session_id: The session.
+            agent_id: The agent.
+            guard: Where the history must stand.
+            write_id: Tells this write when its answer was lost.
+            kept_bytes: How much of the latest messages stays at most.
+
+        Returns:
+            What stays; None where nothing was moved.
+        """
+        check_id("agent_id", agent_id)
+        with _operation("roll_over", session_id, agent_id):
+            return self._segments.roll(session_id, agent_id, guard, write_id, kept_bytes)
+
+    def edit_moved(self, session_id: str, agent_id: str, edit: MessageEdit) -> bool:
+        """Change a message that has moved into a segment; False where it is in none."""
+        check_id("agent_id", agent_id)
+        with _operation("edit_moved", session_id, agent_id):
+            return self._segments.edit(session_id, agent_id, edit)
 
     def locate_agent(
         self, session_id: str, agent_id: str, from_message_id: int = _document.NO_MESSAGE
@@ -382,8 +418,10 @@ class MongoDBSessionRepository(SessionRepository):
         if not isinstance(message_id, int):
             raise TypeError(f"message_id must be an integer, got {type(message_id).__name__}")
         stored = self._read_agent("read_message", session_id, agent_id, _document.message_pipeline, message_id)
-        found = stored["messages"] if stored else []
-        return _codec.session_message(found[0]) if found else None
+        if not stored:
+            return None
+        found = stored["messages"] or [self._segments.read_message(session_id, stored["segments"], message_id)]
+        return _codec.session_message(found[0]) if found[0] else None
 
     def update_message(self, session_id: str, agent_id: str, session_message: SessionMessage, **kwargs: Any) -> None:
         """Replace a message, or redact it: of a message with ``redact_message`` only that is kept.
@@ -398,7 +436,10 @@ class MongoDBSessionRepository(SessionRepository):
         edit = _codec.replacement if session_message.redact_message is None else _codec.redaction
         place = _place(session_id, agent_id, message_id)
         edited = edit(session_message.to_message(), message_id, _document.now(), place)
-        if not self._write_unguarded("update_message", session_id, AgentWrite(agent_id, edited=edited)):
+        moved = self.edit_moved(session_id, agent_id, edited) if edited.redacts else False
+        if self._write_unguarded("update_message", session_id, AgentWrite(agent_id, edited=edited)):
+            return
+        if not (moved or self.edit_moved(session_id, agent_id, edited)):
             self.locate_agent(session_id, agent_id)
             raise MessageNotFoundError(session_id, agent_id, message_id)
 
@@ -425,12 +466,15 @@ class MongoDBSessionRepository(SessionRepository):
         """Return an agent's messages as they are stored; arguments and errors as of ``list_messages``."""
         if offset < 0 or (limit is not None and limit < 0):
             raise ValueError(f"limit and offset must not be negative, got limit={limit!r}, offset={offset!r}")
-        stored = self._read_agent("list_messages", session_id, agent_id, _document.page_pipeline, offset, limit)
-        if stored is None:
-            raise SessionNotFoundError(session_id)
-        if not stored.get("agent_data"):
-            raise AgentNotFoundError(session_id, agent_id)
-        return cast("list[Stored]", stored["messages"])
+
+        def read(live_offset: int, live_limit: int | None) -> Stored:
+            page = (_document.page_pipeline, live_offset, live_limit)
+            stored = self._found(session_id, self._read_agent("list_messages", session_id, agent_id, *page))
+            if not stored.get("agent_data"):
+                raise AgentNotFoundError(session_id, agent_id)
+            return stored
+
+        return self._segments.page(read, session_id, offset, limit)
 
     def count_messages(self, session_id: str, agent_id: str) -> int:
         """Return the number of an agent's messages; 0 where there is no such agent.
@@ -491,10 +535,12 @@ class MongoDBSessionRepository(SessionRepository):
         with _operation("read_calls", session_id):
             session = next(self._collection.aggregate(_document.calls_pipeline(session_id)), None)
         agents = self._found(session_id, session)["agents"]
-        return {
-            _codec.unescape_key(agent["key"]): [_codec.decode(call) for call in agent["calls"] if call]
-            for agent in agents
-        }
+        return {_codec.unescape_key(agent["key"]): self._calls(session_id, agent) for agent in agents}
+
+    def _calls(self, session_id: str, agent: Stored) -> list[Stored]:
+        moved = self._segments.read(session_id, agent["segments"])
+        calls = [*(message.get("event_loop_metrics") for message in moved), *agent["calls"]]
+        return [_codec.decode(call) for call in calls if call]
 
     # Metadata
 
@@ -580,10 +626,21 @@ class MongoDBSessionRepository(SessionRepository):
         records = _outbox(session_id, outbox)
         if self._push_feedback(session_id, stored, target.condition(agent_ids), records):
             return
+        if self._has_moved(session_id, target, agent_ids):
+            self._push_feedback(session_id, stored, {}, records)
+            return
         # An agent may have come since the caller learnt of them; this also tells whether the session is there.
         others = {config["agent_id"] for config in self.list_agent_configs(session_id)} - set(agent_ids)
         if not (target.anywhere and self._push_feedback(session_id, stored, target.condition(others), records)):
             raise MessageNotFoundError(session_id, target.agent_id, target.message or "")
+
+    def _has_moved(self, session_id: str, target: "_FeedbackTarget", agent_ids: Iterable[str]) -> bool:
+        if isinstance(target.message, str):
+            agents = agent_ids if target.agent_id is None else [target.agent_id]
+            return self._segments.holds_tracked(session_id, agents, target.message)
+        if target.agent_id is None or target.message is None or abs(target.message) >= 2**63:
+            return False
+        return self.read_message(session_id, target.agent_id, target.message) is not None
 
     def _push_feedback(self, session_id: str, stored: Stored, about: Stored | None, records: list[Stored]) -> bool:
         if about is None:
@@ -599,10 +656,14 @@ class MongoDBSessionRepository(SessionRepository):
         return after is not None
 
     def acknowledge_outbox(self, session_id: str, ids: Iterable[str]) -> None:
-        """Remove notifications that were delivered; where the session is gone they are gone too."""
+        """Remove notifications that were delivered.
+
+        Raises:
+            SessionNotFoundError: There is no such session; its notifications went with it.
+        """
         wanted, update = _document.acknowledged(session_id, ids)
         with _operation("acknowledge_outbox", session_id):
-            self._collection.update_one(wanted, update)
+            self._expect_session(session_id, self._collection.update_one(wanted, update).matched_count)
 
     def get_feedbacks(self, session_id: str) -> list[dict[str, Any]]:
         """Return all feedback of the session in the order in which it came.
@@ -697,6 +758,14 @@ def _index_fields(metadata_fields: Sequence[str] | None) -> tuple[str, ...]:
     if isinstance(metadata_fields, str):
         raise TypeError(f"metadata_fields must be a list of names, got the string {metadata_fields!r}")
     return tuple(check_key("metadata_fields", field) for field in metadata_fields or ())
+
+
+def _live_bytes(agent: Stored) -> int:
+    """Return how large an agent's messages are; of the first version's, an estimate from those that were read."""
+    if agent.get("live_bytes") is not None or not agent["messages"]:
+        return int(agent.get("live_bytes") or 0)
+    sizes = [len(bson.encode(message)) for message in agent["messages"]]
+    return sum(sizes) * int(agent["count"]) // len(sizes)
 
 
 def _place(session_id: str, agent_id: str, message_id: int | None = None) -> str:

@@ -105,7 +105,10 @@ def test_the_event_is_on_the_message_and_on_the_session(
     with command_counter.counting() as log:
         manager.redact_latest_message(HIDDEN, agent, **options)
 
-    assert log.names == ["update"]
+    assert [(command.name, command.collection) for command in log.commands] == [
+        ("update", "agent_sessions_segments"),
+        ("update", "agent_sessions"),
+    ]
     first, latest = manager.list_messages("a.b")
     assert latest["content"] == HIDDEN["content"]
     assert latest["guardrail_event"].pop("timestamp").utcoffset() == timedelta(0)

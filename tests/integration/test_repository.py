@@ -155,6 +155,8 @@ AGENT_VERBS: dict[str, Verb] = {
     "restore_agent": lambda r, s, a: r.restore_agent(s, a),
     "write_agent": lambda r, s, a: r.write_agent(s, AgentWrite(a, data={"state": {}}), Guard(1, 0)),
     "locate_agent": lambda r, s, a: r.locate_agent(s, a),
+    "roll_over": lambda r, s, a: r.roll_over(s, a, Guard(1, 0), bson.ObjectId()),
+    "edit_moved": lambda r, s, a: r.edit_moved(s, a, _codec.MessageEdit(0, {"role": "user"}, ())),
     "create_message": lambda r, s, a: r.create_message(s, a, a_message(0)),
     "read_message": lambda r, s, a: r.read_message(s, a, 0),
     "update_message": lambda r, s, a: r.update_message(s, a, a_message(0)),

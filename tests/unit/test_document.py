@@ -185,14 +185,14 @@ def builders() -> dict[str, ast.FunctionDef]:
 
 
 def names_the_session(node: ast.AST) -> bool:
-    """Whether it is ``{"_id": session_id, …}``, or a call of another builder for the same session."""
+    """Whether it is ``{"_id": session_id, …}``, a segment's ``session_id``, or another builder for the session."""
     if isinstance(node, ast.Call):
         names = [ast.unparse(node.func), *map(ast.unparse, node.args[:1])]
         return names[0] in builders() and names[1:] == ["session_id"]
     keys = node.keys if isinstance(node, ast.Dict) else []
     values = node.values if isinstance(node, ast.Dict) else []
     return any(
-        key is not None and ast.unparse(key) == "'_id'" and ast.unparse(value) == "session_id"
+        key is not None and ast.unparse(key) in ("'_id'", "'session_id'") and ast.unparse(value) == "session_id"
         for key, value in zip(keys, values, strict=True)
     )
 
