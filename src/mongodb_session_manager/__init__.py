@@ -12,6 +12,17 @@ from .errors import (
     SessionTooLargeError,
     UnstorableValueError,
 )
+from .hooks import (
+    FeedbackSNSHook,
+    MetadataSQSHook,
+    MetadataWebSocketHook,
+    create_feedback_sns_hook,
+    create_metadata_sqs_hook,
+    create_metadata_websocket_hook,
+    is_feedback_sns_hook_available,
+    is_metadata_sqs_hook_available,
+    is_metadata_websocket_hook_available,
+)
 from .mongodb_connection_pool import MongoDBConnectionPool
 from .mongodb_session_factory import (
     MongoDBSessionManagerFactory,
@@ -25,7 +36,10 @@ from .mongodb_session_repository import MongoDBSessionRepository
 __all__ = [
     "AgentNotFoundError",
     "FactoryNotInitializedError",
+    "FeedbackSNSHook",
     "MessageNotFoundError",
+    "MetadataSQSHook",
+    "MetadataWebSocketHook",
     "MongoDBConnectionPool",
     "MongoDBSessionError",
     "MongoDBSessionManager",
@@ -39,9 +53,15 @@ __all__ = [
     "UnstorableValueError",
     "__version__",
     "close_global_factory",
+    "create_feedback_sns_hook",
+    "create_metadata_sqs_hook",
+    "create_metadata_websocket_hook",
     "create_mongodb_session_manager",
     "get_global_factory",
     "initialize_global_factory",
+    "is_feedback_sns_hook_available",
+    "is_metadata_sqs_hook_available",
+    "is_metadata_websocket_hook_available",
 ]
 
 __version__ = "0.6.0"

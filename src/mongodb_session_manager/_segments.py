@@ -70,7 +70,9 @@ class MessageSegments:
     ) -> RolledOver | None:
         """Move the oldest messages of an agent; None where there is nothing to move, or somebody else wrote."""
         agent = next(self._sessions.aggregate(_document.live_pipeline(session_id, agent_id)), None)
-        if agent is None or not agent.get("agent_data") or _document.guard_of(agent) != guard:
+        if agent is None:
+            raise SessionNotFoundError(session_id)
+        if not agent.get("agent_data") or _document.guard_of(agent) != guard:
             return None
         moved, kept = _split(agent["messages"], kept_bytes)
         if not moved or not _is_ordered(agent["messages"]):

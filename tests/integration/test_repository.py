@@ -568,7 +568,7 @@ def test_no_verb_brings_a_deleted_session_back(
 
 
 READING_NONE = {"read_session", "read_agent", "read_message", "read_multi_agent"}
-TELLING = {"delete_session", "write_agent"}
+TELLING = {"delete_session", "write_agent", "edit_moved"}
 
 
 @pytest.mark.parametrize("name", sorted(VERBS.keys() - CREATING - READING_NONE - TELLING))

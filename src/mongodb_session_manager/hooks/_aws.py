@@ -1,0 +1,213 @@
+"""What is particular to AWS: clients, regions, limits and errors. Only this module imports boto3, when it is needed."""
+
+import os
+import re
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+from .dispatcher import DeliveryError, DeliveryRefusedError
+
+CONNECT_TIMEOUT = 3
+READ_TIMEOUT = 5
+ATTEMPTS = 3
+
+_REGION = re.compile(r"[a-z]{2,4}(?:-[a-z]+)+-\d{1,2}")
+_TOPIC = re.compile(r"arn:aws[a-z-]*:sns:(?P<region>[^:]+):\d+:[A-Za-z0-9_-]{1,256}(?:\.fifo)?")
+_AWS_HOST = re.compile(r"\.(?:amazonaws\.(?:com(?:\.cn)?|eu)|api\.aws|c2s\.ic\.gov|sc2s\.sgov\.gov)$")
+_LOOPBACK = re.compile(r"localhost|127\.[\d.]+|::1|.*\.localhost")
+# What the services do not let through, which is what XML 1.0 does not.
+_NOT_TEXT = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+# Codes with which every further attempt would be answered too. Denials and missing topics or queues are not among
+# them: an operator mends these.
+_REFUSALS = {
+    *("InvalidParameter", "InvalidParameterValue", "ParameterValueInvalid", "ValidationError", "ValidationException"),
+    *("InvalidMessageContents", "InvalidAttributeValue", "MissingParameter", "MessageTooLong", "BatchRequestTooLong"),
+    *("BadRequestException", "GoneException", "PayloadTooLargeException", "RequestEntityTooLargeException"),
+}
+GONE = 410
+_TOO_LARGE = 413
+
+
+def is_available() -> bool:
+    """Return whether boto3 can be imported."""
+    try:
+        import boto3  # noqa: F401
+    except Exception:  # noqa: BLE001 - a broken installation is none
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class ClientSource:
+    """Where a hook's client comes from; asking for it is cheap after the first time.
+
+    Attributes:
+        service: As boto3 names it.
+        region: Of the resource.
+        endpoint_url: In place of the region's own.
+        given: A client, or a boto3 session to make one from; by default one that all hooks share.
+    """
+
+    service: str
+    region: str
+    endpoint_url: str | None = None
+    given: Any = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.given is None and not is_available():
+            raise ImportError("this hook needs boto3: pip install 'mongodb-session-manager[aws]'")
+
+    def client(self) -> Any:
+        """Return the client."""
+        if self.given is not None and not hasattr(self.given, "client"):
+            return self.given
+        key = (self.service, self.region, self.endpoint_url, self.given)
+        with _lock:
+            if key not in _clients:
+                _clients[key] = self._new_client()
+            return _clients[key]
+
+    def _new_client(self) -> Any:
+        import boto3
+        from botocore.config import Config
+
+        config = Config(
+            connect_timeout=CONNECT_TIMEOUT,
+            read_timeout=READ_TIMEOUT,
+            retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+        )
+        # A session of our own: making clients from boto3's default session is not thread-safe.
+        session = self.given or boto3.session.Session()
+        return session.client(self.service, region_name=self.region, endpoint_url=self.endpoint_url, config=config)
+
+
+_lock = threading.Lock()
+_clients: dict[tuple[str, str, str | None, Any], Any] = {}
+
+
+def _forget_clients() -> None:
+    """A forked child must not share its parent's connections."""
+    global _lock
+    _lock = threading.Lock()
+    _clients.clear()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_forget_clients)
+
+
+def call(client: Any, operation: str, **arguments: Any) -> Any:
+    """Call an operation of a client.
+
+    Raises:
+        DeliveryRefusedError: The service will never take this; the error before it says why.
+        DeliveryError: It did not take it now.
+    """
+    try:
+        return getattr(client, operation)(**arguments)
+    except Exception as error:
+        status = http_status(error)
+        code = _code(error)
+        refused = code in _REFUSALS or status in (GONE, _TOO_LARGE) or code == "ParamValidationError"
+        kind = DeliveryRefusedError if refused else DeliveryError
+        raise kind(f"{operation}: {code}" + (f" (HTTP {status})" if status else "")) from error
+
+
+def http_status(error: BaseException | None) -> int | None:
+    """Return the HTTP status that a botocore error tells of."""
+    status = _response(error).get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return status if isinstance(status, int) else None
+
+
+def _code(error: Exception) -> str:
+    return str(_response(error).get("Error", {}).get("Code") or type(error).__name__)
+
+
+def _response(error: BaseException | None) -> Mapping[str, Any]:
+    response = getattr(error, "response", None)
+    return response if isinstance(response, Mapping) else {}
+
+
+def topic_region(name: str, arn: object) -> str:
+    """Return the region of an SNS topic.
+
+    Raises:
+        ValueError: It is not the ARN of a topic.
+    """
+    found = _TOPIC.fullmatch(arn) if isinstance(arn, str) else None
+    if found is None:
+        raise ValueError(f"{name} must be the ARN of an SNS topic (arn:aws:sns:REGION:ACCOUNT:NAME), got {arn!r}")
+    return _checked_region(found["region"])
+
+
+def checked_url(name: str, url: object) -> SplitResult:
+    """Return the parts of an HTTP URL.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        parts = urlsplit(url) if isinstance(url, str) else None
+        port_is_fit = parts is not None and parts.port != 0
+    except ValueError:
+        parts, port_is_fit = None, False
+    if parts is None or not port_is_fit or parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{name} must be an http:// or https:// URL, got {_shown(url)}")
+    if parts.username or parts.password:
+        raise ValueError(f"{name} must not hold credentials")
+    return parts
+
+
+def _shown(url: object) -> str:
+    # What stands before an @ may be a password.
+    return repr(url) if not isinstance(url, str) else repr(re.sub(r"//[^/]*@", "//***@", url))
+
+
+def url_region(name: str, parts: SplitResult, region: str | None) -> str:
+    """Return the region that a URL names, else the given one, else that of the environment.
+
+    Raises:
+        ValueError: There is none, or the given one is not fit.
+    """
+    given = None if region is None else _checked_region(region)
+    host = parts.hostname or ""
+    if is_aws_host(host):
+        named = [label for label in host.split(".") if _REGION.fullmatch(label)]
+        if named:
+            return named[-1]
+    found = given or _environment_region()
+    if found is None and _LOOPBACK.fullmatch(host):
+        found = "us-east-1"  # an emulator does not mind
+    if found is None:
+        raise ValueError(f"{name} does not name a region: pass region=")
+    return found
+
+
+def is_aws_host(host: str) -> bool:
+    """Return whether a host name is one of AWS's own."""
+    return _AWS_HOST.search(host) is not None
+
+
+def _checked_region(region: object) -> str:
+    if not isinstance(region, str) or not _REGION.fullmatch(region):
+        raise ValueError(f"region must be the name of an AWS region such as eu-west-1, got {region!r}")
+    return region
+
+
+def _environment_region() -> str | None:
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    return _checked_region(region) if region else None
+
+
+def clean(text: str) -> str:
+    """Replace the characters that the services refuse."""
+    return _NOT_TEXT.sub("\ufffd", text)
+
+
+def attributes(**values: str) -> dict[str, dict[str, str]]:
+    """Return message attributes; empty values, which SNS refuses, are left out."""
+    return {name: {"DataType": "String", "StringValue": clean(value)} for name, value in values.items() if value}

@@ -1,0 +1,174 @@
+"""Sends feedback to SNS topics, one for each kind of rating."""
+
+import re
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from . import _aws
+from ._notifying import DeliveryMode, Message, Notice, NotifyingHook
+from .metadata_sqs_hook import group_id
+
+if TYPE_CHECKING:
+    from ..mongodb_session_repository import MongoDBSessionRepository
+
+__all__ = ["FeedbackSNSHook", "create_feedback_sns_hook", "is_feedback_sns_hook_available"]
+
+OFF = "none"
+_SUBJECT_CHARACTERS = 100
+# SNS takes 256 KiB, attributes among them.
+_MESSAGE_BYTES = 256 * 1024 - 4 * 1024
+_TRUNCATED = " […truncated]"
+_FIELDS = ("session_id", "rating", "timestamp")
+_NAMES = {"up": "positive", "down": "negative"}
+
+
+@dataclass(frozen=True)
+class _Route:
+    """Where feedback of one rating goes, and how it begins."""
+
+    topic_arn: str
+    subject_prefix: str
+    body_prefix: str
+
+
+class FeedbackSNSHook(NotifyingHook):
+    """Publishes feedback to an SNS topic once it is stored: rating ``"up"`` to the first, ``"down"`` to the second.
+
+    Args:
+        topic_arn_good: For ``"up"``. ``"none"`` switches a rating off.
+        topic_arn_bad: For ``"down"``.
+        topic_arn_neutral: For every other rating.
+        subject_prefix_good: Stands before the subject. A template with ``{session_id}``, ``{rating}`` (positive,
+            negative or neutral) and ``{timestamp}``, as each of the following.
+        subject_prefix_bad: See ``subject_prefix_good``.
+        subject_prefix_neutral: See ``subject_prefix_good``.
+        body_prefix_good: Stands before the text.
+        body_prefix_bad: See ``body_prefix_good``.
+        body_prefix_neutral: See ``body_prefix_good``.
+        delivery: ``"best_effort"`` or ``"at_least_once"``.
+        client: An SNS client, or a boto3 session, to use.
+        endpoint_url: Where to reach SNS instead, for emulators and private endpoints.
+
+    Raises:
+        ImportError: There is no boto3, and no client was given.
+        ValueError: An argument is not fit.
+    """
+
+    kind = "feedback_sns"
+    actions = {"add": "feedback"}  # noqa: RUF012 - a class variable in the base
+
+    def __init__(
+        self,
+        topic_arn_good: str,
+        topic_arn_bad: str,
+        topic_arn_neutral: str,
+        subject_prefix_good: str = "",
+        subject_prefix_bad: str = "",
+        subject_prefix_neutral: str = "",
+        body_prefix_good: str = "",
+        body_prefix_bad: str = "",
+        body_prefix_neutral: str = "",
+        *,
+        delivery: DeliveryMode = "best_effort",
+        client: Any = None,
+        endpoint_url: str | None = None,
+    ) -> None:
+        self._routes = {
+            "positive": _route("good", topic_arn_good, subject_prefix_good, body_prefix_good),
+            "negative": _route("bad", topic_arn_bad, subject_prefix_bad, body_prefix_bad),
+            "neutral": _route("neutral", topic_arn_neutral, subject_prefix_neutral, body_prefix_neutral),
+        }
+        if endpoint_url is not None:
+            _aws.checked_url("endpoint_url", endpoint_url)
+        topics = tuple(route.topic_arn for route in self._routes.values() if route.topic_arn != OFF)
+        self._sources = {
+            arn: _aws.ClientSource("sns", _aws.topic_region("topic_arn", arn), endpoint_url, client) for arn in topics
+        }
+        super().__init__(topics, delivery)
+
+    def _compose(self, action: str, session_id: str, stored: Any, event_id: str) -> tuple[str, Message] | None:
+        if not isinstance(stored, Mapping):
+            return None
+        given = stored.get("rating")
+        rating = _NAMES.get(given, "neutral") if isinstance(given, str) else "neutral"
+        route = self._routes[rating]
+        if route.topic_arn == OFF:
+            return None
+        values = {"session_id": session_id, "rating": rating, "timestamp": datetime.now(timezone.utc).isoformat()}
+        subject = f"{route.subject_prefix.format(**values)}Feedback {rating} on session {session_id}"
+        comment = stored.get("comment")
+        head = f"{route.body_prefix.format(**values)}Session: {session_id}\n\n"
+        body, cut = _cut(_aws.clean(head + ("" if comment is None else str(comment))))
+        message = {"subject": _subject(subject), "body": body, "rating": rating, "truncated": "true" if cut else ""}
+        return route.topic_arn, message
+
+    def _send(self, notice: Notice, repository: "MongoDBSessionRepository | None") -> None:
+        message, event_id = notice.message, notice.id if self.at_least_once else ""
+        attributes = _aws.attributes(
+            session_id=notice.session_id,
+            rating=message["rating"],
+            truncated=message["truncated"],
+            event_id=event_id,
+        )
+        fifo = {}
+        if notice.target.endswith(".fifo"):
+            fifo = {"MessageGroupId": group_id(notice.session_id), "MessageDeduplicationId": notice.id}
+        _aws.call(
+            self._sources[notice.target].client(),
+            "publish",
+            TopicArn=notice.target,
+            Subject=message["subject"],
+            Message=message["body"],
+            MessageAttributes=attributes,
+            **fifo,
+        )
+
+
+def _route(name: str, topic_arn: Any, subject_prefix: Any, body_prefix: Any) -> _Route:
+    if topic_arn != OFF:
+        _aws.topic_region(f"topic_arn_{name}", topic_arn)
+    _check_template(f"subject_prefix_{name}", subject_prefix)
+    _check_template(f"body_prefix_{name}", body_prefix)
+    return _Route(topic_arn, subject_prefix, body_prefix)
+
+
+def _check_template(name: str, template: Any) -> None:
+    known = ", ".join(f"{{{field}}}" for field in _FIELDS)
+    try:
+        fields = {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
+        if fields <= set(_FIELDS):  # nothing that reaches into attributes or items
+            template.format(**dict.fromkeys(_FIELDS, ""))
+            return
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        pass
+    raise ValueError(f"{name} must be a template with no other fields than {known}, got {template!r}")
+
+
+def _subject(text: str) -> str:
+    """Return what SNS takes for a subject: printable ASCII, no line breaks, at most 100 characters."""
+    one_line = re.sub(r"[\x00-\x1f\x7f]+", " ", text)
+    return one_line.encode("ascii", "replace").decode().strip()[:_SUBJECT_CHARACTERS]
+
+
+def _cut(text: str) -> tuple[str, bool]:
+    """Return the text as far as SNS takes it, and whether something was cut off."""
+    encoded = text.encode()
+    if len(encoded) <= _MESSAGE_BYTES:
+        return text, False
+    room = _MESSAGE_BYTES - len(_TRUNCATED.encode())
+    return encoded[:room].decode("utf-8", "ignore") + _TRUNCATED, True
+
+
+def create_feedback_sns_hook(
+    topic_arn_good: str, topic_arn_bad: str, topic_arn_neutral: str, *prefixes: str, **options: Any
+) -> FeedbackSNSHook:
+    """Return ``FeedbackSNSHook(topic_arn_good, …)``; prefixes, options and errors are the same."""
+    return FeedbackSNSHook(topic_arn_good, topic_arn_bad, topic_arn_neutral, *prefixes, **options)
+
+
+def is_feedback_sns_hook_available() -> bool:
+    """Return whether boto3, which the hook needs, can be imported."""
+    return _aws.is_available()

@@ -1,0 +1,94 @@
+"""Sends changed metadata to an SQS queue."""
+
+import hashlib
+import re
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+from . import _aws
+from ._metadata_events import EVENT, MetadataEventHook
+from ._notifying import DeliveryMode, Notice
+
+if TYPE_CHECKING:
+    from ..mongodb_session_repository import MongoDBSessionRepository
+
+__all__ = ["MetadataSQSHook", "create_metadata_sqs_hook", "is_metadata_sqs_hook_available"]
+
+# What a message group id may be.
+_GROUP_ID = re.compile(r"[!-~]{1,128}")
+
+
+class MetadataSQSHook(MetadataEventHook):
+    """Sends a JSON message to an SQS queue for each update or deletion of metadata, once it is stored.
+
+    A FIFO queue gets the session as the message group and the event's id for deduplication.
+
+    Args:
+        queue_url: The queue's URL. It names the region where its host is one of AWS's.
+        metadata_fields: Tell of these fields only; of all by default.
+        region: The region where the URL names none; else that of ``AWS_REGION`` or ``AWS_DEFAULT_REGION``.
+        delivery: ``"best_effort"`` or ``"at_least_once"``.
+        client: An SQS client, or a boto3 session, to use.
+        endpoint_url: Where to reach SQS instead, for emulators and private endpoints.
+
+    Raises:
+        ImportError: There is no boto3, and no client was given.
+        ValueError: An argument is not fit.
+    """
+
+    kind = "metadata_sqs"
+    limit = 256 * 1024 - 4 * 1024  # attributes count too
+
+    def __init__(
+        self,
+        queue_url: str,
+        metadata_fields: Collection[str] | None = None,
+        *,
+        region: str | None = None,
+        delivery: DeliveryMode = "best_effort",
+        client: Any = None,
+        endpoint_url: str | None = None,
+    ) -> None:
+        super().__init__(queue_url, metadata_fields, delivery)
+        parts = _aws.checked_url("queue_url", queue_url)
+        if not parts.path.strip("/"):
+            raise ValueError(f"queue_url must end with the name of a queue, got {queue_url!r}")
+        if endpoint_url is not None:
+            _aws.checked_url("endpoint_url", endpoint_url)
+        elif not _aws.is_aws_host(parts.hostname or ""):
+            endpoint_url = f"{parts.scheme}://{parts.netloc}"  # an emulator's, or a name of one's own
+        self._source = _aws.ClientSource("sqs", _aws.url_region("queue_url", parts, region), endpoint_url, client)
+
+    def _send(self, notice: Notice, repository: "MongoDBSessionRepository | None") -> None:
+        event_id = notice.id if self.at_least_once else ""
+        attributes = _aws.attributes(
+            session_id=notice.session_id, event=EVENT, operation=notice.message["operation"], event_id=event_id
+        )
+        fifo = {}
+        if notice.target.endswith(".fifo"):
+            fifo = {"MessageGroupId": group_id(notice.session_id), "MessageDeduplicationId": notice.id}
+        _aws.call(
+            self._source.client(),
+            "send_message",
+            QueueUrl=notice.target,
+            MessageBody=notice.message["body"],
+            MessageAttributes=attributes,
+            **fifo,
+        )
+
+
+def group_id(session_id: str) -> str:
+    """Return the session id, or a hash of it where it may not be the id of a message group."""
+    return session_id if _GROUP_ID.fullmatch(session_id) else hashlib.sha256(session_id.encode()).hexdigest()
+
+
+def create_metadata_sqs_hook(
+    queue_url: str, metadata_fields: Collection[str] | None = None, **options: Any
+) -> MetadataSQSHook:
+    """Return ``MetadataSQSHook(queue_url, metadata_fields, …)``; options and errors are the same."""
+    return MetadataSQSHook(queue_url, metadata_fields, **options)
+
+
+def is_metadata_sqs_hook_available() -> bool:
+    """Return whether boto3, which the hook needs, can be imported."""
+    return _aws.is_available()

@@ -1,0 +1,126 @@
+"""Sends changed metadata to the browser, over a WebSocket API of Amazon API Gateway."""
+
+import logging
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+from ..errors import SessionNotFoundError
+from . import _aws
+from ._metadata_events import MetadataEventHook
+from ._notifying import DeliveryMode, Notice
+from .dispatcher import DeliveryRefusedError
+
+if TYPE_CHECKING:
+    from ..mongodb_session_repository import MongoDBSessionRepository
+
+__all__ = ["MetadataWebSocketHook", "create_metadata_websocket_hook", "is_metadata_websocket_hook_available"]
+
+logger = logging.getLogger(__name__)
+
+CONNECTION_ID = "connection_id"
+
+
+class MetadataWebSocketHook(MetadataEventHook):
+    """Posts a JSON message to the session's WebSocket connection for each update or deletion of metadata.
+
+    The connection is the one that the session's metadata field ``connection_id`` names when the message is sent.
+    Where there is none, nothing is sent; one that has gone is removed from the metadata. The field is never sent.
+
+    Args:
+        api_gateway_endpoint: The ``@connections`` URL or the ``wss://`` URL of the API's stage.
+        metadata_fields: Tell of these fields only; of all by default.
+        region: The region where the URL names none; else that of ``AWS_REGION`` or ``AWS_DEFAULT_REGION``.
+        delivery: ``"best_effort"`` or ``"at_least_once"``.
+        client: A client of ``apigatewaymanagementapi``, or a boto3 session, to use.
+        endpoint_url: Where to reach the API instead, for emulators.
+
+    Raises:
+        ImportError: There is no boto3, and no client was given.
+        ValueError: An argument is not fit.
+    """
+
+    kind = "metadata_websocket"
+    limit = 128 * 1000
+    unsent = frozenset({CONNECTION_ID})
+
+    def __init__(
+        self,
+        api_gateway_endpoint: str,
+        metadata_fields: Collection[str] | None = None,
+        region: str | None = None,
+        *,
+        delivery: DeliveryMode = "best_effort",
+        client: Any = None,
+        endpoint_url: str | None = None,
+    ) -> None:
+        endpoint = _management_url(api_gateway_endpoint)
+        super().__init__(endpoint, metadata_fields, delivery)
+        parts = _aws.checked_url("api_gateway_endpoint", endpoint)
+        if endpoint_url is not None:
+            _aws.checked_url("endpoint_url", endpoint_url)
+        self._source = _aws.ClientSource(
+            "apigatewaymanagementapi",
+            _aws.url_region("api_gateway_endpoint", parts, region),
+            endpoint_url or endpoint,
+            client,
+        )
+
+    def _send(self, notice: Notice, repository: "MongoDBSessionRepository | None") -> None:
+        if repository is None:
+            raise DeliveryRefusedError("no bind() was called, so the stored connection_id is out of reach")
+        connection = _stored_connection(repository, notice.session_id)
+        if connection is None:
+            logger.debug("session_id=<%s> | nobody is connected, nothing is sent", notice.session_id)
+            return
+        try:
+            self._post(connection, notice.message["body"])
+        except DeliveryRefusedError as error:
+            if _aws.http_status(error.__cause__) != _aws.GONE:
+                raise
+            self._reconnect(connection, notice, repository)
+
+    def _post(self, connection: str, body: str) -> None:
+        client = self._source.client()
+        _aws.call(client, "post_to_connection", ConnectionId=connection, Data=body.encode())
+
+    def _reconnect(self, gone: str, notice: Notice, repository: "MongoDBSessionRepository") -> None:
+        """Remove the connection that has gone, unless another has come; that one gets the message."""
+        current = _stored_connection(repository, notice.session_id)
+        if current not in (None, gone):
+            self._post(str(current), notice.message["body"])
+        elif current == gone:
+            repository.delete_metadata(notice.session_id, [CONNECTION_ID])
+            logger.info("session_id=<%s> | the connection has gone, its id is removed", notice.session_id)
+
+
+def _management_url(endpoint: Any) -> Any:
+    """Return the URL that messages are posted to, from whichever of its URLs API Gateway shows."""
+    if not isinstance(endpoint, str):
+        return endpoint
+    for scheme, posted in (("wss://", "https://"), ("ws://", "http://")):
+        if endpoint.startswith(scheme):
+            endpoint = posted + endpoint.removeprefix(scheme)
+    return endpoint.rstrip("/").removesuffix("/@connections")
+
+
+def _stored_connection(repository: "MongoDBSessionRepository", session_id: str) -> str | None:
+    try:
+        connection = repository.get_metadata(session_id).get(CONNECTION_ID)
+    except SessionNotFoundError:
+        return None
+    return connection if isinstance(connection, str) and connection else None
+
+
+def create_metadata_websocket_hook(
+    api_gateway_endpoint: str,
+    metadata_fields: Collection[str] | None = None,
+    region: str | None = None,
+    **options: Any,
+) -> MetadataWebSocketHook:
+    """Return ``MetadataWebSocketHook(api_gateway_endpoint, …)``; options and errors are the same."""
+    return MetadataWebSocketHook(api_gateway_endpoint, metadata_fields, region, **options)
+
+
+def is_metadata_websocket_hook_available() -> bool:
+    """Return whether boto3, which the hook needs, can be imported."""
+    return _aws.is_available()
