@@ -1,5 +1,6 @@
 """Ties a live agent to its stored history: makes or restores it, and captures what it does from then on."""
 
+import logging
 import weakref
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
@@ -11,12 +12,16 @@ from strands.types.content import Message
 from . import _codec, _document
 from ._agent_state import AgentStateTracker
 from ._document import AgentWrite, Guard, check_id
+from ._repair import Restored
 from ._telemetry import ToolUsageMeter, call_metrics, ends_invocation
 from ._writer import AgentHistory
+from .errors import SessionConflictError
 from .mongodb_session_repository import MongoDBSessionRepository, RestoredAgent
 
 if TYPE_CHECKING:
     from strands.types.agent import LocalAgent
+
+logger = logging.getLogger(__name__)
 
 
 class AgentBinding:
@@ -143,14 +148,16 @@ class AgentBinder:
             return None
         agent.state = AgentState(restored.agent.state)
         restored.agent.initialize_internal_state(agent)
-        messages = self._restore_messages(agent, restored)
+        guard, messages = self._restore_messages(agent, restored)
         tracker = AgentStateTracker(self.place(agent.agent_id))
         tracker.adopt(agent, restored.data)
-        binding = self._bound(agent, tracker, restored.guard, messages)
+        binding = self._bound(agent, tracker, guard, messages)
         binding.history.measure(restored.live_count, restored.live_bytes)
         return binding
 
-    def _restore_messages(self, agent: "LocalAgent", restored: RestoredAgent) -> list[tuple[int, Message]]:
+    def _restore_messages(
+        self, agent: "LocalAgent", restored: RestoredAgent
+    ) -> tuple[Guard, list[tuple[int, Message]]]:
         prepended: list[Message] = []
         messages = restored.messages
         if isinstance(agent, Agent):
@@ -158,9 +165,40 @@ class AgentBinder:
             prepended = manager.restore_from_session(restored.agent.conversation_manager_state) or []
             messages = self._from_offset(agent.agent_id, restored, manager.removed_message_count)
         # A model that keeps the conversation on its own side gets no messages.
-        if not (isinstance(agent, Agent) and agent.model.stateful):
-            agent.messages = self._mend(prepended + [message for _, message in messages])
-        return messages
+        if isinstance(agent, Agent) and agent.model.stateful:
+            return restored.guard, messages
+        before = Restored.of(messages)
+        agent.messages = self._mend(prepended + [message for _, message in messages])
+        mended = [message for message in agent.messages if not any(message is other for other in prepended)]
+        if not before.is_mended(mended):
+            return restored.guard, messages
+        return self._repair(agent.agent_id, restored.guard, before, mended)
+
+    def _repair(
+        self, agent_id: str, guard: Guard, before: Restored, mended: list[Message]
+    ) -> tuple[Guard, list[tuple[int, Message]]]:
+        """Store what the SDK mended, so that positions in the stored history are those in the live one."""
+        found, live = self._repository.read_live(self._session_id, agent_id)
+        if found != guard:
+            raise self._conflict(agent_id)
+        if not before.can_be_rewritten(live):
+            # There the SDK goes on mending at each restore.
+            logger.warning(
+                "session_id=<%s>, agent_id=<%s> | a broken history stays as it is stored", self._session_id, agent_id
+            )
+            return guard, list(before.messages)
+        write = AgentWrite(agent_id)
+        messages = before.rewritten(live, mended, write.at, self.place(agent_id))
+        if not self._repository.repair_agent(self._session_id, write, guard, messages):
+            raise self._conflict(agent_id)
+        logger.info("session_id=<%s>, agent_id=<%s> | mended the stored history", self._session_id, agent_id)
+        first = before.messages[0][0]
+        numbered = list(enumerate(mended, start=first))
+        return Guard((guard.revision or 0) + 1, first + len(mended), write.write_id), numbered
+
+    def _conflict(self, agent_id: str) -> SessionConflictError:
+        reason = "was written by somebody else while it was restored; restore it again."
+        return SessionConflictError(self._session_id, agent_id, reason)
 
     def _from_offset(self, agent_id: str, restored: RestoredAgent, offset: int) -> list[tuple[int, Message]]:
         """The read took the stored offset; a conversation manager may have come to another one."""

@@ -459,6 +459,19 @@ def rolled_over(
     return wanted, update
 
 
+def repaired(
+    session_id: str, agent_id: str, guard: Guard, messages: list[Stored], size: int, write: AgentWrite
+) -> tuple[Stored, Update]:
+    """Return filter and update that put a mended history in the place of the one in the session document."""
+    wanted, update = guarded(session_id, write, guard)
+    path = agent_path(agent_id)
+    update["$set"][f"{path}.messages"] = messages
+    update["$set"][f"{path}.next_message_id"] = messages[-1]["message_id"] + 1 if messages else guard.next_message_id
+    update["$set"][f"{path}.live_bytes"] = size
+    update["$push"] = {f"{path}.repairs": {"repaired_at": write.at, "revision": guard.revision}}
+    return wanted, update
+
+
 def moved_message(session_id: str, agent_id: str, edit: MessageEdit) -> tuple[Stored, Update]:
     """Return filter and update that change a message in whatever segments hold it, referred to or not."""
     update: Update = {"$set": {f"messages.$.{name}": value for name, value in edit.fields.items()}}

@@ -329,6 +329,26 @@ class MongoDBSessionRepository(SessionRepository):
         with _operation("write_agent", session_id, write.agent_id, messages=len(write.appended)):
             return self._collection.update_one(wanted, update).matched_count > 0
 
+    def read_live(self, session_id: str, agent_id: str) -> tuple[Guard, list[Stored]]:
+        """Return the messages that the session document holds of an agent, as stored, and where its history stands.
+
+        Raises:
+            AgentNotFoundError: The session holds no such agent.
+            SessionNotFoundError: There is no such session.
+        """
+        stored = self._found(session_id, self._read_agent("read_live", session_id, agent_id, _document.live_pipeline))
+        if not stored.get("agent_data"):
+            raise AgentNotFoundError(session_id, agent_id)
+        return _document.guard_of(stored), stored["messages"]
+
+    def repair_agent(self, session_id: str, write: AgentWrite, guard: Guard, messages: list[Stored]) -> bool:
+        """Put a mended history in the place of the one in the session document, as one guarded write."""
+        check_id("agent_id", write.agent_id)
+        size = sum(len(bson.encode(message)) for message in messages)
+        wanted, update = _document.repaired(session_id, write.agent_id, guard, messages, size, write)
+        with _operation("repair_agent", session_id, write.agent_id, messages=len(messages)):
+            return self._collection.update_one(wanted, update).matched_count > 0
+
     def roll_over(
         self, session_id: str, agent_id: str, guard: Guard, write_id: ObjectId, kept_bytes: int = KEPT_BYTES
     ) -> RolledOver | None:

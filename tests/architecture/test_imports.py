@@ -18,7 +18,7 @@ NAME = "mongodb_session_manager"
 FLOORS: list[set[str]] = [
     {"errors", "types"},
     {"_codec", "_telemetry", "_client", "_indexes", "_arguments", "_hook_chain"},
-    {"_document", "_metadata_tool", "_agent_state", "mongodb_connection_pool"},
+    {"_document", "_metadata_tool", "_agent_state", "_repair", "mongodb_connection_pool"},
     {"_segments"},
     {"mongodb_session_repository"},
     {"_writer", "_session_data", "session_catalog", "storage"},
