@@ -30,6 +30,15 @@ FLOORS: list[set[str]] = [
     {"__init__", "__main__"},
 ]
 
+# The same inside the hooks, whose parts are one floor to the others.
+HOOK_FLOORS: list[set[str]] = [
+    {"dispatcher"},
+    {"_aws", "_notifying"},
+    {"_metadata_events"},
+    {"feedback_sns_hook", "metadata_sqs_hook", "metadata_websocket_hook"},
+    {"__init__"},
+]
+
 # A client, its pool and its database are no business of these rules: they are about collections.
 COLLECTION_METHODS = {
     "aggregate",
@@ -205,6 +214,35 @@ def test_nothing_imports_what_is_for_tests(module: str) -> None:
 @pytest.mark.parametrize("module", sorted(MODULES.keys() - {"hooks._aws"}))
 def test_nothing_imports_aws(module: str) -> None:
     assert not {name.split(".")[0] for name in imported(module)} & {"boto3", "botocore"}
+
+
+def test_boto3_is_imported_when_it_is_needed() -> None:
+    nodes = tree("hooks._aws").body
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+
+    assert "boto3" in set(imported("hooks._aws"))
+    assert not {name.split(".")[0] for name in names} & {"boto3", "botocore"}
+
+
+@pytest.mark.parametrize("module", sorted(name for name in CORE if name.split(".")[0] not in {"hooks", "__init__"}))
+def test_the_core_does_without_the_hooks(module: str) -> None:
+    assert "hooks" not in own_imports(module)
+
+
+@pytest.mark.parametrize("module", sorted(name for name in MODULES if name.startswith("hooks.")))
+def test_imports_inside_the_hooks_go_down(module: str) -> None:
+    prefix = f"{NAME}.hooks."
+    inside = {name.removeprefix(prefix).split(".")[0] for name in imported(module) if name.startswith(prefix)}
+    own = hook_floor(module.removeprefix("hooks."))
+
+    assert {name for name in inside if hook_floor(name) >= own} == set()
+
+
+def hook_floor(name: str) -> int:
+    found = [number for number, names in enumerate(HOOK_FLOORS) if name in names]
+    assert found, f"hooks.{name} is new: give it a floor in {Path(__file__).name}"
+    return found[0]
 
 
 @pytest.mark.parametrize("module", ["_codec", "_document", "_telemetry", "errors", "types"])

@@ -1,0 +1,131 @@
+"""A chat service that sends the answer word by word, as server-sent events.
+
+Run it as it is and listen to it; it needs no account and no network::
+
+    python examples/example_fastapi_streaming.py
+    curl -N -X POST localhost:8000/sessions/s-1/chat -H 'content-type: application/json' -d '{"prompt": "Hello"}'
+
+A client that leaves in the middle ends the invocation. What was said until then is stored; the next request goes on.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel
+from strands import Agent
+from strands.types.content import Messages
+from strands.types.streaming import StreamEvent
+
+from mongodb_session_manager import MongoDBSessionManager, MongoDBSessionManagerFactory, SessionConflictError
+from mongodb_session_manager.testing import MongodNotFoundError, MongodStartError, ScriptedModel, running_mongodb
+
+AGENT_ID = "assistant"
+
+
+class Prompt(BaseModel):
+    """What a user says."""
+
+    prompt: str
+    # How many words the answer has, and how long the model takes for each.
+    words: int = 10
+    word_ms: int = 50
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    # 1. "async": messages are written while the model goes on, and are acknowledged before the stream ends.
+    factory = MongoDBSessionManagerFactory(os.environ["MONGODB_URI"], durability="async")
+    app.state.factory = factory
+    try:
+        yield
+    finally:
+        await run_in_threadpool(factory.close)
+
+
+app = FastAPI(title="Streaming chat", lifespan=lifespan)
+
+
+@app.post("/sessions/{session_id}/chat")
+async def chat(session_id: str, body: Prompt, request: Request) -> StreamingResponse:
+    events = answer_events(request.app.state.factory, session_id, body)
+    return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+
+
+@app.get("/sessions/{session_id}/history")
+async def history(session_id: str, request: Request) -> list[dict[str, Any]]:
+    async with request.app.state.factory.session(session_id) as manager:
+        messages = await manager.alist_messages(AGENT_ID)
+    return [{key: message[key] for key in ("message_id", "role", "content")} for message in messages]
+
+
+# 2. The session is opened inside the generator, so that it stays open as long as somebody listens.
+async def answer_events(factory: MongoDBSessionManagerFactory, session_id: str, body: Prompt) -> AsyncIterator[str]:
+    try:
+        async with factory.session(session_id, agent_ids=[AGENT_ID]) as manager:
+            agent = make_agent(manager, body)
+            # aclosing() ends the invocation before the session, also when the client has left.
+            stream: Any = agent.stream_async(body.prompt)
+            async with aclosing(stream):
+                async for event in stream:
+                    if "data" in event:
+                        yield server_sent("word", event["data"])
+        # 3. After the session, so that the client hears of the end only when everything is stored.
+        yield server_sent("done", "")
+    except SessionConflictError:
+        # The status is long sent: the client is told in the stream.
+        yield server_sent("conflict", "Another request of this conversation is being answered. Ask again.")
+
+
+def server_sent(event: str, data: str) -> str:
+    return f"event: {event}\ndata: {json.dumps(data)}\n\n"
+
+
+class TalkingModel(ScriptedModel):
+    """Says its answer word by word, as a real model does."""
+
+    def __init__(self, words: int, word_ms: int) -> None:
+        super().__init__(default=lambda messages: f"I can see {len(messages)} messages." + " And so on." * words)
+        self._words, self._seconds = words, word_ms / 1000
+
+    async def stream(self, messages: Messages, *args: Any, **kwargs: Any) -> AsyncGenerator[StreamEvent, None]:
+        """Take the texts of the script apart."""
+        async for event in super().stream(messages, *args, **kwargs):
+            text = event.get("contentBlockDelta", {}).get("delta", {}).get("text")
+            if text is None:
+                yield event
+                continue
+            for word in text.split()[: self._words]:
+                await asyncio.sleep(self._seconds)
+                yield {"contentBlockDelta": {"delta": {"text": f"{word} "}}}
+
+
+def make_agent(manager: MongoDBSessionManager, body: Prompt) -> Agent:
+    # Your own model, tools and system prompt go here.
+    model = TalkingModel(body.words, body.word_ms)
+    return Agent(model=model, agent_id=AGENT_ID, session_manager=manager, callback_handler=None)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--port", type=int, default=8000, help="port on 127.0.0.1 (default: %(default)s)")
+    arguments, _ = parser.parse_known_args()
+    # MONGODB_URI where it is set, else a private server that ends with this program.
+    with running_mongodb() as uri:
+        os.environ["MONGODB_URI"] = uri
+        uvicorn.run(app, host="127.0.0.1", port=arguments.port)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (MongodNotFoundError, MongodStartError) as error:
+        raise SystemExit(str(error)) from None

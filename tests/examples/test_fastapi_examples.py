@@ -1,0 +1,388 @@
+"""The examples of services as they are used: under uvicorn, over HTTP, with clients that come and go."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from pymongo import MongoClient
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+CHAT, STREAMING = "example_fastapi.py", "example_fastapi_streaming.py"
+CLIENTS = 40
+
+
+class Service:
+    """An example in a process of its own, on a free port of this machine."""
+
+    def __init__(self, name: str, uri: str, folder: Path) -> None:
+        self._name, self.uri, self._folder = name, uri, folder
+        self._process: subprocess.Popen[bytes] | None = None
+        self.log = folder / "log"
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30, trust_env=False)
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, EXAMPLES / self._name, "--port", str(self.port)],
+                cwd=self._folder,
+                env={**os.environ, "MONGODB_URI": self.uri},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        deadline = time.monotonic() + 60
+        while not self._listens():
+            assert self._process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.05)
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
+        """End it as a process manager does, and wait; its exit code."""
+        process, self._process = self._process, None
+        if process is None:
+            return 0
+        process.send_signal(how)
+        try:
+            return process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
+
+    def _listens(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+        except OSError:
+            return False
+        return True
+
+    def chat(self, session_id: str, prompt: str, **options: Any) -> httpx.Response:
+        return self.client.post(f"/sessions/{session_id}/chat", json={"prompt": prompt, **options})
+
+    def stored(self, session_id: str) -> dict[str, Any] | None:
+        with MongoClient[dict[str, Any]](self.uri) as client:
+            return client.get_default_database()["agent_sessions"].find_one({"_id": session_id})
+
+    def texts(self, session_id: str) -> list[str]:
+        reply = self.client.get(f"/sessions/{session_id}/history")
+        assert reply.status_code == 200
+        return [block["text"] for message in reply.json() for block in message["content"]]
+
+    def stream(self, session_id: str, **options: Any) -> Iterator[tuple[str, Any]]:
+        """Give the events of an answer as they come."""
+        with self.client.stream("POST", f"/sessions/{session_id}/chat", json={"prompt": "Hello", **options}) as reply:
+            assert reply.headers["content-type"].startswith("text/event-stream")
+            event = ""
+            for line in reply.iter_lines():
+                name, _, value = line.partition(": ")
+                if name == "event":
+                    event = value
+                elif name == "data":
+                    yield event, json.loads(value)
+
+
+def _with_database(uri: str, name: str) -> str:
+    parts = urlsplit(uri)
+    query = parts.query
+    if "@" in parts.netloc and "authsource=" not in query.lower():
+        # Credentials are looked up in the database of the path, unless this says otherwise.
+        query = f"{query}&authSource={parts.path.strip('/') or 'admin'}".lstrip("&")
+    return parts._replace(path=f"/{name}", query=query).geturl()
+
+
+@pytest.fixture(scope="module")
+def services(mongodb_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Service]]:
+    """Both, started once: that takes longer than all the requests."""
+    database = f"test_fastapi_{os.getpid()}"
+    uri = _with_database(mongodb_uri, database)
+    made = {name: Service(name, uri, tmp_path_factory.mktemp("service")) for name in (CHAT, STREAMING)}
+    try:
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(Service.start, made.values()))
+        yield made
+    finally:
+        for service in made.values():
+            service.stop()
+            service.client.close()
+        with MongoClient[dict[str, Any]](mongodb_uri) as client:
+            client.drop_database(database)
+
+
+@pytest.fixture
+def chat(services: dict[str, Service], session_id: str) -> Service:
+    return services[CHAT]
+
+
+@pytest.fixture
+def streaming(services: dict[str, Service], session_id: str) -> Service:
+    return services[STREAMING]
+
+
+@pytest.fixture
+def session_id(request: pytest.FixtureRequest) -> str:
+    return str(request.node.name).replace("[", "-").strip("]")
+
+
+def eventually(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 15
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return condition()
+
+
+# Chat
+
+
+def test_a_conversation(chat: Service, session_id: str) -> None:
+    answers = [chat.chat(session_id, f"Prompt {number}").json()["answer"] for number in range(3)]
+
+    assert answers == [f"I can see {seen} messages of our conversation." for seen in (1, 3, 5)]
+    assert chat.texts(session_id)[::2] == ["Prompt 0", "Prompt 1", "Prompt 2"]
+    page = chat.client.get(f"/sessions/{session_id}/history", params={"limit": 2, "offset": 1}).json()
+    assert [message["message_id"] for message in page] == [1, 2]
+
+
+def test_feedback(chat: Service, session_id: str, mongodb_uri: str, services: dict[str, Service]) -> None:
+    chat.chat(session_id, "Hello")
+
+    replies = [
+        chat.client.post(f"/sessions/{session_id}/feedback", json=feedback)
+        for feedback in ({"rating": "up", "message_id": 1}, {"rating": "down", "comment": "No"}, {"rating": ["?"]})
+    ]
+
+    assert [reply.status_code for reply in replies] == [201, 201, 422]
+    stored = chat.stored(session_id)
+    assert stored
+    assert [feedback["rating"] for feedback in stored["feedbacks"]] == ["up", "down"]
+    assert stored["application_name"] == "chat"
+
+
+def test_health_tells_no_credentials(chat: Service) -> None:
+    reply = chat.client.get("/health")
+
+    assert reply.status_code == 200
+    assert reply.json()["status"] == "connected"
+    assert "mongodb://" not in reply.text
+
+
+def test_many_clients_at_once(chat: Service, session_id: str) -> None:
+    def converse(number: int) -> list[str]:
+        return [chat.chat(f"{session_id}-{number}", f"I am {number}.").json()["answer"] for _ in range(3)]
+
+    with ThreadPoolExecutor(CLIENTS) as threads:
+        answers = list(threads.map(converse, range(CLIENTS)))
+
+    assert answers == [[f"I can see {seen} messages of our conversation." for seen in (1, 3, 5)]] * CLIENTS
+    for number in (0, CLIENTS - 1):
+        assert chat.texts(f"{session_id}-{number}")[::2] == [f"I am {number}."] * 3
+    connections = chat.client.get("/health").json()["connections"]
+    assert connections["open"] <= 100
+    assert connections["waiting"] == 0
+
+
+def test_of_two_requests_at_once_one_is_refused(chat: Service, session_id: str) -> None:
+    chat.chat(session_id, "Hello")
+
+    # The model is at work long enough for both to have read the same history.
+    def ask(prompt: str) -> httpx.Response:
+        return chat.chat(session_id, prompt, thinking_ms=1500)
+
+    with ThreadPoolExecutor(2) as threads:
+        replies = list(threads.map(ask, ("One", "Two")))
+
+    (winner,) = [prompt for prompt, reply in zip(("One", "Two"), replies, strict=True) if reply.status_code == 200]
+    assert sorted(reply.status_code for reply in replies) == [200, 409]
+    assert chat.texts(session_id)[2::2] == [winner]
+    assert chat.chat(session_id, "Again").json()["answer"] == "I can see 5 messages of our conversation."
+
+
+def test_a_conversation_that_was_deleted_while_it_was_answered(chat: Service, session_id: str) -> None:
+    with ThreadPoolExecutor() as threads:
+        reply = threads.submit(chat.chat, session_id, "Hello", thinking_ms=1500)
+        assert eventually(lambda: chat.stored(session_id) is not None)  # the request is in the middle of its work
+        assert chat.client.delete(f"/sessions/{session_id}").status_code == 204
+
+    assert reply.result().status_code == 404
+    assert chat.texts(session_id) == []
+
+
+def test_a_session_id_that_is_not_fit(chat: Service) -> None:
+    assert chat.chat("s" * 1025, "Hello").status_code >= 400
+
+
+def test_a_server_that_is_stopped_and_started_again(chat: Service, session_id: str) -> None:
+    chat.chat(session_id, "Before")
+
+    # A request that is being answered is answered to its end.
+    with ThreadPoolExecutor() as threads:
+        reply = threads.submit(chat.chat, f"{session_id}-2", "Meanwhile", thinking_ms=1500)
+        assert eventually(lambda: chat.stored(f"{session_id}-2") is not None)
+        code = chat.stop()
+        assert reply.result().status_code == 200
+    assert code in {0, -signal.SIGTERM}
+    chat.start()
+
+    for name, said_before in ((session_id, "Before"), (f"{session_id}-2", "Meanwhile")):
+        assert chat.chat(name, "Afterwards").json()["answer"] == "I can see 3 messages of our conversation."
+        assert chat.texts(name)[::2] == [said_before, "Afterwards"]
+
+
+# Streams
+
+
+def said(events: list[tuple[str, Any]]) -> str:
+    return "".join(data for event, data in events if event == "word")
+
+
+def test_an_answer_comes_word_by_word(streaming: Service, session_id: str) -> None:
+    events = list(streaming.stream(session_id, words=6, word_ms=1))
+
+    assert [event for event, _ in events] == ["word"] * 6 + ["done"]
+    assert said(events) == "I can see 1 messages. And "
+    assert streaming.texts(session_id) == ["Hello", said(events)]
+    assert said(list(streaming.stream(session_id, words=5, word_ms=1))) == "I can see 3 messages. "
+
+
+def test_many_streams_at_once(streaming: Service, session_id: str) -> None:
+    def listen(number: int) -> list[str]:
+        return [event for event, _ in streaming.stream(f"{session_id}-{number}", words=5, word_ms=10)]
+
+    with ThreadPoolExecutor(CLIENTS) as threads:
+        assert list(threads.map(listen, range(CLIENTS))) == [["word"] * 5 + ["done"]] * CLIENTS
+
+
+@pytest.mark.parametrize("words_heard", [1, 3])
+def test_a_client_that_leaves_in_the_middle(streaming: Service, session_id: str, words_heard: int) -> None:
+    list(streaming.stream(session_id, words=5, word_ms=1))
+
+    stream = streaming.stream(session_id, words=60, word_ms=500)
+    for _ in range(words_heard):
+        next(stream)
+    stream.close()  # type: ignore[attr-defined]
+
+    # The invocation has ended, long before the thirty seconds that the answer would take.
+    assert eventually(lambda: len(streaming.texts(session_id)) == 3)
+    events = list(streaming.stream(session_id, words=5, word_ms=1))
+    assert events[-1] == ("done", "")
+    assert streaming.texts(session_id)[:3] == ["Hello", "I can see 1 messages. ", "Hello"]
+    assert streaming.texts(session_id)[-1] == said(events)
+
+
+def test_clients_that_leave_are_in_nobodys_way(streaming: Service, session_id: str) -> None:
+    before = streaming.log.stat().st_size
+    started = threading.Barrier(20)
+
+    def listen(number: int) -> str:
+        stream = streaming.stream(f"{session_id}-{number}", words=5, word_ms=40)
+        started.wait(timeout=60)
+        for event, _ in stream:
+            if number % 2 and event == "word":
+                stream.close()  # type: ignore[attr-defined]
+                return "left"
+        return event
+
+    with ThreadPoolExecutor(20) as threads:
+        assert list(threads.map(listen, range(20))) == ["done", "left"] * 10
+
+    for number in range(20):
+        assert eventually(lambda number=number: bool(streaming.texts(f"{session_id}-{number}")))  # type: ignore[misc]
+    assert "Traceback" not in streaming.log.read_text()[before:]
+
+
+def test_of_two_streams_at_once_one_is_refused(streaming: Service, session_id: str) -> None:
+    list(streaming.stream(session_id, words=5, word_ms=1))
+
+    def listen(_: int) -> str:
+        return [event for event, _ in streaming.stream(session_id, words=5, word_ms=300)][-1]
+
+    with ThreadPoolExecutor(2) as threads:
+        last = list(threads.map(listen, range(2)))
+
+    assert sorted(last) == ["conflict", "done"]
+    # The slower one may have begun on top of the prompt of the faster one.
+    texts = streaming.texts(session_id)
+    assert texts[:2] == ["Hello", "I can see 1 messages. "]
+    assert texts[2:-1] in (["Hello"], ["Hello", "Hello"])
+    assert texts[-1] == f"I can see {len(texts) - 1} messages. "
+
+
+def test_the_server_is_stopped_while_it_streams(streaming: Service, session_id: str) -> None:
+    list(streaming.stream(session_id, words=5, word_ms=1))
+
+    stream = streaming.stream(session_id, words=5, word_ms=300)
+    next(stream)
+    with ThreadPoolExecutor() as threads:
+        stopped = threads.submit(streaming.stop, signal.SIGINT)
+        assert [event for event, _ in stream] == ["word"] * 4 + ["done"]
+        # SIGINT, as Ctrl+C: this service is not started again.
+        assert stopped.result() in {0, -signal.SIGINT}
+    stored = streaming.stored(session_id)
+    assert stored
+    assert len(stored["agents"]["assistant"]["messages"]) == 4
+
+
+# The others
+
+
+@pytest.fixture
+def output(mongodb_uri: str, database_name: str, tmp_path: Path) -> Callable[[str], list[str]]:
+    """Run an example to its good end; the lines of its output. It leaves no session and no file."""
+    uri = _with_database(mongodb_uri, database_name)
+
+    def run(name: str) -> list[str]:
+        done = subprocess.run(
+            [sys.executable, EXAMPLES / name],
+            cwd=tmp_path,
+            env={**os.environ, "MONGODB_URI": uri},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        with MongoClient[dict[str, Any]](uri) as client:
+            assert client.get_default_database()["agent_sessions"].find_one() is None
+        assert list(tmp_path.iterdir()) == []
+        return done.stdout.splitlines()
+
+    return run
+
+
+def test_stream_async(output: Callable[[str], list[str]]) -> None:
+    lines = output("example_stream_async.py")
+
+    assert lines[0] == "answer:    You said 1 things, first 'My name is Ada.'."
+    assert lines[1].startswith("left:      4 messages, the last one: ")
+    assert lines[2] == "goes on:   You said 3 things, first 'My name is Ada.'."
+    assert lines[3:] == [
+        "Ada:       You said 4 things, first 'My name is Ada.'.",
+        "Grace:     You said 1 things, first 'I am Grace.'.",
+        "Edsger:    You said 1 things, first 'I am Edsger.'.",
+    ]
+
+
+def test_performance(output: Callable[[str], list[str]]) -> None:
+    lines = output("example_performance.py")
+
+    assert lines[1:5] == [
+        "  sync:  1 read, 3 writes",
+        lines[2],  # writes of "async" may be joined
+        "  exit:  1 read, 2 writes",
+        "  after 50 turns: 1 read, 4 writes",
+    ]
+    assert lines[2] in {"  async: 1 read, 3 writes", "  async: 1 read, 2 writes"}
+    assert lines[-2].strip().startswith("one client:            1.0 times the time")
+    assert float(lines[-1].split()[3]) > 0
