@@ -36,14 +36,17 @@ class Inbox:
         self.url = self._sqs.create_queue(QueueName=f"example-{uuid4().hex}")["QueueUrl"]
 
     def subscribe(self, sns: Any, topic_arn: str) -> None:
+        """Have it receive what is published to a topic."""
         found = self._sqs.get_queue_attributes(QueueUrl=self.url, AttributeNames=["QueueArn"])
         sns.subscribe(TopicArn=topic_arn, Protocol="sqs", Endpoint=found["Attributes"]["QueueArn"])
 
     def bodies(self) -> list[dict[str, Any]]:
+        """Return what it received."""
         found = self._sqs.receive_message(QueueUrl=self.url, MaxNumberOfMessages=10)
         return [json.loads(message["Body"]) for message in found.get("Messages", [])]
 
     def delete(self) -> None:
+        """Remove the queue."""
         self._sqs.delete_queue(QueueUrl=self.url)
 
 

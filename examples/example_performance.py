@@ -21,7 +21,7 @@ from mongodb_session_manager.testing import (
 )
 from mongodb_session_manager.types import Durability
 
-REQUESTS = 20
+REQUESTS = 10
 
 
 def main() -> None:
@@ -42,10 +42,10 @@ def main() -> None:
 
             # 2. What it costs when the history grows: the same, and one write for the window of the conversation
             # manager, which moves now; nobody waits for that one.
-            talk(factory.create_session_manager(session_id), turns=50)
+            talk(factory.create_session_manager(session_id), turns=25)
             with counter.counting() as log:
                 talk(factory.create_session_manager(session_id))
-            print(f"  after 50 turns: {log.reads} read, {log.writes} writes")
+            print(f"  after 25 turns: {log.reads} read, {log.writes} writes")
 
             # 3. What a client for each request costs: connections, and the time to make them.
             shared = seconds(lambda: talk(factory.create_session_manager(session_id)))

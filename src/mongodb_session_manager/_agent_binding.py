@@ -1,10 +1,12 @@
 """Ties a live agent to its stored history: makes or restores it, and captures what it does from then on."""
 
 import logging
+import threading
 import weakref
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+import bson
 from strands import Agent
 from strands.agent.state import AgentState
 from strands.types.content import Message
@@ -42,6 +44,8 @@ class AgentBinding:
         self.history = history
         self.failure: Exception | None = None
         self.invoked = False
+        # What is compared and what is queued belong together, also where two threads use one agent.
+        self._capturing = threading.RLock()
 
     def is_of(self, agent: "LocalAgent") -> bool:
         """Tell whether this very object is bound."""
@@ -49,6 +53,10 @@ class AgentBinding:
 
     def capture_message(self, agent: "LocalAgent", message: Message) -> None:
         """Queue a message with what it tells of its model call, and the agent's state as far as it changed."""
+        with self._capturing:
+            self._capture_message(agent, message)
+
+    def _capture_message(self, agent: "LocalAgent", message: Message) -> None:
         metrics = call_metrics(message, agent) or {}
         tools = self._tools.since(agent) if ends_invocation(message) else {}
         if tools:
@@ -67,12 +75,12 @@ class AgentBinding:
 
     def capture_replacement(self, agent: "LocalAgent", message: Message) -> None:
         """Queue the new content of a stored message, by its tracking id."""
-        with self._tracker.capturing(agent) as changed:
+        with self._capturing, self._tracker.capturing(agent) as changed:
             self.history.replace(message, changed)
 
     def capture_state(self, agent: "LocalAgent") -> set[str]:
         """Queue the agent's state as far as it changed, and return which fields did."""
-        with self._tracker.capturing(agent) as changed:
+        with self._capturing, self._tracker.capturing(agent) as changed:
             if changed:
                 self.history.change(changed)
         self.history.prune(agent.messages)
@@ -86,6 +94,7 @@ class AgentBinder:
         repository: Where it is stored.
         session_id: The session.
         stored_agents: The agents that the session surely holds; None where that is not known.
+        is_new: Whether this process created the session.
         mend: Makes a restored history valid for a model.
     """
 
@@ -94,10 +103,11 @@ class AgentBinder:
         repository: MongoDBSessionRepository,
         session_id: str,
         stored_agents: frozenset[str] | None,
+        is_new: bool,
         mend: Callable[[list[Message]], list[Message]],
     ) -> None:
         self._repository, self._session_id = repository, session_id
-        self._stored_agents = stored_agents
+        self._stored_agents, self._is_new = stored_agents, is_new
         self._mend = mend
         # What was read ahead for agents that are about to be made: None where there is no such agent yet.
         self._prefetched: dict[str, RestoredAgent | None] = {}
@@ -105,7 +115,11 @@ class AgentBinder:
     def prefetch(self, agent_ids: Iterable[str]) -> None:
         """Read agents ahead of ``bind``."""
         for agent_id in agent_ids:
-            self._prefetched[check_id("agent_id", agent_id)] = self._read(agent_id)
+            check_id("agent_id", agent_id)
+            # A new agent will be stored without another look, so here a list that may have gaps is not enough.
+            known_new = self._is_new and agent_id not in (self._stored_agents or ())
+            restored = None if known_new else self._repository.restore_agent(self._session_id, agent_id)
+            self._prefetched[agent_id] = restored
 
     def bind(self, agent: "LocalAgent") -> AgentBinding:
         """Restore the agent, or store it as a new one with its messages; what was read ahead costs no I/O."""
@@ -130,10 +144,13 @@ class AgentBinder:
         messages = list(enumerate(agent.messages))
         appended = [_codec.encode_message(m, i, at, f"{self.place(agent_id)}, message {i}") for i, m in messages]
         with tracker.capturing(agent) as data:
-            write = AgentWrite(agent_id, appended, data=data, at=at)
+            size = sum(len(bson.encode(message)) for message in appended)
+            write = AgentWrite(agent_id, appended, data=data, at=at, size=size)
             created = self._repository.start_agent(self._session_id, write)
         if created:
-            return self._bound(agent, tracker, Guard(1, len(messages), write.write_id), messages)
+            binding = self._bound(agent, tracker, Guard(1, len(messages), write.write_id), messages)
+            binding.history.measure(len(messages), size)
+            return binding
         return self._restore(agent, self._repository.restore_agent(self._session_id, agent_id)) or self._start(agent)
 
     def _start_later(self, agent: "LocalAgent") -> AgentBinding:
@@ -150,7 +167,7 @@ class AgentBinder:
         restored.agent.initialize_internal_state(agent)
         guard, messages = self._restore_messages(agent, restored)
         tracker = AgentStateTracker(self.place(agent.agent_id))
-        tracker.adopt(agent, restored.data)
+        tracker.adopt(agent, restored.data, rewrite=restored.guard.revision is None)
         binding = self._bound(agent, tracker, guard, messages)
         binding.history.measure(restored.live_count, restored.live_bytes)
         return binding

@@ -29,8 +29,17 @@ class AgentStateTracker:
         self._known: Stored = {}
         self._seen: tuple[Any, int] | None = None
 
-    def adopt(self, agent: "LocalAgent", stored: Stored) -> None:
-        """Take the stored ``agent_data``, from which the agent was just restored, as captured."""
+    def adopt(self, agent: "LocalAgent", stored: Stored, *, rewrite: bool = False) -> None:
+        """Take the stored ``agent_data``, from which the agent was just restored, as captured.
+
+        Args:
+            agent: The agent.
+            stored: What it was restored from.
+            rewrite: Whether it is in the form of the first version, which the next write is to replace.
+        """
+        if rewrite:
+            self._known = {"captured": _captured(stored)}
+            return
         self._known = {name: stored[name] for name in AGENT_FIELDS if name in stored}
         self._known["captured"] = stored.get("captured") or _captured(stored)
         self._seen = _state_version(agent)

@@ -172,10 +172,13 @@ def new_agent(session_id: str, write: AgentWrite) -> tuple[Stored, Update]:
         "updated_at": write.at,
     }
     path = agent_path(write.agent_id)
-    return {"_id": session_id, path: {"$exists": False}}, {
+    update: Update = {
         "$set": {path: agent, "updated_at": write.at},
         "$addToSet": {"agent_ids": write.agent_id},
     }
+    if write.guardrail_events:
+        update["$push"] = {"guardrail_events": {"$each": write.guardrail_events}}
+    return {"_id": session_id, path: {"$exists": False}}, update
 
 
 def guarded(session_id: str, write: AgentWrite, guard: Guard) -> tuple[Stored, Update]:
@@ -284,6 +287,11 @@ def message_pipeline(session_id: str, agent_id: str, message_id: int) -> Pipelin
 def tail_pipeline(session_id: str, agent_id: str, message_id: int) -> Pipeline:
     """Return the aggregation that reads the messages from an id on."""
     return _message_stages(session_id, agent_id, {"$gte": ["$$message.message_id", message_id]})
+
+
+def tracked_pipeline(session_id: str, agent_id: str, tracking_id: str) -> Pipeline:
+    """Return the aggregation that reads the messages in the session document that have a tracking id."""
+    return _message_stages(session_id, agent_id, {"$eq": ["$$message.tracking_id", tracking_id]})
 
 
 def live_pipeline(session_id: str, agent_id: str) -> Pipeline:

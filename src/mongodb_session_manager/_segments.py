@@ -140,6 +140,16 @@ class MessageSegments:
         """Change a message wherever segments hold it; False where none does."""
         return self._segments.update_many(*_document.moved_message(session_id, agent_id, edit)).matched_count > 0
 
+    def tracked_ids(self, session_id: str, agent_id: str, tracking_id: str) -> set[int]:
+        """Return the ids of the messages in segments, referred to or not, that have a tracking id."""
+        found = self._segments.find(_document.tracked(session_id, [agent_id], tracking_id))
+        return {
+            int(message["message_id"])
+            for segment in found
+            for message in segment["messages"]
+            if message.get("tracking_id") == tracking_id
+        }
+
     def holds_tracked(self, session_id: str, agent_ids: Iterable[str], tracking_id: str) -> bool:
         """Tell whether a message with this tracking id has moved."""
         return self._segments.find_one(_document.tracked(session_id, agent_ids, tracking_id), {"_id": 1}) is not None

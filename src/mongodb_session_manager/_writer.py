@@ -5,14 +5,17 @@
 failed write held goes out first with the next one.
 """
 
+import itertools
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import bson
+import pymongo
 from bson import ObjectId
 from pymongo.errors import InvalidOperation, PyMongoError
 from strands.types.content import Message
@@ -34,8 +37,17 @@ from .mongodb_session_repository import MongoDBSessionRepository
 logger = logging.getLogger(__name__)
 
 MAX_PENDING = 1000
+# Changes are joined into one update up to this size, so that what is joined fits where its parts fit.
+JOINED_BYTES = 4 * 1024 * 1024
+# Seconds for a write that nobody waits for, and for all that is left when the interpreter ends: 10 together.
+BEHIND_TIMEOUT = 4.0
+EXIT_TIMEOUT = 6.0
 # MongoDB's limit for a document, less what else the session document holds at least.
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024 - 64 * 1024
+
+
+# Histories with changes that are not acknowledged, kept even where their managers were dropped.
+_unsent: "set[AgentHistory]" = set()
 
 
 @dataclass
@@ -55,6 +67,10 @@ class _Record:
 
     message_id: int
     message: Message
+
+    def without(self, dropped: int) -> "_Record":
+        """Return the record after a message before it was taken out."""
+        return _Record(self.message_id - 1, self.message) if self.message_id > dropped else self
 
     def is_of(self, message: Message) -> bool:
         tracking_id = message.get("tracking_id")
@@ -148,12 +164,23 @@ class AgentHistory:
             self._edit(edit, data=data)
             self._records[index] = _Record(record.message_id, message)
 
-    def redact_latest(self, message: Message, event: Stored) -> None:
+    def latest(self) -> Message | None:
+        """Return the message appended last, as far as it is in the live history."""
+        return self._records[-1].message if self._records else None
+
+    def is_pending(self, message: Message) -> bool:
+        """Tell whether this very message waits to be sent."""
+        with self._state:
+            waiting = {change.appended["message_id"] for change in self._pending if change.appended}
+            return any(record.message is message and record.message_id in waiting for record in self._records)
+
+    def redact_latest(self, message: Message, event: Stored, copies: Iterable[int] = ()) -> None:
         """Queue the redaction of the latest message and of its copies.
 
         Args:
             message: What stands there afterwards.
             event: Recorded on each of them, and once on the session.
+            copies: Stored messages, by id, that have its tracking id.
 
         Raises:
             MongoDBSessionError: Nothing was appended yet.
@@ -167,8 +194,8 @@ class AgentHistory:
                     f"Agent {self._agent_id!r} of session {self._session_id!r} has no message to redact."
                 )
             latest = self._records[-1]
-            ids = [r.message_id for r in self._records if r.is_of(latest.message) or r.is_of(message)]
-            edits = [self._redaction(message, message_id, event) for message_id in ids]
+            live = [r.message_id for r in self._records if r.is_of(latest.message) or r.is_of(message)]
+            edits = [self._redaction(message, number, event) for number in sorted({*live, *copies})]
             about = {"agent_id": self._agent_id, "message_id": latest.message_id}
             for edit in edits:
                 of_session = [{**event, **about}] if edit.message_id == latest.message_id else []
@@ -193,8 +220,14 @@ class AgentHistory:
         """Forget what is queued, and raise this from now on."""
         with self._state:
             self._pending.clear()
+            self._unanswered.clear()
             self._ended = error
+            self.let_go()
         return error
+
+    def let_go(self) -> None:
+        """Keep what is queued no longer than somebody holds this history."""
+        _unsent.discard(self)
 
     def is_continuation(self, message: Message, live: Sequence[Message]) -> bool:
         """Tell whether an announced message is the latest one grown longer, not a new one.
@@ -236,11 +269,19 @@ class AgentHistory:
         waiting = [c.appended for c in self._pending if c.appended and c.appended["message_id"] == edit.message_id]
         for stored in waiting:
             edit.apply(stored)
+        if edit.redacts:
+            self._drop_edits(edit.message_id)
         # A write without an answer may have stored the message as it was before.
         if not waiting or self._unanswered:
             self._queue(_Change(edited=edit, **along))
         elif any(along.values()):
             self._queue(_Change(**along))
+
+    def _drop_edits(self, message_id: int) -> None:
+        """Take back what waits to be put into a message that is redacted: it would be stored for a moment."""
+        for change in self._pending:
+            if change.edited is not None and change.edited.message_id == message_id:
+                change.edited = None
 
     def _queue(self, change: _Change) -> None:
         if len(self._pending) >= MAX_PENDING:
@@ -249,6 +290,7 @@ class AgentHistory:
                 "be written yet, and no more are held. Bring MongoDB back, then call flush()."
             )
         self._pending.append(change)
+        _unsent.add(self)
 
     def _check_size(self, fields: Stored) -> int:
         # Queued, it could never be sent, and everything after it would wait for ever.
@@ -260,7 +302,7 @@ class AgentHistory:
     def check_open(self) -> None:
         """Raise what ended this binding, if anything did."""
         if self._ended is not None:
-            raise self._ended
+            raise self._ended.with_traceback(None)
 
     def _place(self, message_id: int) -> str:
         return f"Agent {self._agent_id!r} of session {self._session_id!r}, message {message_id}"
@@ -280,6 +322,8 @@ class AgentHistory:
             try:
                 while self._send_next():
                     pass
+            except (AgentNotFoundError, SessionNotFoundError) as error:
+                raise self.end(error) from None
             except Exception as error:
                 self._error = error
                 raise
@@ -287,30 +331,48 @@ class AgentHistory:
         if outgrown(self._live_count, self._live_bytes):
             self._roll_behind()
 
+    def flush_behind(self) -> None:
+        """Do what ``flush`` does, but give up soon: nobody waits, and an interpreter that ends waits for threads."""
+        with pymongo.timeout(BEHIND_TIMEOUT):
+            self.flush()
+
     def _send_next(self) -> bool:
         with self._state:
             self.check_open()
             if not self._pending:
+                self.let_go()
                 return False
             count, write, guard = self._next_write()
             self._unanswered[write.write_id] = count
         try:
             arrived = self._send(write, guard)
         except SessionTooLargeError:
-            del self._unanswered[write.write_id]
+            self._unanswered.pop(write.write_id, None)
             if not self.roll(kept_bytes=0):
+                self._drop_too_large()
                 raise
             return True
         if arrived:
-            self._acknowledge(count, write.write_id)
+            self._confirm(count, write.write_id)
         else:
             self._settle()
         return True
 
+    def _drop_too_large(self) -> None:
+        """Take out a change that no document can hold, so that it is not in the way of what comes after it."""
+        with self._state:
+            change = self._pending.popleft()
+            if change.appended is None:
+                return
+            dropped = change.appended["message_id"]
+            self._records = [record.without(dropped) for record in self._records if record.message_id != dropped]
+            for later in self._pending:
+                if later.appended is not None:
+                    later.appended["message_id"] -= 1
+            if change.data or change.guardrail_events:
+                self._pending.appendleft(_Change(data=change.data, guardrail_events=change.guardrail_events))
+
     def _send(self, write: AgentWrite, guard: Guard) -> bool:
-        if write.edited is not None and write.edited.redacts:
-            # A copy may be left in a segment that nobody refers to.
-            self._repository.edit_moved(self._session_id, self._agent_id, write.edited)
         if self._stored:
             return self._repository.write_agent(self._session_id, write, guard)
         return self._repository.start_agent(self._session_id, write)
@@ -321,6 +383,8 @@ class AgentHistory:
         for change in self._pending:
             if count and (change.edited or (change.appended and write.edited)):
                 break
+            if count and write.size + change.size > JOINED_BYTES:
+                break
             write.edited = write.edited or change.edited
             if change.appended:
                 write.appended.append(dict(change.appended))  # an edit may change the queued one meanwhile
@@ -330,8 +394,19 @@ class AgentHistory:
             count += 1
         return count, write, self._guard
 
+    def _confirm(self, count: int, write_id: object) -> None:
+        """A write has arrived: what it redacted is redacted in segments too, and it leaves the queue."""
+        with self._state:
+            edits = [change.edited for change in itertools.islice(self._pending, count) if change.edited]
+        for edit in edits:
+            if edit.redacts:
+                # A copy may have moved, or be left in a segment that nobody refers to.
+                self._repository.edit_moved(self._session_id, self._agent_id, edit)
+        self._acknowledge(count, write_id)
+
     def _acknowledge(self, count: int, write_id: object) -> None:
         with self._state:
+            self.check_open()  # the session may have been deleted meanwhile
             done = [self._pending.popleft() for _ in range(count)]
             appended = sum(change.appended is not None for change in done)
             self._guard = Guard((self._guard.revision or 0) + 1, self._guard.next_message_id + appended, write_id)
@@ -346,14 +421,18 @@ class AgentHistory:
             position = self._repository.locate_agent(self._session_id, self._agent_id, self._guard.next_message_id)
         except (AgentNotFoundError, SessionNotFoundError) as error:
             raise self.end(error) from None
-        if position.guard == self._guard and self._pending[0].edited:
-            self._edit_moved(self._pending[0])
+        with self._state:
+            self.check_open()
+            head = self._pending[0]
+            arrived = self._unanswered.get(position.write_id) if isinstance(position.write_id, ObjectId) else None
+            if arrived is None:
+                arrived = self._recognised(position.tracking_ids) or None
+            moved = position.guard == self._guard and head.edited is not None
+            if arrived is None and not moved:
+                raise self.end(self._conflict(position.guard))
+        if arrived is None:
+            self._edit_moved(head)
             return
-        arrived = self._unanswered.get(position.write_id) if isinstance(position.write_id, ObjectId) else None
-        if arrived is None:
-            arrived = self._recognised(position.tracking_ids) or None
-        if arrived is None:
-            raise self.end(self._conflict(position.guard))
         logger.debug(
             "session_id=<%s>, agent_id=<%s>, changes=<%d> | an unanswered write had arrived",
             self._session_id,
@@ -361,16 +440,19 @@ class AgentHistory:
             arrived,
         )
         # After a foreign write the place is another one, and the next write of ours conflicts.
-        self._acknowledge(arrived, position.write_id)
+        self._confirm(arrived, position.write_id)
 
     def _edit_moved(self, change: _Change) -> None:
         """The history is where it should be, so the message to edit has moved into a segment, or is gone."""
+        edit = change.edited
+        found = edit is None or self._repository.edit_moved(self._session_id, self._agent_id, edit)
         with self._state:
-            edit, change.edited = change.edited, None
+            self.check_open()
+            change.edited = None
             if not (change.data or change.guardrail_events):
                 self._pending.popleft()
             self._unanswered.clear()
-        if edit is not None and not self._repository.edit_moved(self._session_id, self._agent_id, edit):
+        if edit is not None and not found:
             raise MessageNotFoundError(self._session_id, self._agent_id, edit.message_id)
 
     # Moving
@@ -384,7 +466,8 @@ class AgentHistory:
                 self._unanswered[write_id], guard = 0, self._guard
             rolled = self._repository.roll_over(self._session_id, self._agent_id, guard, write_id, kept_bytes)
             with self._state:
-                del self._unanswered[write_id]
+                self.check_open()
+                self._unanswered.pop(write_id, None)
                 if rolled is None:
                     self._live_count = self._live_bytes = 0  # not again before the next restore tells
                     return False
@@ -433,3 +516,20 @@ class AgentHistory:
             "manager and agent to go on from what is stored.",
             messages,
         )
+
+
+def flush_unsent() -> None:
+    """Send what all histories hold, from the thread that ends the interpreter: the others have ended."""
+    deadline = time.monotonic() + EXIT_TIMEOUT
+    for history in list(_unsent):
+        try:
+            with pymongo.timeout(max(deadline - time.monotonic(), 0.001)):
+                history.flush()
+        except Exception as error:  # noqa: BLE001 - the others are to be sent too
+            logger.warning(
+                "session_id=<%s>, pending=<%d>, agent_id=<%s>, error=<%s> | ended with changes that are not stored",
+                history._session_id,
+                history.pending,
+                history._agent_id,
+                type(error).__name__,
+            )

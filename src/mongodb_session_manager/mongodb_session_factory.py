@@ -21,6 +21,7 @@ from ._client import (
     check_client_arguments,
     not_initialized_stats,
 )
+from ._document import check_id
 from .errors import FactoryNotInitializedError
 from .mongodb_connection_pool import MongoDBConnectionPool
 from .mongodb_session_manager import MongoDBSessionManager
@@ -144,11 +145,14 @@ class MongoDBSessionManagerFactory:
 
         Raises:
             RuntimeError: The factory has been closed or replaced.
-            TypeError: There is no such argument.
-            ValueError: An id is not fit.
+            TypeError: There is no such argument, or ``agent_ids`` is a string.
+            ValueError: An id is not fit; nothing was sent then.
         """
         self._check_open()
-        opening = asyncio.wrap_future(self._handle.executor.submit(self._open, session_id, agent_ids, overrides))
+        if isinstance(agent_ids, str):
+            raise TypeError(f"agent_ids must be a list of ids, got the string {agent_ids!r}")
+        wanted = [check_id("agent_id", agent_id) for agent_id in agent_ids]
+        opening = asyncio.wrap_future(self._handle.executor.submit(self._open, session_id, wanted, overrides))
         try:
             manager = await asyncio.shield(opening)
         except asyncio.CancelledError:

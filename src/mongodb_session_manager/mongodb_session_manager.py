@@ -7,16 +7,17 @@ history, and sent by the repository, off the event loop wherever the SDK allows 
 import asyncio
 import atexit
 import contextvars
+import functools
+import itertools
 import logging
 import threading
 import time
 import warnings
-import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast, get_args
 
-import pymongo
 from pymongo.errors import PyMongoError
 from strands import Agent
 from strands.bidi.hooks.events import BidiAgentStopEvent
@@ -40,11 +41,12 @@ from . import _codec, _document
 from ._agent_binding import AgentBinder, AgentBinding
 from ._agent_state import WINDOW_FIELDS
 from ._arguments import with_new_spellings
-from ._client import CLOSE_TIMEOUT
+from ._client import CLOSE_TIMEOUT, THREAD_NAME
 from ._document import check_id
 from ._hook_chain import as_hooks
 from ._session_data import SessionData
 from ._telemetry import policies_triggered
+from ._writer import MAX_PENDING, flush_unsent
 from .errors import MongoDBSessionError, SessionConflictError, SessionNotFoundError
 from .mongodb_session_repository import MongoDBSessionRepository
 from .types import Durability, FeedbackHook, Health, MetadataHook, OnError
@@ -57,8 +59,23 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Those that may hold changes when the interpreter ends.
-_managers: "weakref.WeakSet[MongoDBSessionManager]" = weakref.WeakSet()
+
+class _LatestState:
+    """Keeps an older state of a Graph or Swarm from being written over a newer one."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._stamps = itertools.count(1)
+        self._written = 0
+
+    def stamp(self) -> int:
+        return next(self._stamps)
+
+    def write(self, stamp: int, write: Callable[[], None]) -> None:
+        with self._lock:
+            if stamp > self._written:
+                write()
+                self._written = stamp
 
 
 class _OpenedRepository:
@@ -142,7 +159,6 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         except BaseException:
             repository.close()
             raise
-        _managers.add(self)
 
     def _open(self, session_id: str, repository: MongoDBSessionRepository) -> None:
         opened = repository.open_session(session_id)
@@ -152,8 +168,9 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         self._application_name = opened.application_name
         self._stored_agents = opened.agent_ids
         self._outbox = opened.outbox
-        self._binder = AgentBinder(repository, session_id, opened.agent_ids, self._fix_broken_tool_use)
+        self._binder = AgentBinder(repository, session_id, opened.agent_ids, opened.created, self._fix_broken_tool_use)
         self._bindings: dict[str, AgentBinding | None] = {}
+        self._multi_agents: dict[str, _LatestState] = {}
         self._lock = threading.Lock()
         self._closed = False
 
@@ -220,7 +237,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
     def _bound(self, agent: "LocalAgent") -> AgentBinding:
         self._check_open()
         binding = self._bindings.get(agent.agent_id)
-        if binding is None:
+        if binding is None or not binding.is_of(agent):
             raise MongoDBSessionError(
                 f"{self._binder.place(agent.agent_id)} is not bound to this manager. Pass session_manager=… when "
                 "making the Agent, or call initialize(agent)."
@@ -246,7 +263,8 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             UnstorableValueError: The message holds something that would not come back equal.
         """
         binding = self._bound(agent)
-        binding.capture_message(agent, _codec.with_blocks(message))
+        if not binding.history.is_pending(message):  # else it is tried again
+            binding.capture_message(agent, _codec.with_blocks(message))
         binding.history.flush()
 
     def redact_latest_message(
@@ -285,8 +303,32 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         if guardrail_trace is not None:
             event["policies_triggered"] = policies_triggered(guardrail_trace)
         place = f"{self._binder.place(agent.agent_id)}, guardrail event"
-        binding.history.redact_latest(_codec.with_blocks(redact_message), _codec.encode(event, place))
-        binding.history.flush()
+        binding.history.check_open()
+        redacted = _codec.with_blocks(redact_message)
+        copies: set[int] = set()
+        with self._degrading():
+            copies = self._copies(binding, agent.agent_id)
+        binding.history.redact_latest(redacted, _codec.encode(event, place), copies)
+        with self._degrading():
+            binding.history.flush()
+
+    def _copies(self, binding: AgentBinding, agent_id: str) -> set[int]:
+        """Find the messages that a prompt which was sent again is stored as; some may have left the live history."""
+        latest = binding.history.latest()
+        tracking_id = latest.get("tracking_id") if latest else None
+        if not isinstance(tracking_id, str):
+            return set()
+        return self.session_repository.tracked_ids(self.session_id, agent_id, tracking_id)
+
+    @contextmanager
+    def _degrading(self) -> Iterator[None]:
+        """Let the conversation go on without the server, where that was asked for."""
+        try:
+            yield
+        except PyMongoError as error:
+            if not self._degrades:
+                raise
+            self._log_error(error)
 
     def sync_agent(self, agent: "LocalAgent", **kwargs: Any) -> None:
         """Store the agent's state as far as it changed, and what is still pending; else write nothing.
@@ -300,7 +342,8 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         """
         binding = self._bound(agent)
         binding.capture_state(agent)
-        binding.history.flush()
+        with self._degrading():
+            binding.history.flush()
 
     # Events
 
@@ -320,11 +363,12 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         await self._store(binding, event, binding.capture_replacement)
 
     async def _on_invocation_end(self, event: AfterInvocationEvent | BidiAgentStopEvent) -> None:
+        if self._closed:  # a stream that was left behind ends late; what was said is stored
+            return
         binding = self._bound(event.agent)
         failure, binding.failure, binding.invoked = binding.failure, None, False
         if failure is not None:
-            # In mid-turn the SDK wraps what we raise; users want to catch it as it was.
-            raise failure
+            await self._end_of_failed(binding, event.agent, failure)
         waiting = binding.history.pending
         changed = binding.capture_state(event.agent)
         if waiting == 0 and changed and changed <= WINDOW_FIELDS:
@@ -332,6 +376,16 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             self._flush_behind(binding, self._log_failure)
         else:
             await self._flush(binding)
+
+    async def _end_of_failed(self, binding: AgentBinding, agent: "LocalAgent", failure: Exception) -> None:
+        """Raise what failed in the invocation, as it was: in mid-turn the SDK wraps what a handler raises."""
+        try:
+            if not isinstance(failure, PyMongoError | SessionConflictError):
+                # One message was refused; the others wait for the end of the invocation.
+                binding.capture_state(agent)
+                await self._flush(binding)
+        finally:
+            raise failure
 
     async def _store(
         self,
@@ -351,22 +405,18 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         ends_later = binding.invoked or not isinstance(agent, Agent)
         if self._durability == "sync" or not ends_later:
             await self._flush(binding)
-        elif self._durability == "async":
+        elif self._durability == "async" or binding.history.pending >= MAX_PENDING // 2:
             self._flush_behind(binding)
 
     async def _flush(self, binding: AgentBinding) -> None:
         binding.history.check_open()
         if not binding.history.pending:
             return
-        try:
+        with self._degrading():
             await self._off_loop(binding.history.flush)
-        except PyMongoError as error:
-            if not self._degrades:
-                raise
-            self._log_error(error)
 
     def _flush_behind(self, binding: AgentBinding, then: "Callable[[Future[None]], object] | None" = None) -> None:
-        sent = self.session_repository.handle.executor.submit(binding.history.flush)
+        sent = self.session_repository.handle.executor.submit(binding.history.flush_behind)
         # What fails stays pending; the flush at the end of the invocation meets it again.
         sent.add_done_callback(then or Future.exception)
 
@@ -437,9 +487,11 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         if self._durability == "exit" and isinstance(event, AfterNodeCallEvent):
             return
         source = event.source
-        state = source.serialize_state()
-        repository = self.session_repository
-        await self._off_loop(lambda: repository.write_multi_agent(self.session_id, source.id, state))
+        latest = self._multi_agents.setdefault(source.id, _LatestState())
+        stamp, state = latest.stamp(), source.serialize_state()
+        write = functools.partial(self.session_repository.write_multi_agent, self.session_id, source.id, state)
+        with self._degrading():
+            await self._off_loop(lambda: latest.write(stamp, write))
 
     # The session
 
@@ -478,12 +530,16 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             SessionConflictError: Somebody else wrote an agent's history meanwhile.
             TimeoutError: Not everything was acknowledged in time.
         """
+        self._drain(timeout)
         for binding in self._live_bindings():
             binding.history.check_open()
-        self._drain(timeout)
 
     def _drain(self, timeout: float | None) -> None:
         waiting = [binding.history for binding in self._live_bindings() if binding.history.pending]
+        if threading.current_thread().name.startswith(THREAD_NAME):
+            for history in waiting:  # waiting here for another of the client's threads could wait for ever
+                history.flush()
+            return
         sent = [self.session_repository.handle.executor.submit(history.flush) for history in waiting]
         done, late = wait(sent, timeout)
         for future in done:
@@ -511,19 +567,12 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             self._drain(CLOSE_TIMEOUT)
         except Exception as error:  # noqa: BLE001 - closing must not keep the client
             self._log_unstored(error)
+        for binding in self._live_bindings():
+            binding.history.let_go()
         try:
             self._flush_hooks(max(deadline - time.monotonic(), 0.0))
         finally:
             self.session_repository.close(max(deadline - time.monotonic(), 0.0))
-
-    def _flush_at_exit(self, deadline: float) -> None:
-        """Send what is pending from the thread that ends the interpreter: the others have ended."""
-        try:
-            with pymongo.timeout(max(deadline - time.monotonic(), 0.001)):
-                for binding in self._live_bindings():
-                    binding.history.flush()
-        except Exception as error:  # noqa: BLE001 - the others are to be sent too
-            self._log_unstored(error)
 
     def _log_unstored(self, error: Exception) -> None:
         logger.warning(
@@ -560,10 +609,7 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> str:
 
 @atexit.register
 def _flush_all_at_exit() -> None:
-    deadline = time.monotonic() + CLOSE_TIMEOUT
-    for manager in list(_managers):
-        if not manager._closed and manager._pending():
-            manager._flush_at_exit(deadline)
+    flush_unsent()
 
 
 def _warn_of_unused_storage(agent: "LocalAgent") -> None:

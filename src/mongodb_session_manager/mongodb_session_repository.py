@@ -368,6 +368,16 @@ class MongoDBSessionRepository(SessionRepository):
         with _operation("roll_over", session_id, agent_id):
             return self._segments.roll(session_id, agent_id, guard, write_id, kept_bytes)
 
+    def tracked_ids(self, session_id: str, agent_id: str, tracking_id: str) -> set[int]:
+        """Return the ids of all stored messages with a tracking id: a prompt that was sent again has several.
+
+        Raises:
+            SessionNotFoundError: There is no such session.
+        """
+        found = self._read_agent("tracked_ids", session_id, agent_id, _document.tracked_pipeline, tracking_id)
+        live = {int(message["message_id"]) for message in self._found(session_id, found)["messages"]}
+        return live | self._segments.tracked_ids(session_id, agent_id, tracking_id)
+
     def edit_moved(self, session_id: str, agent_id: str, edit: MessageEdit) -> bool:
         """Change a message that has moved into a segment; False where it is in none."""
         check_id("agent_id", agent_id)
@@ -831,7 +841,7 @@ def _unreachable_fields(session_id: str, fields: Stored) -> Iterator[None]:
         raise UnstorableValueError(
             f"Metadata of session {session_id!r}, one of {[key for key in fields if '.' in key]}",
             "a value that is no object stands where the dotted key goes through; delete that field first",
-        ) from error
+        ) from None  # the server's own words quote the value
 
 
 def _outbox(session_id: str, records: Outbox) -> list[Stored]:

@@ -21,7 +21,6 @@ from strands.agent.conversation_manager import NullConversationManager
 from strands.types.content import Message
 
 from mongodb_session_manager import MongoDBSessionManager, MongoDBSessionRepository
-from mongodb_session_manager.errors import MongoDBSessionError
 from mongodb_session_manager.testing import CommandCounter, Mongod, ScriptedModel
 
 NewManager = Callable[..., MongoDBSessionManager]
@@ -418,8 +417,7 @@ async def test_a_stream_that_is_held_and_never_read_on(
 
     assert history() == agent.messages
     assert len(history()) >= 2
-    with pytest.raises(MongoDBSessionError, match="closed"):
-        await stream.aclose()
+    await stream.aclose()  # ends late, and has nothing left to store
     await mended(new_agent(new_manager(), tools=[look_up]), history)
 
 

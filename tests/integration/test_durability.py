@@ -799,7 +799,7 @@ def test_a_conversation_manager_that_raises_loses_nothing(
     assert len(history()) == 2
 
 
-@every_durability
+@pytest.mark.parametrize("durability", ["sync", "async"])  # in "exit" nobody tells that the invocation has ended
 def test_a_direct_tool_call_after_a_conversation_manager_that_raised_is_stored_at_once(
     new_manager: NewManager, new_agent: NewAgent, history: History, durability: str
 ) -> None:

@@ -106,8 +106,8 @@ def test_the_event_is_on_the_message_and_on_the_session(
         manager.redact_latest_message(HIDDEN, agent, **options)
 
     assert [(command.name, command.collection) for command in log.commands] == [
-        ("update", "agent_sessions_segments"),
         ("update", "agent_sessions"),
+        ("update", "agent_sessions_segments"),
     ]
     first, latest = manager.list_messages("a.b")
     assert latest["content"] == HIDDEN["content"]

@@ -156,6 +156,9 @@ AGENT_VERBS: dict[str, Verb] = {
     "write_agent": lambda r, s, a: r.write_agent(s, AgentWrite(a, data={"state": {}}), Guard(1, 0)),
     "locate_agent": lambda r, s, a: r.locate_agent(s, a),
     "roll_over": lambda r, s, a: r.roll_over(s, a, Guard(1, 0), bson.ObjectId()),
+    "read_live": lambda r, s, a: r.read_live(s, a),
+    "repair_agent": lambda r, s, a: r.repair_agent(s, AgentWrite(a), Guard(1, 0), []),
+    "tracked_ids": lambda r, s, a: r.tracked_ids(s, a, "t-1"),
     "edit_moved": lambda r, s, a: r.edit_moved(s, a, _codec.MessageEdit(0, {"role": "user"}, ())),
     "create_message": lambda r, s, a: r.create_message(s, a, a_message(0)),
     "read_message": lambda r, s, a: r.read_message(s, a, 0),
@@ -568,7 +571,7 @@ def test_no_verb_brings_a_deleted_session_back(
 
 
 READING_NONE = {"read_session", "read_agent", "read_message", "read_multi_agent"}
-TELLING = {"delete_session", "write_agent", "edit_moved"}
+TELLING = {"delete_session", "write_agent", "repair_agent", "edit_moved"}
 
 
 @pytest.mark.parametrize("name", sorted(VERBS.keys() - CREATING - READING_NONE - TELLING))

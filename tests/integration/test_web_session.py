@@ -209,8 +209,9 @@ async def test_a_request_to_a_new_session_or_agent(
     with command_counter.counting() as log:
         messages = await request(factory, new_agent, durability)
 
-    assert len(log.commands) <= most, log.names
-    assert log.reads == 0
+    # One look at an existing session: another process may have made the agent.
+    assert len(log.commands) <= most + exists, log.names
+    assert log.reads == exists
     assert history() == messages
 
 

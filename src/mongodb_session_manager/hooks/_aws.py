@@ -1,10 +1,10 @@
 """What is particular to AWS: clients, regions, limits and errors. Only this module imports boto3, when it is needed."""
 
+import hashlib
 import os
 import re
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -18,6 +18,8 @@ _REGION = re.compile(r"[a-z]{2,4}(?:-[a-z]+)+-\d{1,2}")
 _TOPIC = re.compile(r"arn:aws[a-z-]*:sns:(?P<region>[^:]+):\d+:[A-Za-z0-9_-]{1,256}(?:\.fifo)?")
 _AWS_HOST = re.compile(r"\.(?:amazonaws\.(?:com(?:\.cn)?|eu)|api\.aws|c2s\.ic\.gov|sc2s\.sgov\.gov)$")
 _LOOPBACK = re.compile(r"localhost|127\.[\d.]+|::1|.*\.localhost")
+# What a message group id may be.
+_GROUP_ID = re.compile(r"[!-~]{1,128}")
 # What the services do not let through, which is what XML 1.0 does not.
 _NOT_TEXT = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -35,58 +37,64 @@ _TOO_LARGE = 413
 def is_available() -> bool:
     """Return whether boto3 can be imported."""
     try:
-        import boto3  # noqa: F401
+        import boto3  # type: ignore[import-untyped]  # noqa: F401
     except Exception:  # noqa: BLE001 - a broken installation is none
         return False
     return True
 
 
-@dataclass(frozen=True)
 class ClientSource:
     """Where a hook's client comes from; asking for it is cheap after the first time.
 
-    Attributes:
+    Args:
         service: As boto3 names it.
-        region: Of the resource.
+        region: Of the resource; the given session's where it is None.
         endpoint_url: In place of the region's own.
         given: A client, or a boto3 session to make one from; by default one that all hooks share.
+
+    Raises:
+        ImportError: There is no boto3, and nothing was given.
     """
 
-    service: str
-    region: str
-    endpoint_url: str | None = None
-    given: Any = field(default=None, repr=False)
-
-    def __post_init__(self) -> None:
-        if self.given is None and not is_available():
+    def __init__(self, service: str, region: str | None, endpoint_url: str | None, given: Any) -> None:
+        if given is None and not is_available():
             raise ImportError("this hook needs boto3: pip install 'mongodb-session-manager[aws]'")
+        self.service, self.region, self.endpoint_url = service, region, endpoint_url
+        self._session = given if hasattr(given, "client") else None
+        self._client = None if self._session is not None else given
 
     def client(self) -> Any:
         """Return the client."""
-        if self.given is not None and not hasattr(self.given, "client"):
-            return self.given
-        key = (self.service, self.region, self.endpoint_url, self.given)
+        if self._client is not None:
+            return self._client
+        if self._session is not None:
+            self._client = self._new_client(self._session)
+            return self._client
+        return self._shared_client()
+
+    def _shared_client(self) -> Any:
+        import boto3
+
+        key = (self.service, self.region, self.endpoint_url)
         with _lock:
             if key not in _clients:
-                _clients[key] = self._new_client()
+                # A session of our own: making clients from boto3's default session is not thread-safe.
+                _clients[key] = self._new_client(boto3.session.Session())
             return _clients[key]
 
-    def _new_client(self) -> Any:
-        import boto3
-        from botocore.config import Config
+    def _new_client(self, session: Any) -> Any:
+        from botocore.config import Config  # type: ignore[import-untyped]
 
         config = Config(
             connect_timeout=CONNECT_TIMEOUT,
             read_timeout=READ_TIMEOUT,
             retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
         )
-        # A session of our own: making clients from boto3's default session is not thread-safe.
-        session = self.given or boto3.session.Session()
         return session.client(self.service, region_name=self.region, endpoint_url=self.endpoint_url, config=config)
 
 
 _lock = threading.Lock()
-_clients: dict[tuple[str, str, str | None, Any], Any] = {}
+_clients: dict[tuple[str, str | None, str | None], Any] = {}
 
 
 def _forget_clients() -> None:
@@ -124,7 +132,8 @@ def http_status(error: BaseException | None) -> int | None:
 
 
 def _code(error: Exception) -> str:
-    return str(_response(error).get("Error", {}).get("Code") or type(error).__name__)
+    code = str(_response(error).get("Error", {}).get("Code") or type(error).__name__)
+    return code.removeprefix("AWS.SimpleQueueService.")
 
 
 def _response(error: BaseException | None) -> Mapping[str, Any]:
@@ -167,8 +176,10 @@ def _shown(url: object) -> str:
     return repr(url) if not isinstance(url, str) else repr(re.sub(r"//[^/]*@", "//***@", url))
 
 
-def url_region(name: str, parts: SplitResult, region: str | None) -> str:
+def url_region(name: str, parts: SplitResult, region: str | None, client: Any) -> str | None:
     """Return the region that a URL names, else the given one, else that of the environment.
+
+    None where the client that was given knows it.
 
     Raises:
         ValueError: There is none, or the given one is not fit.
@@ -182,7 +193,7 @@ def url_region(name: str, parts: SplitResult, region: str | None) -> str:
     found = given or _environment_region()
     if found is None and _LOOPBACK.fullmatch(host):
         found = "us-east-1"  # an emulator does not mind
-    if found is None:
+    if found is None and client is None:
         raise ValueError(f"{name} does not name a region: pass region=")
     return found
 
@@ -211,3 +222,12 @@ def clean(text: str) -> str:
 def attributes(**values: str) -> dict[str, dict[str, str]]:
     """Return message attributes; empty values, which SNS refuses, are left out."""
     return {name: {"DataType": "String", "StringValue": clean(value)} for name, value in values.items() if value}
+
+
+def fifo(target: str, session_id: str, event_id: str) -> dict[str, str]:
+    """Return what a FIFO queue or topic wants to know beside the message; nothing for another."""
+    if not target.endswith(".fifo"):
+        return {}
+    fits = _GROUP_ID.fullmatch(session_id)
+    group = session_id if fits else hashlib.sha256(session_id.encode()).hexdigest()
+    return {"MessageGroupId": group, "MessageDeduplicationId": event_id}

@@ -59,9 +59,10 @@ class MetadataEventHook(NotifyingHook):
             "metadata": changed,
             "timestamp": datetime.now(timezone.utc).isoformat(),
         }
-        if self.at_least_once:
+        event_id = event_id if self.at_least_once else ""
+        if event_id:
             event["id"] = event_id
-        return self._target, {"operation": action, "body": _fitted(event, self.limit)}
+        return self._target, {"operation": action, "body": _fitted(event, self.limit), "event_id": event_id}
 
 
 def _checked_fields(fields: Collection[str] | None) -> tuple[str, ...] | None:

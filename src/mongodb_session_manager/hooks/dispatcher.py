@@ -82,7 +82,7 @@ class Dispatcher:
         self._thread: threading.Thread | None = None
         self._queue: deque[tuple[int, Delivery]] = deque()
         self._submitted = 0
-        self._sending: int | None = None
+        self._sending: tuple[int, Delivery] | None = None
         self._ids: set[str] = set()
         # Lanes whose first delivery failed, with the attempts made, and when they are due again.
         self._held: dict[Lane, deque[Delivery]] = {}
@@ -121,20 +121,20 @@ class Dispatcher:
         """
         with self._changed:
             last = self._submitted
-            if self._queue and not self._start():
-                self._changed.release()
-                try:
-                    self._empty_here(timeout)
-                finally:
-                    self._changed.acquire()
-            self._changed.wait_for(lambda: self._untried(last) == 0, timeout)
-            return self._untried(last)
+            works = not self._queue or self._start()
+        if not works:
+            self._empty_here(timeout)
+        with self._changed:
+            if works:
+                self._changed.wait_for(lambda: self._all_tried(last), timeout)
+            return 0 if self._all_tried(last) else sum(number <= last for number, _ in self._unsent())
 
-    def _untried(self, last: int) -> int:
-        if self._sending is None and (not self._queue or self._queue[0][0] > last):
-            return 0
-        sending = self._sending is not None and self._sending <= last
-        return sum(number <= last for number, _ in self._queue) + sending
+    def _all_tried(self, last: int) -> bool:
+        # Numbers only grow along the queue.
+        return all(entry[0] > last for entry in (self._sending, self._queue[0] if self._queue else None) if entry)
+
+    def _unsent(self) -> list[tuple[int, Delivery]]:
+        return [*([self._sending] if self._sending else []), *self._queue]
 
     def _start(self) -> bool:
         """Start the thread; False where the interpreter is ending and lets none start."""
@@ -170,7 +170,7 @@ class Dispatcher:
                 self._held[delivery.lane].append(delivery)
                 self._changed.notify_all()
                 return None
-            self._sending = number
+            self._sending = (number, delivery)
             return delivery
 
     def _is_ready(self) -> bool:
@@ -218,7 +218,7 @@ class Dispatcher:
     def _settle(self, delivery: Delivery) -> None:
         self._ids.discard(delivery.id)
         held = self._held.get(delivery.lane)
-        if held is None:
+        if held is None or held[0] is not delivery:
             return
         held.popleft()
         self._attempts[delivery.lane] = 0
@@ -231,13 +231,14 @@ class Dispatcher:
         lane = delivery.lane
         if lane not in self._held:
             self._held[lane] = deque([delivery])
+            self._ids.add(delivery.id)  # a full queue may have let go of it meanwhile
         attempts = self._attempts[lane] = self._attempts.get(lane, 0) + 1
         if attempts <= len(self._retry_delays):
             self._try_again_in(self._retry_delays[attempts - 1], lane)
             return
         left = self._forget(lane)
         logger.error(
-            "session_id=<%s>, notifications=<%d>, attempts=<%d> | left in the outbox for whoever opens the session next",
+            "session_id=<%s>, notifications=<%d>, attempts=<%d> | left in the outbox for the next that opens it",
             delivery.session_id,
             left,
             attempts,
@@ -254,28 +255,36 @@ class Dispatcher:
         return len(held)
 
     def _drop_oldest(self) -> None:
-        if not self._queue:  # all are held or being sent; the new one is one more for the moment
+        if self._queue:
+            index = next((i for i, (_, queued) in enumerate(self._queue) if not queued.durable), 0)
+            session_id, number = self._queue[index][1].session_id, 1
+            self._ids.discard(self._queue[index][1].id)
+            del self._queue[index]
+        elif self._held:
+            lane = next(iter(self._held))
+            session_id, number = self._held[lane][0].session_id, self._forget(lane)
+        else:
             return
-        index = next((i for i, (_, queued) in enumerate(self._queue) if not queued.durable), 0)
-        _, delivery = self._queue[index]
-        del self._queue[index]
-        self._ids.discard(delivery.id)
-        self.dropped += 1
-        if time.monotonic() - self._warned_at >= _SECONDS_BETWEEN_WARNINGS:
-            self._warned_at = time.monotonic()
-            logger.warning(
-                "session_id=<%s>, capacity=<%d>, dropped=<%d> | too many notifications are queued, the oldest is dropped",
-                delivery.session_id,
-                self._capacity,
-                self.dropped,
-            )
+        self.dropped += number
+        self._warn_of_full_queue(session_id)
+
+    def _warn_of_full_queue(self, session_id: str) -> None:
+        if time.monotonic() - self._warned_at < _SECONDS_BETWEEN_WARNINGS:
+            return
+        self._warned_at = time.monotonic()
+        logger.warning(
+            "session_id=<%s>, capacity=<%d>, dropped=<%d> | the queue is full, the oldest notification is dropped",
+            session_id,
+            self._capacity,
+            self.dropped,
+        )
 
     def drain_at_exit(self, timeout: float = EXIT_TIMEOUT) -> None:
         """Send what is queued before the interpreter ends, and say what was not."""
         self.flush(timeout)
         with self._changed:
-            lost = sum(not delivery.durable for _, delivery in self._queue) + (self._sending is not None)
-            kept = max(len(self._ids) - lost, 0)
+            lost = sum(not delivery.durable for _, delivery in self._unsent())
+            kept = len(self._ids) - lost
         if lost or kept:
             logger.warning(
                 "dropped=<%d>, in_outbox=<%d> | the interpreter ends before all notifications are sent", lost, kept

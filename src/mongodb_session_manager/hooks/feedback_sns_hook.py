@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from . import _aws
 from ._notifying import DeliveryMode, Message, Notice, NotifyingHook
-from .metadata_sqs_hook import group_id
 
 if TYPE_CHECKING:
     from ..mongodb_session_repository import MongoDBSessionRepository
@@ -102,28 +101,29 @@ class FeedbackSNSHook(NotifyingHook):
         comment = stored.get("comment")
         head = f"{route.body_prefix.format(**values)}Session: {session_id}\n\n"
         body, cut = _cut(_aws.clean(head + ("" if comment is None else str(comment))))
-        message = {"subject": _subject(subject), "body": body, "rating": rating, "truncated": "true" if cut else ""}
-        return route.topic_arn, message
+        return route.topic_arn, {
+            "subject": _subject(subject),
+            "body": body,
+            "rating": rating,
+            "truncated": "true" if cut else "",
+            "event_id": event_id if self.at_least_once else "",
+        }
 
     def _send(self, notice: Notice, repository: "MongoDBSessionRepository | None") -> None:
-        message, event_id = notice.message, notice.id if self.at_least_once else ""
-        attributes = _aws.attributes(
-            session_id=notice.session_id,
-            rating=message["rating"],
-            truncated=message["truncated"],
-            event_id=event_id,
-        )
-        fifo = {}
-        if notice.target.endswith(".fifo"):
-            fifo = {"MessageGroupId": group_id(notice.session_id), "MessageDeduplicationId": notice.id}
+        message = notice.message
         _aws.call(
             self._sources[notice.target].client(),
             "publish",
             TopicArn=notice.target,
             Subject=message["subject"],
             Message=message["body"],
-            MessageAttributes=attributes,
-            **fifo,
+            MessageAttributes=_aws.attributes(
+                session_id=notice.session_id,
+                rating=message["rating"],
+                truncated=message["truncated"],
+                event_id=message["event_id"],
+            ),
+            **_aws.fifo(notice.target, notice.session_id, notice.id),
         )
 
 
@@ -150,7 +150,7 @@ def _check_template(name: str, template: Any) -> None:
 def _subject(text: str) -> str:
     """Return what SNS takes for a subject: printable ASCII, no line breaks, at most 100 characters."""
     one_line = re.sub(r"[\x00-\x1f\x7f]+", " ", text)
-    return one_line.encode("ascii", "replace").decode().strip()[:_SUBJECT_CHARACTERS]
+    return one_line.encode("ascii", "replace").decode().strip()[:_SUBJECT_CHARACTERS].rstrip()
 
 
 def _cut(text: str) -> tuple[str, bool]:

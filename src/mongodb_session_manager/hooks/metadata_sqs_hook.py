@@ -1,7 +1,5 @@
 """Sends changed metadata to an SQS queue."""
 
-import hashlib
-import re
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +11,6 @@ if TYPE_CHECKING:
     from ..mongodb_session_repository import MongoDBSessionRepository
 
 __all__ = ["MetadataSQSHook", "create_metadata_sqs_hook", "is_metadata_sqs_hook_available"]
-
-# What a message group id may be.
-_GROUP_ID = re.compile(r"[!-~]{1,128}")
 
 
 class MetadataSQSHook(MetadataEventHook):
@@ -57,29 +52,25 @@ class MetadataSQSHook(MetadataEventHook):
             _aws.checked_url("endpoint_url", endpoint_url)
         elif not _aws.is_aws_host(parts.hostname or ""):
             endpoint_url = f"{parts.scheme}://{parts.netloc}"  # an emulator's, or a name of one's own
-        self._source = _aws.ClientSource("sqs", _aws.url_region("queue_url", parts, region), endpoint_url, client)
+        self._source = _aws.ClientSource(
+            "sqs", _aws.url_region("queue_url", parts, region, client), endpoint_url, client
+        )
 
     def _send(self, notice: Notice, repository: "MongoDBSessionRepository | None") -> None:
-        event_id = notice.id if self.at_least_once else ""
-        attributes = _aws.attributes(
-            session_id=notice.session_id, event=EVENT, operation=notice.message["operation"], event_id=event_id
-        )
-        fifo = {}
-        if notice.target.endswith(".fifo"):
-            fifo = {"MessageGroupId": group_id(notice.session_id), "MessageDeduplicationId": notice.id}
+        message = notice.message
         _aws.call(
             self._source.client(),
             "send_message",
             QueueUrl=notice.target,
-            MessageBody=notice.message["body"],
-            MessageAttributes=attributes,
-            **fifo,
+            MessageBody=message["body"],
+            MessageAttributes=_aws.attributes(
+                session_id=notice.session_id,
+                event=EVENT,
+                operation=message["operation"],
+                event_id=message["event_id"],
+            ),
+            **_aws.fifo(notice.target, notice.session_id, notice.id),
         )
-
-
-def group_id(session_id: str) -> str:
-    """Return the session id, or a hash of it where it may not be the id of a message group."""
-    return session_id if _GROUP_ID.fullmatch(session_id) else hashlib.sha256(session_id.encode()).hexdigest()
 
 
 def create_metadata_sqs_hook(

@@ -60,7 +60,7 @@ class MetadataWebSocketHook(MetadataEventHook):
             _aws.checked_url("endpoint_url", endpoint_url)
         self._source = _aws.ClientSource(
             "apigatewaymanagementapi",
-            _aws.url_region("api_gateway_endpoint", parts, region),
+            _aws.url_region("api_gateway_endpoint", parts, region, client),
             endpoint_url or endpoint,
             client,
         )
