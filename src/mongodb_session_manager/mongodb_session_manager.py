@@ -304,11 +304,12 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             event["policies_triggered"] = policies_triggered(guardrail_trace)
         place = f"{self._binder.place(agent.agent_id)}, guardrail event"
         binding.history.check_open()
-        redacted = _codec.with_blocks(redact_message)
         copies: set[int] = set()
-        with self._degrading():
-            copies = self._copies(binding, agent.agent_id)
-        binding.history.redact_latest(redacted, _codec.encode(event, place), copies)
+        try:
+            with self._degrading():
+                copies = self._copies(binding, agent.agent_id)
+        finally:  # without a look at the server, what is known here is redacted all the same
+            binding.history.redact_latest(_codec.with_blocks(redact_message), _codec.encode(event, place), copies)
         with self._degrading():
             binding.history.flush()
 
@@ -536,7 +537,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
 
     def _drain(self, timeout: float | None) -> None:
         waiting = [binding.history for binding in self._live_bindings() if binding.history.pending]
-        if threading.current_thread().name.startswith(THREAD_NAME):
+        if threading.current_thread().name.startswith(f"{THREAD_NAME}_"):
             for history in waiting:  # waiting here for another of the client's threads could wait for ever
                 history.flush()
             return

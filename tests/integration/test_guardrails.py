@@ -8,7 +8,7 @@ from typing import Any
 import bson
 import pytest
 from pymongo import MongoClient
-from pymongo.errors import PyMongoError
+from pymongo.errors import OperationFailure, PyMongoError
 from strands import Agent, tool
 from strands.types.content import Message
 
@@ -337,3 +337,24 @@ def test_a_pending_message_keeps_its_metrics(
     assert message["content"] == [{"text": "…"}]
     assert message["event_loop_metrics"]["usage"]["totalTokens"] == 15
     assert message["tracking_id"] == agent.messages[-1]["tracking_id"]
+
+
+@pytest.mark.parametrize("command", ["aggregate", "update"])
+def test_a_redaction_that_fails_stays_queued(
+    new_manager: NewManager,
+    new_agent: NewAgent,
+    failing: Callable[..., Any],
+    everything: Callable[[], bytes],
+    command: str,
+) -> None:
+    manager = new_manager()
+    agent = new_agent(manager)
+    agent(SECRET)
+    manager.append_message({**say(), "tracking_id": "t-1"}, agent)
+
+    with failing(command, errorCode=13), pytest.raises(OperationFailure):
+        manager.redact_latest_message({**HIDDEN, "tracking_id": "t-1"}, agent)
+    manager.flush()
+
+    assert manager.list_messages("default")[-1]["content"] == HIDDEN["content"]
+    assert everything().count(SECRET.encode()) == 1  # the prompt, which was not redacted
