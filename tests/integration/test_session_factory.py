@@ -152,7 +152,7 @@ class TestClient:
         manager = factory.create_session_manager("s1")
         manager.session_repository.handle.executor.submit(print).result()
         factory.close()
-        assert not [t.name for t in threading.enumerate() if t.name.startswith("mongodb-session-manager")]
+        assert not [t.name for t in threading.enumerate() if t.name.startswith("mongodb-session-manager_")]
 
     def test_a_pool_that_was_initialized_keeps_it(self, make_factory: MakeFactory, mongodb_uri: str) -> None:
         client = MongoDBConnectionPool.initialize(mongodb_uri)
