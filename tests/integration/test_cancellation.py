@@ -431,6 +431,8 @@ from strands import Agent
 from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager.testing import ScriptedModel
 
+# A shell that starts the tests in the background has them ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 database, folder, cases = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
 children = {}
 for name, (uri, durability, waits, ending) in cases.items():

@@ -1035,7 +1035,10 @@ async def test_the_conversation_goes_on(
 
     assert texts(agent.messages) == [SECRET, "Done.", "Two", "Okay."]
     assert history() == []
-    assert manager.health == {"ok": False, "pending": 6, "last_error": error}
+    # A write that nobody waits for is repeated until its time is over, which is another error.
+    errors = {error, "ServerSelectionTimeoutError"} if durability == "async" else {error}
+    assert manager.health["last_error"] in errors
+    assert (manager.health["ok"], manager.health["pending"]) == (False, 6)
     warnings = [record.getMessage() for record in caplog.records if record.name.startswith("mongodb_session_manager")]
     assert "session_id=<s-1>" in warnings[-1]
     assert error in warnings[-1]
