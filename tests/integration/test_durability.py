@@ -1041,7 +1041,7 @@ async def test_the_conversation_goes_on(
     assert (manager.health["ok"], manager.health["pending"]) == (False, 6)
     warnings = [record.getMessage() for record in caplog.records if record.name.startswith("mongodb_session_manager")]
     assert "session_id=<s-1>" in warnings[-1]
-    assert error in warnings[-1]
+    assert any(name in warnings[-1] for name in errors)
     assert SECRET not in "".join(warnings)
 
     await talk(agent, "Three")
