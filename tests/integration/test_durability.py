@@ -431,7 +431,10 @@ async def test_a_failure_is_told_by_the_end_of_the_invocation(
     assert history() == []
     # With "sync" the invocation ends at the first message, with the others it runs to its end.
     assert len(agent.messages) == (1 if durability == "sync" else 4)
-    assert manager.health == {"ok": False, "pending": len(agent.messages), "last_error": error.__name__}
+    # A write that nobody waits for may be the last to fail, and is repeated until its time is over.
+    errors = {error.__name__, "ServerSelectionTimeoutError"} if durability == "async" else {error.__name__}
+    assert manager.health["last_error"] in errors
+    assert (manager.health["ok"], manager.health["pending"]) == (False, len(agent.messages))
 
 
 @every_durability
