@@ -9,7 +9,7 @@ from snapshot_storage import MongoStorage
 from strands import Agent
 from strands.session.file_session_manager import FileSessionManager
 from strands.session.snapshot_session_manager import SnapshotSessionManager
-from workload import MESSAGE_BYTES, WINDOW, history, history_of, new_agent, removed_of
+from workload import WINDOW, history, history_of, new_agent, removed_of
 
 from mongodb_session_manager import MongoDBSessionManager, MongoDBSessionManagerFactory
 from mongodb_session_manager.types import Durability
@@ -96,9 +96,6 @@ class Ours(Contender):
     async def _let_old_messages_move(self, session_id: str, count: int) -> None:
         """Bring a long history into the form that it would have by now; it gets that behind a turn."""
         sessions = self.place.client[self.place.database]["agent_sessions"]
-        # The size of messages that an agent is made with is not counted.
-        size = {"$set": {"agents.default.live_bytes": count * MESSAGE_BYTES}}
-        sessions.update_one({"_id": session_id}, size)
         conversation = await self.open(session_id)
         await conversation.turn()
         long = {"_id": session_id, f"agents.default.messages.{SHORT}": {"$exists": True}}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from strands import Agent
 
-from ._codec import AGENT_FIELDS, Stored, encode
+from ._codec import AGENT_FIELDS, Stored, encode, encode_noting
 from ._telemetry import model_id
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ class AgentStateTracker:
     def __init__(self, place: str) -> None:
         self._place = place
         self._known: Stored = {}
+        # The fields whose stored form is the value itself, so that one need not be made to be compared.
+        self._plain: set[str] = set()
         self._seen: tuple[Any, int] | None = None
 
     def adopt(self, agent: "LocalAgent", stored: Stored, *, rewrite: bool = False) -> None:
@@ -55,12 +57,28 @@ class AgentStateTracker:
         current = _other_fields(agent)
         if seen != self._seen:
             current["state"] = agent.state.get()
-        encoded = {name: encode(value, f"{self._place}, {name}") for name, value in current.items()}
-        changed = {name: value for name, value in encoded.items() if self._known.get(name) != value}
+        changed, plain = self._changed_fields(current)
         changed |= self._changed_config(agent)
         yield changed
         self._known |= changed
+        self._plain = self._plain - current.keys() | plain
         self._seen = seen
+
+    def _changed_fields(self, current: dict[str, Any]) -> tuple[Stored, set[str]]:
+        """Return what changed, and which of the fields are stored as they are."""
+        changed: Stored = {}
+        plain = set()
+        for name, value in current.items():
+            known = self._known.get(name)
+            if name in self._plain and value == known:
+                plain.add(name)
+                continue
+            encoded, differs = encode_noting(value, f"{self._place}, {name}")
+            if encoded != known:
+                changed[name] = encoded
+            if not differs:
+                plain.add(name)
+        return changed, plain
 
     def _changed_config(self, agent: "LocalAgent") -> Stored:
         """Model and prompt, where the agent's own differ from what an agent last wrote.

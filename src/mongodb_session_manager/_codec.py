@@ -93,35 +93,42 @@ class _Encoder:
         return self._uncommon(value, depth)
 
     def _dict(self, value: dict[Any, Any], depth: int) -> Any:
-        if self._is_deep(depth):
+        if depth >= _BSON_DEPTH and self._is_deep(depth):
             return self._nested(value, depth)
         stored: Stored = {}
-        for key, item in value.items():
-            try:
+        key = None
+        try:
+            for key, item in value.items():
                 stored[self._key(key)] = self.encode(item, depth + 1)
-            except _RefusedError as refused:
-                refused.path = f".{key}{refused.path}"
-                raise
+        except _RefusedError as refused:
+            refused.path = f".{key}{refused.path}"
+            raise
         return stored
 
     def _list(self, value: Any, depth: int) -> Any:
-        if self._is_deep(depth):
+        if depth >= _BSON_DEPTH and self._is_deep(depth):
             return self._nested(list(value), depth)
-        stored = []
-        for index, item in enumerate(value):
-            try:
+        stored: list[Any] = []
+        try:
+            for item in value:
                 stored.append(self.encode(item, depth + 1))
-            except _RefusedError as refused:
-                refused.path = f"[{index}]{refused.path}"
-                raise
+        except _RefusedError as refused:
+            refused.path = f"[{len(stored)}]{refused.path}"
+            raise
         return stored
 
     def _key(self, key: Any) -> str:
+        if type(key) is not str:
+            key = self._uncommon_key(key)
+        name = escape_key(key)
+        if name is not key and name != key:
+            self.escaped = True
+        return name
+
+    def _uncommon_key(self, key: Any) -> str:
         if not isinstance(key, str):
             raise _RefusedError(f"its key {key!r} is of type {type(key).__name__}; use strings as keys")
-        name = escape_key(str.__str__(key))
-        self.escaped |= name != key
-        return name
+        return str.__str__(key)
 
     def _mark(self, name: str, content: Any) -> Stored:
         self.escaped = True
@@ -130,7 +137,7 @@ class _Encoder:
     def _is_deep(self, depth: int) -> bool:
         if depth > _MAX_DEPTH:
             raise RecursionError
-        return depth > 0 and depth % _BSON_DEPTH == 0
+        return depth % _BSON_DEPTH == 0
 
     def _nested(self, value: Any, depth: int) -> Stored:
         return self._mark("%bson", bson.encode({"value": self.encode(value, depth + 1)}))
@@ -185,10 +192,15 @@ def encode(value: Any, place: str, *, plain_dates: bool = False) -> Any:
     Raises:
         UnstorableValueError: The value holds something that would not come back equal.
     """
-    return _encode(value, place, plain_dates)[0]
+    return encode_noting(value, place, plain_dates=plain_dates)[0]
 
 
-def _encode(value: Any, place: str, plain_dates: bool = False) -> tuple[Any, bool]:
+def encode_noting(value: Any, place: str, *, plain_dates: bool = False) -> tuple[Any, bool]:
+    """Do what ``encode`` does, and tell whether the stored copy differs from the value.
+
+    Raises:
+        UnstorableValueError: The value holds something that would not come back equal.
+    """
     encoder = _Encoder(plain_dates)
     try:
         return encoder.encode(value), encoder.escaped
@@ -270,11 +282,33 @@ def encode_message(message: Message, message_id: int, at: datetime, place: str) 
     return {"message_id": message_id, **_body(message, place), "created_at": at, "updated_at": at}
 
 
+# Stands for the metadata of a message that are its call's own figures: those are in its event_loop_metrics anyway.
+_METADATA_IN_METRICS = "event_loop_metrics"
+_METADATA_FIELDS = ("usage", "metrics")
+
+
+def add_metrics(stored: Stored, metrics: Stored, place: str) -> None:
+    """Put the ``event_loop_metrics`` of a message into the array element that stores it.
+
+    Raises:
+        UnstorableValueError: They hold something that would not come back equal.
+    """
+    stored["event_loop_metrics"] = encoded = encode(metrics, f"{place}, metrics")
+    metadata = stored.get("metadata")
+    own = {name: encoded.get(name) for name in _METADATA_FIELDS}
+    if isinstance(metadata, dict) and metadata == own and list(metadata) == list(own):
+        stored["metadata"] = _METADATA_IN_METRICS
+
+
+def _metadata_in_metrics(stored: Stored) -> Stored:
+    return {name: decode(stored["event_loop_metrics"][name]) for name in _METADATA_FIELDS}
+
+
 def _body(message: Message, place: str) -> Stored:
     known = {key: value for key, value in message.items() if key in MESSAGE_FIELDS}
     extra = {key: value for key, value in message.items() if key not in MESSAGE_FIELDS}
     body: Stored
-    body, escaped = _encode({**known, "extra": extra} if extra else known, place)
+    body, escaped = encode_noting({**known, "extra": extra} if extra else known, place)
     if escaped:
         body["escaped"] = True
     return body
@@ -340,6 +374,8 @@ def decode_message(stored: Stored) -> Message:
     extra = stored.get("extra", {})
     if "escaped" in stored:
         body, extra = decode(body), decode(extra)
+    if body.get("metadata") == _METADATA_IN_METRICS and "event_loop_metrics" in stored:
+        body["metadata"] = _metadata_in_metrics(stored)
     return cast(Message, {**body, **extra} if extra else body)
 
 

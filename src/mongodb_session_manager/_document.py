@@ -127,11 +127,14 @@ class Guard:
         revision: The number of guarded writes so far; None for an agent that the first version stored.
         next_message_id: The id that the next message gets.
         write_id: The last of those writes; it tells a session apart from one that was deleted and made again.
+        counted: Whether the next id is stored; an agent of the first version has no counter yet after a write of the
+            SDK's own verbs.
     """
 
     revision: int | None
     next_message_id: int
     write_id: object = None
+    counted: bool = True
 
 
 @dataclass
@@ -167,7 +170,6 @@ def new_agent(session_id: str, write: AgentWrite) -> tuple[Stored, Update]:
         "revision": 1,
         "write_id": write.write_id,
         "next_message_id": write.appended[-1]["message_id"] + 1 if write.appended else 0,
-        "live_bytes": write.size,
         "created_at": write.at,
         "updated_at": write.at,
     }
@@ -189,8 +191,7 @@ def guarded(session_id: str, write: AgentWrite, guard: Guard) -> tuple[Stored, U
         wanted |= _unnumbered(path, guard.next_message_id)
     else:
         wanted[f"{path}.write_id"] = guard.write_id
-        # An agent of the first version has no counter yet after a write of the SDK's own verbs.
-        wanted[f"{path}.next_message_id"] = {"$in": [guard.next_message_id, None]}
+        wanted[f"{path}.next_message_id"] = guard.next_message_id if guard.counted else None
     update = _change(path, write)
     if write.edited is not None:
         wanted[f"{path}.messages.message_id"] = write.edited.message_id
@@ -216,10 +217,12 @@ def _change(path: str, write: AgentWrite) -> Update:
         update["$unset"] = {f"{path}.messages.$.{name}": "" for name in write.edited.dropped}
     pushed = {f"{path}.messages": write.appended, "guardrail_events": write.guardrail_events}
     if any(pushed.values()):
-        update["$push"] = {name: {"$each": items} for name, items in pushed.items() if items}
-    if write.size:
-        update["$inc"] = {f"{path}.live_bytes": write.size}
+        update["$push"] = {name: _all_of(items) for name, items in pushed.items() if items}
     return update
+
+
+def _all_of(items: list[Stored]) -> Stored:
+    return items[0] if len(items) == 1 else {"$each": items}
 
 
 def unguarded(session_id: str, write: AgentWrite) -> tuple[Stored, Update]:
@@ -227,7 +230,7 @@ def unguarded(session_id: str, write: AgentWrite) -> tuple[Stored, Update]:
     path = agent_path(write.agent_id)
     wanted: Stored = {"_id": session_id, f"{path}.agent_data": {"$exists": True}}
     update = _change(path, write)
-    update.setdefault("$inc", {})[f"{path}.revision"] = 1
+    update["$inc"] = {f"{path}.revision": 1}
     if write.appended:
         message_id = write.appended[0]["message_id"]
         wanted["$nor"] = [
@@ -240,7 +243,7 @@ def unguarded(session_id: str, write: AgentWrite) -> tuple[Stored, Update]:
     return wanted, update
 
 
-_AGENT_COUNTERS = ("revision", "write_id", "next_message_id", "live_bytes", "moved_count", "created_at", "updated_at")
+_AGENT_COUNTERS = ("revision", "write_id", "next_message_id", "moved_count", "created_at", "updated_at")
 
 
 def agent_pipeline(session_id: str, agent_id: str, messages: Any = None) -> Pipeline:
@@ -427,9 +430,10 @@ def moved_feedback(session_id: str, count: int, segments: int, reference: Stored
 def guard_of(agent: Mapping[str, Any]) -> Guard:
     """Return the place of an agent that one of the pipelines read."""
     revision, next_id, last = (agent.get(name) for name in ("revision", "next_message_id", "last_message_id"))
-    if next_id is None:
+    counted = next_id is not None
+    if not counted:
         next_id = 0 if last is None else last + 1
-    return Guard(None if revision is None else int(revision), int(next_id), agent.get("write_id"))
+    return Guard(None if revision is None else int(revision), int(next_id), agent.get("write_id"), counted)
 
 
 def kept_messages(agent: Mapping[str, Any]) -> tuple[int, list[Stored] | None]:
@@ -455,7 +459,7 @@ def new_segment(session_id: str, agent_id: str, messages: list[Stored]) -> tuple
 
 
 def rolled_over(
-    session_id: str, agent_id: str, guard: Guard, references: list[Stored], live_bytes: int, write_id: ObjectId
+    session_id: str, agent_id: str, guard: Guard, references: list[Stored], write_id: ObjectId
 ) -> tuple[Stored, Update]:
     """Return filter and update that replace the oldest messages by references to the segments that hold them now."""
     wanted, update = guarded(session_id, AgentWrite(agent_id, write_id=write_id), guard)
@@ -463,19 +467,17 @@ def rolled_over(
     update["$pull"] = {f"{path}.messages": {"message_id": {"$lte": references[-1]["last_id"]}}}
     update["$push"] = {f"{path}.segments": {"$each": references}}
     update["$inc"] = {f"{path}.moved_count": sum(reference["count"] for reference in references)}
-    update["$set"][f"{path}.live_bytes"] = live_bytes
     return wanted, update
 
 
 def repaired(
-    session_id: str, agent_id: str, guard: Guard, messages: list[Stored], size: int, write: AgentWrite
+    session_id: str, agent_id: str, guard: Guard, messages: list[Stored], write: AgentWrite
 ) -> tuple[Stored, Update]:
     """Return filter and update that put a mended history in the place of the one in the session document."""
     wanted, update = guarded(session_id, write, guard)
     path = agent_path(agent_id)
     update["$set"][f"{path}.messages"] = messages
     update["$set"][f"{path}.next_message_id"] = messages[-1]["message_id"] + 1 if messages else guard.next_message_id
-    update["$set"][f"{path}.live_bytes"] = size
     update["$push"] = {f"{path}.repairs": {"repaired_at": write.at, "revision": guard.revision}}
     return wanted, update
 

@@ -80,11 +80,10 @@ class MessageSegments:
         pairs = [_document.new_segment(session_id, agent_id, part) for part in _parts(moved)]
         ensure_segment_index(self._segments)
         self._segments.insert_many([segment for segment, _ in pairs])
-        live_bytes = sum(map(_size, kept))
         references = [reference for _, reference in pairs]
-        change = _document.rolled_over(session_id, agent_id, guard, references, live_bytes, write_id)
+        change = _document.rolled_over(session_id, agent_id, guard, references, write_id)
         if self._sessions.update_one(*change).matched_count:
-            return RolledOver(len(kept), live_bytes)
+            return RolledOver(len(kept), sum(map(_size, kept)))
         self._segments.delete_many(_document.segments(session_id, references))
         return None
 

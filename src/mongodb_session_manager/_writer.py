@@ -102,8 +102,9 @@ class AgentHistory:
         self._stored = guard is not None
         self._records = [_Record(message_id, message) for message_id, message in messages]
         self._pending: deque[_Change] = deque()
-        # What the session document holds of the history.
+        # What the session document holds of the history, and whether it would have some of it moved.
         self._live_count = self._live_bytes = 0
+        self._movable = True
         # How many pending changes each write held whose answer is missing, by write id.
         self._unanswered: dict[ObjectId, int] = {}
         # Why nothing can be written any more: somebody else wrote, or what was to be written to is gone.
@@ -142,7 +143,7 @@ class AgentHistory:
             message_id = self._next_message_id()
             stored = _codec.encode_message(message, message_id, _document.now(), self._place(message_id))
             if metrics:
-                stored["event_loop_metrics"] = _codec.encode(metrics, f"{self._place(message_id)}, metrics")
+                _codec.add_metrics(stored, metrics, self._place(message_id))
             size = self._check_size(stored)
             self._queue(_Change(appended=stored, data=data, size=size))
             self._records.append(_Record(message_id, message))
@@ -328,7 +329,7 @@ class AgentHistory:
                 self._error = error
                 raise
             self._error = None
-        if outgrown(self._live_count, self._live_bytes):
+        if self._is_outgrown():
             self._roll_behind()
 
     def flush_behind(self) -> None:
@@ -469,11 +470,14 @@ class AgentHistory:
                 self.check_open()
                 self._unanswered.pop(write_id, None)
                 if rolled is None:
-                    self._live_count = self._live_bytes = 0  # not again before the next restore tells
+                    self._movable = False  # not again before the next restore tells
                     return False
                 self._guard = Guard((guard.revision or 0) + 1, guard.next_message_id, write_id)
                 self.measure(rolled.live_count, rolled.live_bytes)
                 return True
+
+    def _is_outgrown(self) -> bool:
+        return self._movable and outgrown(self._live_count, self._live_bytes)
 
     def _roll_behind(self) -> None:
         try:
@@ -483,7 +487,7 @@ class AgentHistory:
 
     def _roll_quietly(self) -> None:
         try:
-            if outgrown(self._live_count, self._live_bytes):
+            if self._is_outgrown():
                 self.roll()
         except (PyMongoError, MongoDBSessionError) as error:
             # Nothing is lost: the messages are where they were, or the next write finds that they moved.

@@ -373,8 +373,9 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         waiting = binding.history.pending
         changed = binding.capture_state(event.agent)
         if waiting == 0 and changed and changed <= WINDOW_FIELDS:
-            # Nobody needs to wait for a moved window: an older one restores to the same conversation.
-            self._flush_behind(binding, self._log_failure)
+            # Nobody needs to wait for a moved window: an older one restores to the same conversation. It goes out
+            # when the caller has the answer, so as not to compete with that for the interpreter.
+            asyncio.get_running_loop().call_soon(self._flush_behind, binding, self._log_failure)
         else:
             await self._flush(binding)
 
@@ -436,11 +437,12 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
 
     async def _off_loop(self, call: Callable[[], Any]) -> Any:
         """Run a blocking call on the client's threads; a cancelled caller does not tear it."""
-        context = contextvars.copy_context()
-        sent = asyncio.wrap_future(self.session_repository.handle.executor.submit(context.run, call))
-        # When the caller was cancelled nobody asks for the outcome: what failed stays pending and is raised then.
-        sent.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return await asyncio.shield(sent)
+        loop = asyncio.get_running_loop()
+        # Not asyncio.wrap_future() under a shield(): those take two more turns of the loop for each message.
+        answer: asyncio.Future[Any] = loop.create_future()
+        sent = self.session_repository.handle.executor.submit(contextvars.copy_context().run, call)
+        sent.add_done_callback(functools.partial(_hand_over, loop, answer))
+        return await answer
 
     # Multi-agents
 
@@ -600,6 +602,25 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             raise MongoDBSessionError(
                 f"The manager of session {self.session_id!r} is closed; make a new one to go on with the session."
             )
+
+
+def _hand_over(loop: asyncio.AbstractEventLoop, answer: "asyncio.Future[Any]", sent: "Future[Any]") -> None:
+    """Take the outcome of a call from its thread to the loop that waits for it."""
+    try:
+        loop.call_soon_threadsafe(_settle, answer, sent)
+    except RuntimeError:  # the loop was closed meanwhile; what failed stays pending and is raised then
+        logger.debug("loop=<%s> | nobody waits for a write any more", loop)
+
+
+def _settle(answer: "asyncio.Future[Any]", sent: "Future[Any]") -> None:
+    if answer.done():  # the caller was cancelled: nobody asks for the outcome
+        return
+    if sent.cancelled():
+        answer.cancel()
+    elif error := sent.exception():
+        answer.set_exception(error)
+    else:
+        answer.set_result(sent.result())
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> str:

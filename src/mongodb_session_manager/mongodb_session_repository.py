@@ -50,6 +50,8 @@ DEFAULT_COLLECTION = "agent_sessions"
 # BSONObjectTooLarge, "Resulting document after update is larger than …", and what inserts answer.
 _TOO_LARGE = {10334, 17419, 17420}
 _PATH_NOT_VIABLE = 28
+# Where no message was read by which to tell.
+_USUAL_MESSAGE_BYTES = 1024
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class RestoredAgent:
         data: The same as it is stored.
         guard: Where the history is; what the next guarded write must name.
         live_count: How many messages the session document holds.
-        live_bytes: How large they are together.
+        live_bytes: About how large they are together.
         offset: How many of the oldest messages were left out.
         messages: The others as (message_id, message), oldest first.
     """
@@ -344,8 +346,7 @@ class MongoDBSessionRepository(SessionRepository):
     def repair_agent(self, session_id: str, write: AgentWrite, guard: Guard, messages: list[Stored]) -> bool:
         """Put a mended history in the place of the one in the session document, as one guarded write."""
         check_id("agent_id", write.agent_id)
-        size = sum(len(bson.encode(message)) for message in messages)
-        wanted, update = _document.repaired(session_id, write.agent_id, guard, messages, size, write)
+        wanted, update = _document.repaired(session_id, write.agent_id, guard, messages, write)
         with _operation("repair_agent", session_id, write.agent_id, messages=len(messages)):
             return self._collection.update_one(wanted, update).matched_count > 0
 
@@ -791,11 +792,11 @@ def _index_fields(metadata_fields: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def _live_bytes(agent: Stored) -> int:
-    """Return how large an agent's messages are; of the first version's, an estimate from those that were read."""
-    if agent.get("live_bytes") is not None or not agent["messages"]:
-        return int(agent.get("live_bytes") or 0)
-    sizes = [len(bson.encode(message)) for message in agent["messages"]]
-    return sum(sizes) * int(agent["count"]) // len(sizes)
+    """Estimate from the messages that were read how large those are that the session document holds."""
+    messages = agent["messages"]
+    if not messages:
+        return int(agent["count"]) * _USUAL_MESSAGE_BYTES
+    return len(bson.encode({"messages": messages})) * int(agent["count"]) // len(messages)
 
 
 def _place(session_id: str, agent_id: str, message_id: int | None = None) -> str:

@@ -477,6 +477,65 @@ def test_a_plain_message_is_stored_readable() -> None:
     assert_same(stored, {"message_id": 7, **message, "created_at": AT, "updated_at": AT})
 
 
+def with_metrics(message: Message) -> dict[str, Any]:
+    metadata = cast("dict[str, Any]", message["metadata"])
+    stored = _codec.encode_message(message, 7, AT, PLACE)
+    call = {name: dict(metadata.get(name) or {}) for name in METADATA}
+    _codec.add_metrics(stored, {"accumulated_usage": {"inputTokens": 9}, **call}, PLACE)
+    return stored_through_bson(stored)
+
+
+def test_the_figures_of_a_call_are_stored_once() -> None:
+    message = a_message({"text": "hi"}, metadata=METADATA)
+
+    stored = with_metrics(message)
+
+    assert stored["metadata"] == "event_loop_metrics"
+    assert stored["event_loop_metrics"].items() >= METADATA.items()
+    assert_same(_codec.decode_message(stored), message)
+    assert_same(_codec.message_record(stored)["metadata"], METADATA)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {**METADATA, "custom": {"a": 1}},
+        {"usage": METADATA["usage"]},
+        {"metrics": METADATA["metrics"], "usage": METADATA["usage"]},
+        {"usage": None, "metrics": METADATA["metrics"]},
+        {"usage": {"inputTokens": 2**40, "a.b": 2**70}, "metrics": {"$ref": 1}},
+    ],
+    ids=["custom", "usage", "order", "none", "marked"],
+)
+def test_metadata_of_any_form_come_back_beside_metrics(metadata: dict[str, Any]) -> None:
+    message = a_message({"text": "hi"}, metadata=metadata)
+
+    assert_same(_codec.decode_message(with_metrics(message)), message)
+
+
+@pytest.mark.parametrize("more", [{}, {"metadata": METADATA}], ids=["without", "with"])
+def test_a_message_with_metrics_that_is_replaced_has_only_the_new_metadata(more: dict[str, Any]) -> None:
+    stored, new = with_metrics(a_message({"text": "hi"}, metadata=METADATA)), a_message({"text": "new"}, **more)
+
+    _codec.replacement(new, 7, LATER, PLACE).apply(stored)
+
+    assert_same(_codec.decode_message(stored_through_bson(stored)), new)
+
+
+def test_a_redaction_keeps_metadata_that_are_in_the_metrics() -> None:
+    stored = with_metrics(a_message({"text": "hi"}, metadata=METADATA))
+
+    _codec.redaction(a_message({"text": "-"}), 7, LATER, PLACE).apply(stored)
+
+    assert_same(cast("dict[str, Any]", _codec.decode_message(stored_through_bson(stored)))["metadata"], METADATA)
+
+
+def test_metadata_that_look_like_the_reference_come_back() -> None:
+    message = a_message({"text": "hi"}, metadata="event_loop_metrics")
+
+    assert_same(message_through_bson(message), message)
+
+
 def test_an_unstorable_message_is_refused_with_its_place() -> None:
     with pytest.raises(UnstorableValueError, match=re.escape(f"{PLACE}.content[0].text cannot be stored: ")):
         _codec.encode_message(a_message({"text": {1}}), 7, AT, PLACE)

@@ -248,10 +248,16 @@ def test_a_guarded_write_checks_and_moves_the_guard(name: str) -> None:
 
     assert wanted["agents.a%2Eb.revision"] == GUARD.revision
     assert wanted["agents.a%2Eb.write_id"] == GUARD.write_id
-    assert wanted["agents.a%2Eb.next_message_id"] == {"$in": [GUARD.next_message_id, None]}
+    assert wanted["agents.a%2Eb.next_message_id"] == GUARD.next_message_id
     assert update["$set"]["agents.a%2Eb.revision"] == 6
     assert update["$set"]["agents.a%2Eb.next_message_id"] == moved
     assert "agents.a%2Eb.write_id" in update["$set"]
+
+
+def test_where_no_next_id_is_stored_there_must_be_none() -> None:
+    wanted, _ = _document.guarded(SESSION, a_write(), Guard(5, 8, counted=False))
+
+    assert wanted["agents.a%2Eb.next_message_id"] is None
 
 
 def test_an_edit_names_its_message() -> None:
@@ -300,9 +306,9 @@ def test_now_is_a_time_that_bson_keeps() -> None:
     [
         ({"revision": 4, "next_message_id": 9, "last_message_id": 8}, Guard(4, 9)),
         ({"revision": 1, "next_message_id": 0}, Guard(1, 0)),
-        ({"last_message_id": 8}, Guard(None, 9)),
-        ({"revision": None, "next_message_id": None, "last_message_id": None}, Guard(None, 0)),
-        ({}, Guard(None, 0)),
+        ({"last_message_id": 8}, Guard(None, 9, counted=False)),
+        ({"revision": None, "next_message_id": None, "last_message_id": None}, Guard(None, 0, counted=False)),
+        ({}, Guard(None, 0, counted=False)),
     ],
     ids=["counted", "new", "first_version", "null", "empty"],
 )
