@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 from contender import Contender
-from floors import AsyncFloor, AsyncFloorInAgent, Floor, FloorInAgent, MessageDocuments
+from floors import AsyncFloor, AsyncFloorInAgent, Floor, FloorInAgent, GuardedFloorInAgent, MessageDocuments
 from managers import BareAgent, File, OursAsync, OursExit, OursInService, OursSync, Snapshot
 
 CONTENDERS: tuple[type[Contender], ...] = (
@@ -12,6 +12,7 @@ CONTENDERS: tuple[type[Contender], ...] = (
     BareAgent,
     FloorInAgent,
     AsyncFloorInAgent,
+    GuardedFloorInAgent,
     MessageDocuments,
     File,
     Snapshot,

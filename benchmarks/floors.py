@@ -1,12 +1,15 @@
 """The least that storing a conversation in MongoDB can cost, and one document for each message."""
 
+import asyncio
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from typing import Any, cast
 
 from contender import AgentConversation, Contender, Conversation, Document
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.collection import Collection
+from strands import Agent
 from strands.hooks import HookProvider, HookRegistry, MessageAddedEvent
 from strands.types.content import Message
 from workload import WINDOW, history, new_agent
@@ -81,6 +84,35 @@ class FloorInAgent(Floor):
         return AgentConversation(agent)
 
 
+class GuardedFloorInAgent(Floor):
+    """The floor's calls from the hooks of an agent, on a thread, so that the event loop goes on; each is guarded.
+
+    What no session manager can save that keeps two writers apart and does not block: a filter with more than ``_id``,
+    a revision, and two changes of threads for each message.
+    """
+
+    name = "guarded floor off loop"
+    has_agent = True
+
+    async def open(self, session_id: str, with_tool: bool = False) -> Conversation:
+        collection, messages = self.collection, self.restore(session_id)
+        collection.update_one({"_id": session_id}, {"$set": {"revision": len(messages)}}, upsert=True)
+        threads = ThreadPoolExecutor(1)
+
+        def send(message: Message, number: int) -> None:
+            change = append(message, number)
+            change["$set"]["revision"] = number + 1
+            found = collection.update_one({"_id": session_id, "revision": number}, change)
+            assert found.matched_count == 1
+
+        async def write(message: Message, number: int) -> None:
+            await asyncio.get_running_loop().run_in_executor(threads, send, message, number)
+
+        hook = _OnMessage(write, len(messages))
+        agent = new_agent(messages, hooks=[hook], with_tool=with_tool, latency_ms=self.place.latency_ms)
+        return _ThreadedConversation(agent, threads)
+
+
 class AsyncFloorInAgent(AsyncFloor):
     """The asynchronous floor's calls from the hooks of an agent."""
 
@@ -138,6 +170,15 @@ def _messages(document: Document | None) -> list[Message]:
 def _message(element: Document) -> Message:
     names = ("role", "content", "tracking_id", "metadata")
     return cast(Message, {name: element[name] for name in names if name in element})
+
+
+class _ThreadedConversation(AgentConversation):
+    def __init__(self, agent: Agent, threads: ThreadPoolExecutor) -> None:
+        super().__init__(agent)
+        self._threads = threads
+
+    async def close(self) -> None:
+        self._threads.shutdown()
 
 
 class _FloorConversation(Conversation):
