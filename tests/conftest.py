@@ -1,1 +1,105 @@
+"""Real managers, agents and faults on the real mongod."""
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from typing import Any
+
+import pytest
+from pymongo import MongoClient
+from strands import Agent
+from strands.types.content import Message
+
+from mongodb_session_manager import MongoDBSessionManager, MongoDBSessionRepository
+from mongodb_session_manager.testing import ScriptedModel
+
 pytest_plugins = ["mongodb_session_manager.testing.pytest_plugin"]
+
+COLLECTION = "agent_sessions"
+
+
+@pytest.fixture(scope="session")
+def observer(mongodb_uri: str) -> Iterator[MongoClient[dict[str, Any]]]:
+    """A client that nobody counts, breaks or closes."""
+    client: MongoClient[dict[str, Any]] = MongoClient(mongodb_uri, tz_aware=True)
+    with client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def shared_database(observer: MongoClient[dict[str, Any]]) -> Iterator[str]:
+    name = f"test_{uuid.uuid4().hex}"
+    yield name
+    observer.drop_database(name)
+
+
+@pytest.fixture
+def database(observer: MongoClient[dict[str, Any]], shared_database: str) -> Iterator[str]:
+    """Name of a database that is empty but for indexes: making and dropping these takes 0.2 s a test."""
+    yield shared_database
+    for name in observer[shared_database].list_collection_names():
+        observer[shared_database][name].delete_many({})
+
+
+@pytest.fixture
+def new_manager(
+    mongo_client: MongoClient[dict[str, Any]], database: str
+) -> Iterator[Callable[..., MongoDBSessionManager]]:
+    """Make managers in the test's database, on the counted client unless told otherwise; closed in the end."""
+    with ExitStack() as stack:
+
+        def make(session_id: str = "s-1", **options: Any) -> MongoDBSessionManager:
+            if "connection_string" not in options:
+                options.setdefault("client", mongo_client)
+            manager = MongoDBSessionManager(session_id, database_name=database, **options)
+            return stack.enter_context(closing(manager))
+
+        yield make
+
+
+@pytest.fixture
+def new_agent() -> Callable[..., Agent]:
+    """Make a real agent whose model says the given turns, then "Okay." for ever."""
+
+    def make(manager: MongoDBSessionManager, *turns: Any, **options: Any) -> Agent:
+        options.setdefault("model", ScriptedModel(turns, default="Okay."))
+        return Agent(session_manager=manager, callback_handler=None, **options)
+
+    return make
+
+
+@pytest.fixture
+def stored(observer: MongoClient[dict[str, Any]], database: str) -> Callable[..., Any]:
+    """Read a session's document as it is in the database; None where there is none."""
+
+    def read(session_id: str = "s-1") -> dict[str, Any] | None:
+        return observer[database][COLLECTION].find_one({"_id": session_id})
+
+    return read
+
+
+@pytest.fixture
+def history(observer: MongoClient[dict[str, Any]], database: str) -> Callable[..., list[Message]]:
+    """Read an agent's stored messages, all of them, as the SDK has them."""
+    repository = MongoDBSessionRepository(client=observer, database_name=database)
+
+    def read(session_id: str = "s-1", agent_id: str = "default") -> list[Message]:
+        return [record.to_message() for record in repository.list_messages(session_id, agent_id)]
+
+    return read
+
+
+@pytest.fixture
+def failing(observer: MongoClient[dict[str, Any]], database: str) -> Callable[..., AbstractContextManager[None]]:
+    """Inject faults into commands on the sessions of this test, for the time of a ``with``."""
+
+    @contextmanager
+    def inject(*commands: str, mode: Any = "alwaysOn", collection: str = COLLECTION, **fault: Any) -> Iterator[None]:
+        data = {"failCommands": commands or ("update",), "namespace": f"{database}.{collection}", **fault}
+        observer.admin.command("configureFailPoint", "failCommand", mode=mode, data=data)
+        try:
+            yield
+        finally:
+            observer.admin.command("configureFailPoint", "failCommand", mode="off")
+
+    return inject
