@@ -11,6 +11,7 @@ from ._binary import MongodNotFoundError, find_mongod
 from ._commands import Command, CommandCounter, CommandLog, session_ids
 from ._mongod import Mongod, running_mongodb
 from ._mongod_process import MongodStartError
+from ._mongod_set import MongodSet
 from ._scripted_model import Redaction, ScriptedModel, ScriptExhaustedError, Turn
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ __all__ = [
     "CommandLog",
     "Mongod",
     "MongodNotFoundError",
+    "MongodSet",
     "MongodStartError",
     "Redaction",
     "ScriptExhaustedError",

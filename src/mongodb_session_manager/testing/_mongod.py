@@ -20,7 +20,7 @@ from ._binary import MongodNotFoundError, find_mongod
 from ._mongod_process import HOST, MongodProcess, PortTakenError
 from ._replica_set import REPLICA_SET, ensure_configured, is_primary
 
-__all__ = ["Mongod", "running_mongodb"]
+__all__ = ["Mongod", "connected", "running_mongodb"]
 
 _PORT_ATTEMPTS = 5
 
@@ -178,11 +178,16 @@ class Mongod:
     def _serve_on(self, port: int) -> None:
         self._process = MongodProcess(self._binary, self.data_path, port, self._parameters)
         try:
-            _make_primary(self._process, port)
+            self._wait_until_ready(self._process, port)
         except BaseException:
             self._end_process(cleanly=False)
             raise
         self._port = port
+
+    def _wait_until_ready(self, process: MongodProcess, port: int) -> None:
+        with connected(process, port) as client:
+            ensure_configured(client, f"{HOST}:{port}")
+            process.wait_until(lambda: is_primary(client))
 
 
 @contextmanager
@@ -213,15 +218,16 @@ def _free_port() -> int:
             return port
 
 
-def _make_primary(process: MongodProcess, port: int) -> None:
+@contextmanager
+def connected(process: MongodProcess, port: int) -> Iterator[MongoClient[dict[str, Any]]]:
+    """Give a client of a server that was just started, as soon as it answers."""
     # A raw socket first, because a MongoClient whose first connection is refused waits for half a second.
     process.wait_until(lambda: _listens(port))
     with MongoClient[dict[str, Any]](
         HOST, port, directConnection=True, serverSelectionTimeoutMS=2_000, socketTimeoutMS=20_000
     ) as client:
         process.wait_until(lambda: _answers(client, process.pid))
-        ensure_configured(client, f"{HOST}:{port}")
-        process.wait_until(lambda: is_primary(client))
+        yield client
 
 
 def _listens(port: int) -> bool:
