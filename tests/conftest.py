@@ -90,16 +90,26 @@ def history(observer: MongoClient[dict[str, Any]], database: str) -> Callable[..
 
 
 @pytest.fixture
-def failing(observer: MongoClient[dict[str, Any]], database: str) -> Callable[..., AbstractContextManager[None]]:
-    """Inject faults into commands on the sessions of this test, for the time of a ``with``."""
+def failing(observer: MongoClient[dict[str, Any]], database: str) -> Callable[..., AbstractContextManager[list[int]]]:
+    """Inject faults into commands on the sessions of this test, for the time of a ``with``.
+
+    The list that it gives holds in the end how many commands met the fault.
+    """
+
+    def configure(mode: Any, **data: Any) -> int:
+        configured = observer.admin.command("configureFailPoint", "failCommand", mode=mode, **data)
+        return int(configured["count"])
 
     @contextmanager
-    def inject(*commands: str, mode: Any = "alwaysOn", collection: str = COLLECTION, **fault: Any) -> Iterator[None]:
-        data = {"failCommands": commands or ("update",), "namespace": f"{database}.{collection}", **fault}
-        observer.admin.command("configureFailPoint", "failCommand", mode=mode, data=data)
+    def inject(
+        *commands: str, mode: Any = "alwaysOn", collection: str = COLLECTION, **fault: Any
+    ) -> Iterator[list[int]]:
+        namespace = f"{database}.{collection}"
+        before = configure(mode, data={"failCommands": commands or ("update",), "namespace": namespace, **fault})
+        met: list[int] = []
         try:
-            yield
+            yield met
         finally:
-            observer.admin.command("configureFailPoint", "failCommand", mode="off")
+            met.append(configure("off") - before)
 
     return inject

@@ -1,0 +1,77 @@
+"""Conversations that are opened again and again while the server is away."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from pymongo import common
+
+from mongodb_session_manager import MongoDBSessionManager, _writer
+from tests.faults.conversation import Conversation
+from tests.faults.cutting_proxy import CuttingProxy, running_proxy
+from tests.faults.fault import ALWAYS, Fault
+
+Failing = Callable[..., AbstractContextManager[list[int]]]
+
+
+@pytest.fixture(autouse=True)
+def quick_recovery(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waiting is not what is tested here."""
+    # The driver looks for a lost server again after 0.5 s at the earliest, and these tests lose many.
+    monkeypatch.setattr(common, "MIN_HEARTBEAT_INTERVAL", 0.02)
+    # So long a write that nobody waits for is repeated.
+    monkeypatch.setattr(_writer, "BEHIND_TIMEOUT", 0.5)
+
+
+@pytest.fixture
+def converse(mongodb_uri: str, database: str) -> Iterator[Callable[..., Conversation]]:
+    """Begin a conversation, on a client of its own."""
+    with ExitStack() as stack:
+
+        def begin(
+            durability: str = "sync",
+            on_error: str = "raise",
+            *,
+            uri: str = mongodb_uri,
+            session_id: str = "s-1",
+            **options: Any,
+        ) -> Conversation:
+            options = {"heartbeatFrequencyMS": 20, "minPoolSize": 0, **options}
+
+            def open_manager() -> MongoDBSessionManager:
+                how: Any = {"durability": durability, "on_error": on_error}
+                return MongoDBSessionManager(session_id, uri, database, **how, **options)
+
+            conversation = Conversation(open_manager, degrades=on_error == "degrade")
+            stack.enter_context(closing(conversation.manager))
+            return conversation
+
+        yield begin
+
+
+@pytest.fixture(scope="module")
+def proxy(mongodb_uri: str) -> Iterator[CuttingProxy]:
+    """A proxy in front of the server that may lose its replies."""
+    with running_proxy(urlsplit(mongodb_uri).port or 27017) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def inject(failing: Failing, proxy: CuttingProxy) -> Callable[..., AbstractContextManager[None]]:
+    """Inject a fault into one kind of command of this test, for the time of a ``with``; some command must meet it."""
+
+    @contextmanager
+    def inject(fault: Fault, command: str = "update", skip: int = 0, **where: Any) -> Iterator[None]:
+        if fault.loses_replies:
+            with proxy.cutting(command, times=fault.times):
+                yield
+            assert proxy.cuts
+            return
+        mode = {"skip": skip} if skip else "alwaysOn" if fault.times == ALWAYS else {"times": fault.times}
+        with failing(command, mode=mode, **where, **fault.how) as met:
+            yield
+        assert met[0]
+
+    return inject

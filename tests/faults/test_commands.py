@@ -1,0 +1,153 @@
+"""Every fault that the driver and the server know of a single write, under every durability."""
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import pytest
+from pymongo.errors import (
+    AutoReconnect,
+    ExecutionTimeout,
+    NetworkTimeout,
+    NotPrimaryError,
+    OperationFailure,
+    WriteConcernError,
+)
+
+from tests.faults.conversation import PATIENCE, Conversation
+from tests.faults.cutting_proxy import CuttingProxy
+from tests.faults.fault import ALWAYS, CLOSED, LOST, Fault, unconfirmed
+
+Converse = Callable[..., Conversation]
+Inject = Callable[..., AbstractContextManager[None]]
+
+HANGS = {"blockConnection": True, "blockTimeMS": 1000}
+HANGS_LONGER = {"blockConnection": True, "blockTimeMS": 1600}
+NO_RETRIES = {"retryWrites": False}
+
+# What the driver repeats once: the primary steps down, is not one any more, shuts down or is out of reach.
+RETRIED = (91, 11600, 11602, 10107, 13435, 13436, 189, 262, 6, 7, 89, 9001)
+# What it does not: a time limit on the server, a write conflict, no privilege, a killed operation.
+NOT_RETRIED = {50: ExecutionTimeout, 112: OperationFailure, 13: OperationFailure, 11601: OperationFailure}
+
+FAULTS = [
+    Fault("connection dropped, once", CLOSED, times=1),
+    Fault("connection dropped, twice", CLOSED, AutoReconnect, times=2),
+    Fault("connection dropped, until lifted", CLOSED, AutoReconnect),
+    Fault("connection dropped, once, no retries", CLOSED, AutoReconnect, times=1, options=NO_RETRIES),
+    *(Fault(f"code {code}, once", {"errorCode": code}, times=1) for code in RETRIED),
+    Fault("not primary, twice", {"errorCode": 10107}, NotPrimaryError, times=2),
+    Fault("shutting down, until lifted", {"errorCode": 91}, AutoReconnect),
+    Fault("stepping down, until lifted", {"errorCode": 189}, NotPrimaryError),
+    *(Fault(f"code {code}, until lifted", {"errorCode": code}, error) for code, error in NOT_RETRIED.items()),
+    Fault("authenticate again, once", {"errorCode": 391}, times=1),
+    Fault("write concern 64, once", unconfirmed(64), WriteConcernError, times=1, applied=True),
+    Fault("write concern 64, until lifted", unconfirmed(64), WriteConcernError, applied=True),
+    Fault("write concern 100, until lifted", unconfirmed(100), WriteConcernError, applied=True),
+    Fault("write concern 91, once", unconfirmed(91), times=1),
+    Fault("write concern 11602, until lifted", unconfirmed(11602), WriteConcernError, applied=True),
+    Fault("reply lost, once", LOST, times=1),
+    Fault("reply lost, until lifted", LOST, AutoReconnect, applied=True),
+    Fault("reply lost, once, no retries", LOST, AutoReconnect, times=1, applied=True, options=NO_RETRIES),
+    Fault("server blocked, timeoutMS", HANGS, NetworkTimeout, options={"timeoutMS": 300}),
+    Fault("server blocked once, socketTimeoutMS", HANGS_LONGER, times=1, options={"socketTimeoutMS": 800}),
+    Fault(
+        "server blocked, socketTimeoutMS, no retries",
+        HANGS,
+        NetworkTimeout,
+        applied=True,
+        options={"socketTimeoutMS": 300, **NO_RETRIES},
+    ),
+]
+TOLD = [fault for fault in FAULTS if fault.error]
+# Those whose outcome depends on which write of a turn they hit.
+ANYWHERE = [fault for fault in TOLD if fault.name.startswith(("connection dropped, until", "write concern 64, until"))]
+
+every_fault = pytest.mark.parametrize("fault", FAULTS, ids=str)
+every_durability = pytest.mark.parametrize("durability", ["sync", "async", "exit"])
+
+
+@pytest.fixture
+def begin(converse: Converse, proxy: CuttingProxy) -> Callable[..., Conversation]:
+    """Begin a conversation that can meet a fault."""
+
+    def begin(fault: Fault, durability: str, on_error: str = "raise") -> Conversation:
+        where = {"uri": proxy.uri} if fault.loses_replies else {}
+        conversation = converse(durability, on_error, **where, **fault.options)
+        conversation.talk_until_acknowledged(with_tool=True)
+        conversation.talk_until_acknowledged()
+        return conversation
+
+    return begin
+
+
+def go_on(conversation: Conversation) -> None:
+    conversation.talk_until_acknowledged()
+    conversation.talk_until_acknowledged(with_tool=True)
+    conversation.check()
+
+
+def stored(conversation: Conversation, expected: int = 0) -> int:
+    """Return how many messages are stored; a write whose caller gave up may arrive late."""
+    deadline = time.monotonic() + PATIENCE
+    while (count := conversation.manager.get_message_count("default")) < expected and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return count
+
+
+@every_fault
+@every_durability
+def test_nothing_is_lost(begin: Callable[..., Conversation], inject: Inject, fault: Fault, durability: str) -> None:
+    conversation = begin(fault, durability)
+    before = stored(conversation)
+
+    with inject(fault):
+        error = conversation.turn(with_tool=True)
+        # With "async" it is the last of several attempts that is told.
+        if durability != "async":
+            assert isinstance(error, fault.error or type(None))
+        if error is not None and durability != "async":
+            # With "sync" the prompt is what failed, with "exit" the whole turn.
+            written = {"sync": 1, "exit": 4}[durability] if fault.applied else 0
+            assert stored(conversation, before + written) == before + written
+        elif fault.times == ALWAYS:
+            assert (error is not None) == (fault.error is not None)
+        conversation.turn()
+
+    go_on(conversation)
+
+
+@pytest.mark.parametrize("fault", TOLD, ids=str)
+@every_durability
+def test_the_conversation_goes_on(
+    begin: Callable[..., Conversation], inject: Inject, fault: Fault, durability: str
+) -> None:
+    conversation = begin(fault, durability, "degrade")
+
+    with inject(fault):
+        conversation.turn(with_tool=True)
+        conversation.turn()
+
+    assert conversation.errors == []
+    go_on(conversation)
+
+
+@pytest.mark.parametrize("fault", ANYWHERE, ids=str)
+@pytest.mark.parametrize("written_before", [1, 2, 3])
+@pytest.mark.parametrize("on_error", ["raise", "degrade"])
+@pytest.mark.parametrize("durability", ["sync", "async"])
+def test_it_may_begin_in_mid_turn(
+    begin: Callable[..., Conversation],
+    inject: Inject,
+    fault: Fault,
+    durability: str,
+    on_error: str,
+    written_before: int,
+) -> None:
+    conversation = begin(fault, durability, on_error)
+
+    with inject(fault, skip=written_before):
+        conversation.turn(with_tool=True)
+        conversation.turn(with_tool=True)
+
+    go_on(conversation)
