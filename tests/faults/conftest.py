@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -38,13 +39,13 @@ def converse(mongodb_uri: str, database: str) -> Iterator[Callable[..., Conversa
             session_id: str = "s-1",
             **options: Any,
         ) -> Conversation:
-            options = {"heartbeatFrequencyMS": 20, "minPoolSize": 0, **options}
+            how: dict[str, Any] = {"durability": durability, "on_error": on_error, "minPoolSize": 0}
+            options = {"heartbeatFrequencyMS": 20, **how, **options}
 
-            def open_manager() -> MongoDBSessionManager:
-                how: Any = {"durability": durability, "on_error": on_error}
-                return MongoDBSessionManager(session_id, uri, database, **how, **options)
+            def open_manager(**options: Any) -> MongoDBSessionManager:
+                return MongoDBSessionManager(session_id, uri, database, **options)
 
-            conversation = Conversation(open_manager, degrades=on_error == "degrade")
+            conversation = Conversation(partial(open_manager, **options), open_manager, degrades=on_error == "degrade")
             stack.enter_context(closing(conversation.manager))
             return conversation
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from pymongo.errors import PyMongoError
 from strands import Agent, ToolContext, tool
+from strands.agent.conversation_manager import NullConversationManager
 from strands.types.content import Message
 
 from mongodb_session_manager import MongoDBSessionManager
@@ -27,14 +28,21 @@ class Conversation:
 
     Args:
         open_manager: Makes a manager of the session; tried again while the server is away.
+        reopen: Makes one for a look at what is stored.
         degrades: Whether the manager does not raise: then a turn is acknowledged when nothing is pending.
     """
 
-    def __init__(self, open_manager: Callable[[], MongoDBSessionManager], *, degrades: bool = False) -> None:
-        self.open, self._degrades = open_manager, degrades
+    def __init__(
+        self,
+        open_manager: Callable[[], MongoDBSessionManager],
+        reopen: Callable[[], MongoDBSessionManager],
+        *,
+        degrades: bool = False,
+    ) -> None:
+        self.open, self._reopen, self.degrades = open_manager, reopen, degrades
         self.errors: list[PyMongoError] = []
         self.acknowledged: list[str] = []
-        self.turns = 0
+        self.turns = self.acknowledged_turns = 0
         self.manager = eventually(open_manager)
         self.agent = eventually(lambda: make_agent(self.manager))
 
@@ -46,8 +54,9 @@ class Conversation:
         except PyMongoError as error:
             self.errors.append(error)
             return error
-        if not (self._degrades and self.manager.health["pending"]):
+        if not (self.degrades and self.manager.health["pending"]):
             self.acknowledged = tracking_ids(self.agent.messages)
+            self.acknowledged_turns += 1
         return None
 
     def talk_until_acknowledged(self, *, with_tool: bool = False) -> None:
@@ -60,7 +69,7 @@ class Conversation:
     def check(self) -> None:
         """Nothing lost, nothing doubled, nothing mixed: what a new process finds is what is live."""
         live = self.agent.messages
-        with eventually(self.open) as manager:
+        with eventually(self._reopen) as manager:
             records = manager.list_messages("default")
             restored = make_agent(manager)
             assert manager.list_messages("default") == records, "the restored history had to be mended"
@@ -76,7 +85,14 @@ class Conversation:
 
 
 def make_agent(manager: MongoDBSessionManager) -> Agent:
-    return Agent(model=ScriptedModel(default=_reply), tools=[look_up], session_manager=manager, callback_handler=None)
+    return Agent(
+        model=ScriptedModel(default=_reply),
+        tools=[look_up],
+        # So that what is live can be compared with all that is stored.
+        conversation_manager=NullConversationManager(),
+        session_manager=manager,
+        callback_handler=None,
+    )
 
 
 def _reply(messages: list[Message]) -> Any:
