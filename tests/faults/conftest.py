@@ -23,7 +23,7 @@ def quick_recovery(monkeypatch: pytest.MonkeyPatch) -> None:
     # The driver looks for a lost server again after 0.5 s at the earliest, and these tests lose many.
     monkeypatch.setattr(common, "MIN_HEARTBEAT_INTERVAL", 0.02)
     # So long a write that nobody waits for is repeated.
-    monkeypatch.setattr(_writer, "BEHIND_TIMEOUT", 0.5)
+    monkeypatch.setattr(_writer, "BEHIND_TIMEOUT", 0.2)
 
 
 @pytest.fixture
