@@ -11,7 +11,7 @@ from pymongo import common
 
 from mongodb_session_manager import MongoDBSessionManager, _writer
 from tests.faults.conversation import Conversation
-from tests.faults.cutting_proxy import CuttingProxy, running_proxy
+from tests.faults.cutting_proxy import HOST, CuttingProxy, running_proxy
 from tests.faults.fault import ALWAYS, Fault
 
 Failing = Callable[..., AbstractContextManager[list[int]]]
@@ -55,7 +55,8 @@ def converse(mongodb_uri: str, database: str) -> Iterator[Callable[..., Conversa
 @pytest.fixture(scope="module")
 def proxy(mongodb_uri: str) -> Iterator[CuttingProxy]:
     """A proxy in front of the server that may lose its replies."""
-    with running_proxy(urlsplit(mongodb_uri).port or 27017) as proxy:
+    server = urlsplit(mongodb_uri)
+    with running_proxy((server.hostname or HOST, server.port or 27017)) as proxy:
         yield proxy
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from pymongo.errors import PyMongoError
 from strands import Agent, ToolContext, tool
@@ -13,6 +13,8 @@ from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager.testing import ScriptedModel
 
 PATIENCE = 60.0
+
+_Result = TypeVar("_Result")
 
 
 @tool(context=True)
@@ -116,7 +118,7 @@ def assert_pairs(messages: list[Message]) -> None:
     assert not called
 
 
-def eventually(act: Callable[[], Any]) -> Any:
+def eventually(act: Callable[[], _Result]) -> _Result:
     """Return what comes of it as soon as the server takes it."""
     deadline = time.monotonic() + PATIENCE
     while True:

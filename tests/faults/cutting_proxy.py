@@ -21,8 +21,8 @@ class CuttingProxy:
         port: Where it listens.
     """
 
-    def __init__(self, server_port: int) -> None:
-        self._server_port = server_port
+    def __init__(self, server: tuple[str, int]) -> None:
+        self._server = server
         self._commands: tuple[bytes, ...] = ()
         self._left = 0
         self.cuts = 0
@@ -52,7 +52,7 @@ class CuttingProxy:
         server.close()
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        from_server, to_server = await asyncio.open_connection(HOST, self._server_port)
+        from_server, to_server = await asyncio.open_connection(*self._server)
         doomed = asyncio.Event()
         try:
             done, others = await asyncio.wait(
@@ -95,9 +95,9 @@ async def _read_message(reader: asyncio.StreamReader) -> bytes:
 
 
 @contextmanager
-def running_proxy(server_port: int) -> Iterator[CuttingProxy]:
+def running_proxy(server: tuple[str, int]) -> Iterator[CuttingProxy]:
     """Run a proxy on a thread of its own."""
-    proxy = CuttingProxy(server_port)
+    proxy = CuttingProxy(server)
     started: Future[Callable[[], object]] = Future()
     thread = threading.Thread(target=lambda: asyncio.run(proxy.serve(started)))
     thread.start()
