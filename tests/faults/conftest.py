@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 from pymongo import common
 
-from mongodb_session_manager import MongoDBSessionManager, _writer
+from mongodb_session_manager import MongoDBSessionManager, _segments, _writer
 from tests.faults.conversation import Conversation
 from tests.faults.cutting_proxy import HOST, CuttingProxy, running_proxy
 from tests.faults.fault import ALWAYS, Fault
@@ -24,6 +24,13 @@ def quick_recovery(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(common, "MIN_HEARTBEAT_INTERVAL", 0.02)
     # So long a write that nobody waits for is repeated.
     monkeypatch.setattr(_writer, "BEHIND_TIMEOUT", 0.2)
+
+
+@pytest.fixture
+def small_documents(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Move messages often, so that this too meets what happens."""
+    monkeypatch.setattr(_segments, "KEPT_MESSAGES", 8)
+    monkeypatch.setattr(_segments, "LIVE_BYTES", 1)
 
 
 @pytest.fixture

@@ -8,10 +8,13 @@ import pytest
 from pymongo import MongoClient
 from pymongo.errors import WriteConcernError
 
-from mongodb_session_manager import SessionConflictError, _segments
+from mongodb_session_manager import SessionConflictError
 from mongodb_session_manager.testing import Mongod, MongodSet
 from tests.faults.conversation import Conversation
 from tests.faults.stream import stream_of
+
+# Messages move in between.
+pytestmark = pytest.mark.usefixtures("small_documents")
 
 Converse = Callable[..., Conversation]
 
@@ -22,13 +25,6 @@ MAJORITY = {"w": "majority"}
 def replica_set() -> Iterator[MongodSet]:
     with MongodSet(parameters={"enableTestCommands": "1"}) as replica_set:
         yield replica_set
-
-
-@pytest.fixture(autouse=True)
-def small_documents(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Move messages often, so that this too happens in a failover."""
-    monkeypatch.setattr(_segments, "KEPT_MESSAGES", 8)
-    monkeypatch.setattr(_segments, "LIVE_BYTES", 1)
 
 
 @contextmanager

@@ -6,10 +6,12 @@ from contextlib import contextmanager
 
 import pytest
 
-from mongodb_session_manager import _segments
 from mongodb_session_manager.testing import Mongod
 from tests.faults.conversation import Conversation
 from tests.faults.stream import Stream, stream_of
+
+# Messages move in between.
+pytestmark = pytest.mark.usefixtures("small_documents")
 
 Converse = Callable[..., Conversation]
 
@@ -20,13 +22,6 @@ MINUTE = 60.0
 def server() -> Iterator[Mongod]:
     with Mongod() as server:
         yield server
-
-
-@pytest.fixture(autouse=True)
-def small_documents(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Move messages often, so that this too happens while the server is away."""
-    monkeypatch.setattr(_segments, "KEPT_MESSAGES", 8)
-    monkeypatch.setattr(_segments, "LIVE_BYTES", 1)
 
 
 @contextmanager
