@@ -14,6 +14,8 @@ from ._codec import MessageEdit, Stored, escape_key
 
 SCHEMA_VERSION = 2
 MAX_ID_BYTES = 1024
+# The number after it must have a place in 8 bytes too.
+MAX_MESSAGE_ID = 2**63 - 2
 
 Update: TypeAlias = dict[str, dict[str, Any]]
 Pipeline: TypeAlias = list[dict[str, Any]]
@@ -62,6 +64,20 @@ def check_id(name: str, value: object) -> str:
         raise ValueError(f"{name} must be valid Unicode, got {value[:50]!r}") from None
     if size > MAX_ID_BYTES:
         raise ValueError(f"{name} must have at most {MAX_ID_BYTES} bytes in UTF-8, got {size}: {value[:50]!r}…")
+    return value
+
+
+def check_message_id(value: object) -> int:
+    """Return the number of a message that is fit to be looked for and to be counted on from.
+
+    Raises:
+        TypeError: It is not an integer.
+        ValueError: It has no place in 8 bytes.
+    """
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"message_id must be an integer, got {type(value).__name__}")
+    if abs(value) > MAX_MESSAGE_ID:
+        raise ValueError(f"message_id must be a number of 8 bytes, got {value:#x}")
     return value
 
 
@@ -292,9 +308,10 @@ def tail_pipeline(session_id: str, agent_id: str, message_id: int) -> Pipeline:
     return _message_stages(session_id, agent_id, {"$gte": ["$$message.message_id", message_id]})
 
 
-def tracked_pipeline(session_id: str, agent_id: str, tracking_id: str) -> Pipeline:
-    """Return the aggregation that reads the messages in the session document that have a tracking id."""
-    return _message_stages(session_id, agent_id, {"$eq": ["$$message.tracking_id", tracking_id]})
+def tracked_pipeline(session_id: str, agent_id: str, tracking_id: Any) -> Pipeline:
+    """Return the aggregation that reads the messages in the session document that have a tracking id, as stored."""
+    # A literal, since whoever sends a message chooses it: "$role" would be read as a field.
+    return _message_stages(session_id, agent_id, {"$eq": ["$$message.tracking_id", {"$literal": tracking_id}]})
 
 
 def live_pipeline(session_id: str, agent_id: str) -> Pipeline:
@@ -403,8 +420,8 @@ def has_message(agent_id: str, message_id: int) -> Stored:
     return {agent_path(agent_id, "messages", "message_id"): message_id}
 
 
-def has_tracking_id(agent_ids: Iterable[str], tracking_id: str) -> Stored:
-    """Return the condition that one of the agents holds a message with a tracking id."""
+def has_tracking_id(agent_ids: Iterable[str], tracking_id: Any) -> Stored:
+    """Return the condition that one of the agents holds a message with a tracking id, as stored."""
     return {"$or": [{agent_path(agent_id, "messages", "tracking_id"): tracking_id} for agent_id in agent_ids]}
 
 
@@ -490,8 +507,8 @@ def moved_message(session_id: str, agent_id: str, edit: MessageEdit) -> tuple[St
     return {"session_id": session_id, "agent_id": agent_id, "messages.message_id": edit.message_id}, update
 
 
-def tracked(session_id: str, agent_ids: Iterable[str], tracking_id: str) -> Stored:
-    """Return the filter of the segments that hold a message with a tracking id."""
+def tracked(session_id: str, agent_ids: Iterable[str], tracking_id: Any) -> Stored:
+    """Return the filter of the segments that hold a message with a tracking id, as stored."""
     return {"session_id": session_id, "agent_id": {"$in": list(agent_ids)}, "messages.tracking_id": tracking_id}
 
 

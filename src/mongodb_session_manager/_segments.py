@@ -139,8 +139,8 @@ class MessageSegments:
         """Change a message wherever segments hold it; False where none does."""
         return self._segments.update_many(*_document.moved_message(session_id, agent_id, edit)).matched_count > 0
 
-    def tracked_ids(self, session_id: str, agent_id: str, tracking_id: str) -> set[int]:
-        """Return the ids of the messages in segments, referred to or not, that have a tracking id."""
+    def tracked_ids(self, session_id: str, agent_id: str, tracking_id: Any) -> set[int]:
+        """Return the ids of the messages in segments, referred to or not, that have a tracking id, as stored."""
         found = self._segments.find(_document.tracked(session_id, [agent_id], tracking_id))
         return {
             int(message["message_id"])
@@ -149,8 +149,8 @@ class MessageSegments:
             if message.get("tracking_id") == tracking_id
         }
 
-    def holds_tracked(self, session_id: str, agent_ids: Iterable[str], tracking_id: str) -> bool:
-        """Tell whether a message with this tracking id has moved."""
+    def holds_tracked(self, session_id: str, agent_ids: Iterable[str], tracking_id: Any) -> bool:
+        """Tell whether a message with this tracking id, as stored, has moved."""
         return self._segments.find_one(_document.tracked(session_id, agent_ids, tracking_id), {"_id": 1}) is not None
 
 

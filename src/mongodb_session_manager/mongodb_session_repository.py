@@ -24,7 +24,7 @@ from strands.types.session import Session, SessionAgent, SessionMessage, Session
 from . import _codec, _document
 from ._client import CLOSE_TIMEOUT, ClientHandle, check_client_arguments
 from ._codec import CODEC_OPTIONS, MessageEdit, Stored
-from ._document import AgentWrite, Guard, Pipeline, Update, check_id, check_key
+from ._document import AgentWrite, Guard, Pipeline, Update, check_id, check_key, check_message_id
 from ._indexes import ensure_indexes
 from ._segments import FEEDBACK_BYTES, KEPT_BYTES, FeedbackSegments, MessageSegments, RolledOver
 from .errors import (
@@ -374,14 +374,17 @@ class MongoDBSessionRepository(SessionRepository):
 
         Raises:
             SessionNotFoundError: There is no such session.
+            TypeError: ``tracking_id`` is not a string.
         """
-        found = self._read_agent("tracked_ids", session_id, agent_id, _document.tracked_pipeline, tracking_id)
+        wanted = _stored_tracking_id(session_id, tracking_id)
+        found = self._read_agent("tracked_ids", session_id, agent_id, _document.tracked_pipeline, wanted)
         live = {int(message["message_id"]) for message in self._found(session_id, found)["messages"]}
-        return live | self._segments.tracked_ids(session_id, agent_id, tracking_id)
+        return live | self._segments.tracked_ids(session_id, agent_id, wanted)
 
     def edit_moved(self, session_id: str, agent_id: str, edit: MessageEdit) -> bool:
         """Change a message that has moved into a segment; False where it is in none."""
         check_id("agent_id", agent_id)
+        check_message_id(edit.message_id)
         with _operation("edit_moved", session_id, agent_id):
             return self._segments.edit(session_id, agent_id, edit)
 
@@ -398,8 +401,9 @@ class MongoDBSessionRepository(SessionRepository):
         Raises:
             AgentNotFoundError: The session holds no such agent.
             SessionNotFoundError: There is no such session.
+            TypeError: ``from_message_id`` is not an integer.
         """
-        position = self._locate(session_id, agent_id, from_message_id)
+        position = self._locate(session_id, agent_id, check_message_id(from_message_id))
         if position is None:
             raise AgentNotFoundError(session_id, agent_id)
         return position
@@ -412,7 +416,7 @@ class MongoDBSessionRepository(SessionRepository):
             raise SessionNotFoundError(session_id)
         if not stored.get("agent_data"):
             return None
-        tracking_ids = {int(m["message_id"]): m.get("tracking_id") for m in stored["messages"]}
+        tracking_ids = {int(m["message_id"]): _codec.decode(m.get("tracking_id")) for m in stored["messages"]}
         return AgentPosition(_document.guard_of(stored), stored.get("write_id"), tracking_ids)
 
     # Messages
@@ -424,9 +428,10 @@ class MongoDBSessionRepository(SessionRepository):
             AgentNotFoundError: The session holds no such agent.
             SessionConflictError: The id is taken, or lies before the end of the history.
             SessionNotFoundError: There is no such session.
+            TypeError: The id of the message is not an integer.
             UnstorableValueError: The message holds something that would not come back equal.
         """
-        message_id, message = session_message.message_id, session_message.to_message()
+        message_id, message = check_message_id(session_message.message_id), session_message.to_message()
         place = _place(session_id, agent_id, message_id)
         stored = _codec.encode_message(message, message_id, _codec.aware(session_message.created_at), place)
         if self._write_unguarded("create_message", session_id, AgentWrite(agent_id, [stored])):
@@ -446,9 +451,8 @@ class MongoDBSessionRepository(SessionRepository):
         Raises:
             TypeError: ``message_id`` is not an integer.
         """
-        if not isinstance(message_id, int):
-            raise TypeError(f"message_id must be an integer, got {type(message_id).__name__}")
-        stored = self._read_agent("read_message", session_id, agent_id, _document.message_pipeline, message_id)
+        wanted = check_message_id(message_id)
+        stored = self._read_agent("read_message", session_id, agent_id, _document.message_pipeline, wanted)
         if not stored:
             return None
         found = stored["messages"] or [self._segments.read_message(session_id, stored["segments"], message_id)]
@@ -461,9 +465,10 @@ class MongoDBSessionRepository(SessionRepository):
             MessageNotFoundError: The agent holds no such message.
             AgentNotFoundError: The session holds no such agent.
             SessionNotFoundError: There is no such session.
+            TypeError: The id of the message is not an integer.
             UnstorableValueError: The message holds something that would not come back equal.
         """
-        message_id = session_message.message_id
+        message_id = check_message_id(session_message.message_id)
         edit = _codec.replacement if session_message.redact_message is None else _codec.redaction
         place = _place(session_id, agent_id, message_id)
         edited = edit(session_message.to_message(), message_id, _document.now(), place)
@@ -668,8 +673,8 @@ class MongoDBSessionRepository(SessionRepository):
     def _has_moved(self, session_id: str, target: "_FeedbackTarget", agent_ids: Iterable[str]) -> bool:
         if isinstance(target.message, str):
             agents = agent_ids if target.agent_id is None else [target.agent_id]
-            return self._segments.holds_tracked(session_id, agents, target.message)
-        if target.agent_id is None or target.message is None or abs(target.message) >= 2**63:
+            return self._segments.holds_tracked(session_id, agents, target.stored)
+        if target.agent_id is None or target.message is None or abs(target.message) > _document.MAX_MESSAGE_ID:
             return False
         return self.read_message(session_id, target.agent_id, target.message) is not None
 
@@ -791,6 +796,13 @@ def _index_fields(metadata_fields: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(check_key("metadata_fields", field) for field in metadata_fields or ())
 
 
+def _stored_tracking_id(session_id: str, tracking_id: object) -> Any:
+    place = f"Tracking id of session {session_id!r}"
+    if not isinstance(tracking_id, str):
+        raise TypeError(f"{place} must be a string, got {type(tracking_id).__name__}")
+    return _codec.encode(tracking_id, place)
+
+
 def _live_bytes(agent: Stored) -> int:
     """Estimate from the messages that were read how large those are that the session document holds."""
     messages = agent["messages"]
@@ -873,12 +885,17 @@ class _FeedbackTarget:
         found = message_id if by_number else tracking_id
         if found is None:
             return cls(None, None)
-        if not isinstance(found, int if by_number else str):
+        if not isinstance(found, int if by_number else str) or isinstance(found, bool):
             raise ValueError(
                 f"Feedback on session {session_id!r}: message_id must be the number of a message and tracking_id a "
-                f"string, got {found!r}"
+                f"string, got {type(found).__name__}"
             )
         return cls(None if agent_id is None else check_id("agent_id", agent_id), found)
+
+    @property
+    def stored(self) -> Any:
+        """The tracking id in its stored form."""
+        return _codec.encode(self.message, "tracking_id")
 
     @property
     def anywhere(self) -> bool:
@@ -889,12 +906,12 @@ class _FeedbackTarget:
         """Return what must hold for the session; None where no agent can have the message."""
         if self.message is None:
             return {}
-        if isinstance(self.message, int) and abs(self.message) >= 2**63:
+        if isinstance(self.message, int) and abs(self.message) > _document.MAX_MESSAGE_ID:
             return None  # no BSON number, so no message has it
         if isinstance(self.message, int):
             return _document.has_message(cast(str, self.agent_id), self.message)
         agents = list(agent_ids) if self.agent_id is None else [self.agent_id]
-        return _document.has_tracking_id(agents, self.message) if agents else None
+        return _document.has_tracking_id(agents, self.stored) if agents else None
 
 
 def _session(session_id: str, stored: Mapping[str, Any]) -> Session:
