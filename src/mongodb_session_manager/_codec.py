@@ -12,7 +12,7 @@ import base64
 import functools
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any, TypeAlias, cast
 
@@ -101,7 +101,8 @@ class _Encoder:
             for key, item in value.items():
                 stored[self._key(key)] = self.encode(item, depth + 1)
         except _RefusedError as refused:
-            refused.path = f".{key}{refused.path}"
+            # What is no string is a value rather than a name, and values are told to nobody.
+            refused.path = f".{key}{refused.path}" if isinstance(key, str) else refused.path
             raise
         return stored
 
@@ -127,7 +128,7 @@ class _Encoder:
 
     def _uncommon_key(self, key: Any) -> str:
         if not isinstance(key, str):
-            raise _RefusedError(f"its key {key!r} is of type {type(key).__name__}; use strings as keys")
+            raise _RefusedError(f"it has a key of type {type(key).__name__}; use strings as keys")
         return str.__str__(key)
 
     def _mark(self, name: str, content: Any) -> Stored:
@@ -325,7 +326,7 @@ class MessageEdit:
     """
 
     message_id: int
-    fields: Stored
+    fields: Stored = field(repr=False)
     dropped: tuple[str, ...]
 
     @property

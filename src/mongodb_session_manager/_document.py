@@ -87,8 +87,10 @@ def check_key(name: str, key: object) -> str:
     Raises:
         ValueError: It is not a string, is empty, has an empty segment or one that starts with ``$``, or holds NUL.
     """
-    if not isinstance(key, str) or not key or "\0" in key:
-        raise ValueError(f"{name}: a key must be a string that is not empty and holds no NUL, got {key!r}")
+    if not isinstance(key, str):
+        raise ValueError(f"{name}: a key must be a string, got {type(key).__name__}")
+    if not key or "\0" in key:
+        raise ValueError(f"{name}: a key must not be empty and must not hold NUL, got {key!r}")
     if any(not segment or segment.startswith("$") for segment in key.split(".")):
         raise ValueError(
             f"{name}: key {key!r} has an empty segment or one that starts with '$'. A dot reaches into a nested "
@@ -169,10 +171,10 @@ class AgentWrite:
     """
 
     agent_id: str
-    appended: list[Stored] = field(default_factory=list)
+    appended: list[Stored] = field(default_factory=list, repr=False)
     edited: MessageEdit | None = None
-    data: Stored = field(default_factory=dict)
-    guardrail_events: list[Stored] = field(default_factory=list)
+    data: Stored = field(default_factory=dict, repr=False)
+    guardrail_events: list[Stored] = field(default_factory=list, repr=False)
     size: int = 0
     write_id: ObjectId = field(default_factory=ObjectId)
     at: datetime = field(default_factory=now)

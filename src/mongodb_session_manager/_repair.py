@@ -5,7 +5,7 @@ messages of the mended history, so an unmended stored one would lose a message a
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from strands.types.content import Message
@@ -25,8 +25,8 @@ class Restored:
         contents: Their lists of blocks; mending puts another list into a message.
     """
 
-    messages: Numbered
-    contents: list[object]
+    messages: Numbered = field(repr=False)
+    contents: list[object] = field(repr=False)
 
     @classmethod
     def of(cls, messages: Numbered) -> "Restored":

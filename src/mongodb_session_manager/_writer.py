@@ -54,10 +54,10 @@ _unsent: "set[AgentHistory]" = set()
 class _Change:
     """One step of a history that is not acknowledged yet."""
 
-    appended: Stored | None = None
+    appended: Stored | None = field(default=None, repr=False)
     edited: MessageEdit | None = None
-    data: Stored = field(default_factory=dict)
-    guardrail_events: list[Stored] = field(default_factory=list)
+    data: Stored = field(default_factory=dict, repr=False)
+    guardrail_events: list[Stored] = field(default_factory=list, repr=False)
     size: int = 0
 
 
@@ -66,7 +66,7 @@ class _Record:
     """A message of the live history and the id under which it is stored."""
 
     message_id: int
-    message: Message
+    message: Message = field(repr=False)
 
     def without(self, dropped: int) -> "_Record":
         """Return the record after a message before it was taken out."""

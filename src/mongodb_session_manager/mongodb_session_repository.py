@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import bson
@@ -25,6 +25,7 @@ from . import _codec, _document
 from ._client import CLOSE_TIMEOUT, ClientHandle, check_client_arguments
 from ._codec import CODEC_OPTIONS, MessageEdit, Stored
 from ._document import AgentWrite, Guard, Pipeline, Update, check_id, check_key, check_message_id
+from ._driver_errors import forget_values, is_too_large
 from ._indexes import ensure_indexes
 from ._segments import FEEDBACK_BYTES, KEPT_BYTES, FeedbackSegments, MessageSegments, RolledOver
 from .errors import (
@@ -47,8 +48,6 @@ Outbox: TypeAlias = Sequence[Mapping[str, Any]]
 DEFAULT_DATABASE = "database_name"
 DEFAULT_COLLECTION = "agent_sessions"
 
-# BSONObjectTooLarge, "Resulting document after update is larger than …", and what inserts answer.
-_TOO_LARGE = {10334, 17419, 17420}
 _PATH_NOT_VIABLE = 28
 # Where no message was read by which to tell.
 _USUAL_MESSAGE_BYTES = 1024
@@ -70,7 +69,7 @@ class OpenedSession:
     created: bool
     application_name: str | None
     agent_ids: frozenset[str] | None
-    outbox: tuple[dict[str, Any], ...]
+    outbox: tuple[dict[str, Any], ...] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -87,13 +86,13 @@ class RestoredAgent:
         messages: The others as (message_id, message), oldest first.
     """
 
-    agent: SessionAgent
-    data: Stored
+    agent: SessionAgent = field(repr=False)
+    data: Stored = field(repr=False)
     guard: Guard
     live_count: int
     live_bytes: int
     offset: int
-    messages: list[tuple[int, Message]]
+    messages: list[tuple[int, Message]] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,8 @@ class MongoDBSessionRepository(SessionRepository):
         **client_options: Options for the ``MongoClient`` made from ``connection_string``; pymongo validates them.
 
     Raises:
-        TypeError: Client options were given beside ``client``, or ``metadata_fields`` is a string.
+        TypeError: Client options were given beside ``client``, ``metadata_fields`` is a string, or
+            ``application_name`` is none.
         ValueError: Neither ``connection_string`` nor ``client`` was given, or a metadata field is not fit.
     """
 
@@ -139,7 +139,7 @@ class MongoDBSessionRepository(SessionRepository):
         application_name: str | None = None,
         **client_options: Any,
     ) -> None:
-        self.application_name = application_name
+        self.application_name = _check_name(application_name)
         self.metadata_fields = _index_fields(metadata_fields)
         self._handle = _open_handle(connection_string, client, client_options)
         self._handle.acquire(self, owner=client is None)
@@ -193,7 +193,7 @@ class MongoDBSessionRepository(SessionRepository):
         fresh, update = _document.open_session(
             check_id("session_id", session_id),
             SessionType.AGENT.value,
-            application_name or self.application_name,
+            _check_name(application_name) or self.application_name,
         )
         with _operation("open_session", session_id):
             before = self._upsert(session_id, update)
@@ -790,6 +790,12 @@ def _open_handle(
     return ClientHandle.open(cast(str, connection_string), **options)
 
 
+def _check_name(application_name: object) -> str | None:
+    if not isinstance(application_name, str | None):
+        raise TypeError(f"application_name must be a string, got {type(application_name).__name__}")
+    return application_name
+
+
 def _index_fields(metadata_fields: Sequence[str] | None) -> tuple[str, ...]:
     if isinstance(metadata_fields, str):
         raise TypeError(f"metadata_fields must be a list of names, got the string {metadata_fields!r}")
@@ -933,7 +939,8 @@ def _operation(verb: str, session_id: str, agent_id: str | None = None, messages
     try:
         yield
     except (PyMongoError, DocumentTooLarge) as error:
-        if _is_too_large(error):
+        forget_values(error)
+        if is_too_large(error):
             raise SessionTooLargeError(session_id, agent_id) from error
         error.__notes__ = [*getattr(error, "__notes__", ()), f"in {verb} of session {session_id!r}"]
         raise
@@ -945,7 +952,3 @@ def _operation(verb: str, session_id: str, agent_id: str | None = None, messages
         messages,
         (time.perf_counter() - started) * 1000,
     )
-
-
-def _is_too_large(error: Exception) -> bool:
-    return isinstance(error, DocumentTooLarge) or (isinstance(error, OperationFailure) and error.code in _TOO_LARGE)

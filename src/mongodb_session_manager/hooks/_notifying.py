@@ -6,7 +6,7 @@ import uuid
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, get_args
 
@@ -38,7 +38,7 @@ class Notice:
     hook: str
     target: str
     session_id: str
-    message: Message
+    message: Message = field(repr=False)
 
     def record(self) -> dict[str, Any]:
         """Return it for the session's outbox."""

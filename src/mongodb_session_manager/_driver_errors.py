@@ -1,0 +1,48 @@
+"""What errors of the driver say: they travel as they are, without what the server quotes of a document."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pymongo.errors import BulkWriteError, DocumentTooLarge, OperationFailure, WriteError
+
+__all__ = ["forget_values", "is_too_large"]
+
+# BSONObjectTooLarge, "Resulting document after update is larger than …", and what inserts answer.
+_TOO_LARGE: Final = frozenset({10334, 17419, 17420})
+# PathNotViable, DocumentValidationFailure.
+_QUOTING: Final = frozenset({28, 121})
+# Names and numbers; what else the server adds (errmsg, keyValue, errInfo) may hold values.
+_KEPT: Final = ("ok", "index", "code", "codeName", "keyPattern", "errorLabels", "operationTime")
+
+
+def is_too_large(error: Exception) -> bool:
+    """Tell whether a document would have become larger than MongoDB takes."""
+    return isinstance(error, DocumentTooLarge) or (isinstance(error, OperationFailure) and error.code in _TOO_LARGE)
+
+
+def forget_values(error: Exception) -> None:
+    """Take the server's words on a document out of an error: a validator's or an index's quote the document.
+
+    The error itself stays, with its class, code and labels.
+    """
+    if isinstance(error, BulkWriteError):
+        BulkWriteError.__init__(error, _named(error.details) | {"writeErrors": _all_named(error.details)})
+    elif isinstance(error, OperationFailure) and _may_quote(error):
+        details = _named(error.details or {})
+        text = "the server refused the document; its own words are left out, since they may quote what is stored"
+        OperationFailure.__init__(error, text, error.code, details, error._max_wire_version)
+
+
+def _may_quote(error: OperationFailure) -> bool:
+    # findAndModify reports as a failed command what an update reports as a write error. What a part of the server
+    # (an index, a language) has against a value has a number as its only name.
+    name = str((error.details or {}).get("codeName", ""))
+    return isinstance(error, WriteError) or error.code in _QUOTING or name.startswith("Location")
+
+
+def _named(details: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: details[name] for name in _KEPT if name in details}
+
+
+def _all_named(details: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [_named(one) for one in details.get("writeErrors", ())]
