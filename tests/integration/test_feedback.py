@@ -161,7 +161,7 @@ def test_feedback_must_be_a_mapping(new_manager: NewManager, command_counter: Co
         ({"created_at": None}, ValueError, "created_at"),
         ({"rating": {"up"}}, UnstorableValueError, r"'s-1'\.rating"),
         ({"tags": [Decimal(1)]}, UnstorableValueError, r"'s-1'\.tags\[0\]"),
-        ({5: "up"}, UnstorableValueError, "'s-1'.*5"),
+        ({5: "up"}, UnstorableValueError, "'s-1'.*int"),
         ({"message_id": "0", "agent_id": "default"}, ValueError, "message_id"),
         ({"message_id": 1.5, "agent_id": "default"}, ValueError, "message_id"),
         ({"message_id": 0, "agent_id": ""}, ValueError, "agent_id"),

@@ -318,12 +318,12 @@ def test_what_would_not_come_back_is_refused_with_its_place(value: Any) -> None:
     assert "SECRET" not in str(caught.value)
 
 
-@pytest.mark.parametrize("key", [1, 1.5, None, True, b"x", ("a",), AT], ids=repr)
+@pytest.mark.parametrize("key", [1, 1.5, None, True, b"SECRET", ("SECRET",), AT], ids=repr)
 def test_a_key_that_is_no_string_is_refused_with_its_place(key: Any) -> None:
     with pytest.raises(UnstorableValueError) as caught:
         _codec.encode({"config": [{key: "SECRET"}]}, "here")
 
-    assert re.match(r"here\.config\[0\].* cannot be stored: .*" + re.escape(repr(key)), str(caught.value))
+    assert str(caught.value).startswith("here.config[0] cannot be stored: ")
     assert type(key).__name__ in str(caught.value)
     assert "SECRET" not in str(caught.value)
 
