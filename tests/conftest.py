@@ -1,4 +1,4 @@
-"""Real managers, agents and faults on the real mongod."""
+"""Real managers, agents and faults on the real mongod, for the tests of every folder."""
 
 import uuid
 from collections.abc import Callable, Iterator
