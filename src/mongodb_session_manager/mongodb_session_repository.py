@@ -659,6 +659,7 @@ class MongoDBSessionRepository(SessionRepository):
         """
         stored = _feedback(session_id, feedback)
         target = _FeedbackTarget.of(session_id, feedback)
+        agent_ids = [check_id("agent_id", agent_id) for agent_id in agent_ids]
         records = _outbox(session_id, outbox)
         if self._push_feedback(session_id, stored, target.condition(agent_ids), records):
             return
