@@ -858,10 +858,11 @@ def _unreachable_fields(session_id: str, fields: Stored) -> Iterator[None]:
     except OperationFailure as error:
         if error.code != _PATH_NOT_VIABLE:
             raise
+        forget_values(error)
         raise UnstorableValueError(
             f"Metadata of session {session_id!r}, one of {[key for key in fields if '.' in key]}",
             "a value that is no object stands where the dotted key goes through; delete that field first",
-        ) from None  # the server's own words quote the value
+        ) from None
 
 
 def _outbox(session_id: str, records: Outbox) -> list[Stored]:
