@@ -1,4 +1,4 @@
-"""What errors of the driver say: they travel as they are, without what the server quotes of a document."""
+"""What errors of the driver say: they travel as they are, without what the server quotes of a session."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -9,8 +9,8 @@ __all__ = ["forget_values", "is_too_large"]
 
 # BSONObjectTooLarge, "Resulting document after update is larger than …", and what inserts answer.
 _TOO_LARGE: Final = frozenset({10334, 17419, 17420})
-# PathNotViable, DocumentValidationFailure.
-_QUOTING: Final = frozenset({28, 121})
+# Unauthorized (quotes the command), PathNotViable, DocumentValidationFailure.
+_QUOTING: Final = frozenset({13, 28, 121})
 # Names and numbers; what else the server adds (errmsg, keyValue, errInfo) may hold values.
 _KEPT: Final = ("ok", "index", "code", "codeName", "keyPattern", "errorLabels", "operationTime")
 
@@ -21,7 +21,7 @@ def is_too_large(error: Exception) -> bool:
 
 
 def forget_values(error: Exception) -> None:
-    """Take the server's words on a document out of an error: a validator's or an index's quote the document.
+    """Take the server's words out of an error that may quote a document or a command: of validators, indexes, roles.
 
     The error itself stays, with its class, code and labels.
     """
@@ -29,7 +29,7 @@ def forget_values(error: Exception) -> None:
         BulkWriteError.__init__(error, _named(error.details) | {"writeErrors": _all_named(error.details)})
     elif isinstance(error, OperationFailure) and _may_quote(error):
         details = _named(error.details or {})
-        text = "the server refused the document; its own words are left out, since they may quote what is stored"
+        text = "refused by the server; its own words are left out, since they may quote what is stored"
         OperationFailure.__init__(error, text, error.code, details, error._max_wire_version)
 
 

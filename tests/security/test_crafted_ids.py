@@ -37,7 +37,7 @@ from mongodb_session_manager._document import AgentWrite, Guard
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel
 
 Client = MongoClient[dict[str, Any]]
-Documents = dict[tuple[str, str], bytes]
+Documents = dict[tuple[str, str], Any]
 
 IDS = [
     *(
@@ -58,6 +58,7 @@ IDS = [
     *("_id", "agents", "messages", "metadata", "session_id", "agent_data", "multi_agents", "null", "None", "undefined"),
     *("__proto__", "constructor", "__bytes_encoded__", "%5F_bytes_encoded__", "../../etc/passwd", "a/b", "x" * 1024),
 ]
+AT = codec.aware("2026-03-02T09:00:00+00:00")
 BAD_IDS = [{"$ne": None}, {"$gt": ""}, None, 7, 0, True, b"s", ["s"], "", "s\0", "\0", "\ud800", "x" * 1025, "é" * 513]
 BAD_NUMBERS = [{"$gte": 0}, {"$ne": None}, "0", "$role", None, 1.5, True, [0], 2**70]
 
@@ -159,7 +160,6 @@ ARGUMENTS: dict[str, Callable[[Target], Any]] = {
     "registry": lambda _: HookRegistry(),
     "overrides": lambda _: None,
 }
-AT = codec.aware("2026-03-02T09:00:00+00:00")
 
 
 def verbs(kind: type) -> list[str]:
@@ -630,7 +630,7 @@ def test_what_is_no_key(
     with command_counter.counting() as log:
         if isinstance(key, str | int | bytes | tuple | None):
             with pytest.raises(ValueError, match="key"):
-                manager.update_metadata({key: 1})
+                manager.update_metadata({key: 1})  # type: ignore[dict-item]
         with pytest.raises(ValueError, match="key"):
             manager.delete_metadata([key])
         if isinstance(key, str):

@@ -7,7 +7,7 @@ import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -43,6 +43,9 @@ class Mongod:
         port: Port to listen on; 0 chooses a free one, which then stays the same for this object.
         parameters: Server parameters, as for ``--setParameter``; for example ``{"enableTestCommands": "1"}``,
             which switches fail points on.
+        arguments: What else to put on the command line; for example ``["--tlsMode", "requireTLS", …]``.
+        client_options: What ``MongoClient`` needs to reach a server with such arguments; with ``--keyFile`` a user
+            who may configure the replica set.
 
     Raises:
         MongodNotFoundError: When there is no mongod to run.
@@ -55,6 +58,8 @@ class Mongod:
         binary: Path | None = None,
         port: int = 0,
         parameters: Mapping[str, str] = {},
+        arguments: Sequence[str] = (),
+        client_options: Mapping[str, Any] = {},
     ) -> None:
         found = binary or find_mongod()
         if found is None:
@@ -64,6 +69,7 @@ class Mongod:
         self._path: Path | None = None
         self._port = port
         self._parameters = dict(parameters)
+        self._arguments, self._client_options = tuple(arguments), dict(client_options)
         self._process: MongodProcess | None = None
         self._owner = 0
 
@@ -176,7 +182,7 @@ class Mongod:
         return self._serve_on(_free_port())
 
     def _serve_on(self, port: int) -> None:
-        self._process = MongodProcess(self._binary, self.data_path, port, self._parameters)
+        self._process = MongodProcess(self._binary, self.data_path, port, self._parameters, self._arguments)
         try:
             self._wait_until_ready(self._process, port)
         except BaseException:
@@ -185,7 +191,7 @@ class Mongod:
         self._port = port
 
     def _wait_until_ready(self, process: MongodProcess, port: int) -> None:
-        with connected(process, port) as client:
+        with connected(process, port, self._client_options) as client:
             ensure_configured(client, f"{HOST}:{port}")
             process.wait_until(lambda: is_primary(client))
 
@@ -219,12 +225,14 @@ def _free_port() -> int:
 
 
 @contextmanager
-def connected(process: MongodProcess, port: int) -> Iterator[MongoClient[dict[str, Any]]]:
+def connected(
+    process: MongodProcess, port: int, options: Mapping[str, Any] = {}
+) -> Iterator[MongoClient[dict[str, Any]]]:
     """Give a client of a server that was just started, as soon as it answers."""
     # A raw socket first, because a MongoClient whose first connection is refused waits for half a second.
     process.wait_until(lambda: _listens(port))
     with MongoClient[dict[str, Any]](
-        HOST, port, directConnection=True, serverSelectionTimeoutMS=2_000, socketTimeoutMS=20_000
+        HOST, port, directConnection=True, serverSelectionTimeoutMS=2_000, socketTimeoutMS=20_000, **options
     ) as client:
         process.wait_until(lambda: _answers(client, process.pid))
         yield client

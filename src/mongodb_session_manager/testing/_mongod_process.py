@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ._replica_set import REPLICA_SET
@@ -48,12 +48,15 @@ class MongodProcess:
         data_path: An existing folder for the data; the log is appended to ``mongod.log`` in it.
         port: Port to listen on.
         parameters: Server parameters.
+        arguments: What else stands on the command line.
     """
 
-    def __init__(self, binary: Path, data_path: Path, port: int, parameters: Mapping[str, str]) -> None:
+    def __init__(
+        self, binary: Path, data_path: Path, port: int, parameters: Mapping[str, str], arguments: Sequence[str] = ()
+    ) -> None:
         self._data_path = data_path
         self._port = port
-        words = [str(binary), "--dbpath", str(data_path), "--port", str(port), *_OPTIONS]
+        words = [str(binary), "--dbpath", str(data_path), "--port", str(port), *_OPTIONS, *arguments]
         for name, value in {**_PARAMETERS, **parameters}.items():
             words += ["--setParameter", f"{name}={value}"]
         self._log_start = 0
