@@ -12,7 +12,7 @@ from typing import Any, cast
 from contender import Contender, open_place
 from contenders import CONTENDERS
 from measures import Tick
-from processes import CONTEXT
+from processes import CONTEXT, warm_up
 from workload import new_session
 
 HISTORY = 1_000
@@ -34,6 +34,7 @@ async def measure_resources(
 
 
 def _in_child(*task: Any) -> dict[str, float]:
+    warm_up("contenders")
     ours, theirs = CONTEXT.Pipe()
     child = CONTEXT.Process(target=_child, args=(theirs, *task))
     child.start()
