@@ -27,7 +27,7 @@ def show(results: Results, console: Console) -> None:
     console.print(_goals(results["goals"]))
 
 
-def _table(title: str, columns: Sequence[str]) -> Table:
+def new_table(title: str, columns: Sequence[str]) -> Table:
     table = Table(*columns, title=title, title_justify="left", box=box.MARKDOWN)
     for column in table.columns[1:]:
         column.justify = "right"
@@ -36,7 +36,7 @@ def _table(title: str, columns: Sequence[str]) -> Table:
 
 def _times(title: str, found: Mapping[str, Mapping[str, float]]) -> Table:
     floor = found[FLOOR]
-    table = _table(title, ["", *(f"{int(history):,}" for history in floor)])
+    table = new_table(title, ["", *(f"{int(history):,}" for history in floor)])
     for name, times in found.items():
         table.add_row(name, *(_against(times[history], floor[history]) for history in floor))
     return table
@@ -49,7 +49,7 @@ def _against(value: float, reference: float, digits: int = 2) -> str:
 def _traffic(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table:
     situations = list(found[FLOOR])
     columns = ["", *(f"ops, {name}" for name in situations), "bytes sent, steady", "received", "bytes, request"]
-    table = _table("Operations and bytes per turn (ratio to the floor)", columns)
+    table = new_table("Operations and bytes per turn (ratio to the floor)", columns)
     floor = found[FLOOR]
     for name, traffic in found.items():
         operations = [f"{each['writes'] + each['reads']:.1f}" for each in traffic.values()]
@@ -67,7 +67,7 @@ def _traffic(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table:
 
 def _fleet(where: str, found: Mapping[str, Mapping[str, float]]) -> Table:
     title = f"Agents in one event loop, {where}: milliseconds (ratio to the asynchronous floor in agents)"
-    table = _table(title, ["", "total", "lag p50", "lag p99"])
+    table = new_table(title, ["", "total", "lag p50", "lag p99"])
     reference = found.get(ASYNC_FLOOR)
     for name, figures in found.items():
         compared = reference or figures
@@ -77,14 +77,14 @@ def _fleet(where: str, found: Mapping[str, Mapping[str, float]]) -> Table:
 
 def _resources(found: Mapping[str, Mapping[str, float]]) -> Table:
     columns = ["", "CPU ms per turn", "peak RSS, MB", "peak Python memory of a request, kB"]
-    table = _table("CPU time and memory of the whole process, history 1,000", columns)
+    table = new_table("CPU time and memory of the whole process, history 1,000", columns)
     for name, figures in found.items():
         table.add_row(name, *(f"{figure:,.2f}" for figure in figures.values()))
     return table
 
 
 def _goals(verdicts: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table("Goals", ["", "measured", "at most", ""])
+    table = new_table("Goals", ["", "measured", "at most", ""])
     for verdict in verdicts:
         met = "met" if verdict["met"] else "missed"
         table.add_row(verdict["measure"], f"{verdict['ratio']:.2f}", f"{verdict['at_most']:.2f}", met)
