@@ -478,11 +478,16 @@ def new_segment(session_id: str, agent_id: str, messages: list[Stored]) -> tuple
 
 
 def rolled_over(
-    session_id: str, agent_id: str, guard: Guard, references: list[Stored], write_id: ObjectId
+    session_id: str, agent_id: str, guard: Guard, moved_count: int, references: list[Stored], write_id: ObjectId
 ) -> tuple[Stored, Update]:
     """Return filter and update that replace the oldest messages by references to the segments that hold them now."""
     wanted, update = guarded(session_id, AgentWrite(agent_id, write_id=write_id), guard)
     path = agent_path(agent_id)
+    # Two movers may have read the same messages; the second one must not refer to them again.
+    wanted[f"{path}.moved_count"] = moved_count or {"$in": [0, None]}
+    if guard.revision is not None:
+        # The history stays what it is, so who goes on from it, restored before the move, is not disturbed.
+        del update["$set"]
     update["$pull"] = {f"{path}.messages": {"message_id": {"$lte": references[-1]["last_id"]}}}
     update["$push"] = {f"{path}.segments": {"$each": references}}
     update["$inc"] = {f"{path}.moved_count": sum(reference["count"] for reference in references)}
@@ -495,6 +500,9 @@ def repaired(
     """Return filter and update that put a mended history in the place of the one in the session document."""
     wanted, update = guarded(session_id, write, guard)
     path = agent_path(agent_id)
+    if messages:
+        # Or some have moved since they were read, and must not come back.
+        wanted[f"{path}.messages.0.message_id"] = messages[0]["message_id"]
     update["$set"][f"{path}.messages"] = messages
     update["$set"][f"{path}.next_message_id"] = messages[-1]["message_id"] + 1 if messages else guard.next_message_id
     update["$push"] = {f"{path}.repairs": {"repaired_at": write.at, "revision": guard.revision}}

@@ -81,7 +81,8 @@ class MessageSegments:
         ensure_segment_index(self._segments)
         self._segments.insert_many([segment for segment, _ in pairs])
         references = [reference for _, reference in pairs]
-        change = _document.rolled_over(session_id, agent_id, guard, references, write_id)
+        moved_count = agent.get("moved_count") or 0
+        change = _document.rolled_over(session_id, agent_id, guard, moved_count, references, write_id)
         if self._sessions.update_one(*change).matched_count:
             return RolledOver(len(kept), sum(map(_size, kept)))
         self._segments.delete_many(_document.segments(session_id, references))

@@ -459,7 +459,7 @@ class AgentHistory:
     # Moving
 
     def roll(self, kept_bytes: int = KEPT_BYTES) -> bool:
-        """Move the oldest messages out of the session document, as a write of its own; True if any moved."""
+        """Move the oldest messages out of the session document; True if any moved."""
         write_id = ObjectId()
         with self._sending:
             with self._state:
@@ -472,7 +472,8 @@ class AgentHistory:
                 if rolled is None:
                     self._movable = False  # not again before the next restore tells
                     return False
-                self._guard = Guard((guard.revision or 0) + 1, guard.next_message_id, write_id)
+                if guard.revision is None:  # of the first version; it has counters now
+                    self._guard = Guard(1, guard.next_message_id, write_id)
                 self.measure(rolled.live_count, rolled.live_bytes)
                 return True
 

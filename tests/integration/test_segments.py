@@ -3,12 +3,13 @@
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
-from typing import Any
+from typing import Any, cast
 
 import bson
 import pytest
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
+from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 from strands import Agent
 from strands.agent.conversation_manager import NullConversationManager, SlidingWindowConversationManager
 from strands.types.content import Message
@@ -191,23 +192,81 @@ def test_a_segment_that_nobody_refers_to_is_invisible_and_goes_with_the_session(
     assert segments.count_documents({}) == 0
 
 
+class Meanwhile(CommandListener):
+    """Has something happen once, just before a command of some name is sent."""
+
+    def __init__(self, name: str, act: Callable[[], object]) -> None:
+        self._name, self._acts = name, [act]
+
+    def started(self, event: CommandStartedEvent) -> None:
+        if event.command_name == self._name and self._acts:
+            self._acts.pop()()
+
+    def succeeded(self, event: CommandSucceededEvent) -> None:
+        pass
+
+    def failed(self, event: CommandFailedEvent) -> None:
+        pass
+
+
 def test_of_two_movers_one_wins_and_the_other_cleans_up(
-    new_manager: NewManager, new_agent: NewAgent, history: History, segments: Any, document: Callable[[], Any]
+    new_manager: NewManager,
+    new_agent: NewAgent,
+    mongodb_uri: str,
+    segments: Any,
+    document: Callable[[], Any],
 ) -> None:
+    first = new_manager()
+    agent = new_agent(first, **keeping_all())
+    for number in range(8):
+        first.append_message(say(str(number)), agent)
+    # Both have read the messages when the first of them moves these.
+    listener = Meanwhile("insert", lambda: first._live_bindings()[0].history.roll())
+    second = new_manager(connection_string=mongodb_uri, event_listeners=[listener])
+    other = new_agent(second, **keeping_all())
+
+    assert not second._live_bindings()[0].history.roll()
+
+    assert segments.count_documents({}) == len(document()["segments"]) == 1
+    other("I go on")
+    assert [message["message_id"] for message in first.list_messages("default")] == list(range(10))
+
+
+def test_who_was_restored_before_a_move_goes_on(new_manager: NewManager, new_agent: NewAgent, history: History) -> None:
     first = new_manager()
     agent = new_agent(first, **keeping_all())
     for number in range(8):
         first.append_message(say(str(number)), agent)
     second = new_manager()
     other = new_agent(second, **keeping_all())
-
     assert first._live_bindings()[0].history.roll()
-    assert not second._live_bindings()[0].history.roll()
 
-    assert segments.count_documents({}) == len(document()["segments"]) == 1
+    other("I was restored before")
+    second.redact_latest_message(say("[hidden]"), other)
+
+    assert [message["content"] for message in history()][:9] == [m["content"] for m in other.messages][:9]
+    assert history()[-1]["content"] == [{"text": "[hidden]"}]
     with pytest.raises(SessionConflictError):
-        other("I am late")
-    assert len(history()) == 8
+        agent("I am late")
+
+
+def test_what_moved_while_a_history_was_mended_does_not_come_back(
+    new_manager: NewManager, new_agent: NewAgent, mongodb_uri: str, document: Callable[[], Any]
+) -> None:
+    first = new_manager()
+    agent = new_agent(first, **keeping_all())
+    use = {"toolUse": {"toolUseId": "t-1", "name": "add", "input": {}}}
+    first.append_message(cast(Message, {"role": "assistant", "content": [use]}), agent)
+    for number in range(7):
+        first.append_message(say(str(number)), agent)
+    listener = Meanwhile("update", lambda: first._live_bindings()[0].history.roll())
+    second = new_manager(connection_string=mongodb_uri, event_listeners=[listener])
+
+    with pytest.raises(SessionConflictError):
+        new_agent(second, **keeping_all())
+
+    assert [message["message_id"] for message in document()["messages"]] == [4, 5, 6, 7]
+    assert len(first.list_messages("default")) == 8
 
 
 def test_a_reader_in_between_sees_everything(new_manager: NewManager, new_agent: NewAgent) -> None:
