@@ -14,8 +14,6 @@ from soaking.load import Load, Settings, quiet
 
 from mongodb_session_manager.testing import Mongod
 
-FLAT = 1.15
-
 
 def parse(arguments: Sequence[str]) -> Settings:
     parser = argparse.ArgumentParser(
@@ -33,6 +31,7 @@ def parse(arguments: Sequence[str]) -> Settings:
     add("--tasks", type=int, default=default.tasks, help="requests at once in the event loop (%(default)d)")
     add("--faults", type=float, default=default.faults, help="faults a second; 0 for none (%(default)g)")
     add("--kills", type=int, default=default.kills, help="writers to kill (%(default)d)")
+    add("--history", type=int, default=default.history, help="messages of the history to measure (%(default)d)")
     add("--seed", type=int, default=default.seed, help="decides what is done (%(default)d)")
     options = vars(parser.parse_args(arguments))
     return Settings(seconds=60 * options.pop("minutes"), **options)
@@ -41,7 +40,7 @@ def parse(arguments: Sequence[str]) -> Settings:
 def show(load: Load, console: Console) -> None:
     figures = load.figures
     kinds = Counter(finding.kind for finding in figures.findings)
-    first, last = load.memory.quarters()
+    memory = load.memory.quarters()
     table = new_table("Load under faults", ["", "figure"])
     rows = {
         "seconds": f"{load.seconds:,.0f}",
@@ -59,9 +58,15 @@ def show(load: Load, console: Console) -> None:
         "lost": f"{kinds['lost']:,}",
         "duplicated": f"{kinds['duplicated']:,}",
         "otherwise wrong": f"{kinds['invalid']:,}",
-        "memory, first quarter": f"{first:,.0f} MB",
-        "memory, last quarter": f"{last:,.0f} MB ({'flat' if last <= FLAT * first else 'it grew'})",
+        "memory by quarter of the time": f"{', '.join(f'{each:,.0f}' for each in memory)} MB",
+        "memory, last quarter against first": f"{memory[-1] / (memory[0] or 1):.2f}",
     }
+    if load.growth is not None:
+        growth = load.growth
+        rows["added time of a turn, 100 messages so far"] = f"{growth.short:.2f} ms"
+        rows[f"added time of a turn, {growth.messages:,} messages so far"] = (
+            f"{growth.long:.2f} ms ({growth.long / growth.short:.2f})"
+        )
     for row in rows.items():
         table.add_row(*row)
     console.print(table)

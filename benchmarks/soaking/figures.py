@@ -84,12 +84,10 @@ class Memory:
         while not self._done.wait(self._interval):
             self.samples.append(int(_STATM.read_text().split()[1]) * _PAGE_MB)
 
-    def quarters(self) -> tuple[float, float]:
-        """Return the medians of the first and of the last quarter, in MB."""
-        count = max(len(self.samples) // 4, 1)
-        if not self.samples:
-            return 0.0, 0.0
-        return median(self.samples[:count]), median(self.samples[-count:])
+    def quarters(self) -> list[float]:
+        """Return the medians of the four quarters of the time, in MB."""
+        count = len(self.samples) // 4
+        return [median(self.samples[part * count : (part + 1) * count]) for part in range(4)] if count else [0.0] * 4
 
 
 class Clock:

@@ -22,6 +22,7 @@ from mongodb_session_manager.testing import Mongod
 from .expected import ExpectedSession
 from .faults import IMPATIENT, Injector, Restarts
 from .figures import Clock, Figures, Memory
+from .growth import Growth, measure_growth
 from .requests import Service
 from .verdict import judge
 from .visits import Visitor
@@ -39,6 +40,7 @@ class Settings:
         tasks: How many requests run in the event loop beside.
         faults: How many faults a second; they need a private mongod.
         kills: How many writers are killed.
+        history: How many messages the long history has that is measured in the end; 0 for none.
         seed: Decides what is done.
     """
 
@@ -49,6 +51,7 @@ class Settings:
     tasks: int = 8
     faults: float = 4
     kills: int = 200
+    history: int = 100_000
     seed: int = 0
 
 
@@ -69,6 +72,7 @@ class Load:
         self.sessions = [ExpectedSession(f"session-{number}") for number in range(settings.sessions)]
         self.kills = self.messages = self.moved = self.unreferenced = 0
         self.seconds = 0.0
+        self.growth: Growth | None = None
         self._away = threading.Lock()
 
     def run(self, progress: Progress) -> None:
@@ -78,6 +82,8 @@ class Load:
                 self._run(client, factories, progress)
             self.check(factories[0], client, progress)
             self._count(client[self.name])
+            if self._settings.history:
+                self.growth = measure_growth(factories[0], self._settings.history, progress)
 
     def drop(self) -> None:
         """Remove what it stored."""
@@ -97,8 +103,8 @@ class Load:
         with ExitStack() as stack:
             client = stack.enter_context(MongoClient[Document](self._uri, tz_aware=True))
             factories = [
-                stack.enter_context(MongoDBSessionManagerFactory(self._uri, self.name, **options, **more))
-                for more in ({}, {"timeoutMS": IMPATIENT})
+                stack.enter_context(MongoDBSessionManagerFactory(self._uri, self.name, **options)),
+                stack.enter_context(MongoDBSessionManagerFactory(self._uri, self.name, **options, timeoutMS=IMPATIENT)),
             ]
             yield client, factories
 

@@ -18,6 +18,7 @@ AGENT = "support"
 # Part of the requests that are cancelled, and when at the latest, in seconds.
 CANCELLED = 0.1
 CANCELLED_WITHIN = 0.02
+LONGEST_TEXT = 8_000
 
 
 class Service:
@@ -75,7 +76,7 @@ class Service:
     async def _turn(self, talk: Talk) -> None:
         number = self._number
         talk.replies.extend((tool_call(number), f"Counted {number}.") if number % 4 == 0 else (f"Answer {number}.",))
-        turn = talk.agent.invoke_async(f"Prompt {number}")
+        turn = talk.agent.invoke_async(f"Prompt {number} " + "x" * self._choices.randint(0, LONGEST_TEXT))
         patience = None
         if self._choices.random() < CANCELLED:
             patience = self._choices.uniform(0, CANCELLED_WITHIN)

@@ -20,7 +20,7 @@ from .figures import Clock, Figures
 from .talks import PATIENCE, PAUSE, Talk, tool_call, until_done
 
 AGENTS = ("support", "sales.eu")
-LONGEST_TEXT = 2_000
+LONGEST_TEXT = 4_000
 MOST_OPERATIONS = 8
 # Most of the sessions that are longer than this are not deleted: they are to grow into segments.
 SHORT = 40

@@ -137,7 +137,7 @@ def test_all_messages_are_there_once_and_in_order(client: Client) -> None:
 
 @pytest.mark.usefixtures("writes")
 def test_the_session_document_stays_small(client: Client) -> None:
-    stages = [
+    stages: list[dict[str, Any]] = [
         {"$match": {"session_id": SESSION}},
         {"$group": {"_id": None, "bytes": {"$sum": {"$bsonSize": "$$ROOT"}}}},
     ]
