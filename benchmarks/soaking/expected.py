@@ -29,16 +29,14 @@ class ExpectedHistory:
         for number, message in live.items():
             if number >= len(self.messages) or self.messages[number] != digest(message):
                 yield Finding("invalid", self.where, f"message {number} was restored as another one")
-        if max(live, default=-1) != len(self.messages) - 1:
-            yield Finding("lost", self.where, f"{max(live, default=-1)} is the last, not {len(self.messages) - 1}")
+        last, wanted = max(live, default=-1), len(self.messages) - 1
+        if last != wanted:
+            yield Finding("lost" if last < wanted else "invalid", self.where, f"{last} is the last, not {wanted}")
 
     def acknowledge(self, live: Mapping[int, Message]) -> None:
-        """Take over what an agent holds; everything is stored."""
-        for number, message in live.items():
-            if number < len(self.messages):
-                self.messages[number] = digest(message)
-            else:
-                self.messages.append(digest(message))
+        """Take over what an agent has said since; everything is stored."""
+        known = len(self.messages)
+        self.messages.extend(digest(live[number]) for number in sorted(live) if number >= known)
 
     def refuse(self, live: Mapping[int, Message]) -> None:
         """Remember what the loser of two writers said."""

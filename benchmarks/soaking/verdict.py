@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 from histories import SEGMENTS, SESSIONS, Document, Finding, numbering, pairing
 from pymongo.database import Database
+from strands.types.content import Message
 
-from mongodb_session_manager import MongoDBSessionManagerFactory
+from mongodb_session_manager import MongoDBSessionManager, MongoDBSessionManagerFactory
 
 from .expected import ExpectedHistory, ExpectedSession
 from .talks import Talk
@@ -33,15 +34,22 @@ def _go_on(
     factory: MongoDBSessionManagerFactory, session_id: str, agent_id: str, history: ExpectedHistory
 ) -> Iterator[Finding]:
     with factory.create_session_manager(session_id) as manager:
+        before = _messages(manager, agent_id)
+        yield from history.check(before)
         talk = Talk(manager, agent_id)
         yield from history.compare(talk.live())
         talk.replies.append("Farewell.")
         talk.agent("Goodbye")
         history.acknowledge(talk.live())
-        records = manager.session_repository.list_messages(session_id, agent_id)
-        messages = [record.to_message() for record in records]
-        yield from history.check(messages)
-        yield from pairing(history.where, messages)
+        after = _messages(manager, agent_id)
+        if after[: len(before)] != before or after[-2:] != talk.agent.messages[-2:]:
+            yield Finding("invalid", history.where, "the last turn did not go on from what was stored")
+        yield from pairing(history.where, after)
+
+
+def _messages(manager: MongoDBSessionManager, agent_id: str) -> list[Message]:
+    records = manager.session_repository.list_messages(manager.session_id, agent_id)
+    return [record.to_message() for record in records]
 
 
 def _traces(database: Database[Document], session: ExpectedSession) -> Iterator[Finding]:

@@ -62,7 +62,6 @@ class Visitor:
         agent_id = self._choices.choice(AGENTS)
         talk = self._open(session, agent_id)
         self._figures.found(list(session.history(agent_id).compare(talk.live())))
-        session.history(agent_id).acknowledge(talk.live())
         for _ in range(self._choices.randint(1, MOST_OPERATIONS)):
             name = self._choices.choices(list(OPERATIONS), [weight for weight, _ in OPERATIONS.values()])[0]
             self._number += 1
