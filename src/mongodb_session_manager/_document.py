@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 from bson import ObjectId
 
 from ._codec import MessageEdit, Stored, escape_key
+from ._lease import Lease
 
 SCHEMA_VERSION = 2
 MAX_ID_BYTES = 1024
@@ -19,6 +20,7 @@ MAX_MESSAGE_ID = 2**63 - 2
 
 Update: TypeAlias = dict[str, dict[str, Any]]
 Pipeline: TypeAlias = list[dict[str, Any]]
+Change: TypeAlias = tuple[Stored, Update]
 
 # What the constructor of a manager reads of a session: never its agents, which hold the history.
 OPENING_FIELDS = dict.fromkeys(
@@ -135,6 +137,38 @@ def open_session(session_id: str, session_type: str, application_name: str | Non
     fresh = new_session(session_id, session_type, application_name, now())
     # $max brings sessions of the first version up to date and leaves those of a newer one alone.
     return fresh, {"$setOnInsert": fresh, "$max": {"schema_version": SCHEMA_VERSION}}
+
+
+def taken(session_id: str, update: Update, lease: Lease | None) -> Change:
+    """Return filter and update that open a session, and take its lease where one is wanted and nobody has it."""
+    if lease is None:
+        return {"_id": session_id}, update
+    at = now()
+    free: Stored = {"_id": session_id, "$or": [{"lease": None}, {"lease.expires_at": {"$lte": at}}]}
+    held = {"owner": lease.owner, "expires_at": at + lease.duration}
+    return free, {**update, "$set": {"lease": held}}
+
+
+def leased(change: Change, lease: Lease | None) -> Change:
+    """Have a write go through only under the writer's lease, which it renews; without one, where nobody has one."""
+    wanted, update = change
+    if lease is None:
+        wanted["lease"] = None
+    else:
+        wanted["lease.owner"] = lease.owner
+        update.setdefault("$set", {})["lease.expires_at"] = now() + lease.duration
+    return change
+
+
+def released(session_id: str, lease: Lease) -> Change:
+    """Return filter and update that give up a lease."""
+    return {"_id": session_id, "lease.owner": lease.owner}, {"$unset": {"lease": ""}}
+
+
+def expired(session_id: str, lease: Stored) -> Change:
+    """Return filter and update that clear a stored lease, where its owner has not come back."""
+    seen = {f"lease.{name}": lease[name] for name in ("owner", "expires_at")}
+    return {"_id": session_id, **seen}, {"$unset": {"lease": ""}}
 
 
 @dataclass(frozen=True)
@@ -306,8 +340,12 @@ def message_pipeline(session_id: str, agent_id: str, message_id: int) -> Pipelin
 
 
 def tail_pipeline(session_id: str, agent_id: str, message_id: int) -> Pipeline:
-    """Return the aggregation that reads the messages from an id on."""
-    return _message_stages(session_id, agent_id, {"$gte": ["$$message.message_id", message_id]})
+    """Return the aggregation that reads the ids of the messages from one on, and whose the session is."""
+    chosen = _chosen(agent_id, {"$gte": ["$$message.message_id", message_id]})
+    ids = {name: f"$$message.{name}" for name in ("message_id", "tracking_id")}
+    stages = agent_pipeline(session_id, agent_id, {"$map": {"input": chosen, "as": "message", "in": ids}})
+    stages[-1]["$project"]["lease"] = "$lease"
+    return stages
 
 
 def tracked_pipeline(session_id: str, agent_id: str, tracking_id: Any) -> Pipeline:
@@ -327,8 +365,11 @@ def _with_segments(stages: Pipeline, agent_id: str) -> Pipeline:
 
 
 def _message_stages(session_id: str, agent_id: str, condition: Stored) -> Pipeline:
-    chosen = {"$filter": {"input": _messages(agent_id), "as": "message", "cond": condition}}
-    return agent_pipeline(session_id, agent_id, chosen)
+    return agent_pipeline(session_id, agent_id, _chosen(agent_id, condition))
+
+
+def _chosen(agent_id: str, condition: Stored) -> Stored:
+    return {"$filter": {"input": _messages(agent_id), "as": "message", "cond": condition}}
 
 
 def _messages(agent_id: str) -> dict[str, Any]:
@@ -536,6 +577,11 @@ def changed_multi_agent(session_id: str, multi_agent_id: str, state: Stored) -> 
     path = multi_agent_path(multi_agent_id)
     changed = {f"{path}.state": state, f"{path}.updated_at": at, "updated_at": at}
     return {"_id": session_id, path: {"$exists": True}}, {"$set": changed}
+
+
+def multi_agent_fields(multi_agent_id: str) -> dict[str, int]:
+    """Return the projection that tells whether a multi-agent is stored, and whose the session is."""
+    return {multi_agent_path(multi_agent_id, "multi_agent_id"): 1, "lease": 1}
 
 
 def multi_agent_pipeline(session_id: str, multi_agent_id: str) -> Pipeline:

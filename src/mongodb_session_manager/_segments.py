@@ -20,6 +20,7 @@ from . import _document
 from ._codec import MessageEdit, Stored
 from ._document import Guard
 from ._indexes import ensure_segment_index
+from ._lease import Lease
 from .errors import SessionNotFoundError
 
 logger = logging.getLogger(__name__)
@@ -66,9 +67,9 @@ class MessageSegments:
         self._sessions, self._segments = sessions, segments
 
     def roll(
-        self, session_id: str, agent_id: str, guard: Guard, write_id: ObjectId, kept_bytes: int
+        self, session_id: str, agent_id: str, guard: Guard, write_id: ObjectId, kept_bytes: int, lease: Lease | None
     ) -> RolledOver | None:
-        """Move the oldest messages of an agent; None where there is nothing to move, or somebody else wrote."""
+        """Move an agent's oldest messages; None where there are none to move, or another writer is in the way."""
         agent = next(self._sessions.aggregate(_document.live_pipeline(session_id, agent_id)), None)
         if agent is None:
             raise SessionNotFoundError(session_id)
@@ -83,7 +84,7 @@ class MessageSegments:
         references = [reference for _, reference in pairs]
         moved_count = agent.get("moved_count") or 0
         change = _document.rolled_over(session_id, agent_id, guard, moved_count, references, write_id)
-        if self._sessions.update_one(*change).matched_count:
+        if self._sessions.update_one(*_document.leased(change, lease)).matched_count:
             return RolledOver(len(kept), sum(map(_size, kept)))
         self._segments.delete_many(_document.segments(session_id, references))
         return None

@@ -29,10 +29,11 @@ from .errors import (
     MessageNotFoundError,
     MongoDBSessionError,
     SessionConflictError,
+    SessionLockedError,
     SessionNotFoundError,
     SessionTooLargeError,
 )
-from .mongodb_session_repository import MongoDBSessionRepository
+from .mongodb_session_repository import AgentPosition, MongoDBSessionRepository
 
 logger = logging.getLogger(__name__)
 
@@ -325,6 +326,10 @@ class AgentHistory:
                     pass
             except (AgentNotFoundError, SessionNotFoundError) as error:
                 raise self.end(error) from None
+            except SessionLockedError as error:
+                self._error = error
+                self._end_locked(error)
+                raise
             except Exception as error:
                 self._error = error
                 raise
@@ -417,22 +422,16 @@ class AgentHistory:
             self._stored = True
 
     def _settle(self) -> None:
-        """A guard missed: either a write of ours had arrived without an answer, or somebody else wrote."""
-        try:
-            position = self._repository.locate_agent(self._session_id, self._agent_id, self._guard.next_message_id)
-        except (AgentNotFoundError, SessionNotFoundError) as error:
-            raise self.end(error) from None
+        """A guard missed: a write of ours had arrived without an answer, or somebody else wrote, or may write."""
+        position = self._look()
         with self._state:
             self.check_open()
             head = self._pending[0]
             arrived = self._unanswered.get(position.write_id) if isinstance(position.write_id, ObjectId) else None
             if arrived is None:
                 arrived = self._recognised(position.tracking_ids) or None
-            moved = position.guard == self._guard and head.edited is not None
-            if arrived is None and not moved:
-                raise self.end(self._conflict(position.guard))
         if arrived is None:
-            self._edit_moved(head)
+            self._make_way(position, head)
             return
         logger.debug(
             "session_id=<%s>, agent_id=<%s>, changes=<%d> | an unanswered write had arrived",
@@ -442,6 +441,29 @@ class AgentHistory:
         )
         # After a foreign write the place is another one, and the next write of ours conflicts.
         self._confirm(arrived, position.write_id)
+
+    def _look(self) -> AgentPosition:
+        with self._state:
+            self.check_open()
+            edit = self._pending[0].edited
+        first = self._guard.next_message_id
+        if edit is not None:
+            first = min(first, edit.message_id)
+        try:
+            return self._repository.locate_agent(self._session_id, self._agent_id, first)
+        except (AgentNotFoundError, SessionNotFoundError) as error:
+            raise self.end(error) from None
+
+    def _make_way(self, position: AgentPosition, head: _Change) -> None:
+        """See to it that a write that had not arrived can go through when it is sent again."""
+        self._repository.check_lease(self._session_id, position.lease)
+        with self._state:
+            self.check_open()
+            if position.guard != self._guard:
+                raise self.end(self._conflict(position.guard))
+            moved = head.edited is not None and head.edited.message_id not in position.tracking_ids
+        if moved:
+            self._edit_moved(head)
 
     def _edit_moved(self, change: _Change) -> None:
         """The history is where it should be, so the message to edit has moved into a segment, or is gone."""
@@ -511,8 +533,17 @@ class AgentHistory:
             recognised = index + 1
         return recognised
 
+    def _end_locked(self, error: SessionLockedError) -> None:
+        with self._state:
+            if self._ended is None:
+                error.pending = self._pending_messages()
+                self.end(error)
+
+    def _pending_messages(self) -> list[Message]:
+        return [_codec.decode_message(change.appended) for change in self._pending if change.appended]
+
     def _conflict(self, stored: Guard) -> SessionConflictError:
-        messages = [_codec.decode_message(change.appended) for change in self._pending if change.appended]
+        messages = self._pending_messages()
         return SessionConflictError(
             self._session_id,
             self._agent_id,

@@ -22,7 +22,8 @@ from ._client import (
     not_initialized_stats,
 )
 from ._document import check_id
-from .errors import FactoryNotInitializedError
+from ._lease import Lease
+from .errors import FactoryNotInitializedError, SessionLockedError
 from .mongodb_connection_pool import MongoDBConnectionPool
 from .mongodb_session_manager import MongoDBSessionManager
 
@@ -35,6 +36,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+_LEASE_ARGUMENTS: Final = ("exclusive", "lease_timeout", "lease_duration")
+
 # What a factory keeps as a default for its managers, and what ``create_session_manager`` overrides.
 _MANAGER_ARGUMENTS: Final = (
     "database_name",
@@ -45,6 +48,7 @@ _MANAGER_ARGUMENTS: Final = (
     "application_name",
     "durability",
     "on_error",
+    *_LEASE_ARGUMENTS,
 )
 
 _CLOSING_THREADS: Final = 32
@@ -65,8 +69,8 @@ class MongoDBSessionManagerFactory:
         metadata_fields: Metadata fields to index.
         application_name: Written into sessions when they are created.
         **arguments: What else ``MongoDBSessionManager`` takes (``metadata_hook``, ``feedback_hook``, ``durability``,
-            ``on_error``), as a default for the managers; anything else is an option for the ``MongoClient`` made
-            from ``connection_string``, which pymongo validates.
+            ``on_error``, ``exclusive`` and so on), as a default for the managers; anything else is an option for the
+            ``MongoClient`` made from ``connection_string``, which pymongo validates.
 
     Raises:
         ConfigurationError: pymongo does not know an option.
@@ -113,21 +117,24 @@ class MongoDBSessionManagerFactory:
 
         Raises:
             RuntimeError: The factory has been closed or replaced.
+            SessionLockedError: Another manager was the session's only writer for all of ``lease_timeout``.
             TypeError: There is no such argument.
             ValueError: ``session_id`` is not fit.
         """
-        overrides = with_new_spellings(overrides)
-        _check_overrides(overrides)
+        arguments = self._arguments(with_new_spellings(overrides))
         self._check_open()
-        given = {name: value for name, value in overrides.items() if value is not None}
-        defaults = {name: value for name, value in self._defaults.items() if value is not None}
         try:
-            manager = MongoDBSessionManager(session_id, client=self._handle.client, **(defaults | given))
+            manager = MongoDBSessionManager(session_id, client=self._handle.client, **arguments)
         except InvalidOperation:
             self._check_open()  # closed meanwhile: that is what the caller should read
             raise
         self._keep(manager)
         return manager
+
+    def _arguments(self, overrides: dict[str, Any]) -> dict[str, Any]:
+        _check_overrides(overrides)
+        given = {name: value for name, value in overrides.items() if value is not None}
+        return {name: value for name, value in self._defaults.items() if value is not None} | given
 
     @asynccontextmanager
     async def session(
@@ -145,6 +152,7 @@ class MongoDBSessionManagerFactory:
 
         Raises:
             RuntimeError: The factory has been closed or replaced.
+            SessionLockedError: Another manager was the session's only writer for all of ``lease_timeout``.
             TypeError: There is no such argument, or ``agent_ids`` is a string.
             ValueError: An id is not fit; nothing was sent then.
         """
@@ -152,17 +160,37 @@ class MongoDBSessionManagerFactory:
         if isinstance(agent_ids, str):
             raise TypeError(f"agent_ids must be a list of ids, got the string {agent_ids!r}")
         wanted = [check_id("agent_id", agent_id) for agent_id in agent_ids]
-        opening = asyncio.wrap_future(self._handle.executor.submit(self._open, session_id, wanted, overrides))
-        try:
-            manager = await asyncio.shield(opening)
-        except asyncio.CancelledError:
-            # Who was to use it has gone; what was opened is closed by whoever finishes last.
-            opening.add_done_callback(_close_unused)
-            raise
+        manager = await self._opened(session_id, wanted, self._arguments(with_new_spellings(overrides)))
         try:
             yield manager
         finally:
             await asyncio.shield(manager.aclose())
+
+    async def _opened(
+        self, session_id: str, agent_ids: Iterable[str], arguments: dict[str, Any]
+    ) -> MongoDBSessionManager:
+        """Open a session on the client's threads; a lease is waited for without one, whoever has it needs them."""
+        lease = Lease.wanted(**{name: arguments[name] for name in _LEASE_ARGUMENTS if name in arguments})
+        pauses = lease.pauses() if lease else iter(())
+        while True:
+            try:
+                return await self._open_off_loop(session_id, agent_ids, {**arguments, "lease_timeout": 0.0})
+            except SessionLockedError:
+                pause = next(pauses, None)
+                if pause is None:
+                    raise
+            await asyncio.sleep(pause)
+
+    async def _open_off_loop(
+        self, session_id: str, agent_ids: Iterable[str], arguments: dict[str, Any]
+    ) -> MongoDBSessionManager:
+        opening = asyncio.wrap_future(self._handle.executor.submit(self._open, session_id, agent_ids, arguments))
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            # Who was to use it has gone; what was opened is closed by whoever finishes last.
+            opening.add_done_callback(_close_unused)
+            raise
 
     def _open(self, session_id: str, agent_ids: Iterable[str], overrides: dict[str, Any]) -> MongoDBSessionManager:
         manager = self.create_session_manager(session_id, **overrides)

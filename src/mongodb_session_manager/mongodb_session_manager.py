@@ -18,6 +18,7 @@ from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast, get_args
 
+import pymongo
 from pymongo.errors import PyMongoError
 from strands import Agent
 from strands.bidi.hooks.events import BidiAgentStopEvent
@@ -44,6 +45,7 @@ from ._arguments import with_new_spellings
 from ._client import CLOSE_TIMEOUT, THREAD_NAME
 from ._document import check_id
 from ._hook_chain import as_hooks
+from ._lease import LEASE_DURATION, LEASE_TIMEOUT, Lease
 from ._session_data import SessionData
 from ._telemetry import policies_triggered
 from ._writer import MAX_PENDING, flush_unsent
@@ -58,6 +60,9 @@ if TYPE_CHECKING:
     from strands.types.agent import LocalAgent
 
 logger = logging.getLogger(__name__)
+
+# Seconds to give back a lease whose manager could not be made.
+UNUSED_LEASE_TIMEOUT = 1.0
 
 
 class _LatestState:
@@ -111,13 +116,21 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             the invocation. A redaction is written at once under each.
         on_error: ``"raise"``: a failed write fails the invocation. ``"degrade"``: the conversation goes on, the log
             and ``health`` tell, and the next write catches up; a conflict is raised all the same.
+        exclusive: Whether to be the only writer of the session, from here to ``close()``. Others may read it; what
+            they write to its histories and states is refused with ``SessionLockedError``. Metadata and feedback are
+            everybody's.
+        lease_timeout: With ``exclusive``, seconds to wait for another such manager.
+        lease_duration: With ``exclusive``, seconds without a write after which others may take over, as from a
+            process that has died. What this one writes afterwards is refused then.
         **client_options: Options for the ``MongoClient`` made from ``connection_string``; pymongo validates them.
 
     Raises:
         PyMongoError: The server did not answer within ``serverSelectionTimeoutMS``, or refused.
         SchemaVersionError: A newer version of this library wrote the session.
-        TypeError: ``session_id`` is not a string, or client options were given beside ``client``.
-        ValueError: ``session_id`` or a choice is not fit, or neither ``connection_string`` nor ``client`` was given.
+        SessionLockedError: Another manager was its only writer for all of ``lease_timeout``.
+        TypeError: An argument has the wrong type, or client options were given beside ``client``.
+        ValueError: ``session_id``, a choice or a number is not fit, or neither ``connection_string`` nor ``client``
+            was given.
     """
 
     session_repository: MongoDBSessionRepository
@@ -136,11 +149,15 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         *,
         durability: Durability = "sync",
         on_error: OnError = "raise",
+        exclusive: bool = False,
+        lease_timeout: float = LEASE_TIMEOUT,
+        lease_duration: float = LEASE_DURATION,
         **client_options: Any,
     ) -> None:
         check_id("session_id", session_id)
         self._durability = _check_choice("durability", durability, get_args(Durability))
         self._degrades = _check_choice("on_error", on_error, get_args(OnError)) == "degrade"
+        lease = Lease.wanted(exclusive, lease_timeout, lease_duration)
         client_options |= {"metadata_hook": metadata_hook, "feedback_hook": feedback_hook}
         client_options = with_new_spellings(client_options)
         hooks = [as_hooks(client_options.pop(name), name) for name in ("metadata_hook", "feedback_hook")]
@@ -154,14 +171,15 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             **client_options,
         )
         try:
-            self._open(session_id, repository)
+            self._open(session_id, repository, lease)
             self._set_hooks(*hooks)
         except BaseException:
+            _release_lease(repository, session_id, UNUSED_LEASE_TIMEOUT)
             repository.close()
             raise
 
-    def _open(self, session_id: str, repository: MongoDBSessionRepository) -> None:
-        opened = repository.open_session(session_id)
+    def _open(self, session_id: str, repository: MongoDBSessionRepository, lease: Lease | None) -> None:
+        opened = repository.open_session(session_id, lease=lease)
         super().__init__(session_id, cast(SessionRepository, _OpenedRepository(opened.session)))
         self.session_repository = repository
         self._is_new_session = opened.created
@@ -560,7 +578,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         await asyncio.to_thread(self.close)
 
     def close(self) -> None:
-        """Send what is pending, for at most 10 seconds, and release the client. Idempotent."""
+        """Send what is pending, for at most 10 seconds, and release the lease and the client. Idempotent."""
         with self._lock:
             if self._closed:
                 return
@@ -572,6 +590,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             self._log_unstored(error)
         for binding in self._live_bindings():
             binding.history.let_go()
+        _release_lease(self.session_repository, self.session_id, deadline - time.monotonic())
         try:
             self._flush_hooks(max(deadline - time.monotonic(), 0.0))
         finally:
@@ -621,6 +640,17 @@ def _settle(answer: "asyncio.Future[Any]", sent: "Future[Any]") -> None:
         answer.set_exception(error)
     else:
         answer.set_result(sent.result())
+
+
+def _release_lease(repository: MongoDBSessionRepository, session_id: str, timeout: float) -> None:
+    """Let others write the session; where that fails, they may when the lease expires."""
+    try:
+        with pymongo.timeout(max(timeout, 0.001)):
+            repository.release_lease(session_id)
+    except PyMongoError as error:
+        logger.warning(
+            "session_id=<%s>, error=<%s> | the lease was not released, it expires", session_id, type(error).__name__
+        )
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> str:

@@ -24,15 +24,17 @@ from strands.types.session import Session, SessionAgent, SessionMessage, Session
 from . import _codec, _document
 from ._client import CLOSE_TIMEOUT, ClientHandle, check_client_arguments
 from ._codec import CODEC_OPTIONS, MessageEdit, Stored
-from ._document import AgentWrite, Guard, Pipeline, Update, check_id, check_key, check_message_id
+from ._document import AgentWrite, Change, Guard, Pipeline, Update, check_id, check_key, check_message_id
 from ._driver_errors import forget_values, is_too_large
 from ._indexes import ensure_indexes
+from ._lease import Lease
 from ._segments import FEEDBACK_BYTES, KEPT_BYTES, FeedbackSegments, MessageSegments, RolledOver
 from .errors import (
     AgentNotFoundError,
     MessageNotFoundError,
     SchemaVersionError,
     SessionConflictError,
+    SessionLockedError,
     SessionNotFoundError,
     SessionTooLargeError,
     UnstorableValueError,
@@ -51,6 +53,15 @@ DEFAULT_COLLECTION = "agent_sessions"
 _PATH_NOT_VIABLE = 28
 # Where no message was read by which to tell.
 _USUAL_MESSAGE_BYTES = 1024
+
+_HELD = (
+    "is locked: another manager is its only writer for now. Let the user ask again (HTTP 409), or make the manager "
+    "with exclusive=True and a lease_timeout that is long enough to wait for the other one."
+)
+_LOST = (
+    "is no longer locked by this manager: it wrote nothing for longer than its lease_duration, and somebody else took "
+    "over. Make a new manager and agent to go on from what is stored."
+)
 
 
 @dataclass(frozen=True)
@@ -103,11 +114,13 @@ class AgentPosition:
         guard: The stored place.
         write_id: The last guarded write.
         tracking_ids: Those of the messages stored from the asked id on, by message id.
+        lease: Of whoever is the only writer, for ``check_lease``; None where there is no such.
     """
 
     guard: Guard
     write_id: object
     tracking_ids: dict[int, str | None]
+    lease: Stored | None = None
 
 
 class MongoDBSessionRepository(SessionRepository):
@@ -148,6 +161,7 @@ class MongoDBSessionRepository(SessionRepository):
         segments = self._open_collection(database_name, f"{name}_segments")
         self._feedback = FeedbackSegments(self._collection, segments)
         self._segments = MessageSegments(self._collection, segments)
+        self._leases: dict[str, Lease] = {}
 
     def _open_collection(self, database_name: str | None, name: str) -> Collection[Stored]:
         client = self._handle.client
@@ -180,15 +194,19 @@ class MongoDBSessionRepository(SessionRepository):
 
     # Sessions
 
-    def open_session(self, session_id: str, application_name: str | None = None) -> OpenedSession:
+    def open_session(
+        self, session_id: str, application_name: str | None = None, lease: Lease | None = None
+    ) -> OpenedSession:
         """Create the session, or open it where it exists already.
 
         Args:
             session_id: The session.
             application_name: Stored if the session is new; the repository's by default.
+            lease: What this repository then writes the session under; waited for while it is somebody else's.
 
         Raises:
             SchemaVersionError: A newer version of this library wrote it.
+            SessionLockedError: The lease was not to be had in time.
         """
         fresh, update = _document.open_session(
             check_id("session_id", session_id),
@@ -196,7 +214,7 @@ class MongoDBSessionRepository(SessionRepository):
             _check_name(application_name) or self.application_name,
         )
         with _operation("open_session", session_id):
-            before = self._upsert(session_id, update)
+            before = self._upsert(session_id, update, lease)
         ensure_indexes(self._collection, self.metadata_fields)
         stored = before if before is not None else fresh
         agent_ids = stored.get("agent_ids")
@@ -208,17 +226,65 @@ class MongoDBSessionRepository(SessionRepository):
             outbox=tuple(_codec.decode(record) for record in stored.get("outbox", ())),
         )
 
-    def _upsert(self, session_id: str, update: Update) -> Stored | None:
-        # Two first requests at once: the server may answer one with a duplicate key; it then exists.
-        for last_try in (False, True):
+    def _upsert(self, session_id: str, update: Update, lease: Lease | None) -> Stored | None:
+        # Two first requests at once: the server may answer one with a duplicate key; it then exists. Where a
+        # lease is wanted, the same answer says that somebody else has it.
+        pauses = itertools.chain([0.0], lease.pauses() if lease else ())
+        while True:
             try:
-                return self._collection.find_one_and_update(
-                    {"_id": session_id}, update, projection=_document.OPENING_FIELDS, upsert=True
-                )
+                return self._take(session_id, update, lease)
             except DuplicateKeyError:
-                if last_try:
+                pause = next(pauses, None)
+                if pause is None and lease is None:
                     raise
-        raise AssertionError("unreachable")
+            if pause is None:
+                raise SessionLockedError(session_id, None, _HELD)
+            time.sleep(pause)
+
+    def _take(self, session_id: str, update: Update, lease: Lease | None) -> Stored | None:
+        if lease is not None:
+            # Known before it is sent: what got no answer may be ours, and must be released then.
+            self._leases[session_id] = lease
+        change = _document.taken(session_id, update, lease)
+        try:
+            return self._collection.find_one_and_update(*change, projection=_document.OPENING_FIELDS, upsert=True)
+        except DuplicateKeyError:
+            self._leases.pop(session_id, None)
+            raise
+
+    def check_lease(self, session_id: str, stored: Stored | None) -> None:
+        """Raise where a stored lease is in the way of our writes; clear one that nobody renews any more.
+
+        Args:
+            session_id: The session.
+            stored: What a look at the session found after a write had missed.
+
+        Raises:
+            SessionLockedError: Somebody else is the only writer, or took over from us.
+        """
+        own = self._leases.get(check_id("session_id", session_id))
+        if own is not None:
+            if stored is None or stored["owner"] != own.owner:
+                raise SessionLockedError(session_id, None, _LOST)
+            return
+        if stored is None:
+            return
+        if stored["expires_at"] > _document.now():
+            raise SessionLockedError(session_id, None, _HELD)
+        with _operation("clear_lease", session_id):
+            self._collection.update_one(*_document.expired(session_id, stored))
+
+    def release_lease(self, session_id: str) -> None:
+        """Let others write the session, if a lease of it was taken here."""
+        lease = self._leases.pop(check_id("session_id", session_id), None)
+        if lease is not None:
+            with _operation("release_lease", session_id):
+                self._collection.update_one(*_document.released(session_id, lease))
+
+    def _update(self, session_id: str, change: Change) -> bool:
+        """Send a write of history or state; False where it found something else than it expects."""
+        wanted, update = _document.leased(change, self._leases.get(session_id))
+        return self._collection.update_one(wanted, update).matched_count > 0
 
     def create_session(self, session: Session, **kwargs: Any) -> Session:
         """Create a session.
@@ -272,16 +338,22 @@ class MongoDBSessionRepository(SessionRepository):
         """Create an agent with its first messages; False where the session holds it already.
 
         Raises:
+            SessionLockedError: The session is another manager's.
             SessionNotFoundError: There is no such session.
         """
-        check_id("agent_id", write.agent_id)
-        wanted, update = _document.new_agent(session_id, write)
-        with _operation("create_agent", session_id, write.agent_id):
-            if self._collection.update_one(wanted, update).matched_count:
-                return True
-        position = self._locate(session_id, write.agent_id)
+        if self._create_agent(session_id, write):
+            return True
+        stored = self._read_tail(session_id, write.agent_id)
+        if not stored.get("agent_data"):
+            self.check_lease(session_id, stored.get("lease"))
+            return self._create_agent(session_id, write)
         # A retry of our own write, whose first answer was lost, finds the agent as it made it.
-        return position is not None and position.write_id == write.write_id
+        return bool(stored.get("write_id") == write.write_id)
+
+    def _create_agent(self, session_id: str, write: AgentWrite) -> bool:
+        check_id("agent_id", write.agent_id)
+        with _operation("create_agent", session_id, write.agent_id):
+            return self._update(session_id, _document.new_agent(session_id, write))
 
     def read_agent(self, session_id: str, agent_id: str, **kwargs: Any) -> SessionAgent | None:
         """Return an agent's data, or None where the session holds no such agent."""
@@ -297,8 +369,8 @@ class MongoDBSessionRepository(SessionRepository):
         """
         agent_id = check_id("agent_id", session_agent.agent_id)
         data = _codec.encode_agent(session_agent, _place(session_id, agent_id))
-        if not self._write_unguarded("update_agent", session_id, AgentWrite(agent_id, data=data)):
-            self.locate_agent(session_id, agent_id)
+        while not self._write_unguarded("update_agent", session_id, AgentWrite(agent_id, data=data)):
+            self.check_lease(session_id, self.locate_agent(session_id, agent_id).lease)
 
     def restore_agent(self, session_id: str, agent_id: str) -> RestoredAgent | None:
         """Return an agent with the messages that are to be used, or None where there is no such agent.
@@ -327,9 +399,8 @@ class MongoDBSessionRepository(SessionRepository):
     def write_agent(self, session_id: str, write: AgentWrite, guard: Guard) -> bool:
         """Send one guarded write; False when the history is not where the guard says."""
         check_id("agent_id", write.agent_id)
-        wanted, update = _document.guarded(session_id, write, guard)
         with _operation("write_agent", session_id, write.agent_id, messages=len(write.appended)):
-            return self._collection.update_one(wanted, update).matched_count > 0
+            return self._update(session_id, _document.guarded(session_id, write, guard))
 
     def read_live(self, session_id: str, agent_id: str) -> tuple[Guard, list[Stored]]:
         """Return the messages that the session document holds of an agent, as stored, and where its history stands.
@@ -344,11 +415,25 @@ class MongoDBSessionRepository(SessionRepository):
         return _document.guard_of(stored), stored["messages"]
 
     def repair_agent(self, session_id: str, write: AgentWrite, guard: Guard, messages: list[Stored]) -> bool:
-        """Put a mended history in the place of the one in the session document, as one guarded write."""
+        """Put a mended history in the place of the one in the session document, as one guarded write.
+
+        Raises:
+            AgentNotFoundError: The session holds no such agent.
+            SessionNotFoundError: There is no such session.
+            SessionLockedError: The session is another manager's.
+        """
+        while not self._repair_agent(session_id, write, guard, messages):
+            position = self.locate_agent(session_id, write.agent_id)
+            self.check_lease(session_id, position.lease)
+            if position.guard != guard:
+                return False
+        return True
+
+    def _repair_agent(self, session_id: str, write: AgentWrite, guard: Guard, messages: list[Stored]) -> bool:
         check_id("agent_id", write.agent_id)
-        wanted, update = _document.repaired(session_id, write.agent_id, guard, messages, write)
+        change = _document.repaired(session_id, write.agent_id, guard, messages, write)
         with _operation("repair_agent", session_id, write.agent_id, messages=len(messages)):
-            return self._collection.update_one(wanted, update).matched_count > 0
+            return self._update(session_id, change)
 
     def roll_over(
         self, session_id: str, agent_id: str, guard: Guard, write_id: ObjectId, kept_bytes: int = KEPT_BYTES
@@ -367,7 +452,8 @@ class MongoDBSessionRepository(SessionRepository):
         """
         check_id("agent_id", agent_id)
         with _operation("roll_over", session_id, agent_id):
-            return self._segments.roll(session_id, agent_id, guard, write_id, kept_bytes)
+            lease = self._leases.get(session_id)
+            return self._segments.roll(session_id, agent_id, guard, write_id, kept_bytes, lease)
 
     def tracked_ids(self, session_id: str, agent_id: str, tracking_id: str) -> set[int]:
         """Return the ids of all stored messages with a tracking id: a prompt that was sent again has several.
@@ -403,21 +489,15 @@ class MongoDBSessionRepository(SessionRepository):
             SessionNotFoundError: There is no such session.
             TypeError: ``from_message_id`` is not an integer.
         """
-        position = self._locate(session_id, agent_id, check_message_id(from_message_id))
-        if position is None:
-            raise AgentNotFoundError(session_id, agent_id)
-        return position
-
-    def _locate(
-        self, session_id: str, agent_id: str, from_message_id: int = _document.NO_MESSAGE
-    ) -> AgentPosition | None:
-        stored = self._read_agent("locate_agent", session_id, agent_id, _document.tail_pipeline, from_message_id)
-        if stored is None:
-            raise SessionNotFoundError(session_id)
+        stored = self._read_tail(session_id, agent_id, check_message_id(from_message_id))
         if not stored.get("agent_data"):
-            return None
+            raise AgentNotFoundError(session_id, agent_id)
         tracking_ids = {int(m["message_id"]): _codec.decode(m.get("tracking_id")) for m in stored["messages"]}
-        return AgentPosition(_document.guard_of(stored), stored.get("write_id"), tracking_ids)
+        return AgentPosition(_document.guard_of(stored), stored.get("write_id"), tracking_ids, stored.get("lease"))
+
+    def _read_tail(self, session_id: str, agent_id: str, from_message_id: int = _document.NO_MESSAGE) -> Stored:
+        wanted = (_document.tail_pipeline, from_message_id)
+        return self._found(session_id, self._read_agent("locate_agent", session_id, agent_id, *wanted))
 
     # Messages
 
@@ -434,16 +514,18 @@ class MongoDBSessionRepository(SessionRepository):
         message_id, message = check_message_id(session_message.message_id), session_message.to_message()
         place = _place(session_id, agent_id, message_id)
         stored = _codec.encode_message(message, message_id, _codec.aware(session_message.created_at), place)
-        if self._write_unguarded("create_message", session_id, AgentWrite(agent_id, [stored])):
-            return
-        position = self.locate_agent(session_id, agent_id, message_id)
-        tracking_id = message.get("tracking_id")
-        if tracking_id is None or position.tracking_ids.get(message_id) != tracking_id:
-            raise SessionConflictError(
-                session_id,
-                agent_id,
-                f"already holds a message {message_id} or later; read it again before writing.",
-            )
+        while not self._write_unguarded("create_message", session_id, AgentWrite(agent_id, [stored])):
+            position = self.locate_agent(session_id, agent_id, message_id)
+            tracking_id = message.get("tracking_id")
+            if tracking_id is not None and position.tracking_ids.get(message_id) == tracking_id:
+                return
+            self.check_lease(session_id, position.lease)
+            if position.tracking_ids or position.guard.next_message_id > message_id:
+                raise SessionConflictError(
+                    session_id,
+                    agent_id,
+                    f"already holds a message {message_id} or later; read it again before writing.",
+                )
 
     def read_message(self, session_id: str, agent_id: str, message_id: int, **kwargs: Any) -> SessionMessage | None:
         """Return one message, or None where there is no such message, agent or session.
@@ -472,12 +554,20 @@ class MongoDBSessionRepository(SessionRepository):
         edit = _codec.replacement if session_message.redact_message is None else _codec.redaction
         place = _place(session_id, agent_id, message_id)
         edited = edit(session_message.to_message(), message_id, _document.now(), place)
-        moved = self.edit_moved(session_id, agent_id, edited) if edited.redacts else False
-        if self._write_unguarded("update_message", session_id, AgentWrite(agent_id, edited=edited)):
-            return
-        if not (moved or self.edit_moved(session_id, agent_id, edited)):
-            self.locate_agent(session_id, agent_id)
+        written = self._edit_live(session_id, agent_id, edited)
+        # A redaction also reaches copies that segments hold.
+        moved = self.edit_moved(session_id, agent_id, edited) if edited.redacts or not written else False
+        if not (written or moved):
             raise MessageNotFoundError(session_id, agent_id, message_id)
+
+    def _edit_live(self, session_id: str, agent_id: str, edit: MessageEdit) -> bool:
+        """Change a message in the session document; False where it is not there."""
+        while not self._write_unguarded("update_message", session_id, AgentWrite(agent_id, edited=edit)):
+            position = self.locate_agent(session_id, agent_id, edit.message_id)
+            self.check_lease(session_id, position.lease)
+            if edit.message_id not in position.tracking_ids:
+                return False
+        return True
 
     def list_messages(
         self, session_id: str, agent_id: str, limit: int | None = None, offset: int = 0, **kwargs: Any
@@ -728,6 +818,7 @@ class MongoDBSessionRepository(SessionRepository):
 
         Raises:
             SessionConflictError: The session holds it already.
+            SessionLockedError: The session is another manager's.
             SessionNotFoundError: There is no such session.
             UnstorableValueError: The state holds something that would not come back equal.
         """
@@ -738,6 +829,7 @@ class MongoDBSessionRepository(SessionRepository):
 
         Raises:
             AgentNotFoundError: The session holds no such multi-agent.
+            SessionLockedError: The session is another manager's.
             SessionNotFoundError: There is no such session.
             UnstorableValueError: The state holds something that would not come back equal.
         """
@@ -750,15 +842,20 @@ class MongoDBSessionRepository(SessionRepository):
         check_id("multi_agent_id", multi_agent_id)
         encoded = _codec.encode(dict(state), f"Multi-agent {multi_agent_id!r} of session {session_id!r}, state")
         shape = _document.new_multi_agent if create else _document.changed_multi_agent
-        wanted, update = shape(session_id, multi_agent_id, encoded)
         with _operation("write_multi_agent", session_id, multi_agent_id):
-            if self._collection.update_one(wanted, update).matched_count:
-                return
-        if self.read_session(session_id) is None:
-            raise SessionNotFoundError(session_id)
-        if create:
+            while not self._update(session_id, shape(session_id, multi_agent_id, encoded)):
+                self._check_multi_agent(session_id, multi_agent_id, create=create)
+
+    def _check_multi_agent(self, session_id: str, multi_agent_id: str, *, create: bool) -> None:
+        """Raise why a write missed."""
+        fields = _document.multi_agent_fields(multi_agent_id)
+        session = self._found(session_id, self._collection.find_one({"_id": session_id}, fields))
+        exists = _codec.escape_key(multi_agent_id) in session.get("multi_agents", {})
+        if exists and create:
             raise SessionConflictError(session_id, multi_agent_id, "exists already; update it instead.")
-        raise AgentNotFoundError(session_id, multi_agent_id)
+        if not (exists or create):
+            raise AgentNotFoundError(session_id, multi_agent_id)
+        self.check_lease(session_id, session.get("lease"))
 
     def read_multi_agent(self, session_id: str, multi_agent_id: str, **kwargs: Any) -> dict[str, Any] | None:
         """Return the stored state of a Graph or Swarm, or None where there is none."""
@@ -777,9 +874,8 @@ class MongoDBSessionRepository(SessionRepository):
 
     def _write_unguarded(self, verb: str, session_id: str, write: AgentWrite) -> bool:
         check_id("agent_id", write.agent_id)
-        wanted, update = _document.unguarded(check_id("session_id", session_id), write)
         with _operation(verb, session_id, write.agent_id):
-            return self._collection.update_one(wanted, update).matched_count > 0
+            return self._update(session_id, _document.unguarded(session_id, write))
 
 
 def _open_handle(

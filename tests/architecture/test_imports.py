@@ -17,7 +17,7 @@ NAME = "mongodb_session_manager"
 # From the ground up. A module imports modules of lower floors, and of its own where the floor says so.
 FLOORS: list[set[str]] = [
     {"errors", "types"},
-    {"_codec", "_telemetry", "_client", "_driver_errors", "_indexes", "_arguments", "_hook_chain"},
+    {"_codec", "_telemetry", "_client", "_driver_errors", "_indexes", "_arguments", "_hook_chain", "_lease"},
     {"_document", "_metadata_tool", "_agent_state", "_repair", "mongodb_connection_pool"},
     {"_segments"},
     {"mongodb_session_repository"},
