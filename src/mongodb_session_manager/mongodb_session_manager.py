@@ -49,7 +49,7 @@ from ._lease import LEASE_DURATION, LEASE_TIMEOUT, Lease
 from ._session_data import SessionData
 from ._telemetry import policies_triggered
 from ._writer import MAX_PENDING, flush_unsent
-from .errors import MongoDBSessionError, SessionConflictError, SessionNotFoundError
+from .errors import MongoDBSessionError, SessionConflictError, SessionLockedError, SessionNotFoundError
 from .mongodb_session_repository import MongoDBSessionRepository
 from .types import Durability, FeedbackHook, Health, MetadataHook, OnError
 
@@ -468,6 +468,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         """Restore a Graph or Swarm from the session, or store it as new.
 
         Raises:
+            SessionLockedError: It is new, and another manager is the session's only writer.
             SessionNotFoundError: The session was deleted.
         """
         state = self._stored_multi_agent(source.id, source.serialize_state())
@@ -479,6 +480,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
 
         Raises:
             AgentNotFoundError: It was never initialized with this session.
+            SessionLockedError: Another manager is the session's only writer.
             SessionNotFoundError: The session was deleted.
         """
         self.session_repository.update_multi_agent(self.session_id, source)
@@ -493,6 +495,8 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         self._is_new_session = False
         try:
             repository.write_multi_agent(self.session_id, multi_agent_id, state, create=True)
+        except SessionLockedError:
+            raise
         except SessionConflictError:  # another process was faster
             return repository.read_multi_agent(self.session_id, multi_agent_id)
         return None
