@@ -231,13 +231,13 @@ def test_closing_waits_no_longer_than_it_has(
     monkeypatch.setattr("mongodb_session_manager.mongodb_session_manager.CLOSE_TIMEOUT", 0.2)
     manager = new_manager(**EXCLUSIVE)
 
-    with failing("update", blockConnection=True, blockTimeMS=5000):
+    with failing("update", blockConnection=True, blockTimeMS=2500):
         started = time.monotonic()
         manager.close()
         elapsed = time.monotonic() - started
 
     assert "the lease was not released" in caplog.text
-    assert elapsed < 4
+    assert elapsed < 2.4
 
 
 @every_doubt

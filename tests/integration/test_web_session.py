@@ -14,7 +14,12 @@ from strands.types.content import Message
 
 from mongodb_session_manager import MongoDBSessionManagerFactory
 from mongodb_session_manager._client import ClientHandle
-from mongodb_session_manager.errors import MongoDBSessionError, SessionConflictError, SessionNotFoundError
+from mongodb_session_manager.errors import (
+    MongoDBSessionError,
+    SessionConflictError,
+    SessionLockedError,
+    SessionNotFoundError,
+)
 from mongodb_session_manager.testing import CommandCounter
 
 NewAgent = Callable[..., Agent]
@@ -431,6 +436,8 @@ async def test_a_session_that_cannot_be_opened(
         ({"agent_ids": ["a\0b"]}, ValueError),
         ({"agent_ids": [7]}, TypeError),
         ({"durability": "never"}, ValueError),
+        ({"exclusive": True, "lease_timeout": -1}, ValueError),
+        ({"exclusive": "yes"}, TypeError),
         ({"maxPoolSize": 5}, TypeError),
     ],
 )
@@ -584,3 +591,124 @@ async def test_metadata_and_feedback_beside_a_request(
         assert len(await chatting.aget_feedbacks()) == 20
 
     assert history() == agent.messages
+
+
+# One request at a time
+
+
+@every_durability
+async def test_requests_wait_for_each_other_and_not_on_the_clients_threads(
+    mongodb_uri: str, database: str, new_agent: NewAgent, history: History, durability: str
+) -> None:
+    async def serve(number: int) -> None:
+        options = {"exclusive": True, "lease_timeout": 120, "lease_duration": 120}
+        async with factory.session("s-1", agent_ids=["default"], durability=durability, **options) as manager:
+            await new_agent(manager).invoke_async(f"Prompt {number}")
+
+    # Whoever has the session needs the two threads that the others would wait on.
+    with MongoDBSessionManagerFactory(mongodb_uri, database_name=database, maxPoolSize=2, minPoolSize=0) as factory:
+        await asyncio.gather(*(serve(number) for number in range(8)))
+
+    said = texts(history())
+    assert sorted(said[::2]) == sorted(f"Prompt {number}" for number in range(8))
+    assert said[1::2] == ["Okay."] * 8
+
+
+async def test_the_loop_goes_on_while_a_request_waits(
+    factory: MongoDBSessionManagerFactory, stored: Stored, command_counter: CommandCounter
+) -> None:
+    async def wait() -> dict[str, Any]:
+        async with factory.session("s-1", exclusive=True, lease_timeout=60):
+            return stored()["lease"]
+
+    with command_counter.counting() as log, factory.create_session_manager("s-1", exclusive=True):
+        before = stored()["lease"]
+        async with ticking() as ticks:
+            waiting = asyncio.create_task(wait())
+            assert await until(lambda: log.names.count("findAndModify") >= 4)
+        assert len(ticks) >= 5
+        assert not waiting.done()
+
+    assert (await waiting)["owner"] != before["owner"]
+
+
+async def test_a_request_waits_as_long_as_it_may(factory: MongoDBSessionManagerFactory) -> None:
+    with factory.create_session_manager("s-1", exclusive=True):
+        started = time.monotonic()
+        with pytest.raises(SessionLockedError):
+            async with factory.session("s-1", exclusive=True, lease_timeout=0.3):
+                pass
+
+    assert time.monotonic() - started >= 0.3
+
+
+async def test_the_factory_has_defaults_for_the_lease(
+    mongo_client: MongoClient[dict[str, Any]], database: str, stored: Stored
+) -> None:
+    with MongoDBSessionManagerFactory(
+        client=mongo_client, database_name=database, exclusive=True, lease_timeout=0, lease_duration=1000
+    ) as factory:
+        async with factory.session("s-1"):
+            assert (stored()["lease"]["expires_at"] - stored()["created_at"]).total_seconds() > 900
+            with pytest.raises(SessionLockedError):
+                factory.create_session_manager("s-1")
+            factory.create_session_manager("s-1", exclusive=False)
+            with pytest.raises(SessionLockedError):
+                async with factory.session("s-1"):
+                    pass
+
+    assert "lease" not in stored()
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_a_request_that_is_cancelled_while_it_waits_leaves_no_lease(
+    factory: MongoDBSessionManagerFactory,
+    mongo_client: MongoClient[dict[str, Any]],
+    command_counter: CommandCounter,
+    stored: Stored,
+    times: int,
+) -> None:
+    before = managers_of(mongo_client)
+
+    async def wait() -> None:
+        async with factory.session("s-1", exclusive=True, lease_timeout=60):
+            pass
+
+    with command_counter.counting() as log, factory.create_session_manager("s-1", exclusive=True):
+        waiting = asyncio.create_task(wait())
+        assert await until(lambda: log.names.count("findAndModify") >= 4)
+        for _ in range(times):
+            waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    assert await until(lambda: managers_of(mongo_client) == before)
+    assert "lease" not in stored()
+
+
+async def test_a_request_that_is_cancelled_while_it_takes_the_lease_leaves_none(
+    factory: MongoDBSessionManagerFactory,
+    mongo_client: MongoClient[dict[str, Any]],
+    command_counter: CommandCounter,
+    stored: Stored,
+    failing: Failing,
+) -> None:
+    before = managers_of(mongo_client)
+
+    async def enter() -> None:
+        async with factory.session("s-1", exclusive=True, lease_timeout=60):
+            pass
+
+    with (
+        failing("findAndModify", mode={"times": 1}, blockConnection=True, blockTimeMS=250),
+        command_counter.counting() as log,
+    ):
+        entering = asyncio.create_task(enter())
+        assert await until(lambda: "findAndModify" in log.names)
+        entering.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await entering
+        assert await until(lambda: log.names.count("update") == 1)  # it was taken, and is given back
+
+    assert await until(lambda: managers_of(mongo_client) == before)
+    assert "lease" not in stored()
