@@ -18,7 +18,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from strands import Agent
 from strands.types.content import Messages
 
@@ -39,6 +39,8 @@ class Prompt(BaseModel):
     prompt: str
     # How long the model takes for its answer, so that you can try what happens meanwhile.
     thinking_ms: int = 1
+    # How long to wait while another request of this conversation is answered; 0 does not wait.
+    wait_seconds: float = Field(0, ge=0, le=60)
 
 
 class Feedback(BaseModel):
@@ -71,7 +73,8 @@ def factory_of(request: Request) -> MongoDBSessionManagerFactory:
 # 2. A request to go on with a conversation: opening and reading are off the event loop, Agent(…) does no I/O.
 @app.post("/sessions/{session_id}/chat")
 async def chat(session_id: str, body: Prompt, request: Request) -> dict[str, Any]:
-    async with factory_of(request).session(session_id, agent_ids=[AGENT_ID]) as manager:
+    lease: dict[str, Any] = {"exclusive": body.wait_seconds > 0, "lease_timeout": body.wait_seconds}
+    async with factory_of(request).session(session_id, agent_ids=[AGENT_ID], **lease) as manager:
         result = await make_agent(manager, body.thinking_ms).invoke_async(body.prompt)
         return {"answer": str(result).strip()}
 
@@ -101,7 +104,7 @@ async def health(request: Request) -> JSONResponse:
     return JSONResponse(stats, 200 if stats["status"] in {"connected", "external_client"} else 503)
 
 
-# 3. Two requests at once to one conversation: one is answered, the other is told. Nothing is overwritten.
+# 3. Two requests at once to one conversation: one is answered, the other is told, or both wait. Nothing is overwritten.
 @app.exception_handler(SessionConflictError)
 async def conflict(request: Request, error: SessionConflictError) -> JSONResponse:
     return JSONResponse({"detail": "Another request of this conversation is being answered. Ask again."}, 409)

@@ -81,7 +81,7 @@ class SessionConflictError(MongoDBSessionError):
 
 
 class SessionLockedError(SessionConflictError):
-    """Another manager holds the session's lease."""
+    """Another manager is the session's only writer, by its lease, or has taken that over from this one."""
 
 
 class SessionTooLargeError(MongoDBSessionError, ValueError):

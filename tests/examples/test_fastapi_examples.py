@@ -18,6 +18,8 @@ import httpx
 import pytest
 from pymongo import MongoClient
 
+from mongodb_session_manager import MongoDBSessionManager
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CHAT, STREAMING = "example_fastapi.py", "example_fastapi_streaming.py"
 CLIENTS = 40
@@ -212,6 +214,32 @@ def test_of_two_requests_at_once_one_is_refused(chat: Service, session_id: str) 
     assert chat.chat(session_id, "Again").json()["answer"] == "I can see 5 messages of our conversation."
 
 
+def test_two_requests_that_wait_for_each_other_are_both_answered(chat: Service, session_id: str) -> None:
+    def ask(prompt: str) -> httpx.Response:
+        return chat.chat(session_id, prompt, thinking_ms=500, wait_seconds=60)
+
+    with ThreadPoolExecutor(2) as threads:
+        replies = list(threads.map(ask, ("One", "Two")))
+
+    assert [reply.status_code for reply in replies] == [200, 200]
+    answers = sorted(reply.json()["answer"] for reply in replies)
+    assert answers == [f"I can see {seen} messages of our conversation." for seen in (1, 3)]
+    assert sorted(chat.texts(session_id)[::2]) == ["One", "Two"]
+
+
+@pytest.mark.parametrize("wait_seconds", [0, 0.2])
+def test_a_conversation_that_is_locked(chat: Service, session_id: str, wait_seconds: float) -> None:
+    chat.chat(session_id, "Hello")
+
+    with MongoDBSessionManager(session_id, chat.uri, exclusive=True):
+        reply = chat.chat(session_id, "Refused", wait_seconds=wait_seconds)
+        assert chat.texts(session_id)[::2] == ["Hello"]
+
+    assert (reply.status_code, list(reply.json())) == (409, ["detail"])
+    assert chat.chat(session_id, "Again", wait_seconds=wait_seconds).status_code == 200
+    assert chat.texts(session_id)[::2] == ["Hello", "Again"]
+
+
 def test_a_conversation_that_was_deleted_while_it_was_answered(chat: Service, session_id: str) -> None:
     with ThreadPoolExecutor() as threads:
         reply = threads.submit(chat.chat, session_id, "Hello", thinking_ms=1500)
@@ -320,6 +348,15 @@ def test_of_two_streams_at_once_one_is_refused(streaming: Service, session_id: s
     assert texts[:2] == ["Hello", "I can see 1 messages. "]
     assert texts[2:-1] in (["Hello"], ["Hello", "Hello"])
     assert texts[-1] == f"I can see {len(texts) - 1} messages. "
+
+
+def test_a_stream_of_a_locked_conversation(streaming: Service, session_id: str) -> None:
+    with MongoDBSessionManager(session_id, streaming.uri, exclusive=True):
+        events = list(streaming.stream(session_id, words=5, word_ms=1))
+
+    # It may read, so the answer comes; it is not stored.
+    assert events[-1][0] == "conflict"
+    assert streaming.texts(session_id) == []
 
 
 def test_the_server_is_stopped_while_it_streams(streaming: Service, session_id: str) -> None:
