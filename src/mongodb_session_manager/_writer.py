@@ -38,6 +38,7 @@ from .mongodb_session_repository import AgentPosition, MongoDBSessionRepository
 logger = logging.getLogger(__name__)
 
 MAX_PENDING = 1000
+MAX_MISSES = 5
 # Changes are joined into one update up to this size, so that what is joined fits where its parts fit.
 JOINED_BYTES = 4 * 1024 * 1024
 # Seconds for a write that nobody waits for, and for all that is left when the interpreter ends: 10 together.
@@ -108,6 +109,8 @@ class AgentHistory:
         self._movable = True
         # How many pending changes each write held whose answer is missing, by write id.
         self._unanswered: dict[ObjectId, int] = {}
+        # Writes in a row that others' leases were in the way of.
+        self._misses = 0
         # Why nothing can be written any more: somebody else wrote, or what was to be written to is gone.
         self._ended: MongoDBSessionError | None = None
         self._error: Exception | None = None
@@ -419,6 +422,7 @@ class AgentHistory:
             self._live_count += appended
             self._live_bytes += sum(change.size for change in done)
             self._unanswered.clear()
+            self._misses = 0
             self._stored = True
 
     def _settle(self) -> None:
@@ -459,7 +463,8 @@ class AgentHistory:
         self._repository.check_lease(self._session_id, position.lease)
         with self._state:
             self.check_open()
-            if position.guard != self._guard:
+            self._misses += 1
+            if position.guard != self._guard or self._misses > MAX_MISSES:
                 raise self.end(self._conflict(position.guard))
             moved = head.edited is not None and head.edited.message_id not in position.tracking_ids
         if moved:
@@ -471,6 +476,7 @@ class AgentHistory:
         found = edit is None or self._repository.edit_moved(self._session_id, self._agent_id, edit)
         with self._state:
             self.check_open()
+            self._misses = 0
             change.edited = None
             if not (change.data or change.guardrail_events):
                 self._pending.popleft()

@@ -54,6 +54,7 @@ _PATH_NOT_VIABLE = 28
 # Where no message was read by which to tell.
 _USUAL_MESSAGE_BYTES = 1024
 
+_CONTENDED = "is being written by several at once; read it again before writing."
 _HELD = (
     "is locked: another manager is its only writer for now. Let the user ask again (HTTP 409), or make the manager "
     "with exclusive=True and a lease_timeout that is long enough to wait for the other one."
@@ -369,8 +370,12 @@ class MongoDBSessionRepository(SessionRepository):
         """
         agent_id = check_id("agent_id", session_agent.agent_id)
         data = _codec.encode_agent(session_agent, _place(session_id, agent_id))
-        while not self._write_unguarded("update_agent", session_id, AgentWrite(agent_id, data=data)):
-            self.check_lease(session_id, self.locate_agent(session_id, agent_id).lease)
+        write = AgentWrite(agent_id, data=data)
+        if self._write_unguarded("update_agent", session_id, write):
+            return
+        self.check_lease(session_id, self.locate_agent(session_id, agent_id).lease)
+        if not self._write_unguarded("update_agent", session_id, write):
+            raise SessionConflictError(session_id, agent_id, _CONTENDED)
 
     def restore_agent(self, session_id: str, agent_id: str) -> RestoredAgent | None:
         """Return an agent with the messages that are to be used, or None where there is no such agent.
@@ -422,12 +427,11 @@ class MongoDBSessionRepository(SessionRepository):
             SessionNotFoundError: There is no such session.
             SessionLockedError: The session is another manager's.
         """
-        while not self._repair_agent(session_id, write, guard, messages):
-            position = self.locate_agent(session_id, write.agent_id)
-            self.check_lease(session_id, position.lease)
-            if position.guard != guard:
-                return False
-        return True
+        if self._repair_agent(session_id, write, guard, messages):
+            return True
+        position = self.locate_agent(session_id, write.agent_id)
+        self.check_lease(session_id, position.lease)
+        return position.guard == guard and self._repair_agent(session_id, write, guard, messages)
 
     def _repair_agent(self, session_id: str, write: AgentWrite, guard: Guard, messages: list[Stored]) -> bool:
         check_id("agent_id", write.agent_id)
@@ -514,18 +518,20 @@ class MongoDBSessionRepository(SessionRepository):
         message_id, message = check_message_id(session_message.message_id), session_message.to_message()
         place = _place(session_id, agent_id, message_id)
         stored = _codec.encode_message(message, message_id, _codec.aware(session_message.created_at), place)
-        while not self._write_unguarded("create_message", session_id, AgentWrite(agent_id, [stored])):
-            position = self.locate_agent(session_id, agent_id, message_id)
-            tracking_id = message.get("tracking_id")
-            if tracking_id is not None and position.tracking_ids.get(message_id) == tracking_id:
-                return
-            self.check_lease(session_id, position.lease)
-            if position.tracking_ids or position.guard.next_message_id > message_id:
-                raise SessionConflictError(
-                    session_id,
-                    agent_id,
-                    f"already holds a message {message_id} or later; read it again before writing.",
-                )
+        write = AgentWrite(agent_id, [stored])
+        if self._write_unguarded("create_message", session_id, write):
+            return
+        position = self.locate_agent(session_id, agent_id, message_id)
+        tracking_id = message.get("tracking_id")
+        if tracking_id is not None and position.tracking_ids.get(message_id) == tracking_id:
+            return
+        self.check_lease(session_id, position.lease)
+        if position.tracking_ids or not self._write_unguarded("create_message", session_id, write):
+            raise SessionConflictError(
+                session_id,
+                agent_id,
+                f"already holds a message {message_id} or later; read it again before writing.",
+            )
 
     def read_message(self, session_id: str, agent_id: str, message_id: int, **kwargs: Any) -> SessionMessage | None:
         """Return one message, or None where there is no such message, agent or session.
@@ -562,12 +568,13 @@ class MongoDBSessionRepository(SessionRepository):
 
     def _edit_live(self, session_id: str, agent_id: str, edit: MessageEdit) -> bool:
         """Change a message in the session document; False where it is not there."""
-        while not self._write_unguarded("update_message", session_id, AgentWrite(agent_id, edited=edit)):
-            position = self.locate_agent(session_id, agent_id, edit.message_id)
-            self.check_lease(session_id, position.lease)
-            if edit.message_id not in position.tracking_ids:
-                return False
-        return True
+        write = AgentWrite(agent_id, edited=edit)
+        if self._write_unguarded("update_message", session_id, write):
+            return True
+        position = self.locate_agent(session_id, agent_id, edit.message_id)
+        self.check_lease(session_id, position.lease)
+        is_live = edit.message_id in position.tracking_ids
+        return is_live and self._write_unguarded("update_message", session_id, write)
 
     def list_messages(
         self, session_id: str, agent_id: str, limit: int | None = None, offset: int = 0, **kwargs: Any
@@ -843,8 +850,11 @@ class MongoDBSessionRepository(SessionRepository):
         encoded = _codec.encode(dict(state), f"Multi-agent {multi_agent_id!r} of session {session_id!r}, state")
         shape = _document.new_multi_agent if create else _document.changed_multi_agent
         with _operation("write_multi_agent", session_id, multi_agent_id):
-            while not self._update(session_id, shape(session_id, multi_agent_id, encoded)):
-                self._check_multi_agent(session_id, multi_agent_id, create=create)
+            if self._update(session_id, shape(session_id, multi_agent_id, encoded)):
+                return
+            self._check_multi_agent(session_id, multi_agent_id, create=create)
+            if not self._update(session_id, shape(session_id, multi_agent_id, encoded)):
+                raise SessionConflictError(session_id, multi_agent_id, _CONTENDED)
 
     def _check_multi_agent(self, session_id: str, multi_agent_id: str, *, create: bool) -> None:
         """Raise why a write missed."""

@@ -952,7 +952,7 @@ def test_a_write_of_our_own_that_had_arrived_is_recognised_under_anothers_lease(
 
 
 def test_on_mongomock(new_agent: NewAgent, clock: Clock) -> None:
-    client: Any = mongomock.MongoClient(tz_aware=True)
+    client: Any = mongomock.MongoClient()
 
     def manager(**options: Any) -> MongoDBSessionManager:
         return MongoDBSessionManager("s-1", client=client, **options)
