@@ -7,11 +7,13 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
+from pymongo import MongoClient
 from pymongo.errors import WriteConcernError
 from strands import Agent
 from strands.types.content import Message
 
 from mongodb_session_manager import MongoDBSessionManager
+from mongodb_session_manager._writer import MAX_MISSES
 from mongodb_session_manager.errors import SessionConflictError
 from mongodb_session_manager.testing import CommandCounter
 
@@ -169,6 +171,23 @@ def test_the_loser_goes_on_with_a_new_manager(
 
     assert history() == agent.messages
     assert agent.messages[:4] == winner.messages
+
+
+def test_a_write_that_never_matches_is_given_up(
+    new_manager: NewManager,
+    new_agent: NewAgent,
+    observer: MongoClient[dict[str, Any]],
+    database: str,
+    command_counter: CommandCounter,
+) -> None:
+    agent = new_agent(new_manager())
+    # Reads as 1, and is not found by it.
+    observer[database].agent_sessions.update_one({"_id": "s-1"}, {"$set": {"agents.default.revision": True}})
+
+    with command_counter.counting() as log, pytest.raises(SessionConflictError):
+        agent("Hi")
+
+    assert len(log.commands) <= 2 * (MAX_MISSES + 1)
 
 
 def test_a_manager_that_lost_can_be_closed(loser: Agent, losers_manager: MongoDBSessionManager) -> None:

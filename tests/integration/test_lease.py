@@ -38,6 +38,7 @@ Act = Callable[[MongoDBSessionManager, Agent], Any]
 
 EXCLUSIVE: dict[str, Any] = {"exclusive": True, "lease_timeout": 0}
 CLOSED = {"closeConnection": True}
+BLOCKED = {"blockConnection": True, "blockTimeMS": 1000}
 UNCONFIRMED = {"writeConcernError": {"code": 64, "errmsg": "waiting for replication timed out"}}
 
 every_durability = pytest.mark.parametrize("durability", ["sync", "async", "exit"])
@@ -713,9 +714,6 @@ def test_a_lease_that_is_given_back_while_the_writer_looks(
         assert agents["messages"][-1]["content"] == [{"text": "…"}]
 
 
-BLOCKED = {"blockConnection": True, "blockTimeMS": 1000}
-
-
 VERBS: dict[str, Callable[[Any, str], Any]] = {
     "create_agent": lambda repository, text: repository.create_agent("s-1", SessionAgent(text, {}, {}, {})),
     "update_agent": lambda repository, _: repository.update_agent("s-1", SessionAgent("default", {"b": 1}, {}, {})),
@@ -766,6 +764,30 @@ def test_an_expired_lease_does_not_stop_the_verbs_of_the_sdk(
     assert "lease" not in stored()
     with pytest.raises(SessionLockedError):
         verb(owner.session_repository, "Two")
+
+
+@pytest.mark.parametrize("verb", VERBS.values(), ids=VERBS)
+def test_a_lease_that_is_given_back_while_a_verb_of_the_sdk_looks(
+    new_manager: NewManager,
+    new_agent: NewAgent,
+    stored: Stored,
+    failing: Failing,
+    command_counter: CommandCounter,
+    verb: Callable[[Any, str], Any],
+) -> None:
+    with new_manager() as manager:
+        new_agent(manager)("Hi")
+    owner, other = new_manager(**EXCLUSIVE), new_manager()
+    before = stored()
+
+    with command_counter.counting() as log, ThreadPoolExecutor(1) as threads:
+        with failing("aggregate", **BLOCKED):
+            writing = threads.submit(verb, other.session_repository, "One")
+            assert eventually(lambda: "aggregate" in log.names)
+            owner.close()
+        writing.result()
+
+    assert stored()["agents"] != before["agents"]
 
 
 def test_a_message_that_was_stored_is_recognised_under_anothers_lease(
