@@ -214,6 +214,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
 
         Raises:
             MongoDBSessionError: Another agent object with this id uses the manager.
+            SessionLockedError: It is new, or its stored history is broken, and another manager is the only writer.
             SessionNotFoundError: The session was deleted.
         """
         agent_id = check_id("agent_id", agent.agent_id)

@@ -14,6 +14,7 @@ import mongomock
 import pytest
 from pymongo import MongoClient
 from pymongo.errors import AutoReconnect, OperationFailure, PyMongoError, WriteConcernError
+from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 from strands import Agent
 from strands.multiagent import GraphBuilder
 from strands.types.content import Message
@@ -38,7 +39,6 @@ Act = Callable[[MongoDBSessionManager, Agent], Any]
 
 EXCLUSIVE: dict[str, Any] = {"exclusive": True, "lease_timeout": 0}
 CLOSED = {"closeConnection": True}
-BLOCKED = {"blockConnection": True, "blockTimeMS": 1000}
 UNCONFIRMED = {"writeConcernError": {"code": 64, "errmsg": "waiting for replication timed out"}}
 
 every_durability = pytest.mark.parametrize("durability", ["sync", "async", "exit"])
@@ -686,28 +686,42 @@ def test_a_lease_that_was_given_back_stops_nobody(
     assert history() == agent.messages
 
 
+class Meanwhile(CommandListener):
+    """Does something once: after the next write, and just before the driver sends the look that follows it."""
+
+    def __init__(self, act: Callable[[], None] | None = None) -> None:
+        self._wrote = False
+        self.act = act
+
+    def do(self, act: Callable[[], None]) -> None:
+        self._wrote, self.act = False, act
+
+    def started(self, event: CommandStartedEvent) -> None:
+        if self.act and self._wrote and event.command_name == "aggregate":
+            self.act()
+            self.act = None
+        self._wrote = event.command_name == "update"
+
+    def succeeded(self, event: CommandSucceededEvent) -> None: ...
+
+    def failed(self, event: CommandFailedEvent) -> None: ...
+
+
 @pytest.mark.parametrize("act", [WRITES["append"], WRITES["sync"], WRITES["redact"]], ids=["append", "sync", "redact"])
 def test_a_lease_that_is_given_back_while_the_writer_looks(
-    new_manager: NewManager,
-    new_agent: NewAgent,
-    stored: Stored,
-    failing: Failing,
-    command_counter: CommandCounter,
-    act: Act,
+    new_manager: NewManager, new_agent: NewAgent, stored: Stored, mongodb_uri: str, act: Act
 ) -> None:
-    manager = new_manager()
-    agent = new_agent(manager)
-    agent("First")
-    owner = new_manager(**EXCLUSIVE)
-    revision = stored()["agents"]["default"]["revision"]
+    listener = Meanwhile()
+    with MongoClient[dict[str, Any]](mongodb_uri, event_listeners=[listener]) as client:
+        manager = new_manager(client=client)
+        agent = new_agent(manager)
+        agent("First")
+        listener.do(new_manager(**EXCLUSIVE).close)
+        revision = stored()["agents"]["default"]["revision"]
 
-    with command_counter.counting() as log, ThreadPoolExecutor(1) as threads:
-        with failing("aggregate", mode={"skip": 1 if act is WRITES["redact"] else 0}, **BLOCKED):
-            writing = threads.submit(act, manager, agent)
-            assert eventually(lambda: log.names[-2:] == ["update", "aggregate"])
-            owner.close()
-        writing.result()
+        act(manager, agent)
 
+    assert listener.act is None
     agents = stored()["agents"]["default"]
     assert agents["revision"] == revision + 1
     if act is WRITES["redact"]:
@@ -768,24 +782,15 @@ def test_an_expired_lease_does_not_stop_the_verbs_of_the_sdk(
 
 @pytest.mark.parametrize("verb", VERBS.values(), ids=VERBS)
 def test_a_lease_that_is_given_back_while_a_verb_of_the_sdk_looks(
-    new_manager: NewManager,
-    new_agent: NewAgent,
-    stored: Stored,
-    failing: Failing,
-    command_counter: CommandCounter,
-    verb: Callable[[Any, str], Any],
+    new_manager: NewManager, new_agent: NewAgent, stored: Stored, mongodb_uri: str, verb: Callable[[Any, str], Any]
 ) -> None:
     with new_manager() as manager:
         new_agent(manager)("Hi")
-    owner, other = new_manager(**EXCLUSIVE), new_manager()
     before = stored()
+    holder = new_manager(**EXCLUSIVE)
 
-    with command_counter.counting() as log, ThreadPoolExecutor(1) as threads:
-        with failing("aggregate", **BLOCKED):
-            writing = threads.submit(verb, other.session_repository, "One")
-            assert eventually(lambda: "aggregate" in log.names)
-            owner.close()
-        writing.result()
+    with MongoClient[dict[str, Any]](mongodb_uri, event_listeners=[Meanwhile(holder.close)]) as client:
+        verb(new_manager(client=client).session_repository, "One")
 
     assert stored()["agents"] != before["agents"]
 
