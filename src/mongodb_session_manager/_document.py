@@ -491,7 +491,7 @@ def guard_of(agent: Mapping[str, Any]) -> Guard:
     """Return the place of an agent that one of the pipelines read."""
     revision, next_id, last = (agent.get(name) for name in ("revision", "next_message_id", "last_message_id"))
     counted = next_id is not None
-    if not counted:
+    if next_id is None:
         next_id = 0 if last is None else last + 1
     return Guard(None if revision is None else int(revision), int(next_id), agent.get("write_id"), counted)
 
