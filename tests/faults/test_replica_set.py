@@ -113,7 +113,7 @@ def test_what_was_applied_counts_only_once_the_majority_has_it(
     converse: Converse, replica_set: MongodSet, comes_true: bool
 ) -> None:
     """The second attempt finds the first one's messages on the primary; it must not take them for safe."""
-    stream = stream_of(converse, uri=replica_set.uri, **MAJORITY, wtimeoutMS=300)
+    stream = stream_of(converse, uri=replica_set.uri, **MAJORITY, wtimeoutMS=100)
     primary = replica_set.primary()
     for conversation in stream.conversations:
         conversation.talk_until_acknowledged()
