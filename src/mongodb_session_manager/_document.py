@@ -335,13 +335,13 @@ def page_pipeline(session_id: str, agent_id: str, offset: int, limit: int | None
 
 def message_pipeline(session_id: str, agent_id: str, message_id: int) -> Pipeline:
     """Return the aggregation that reads one message."""
-    condition = {"$eq": ["$$message.message_id", message_id]}
+    condition = {"$eq": ["$$message.message_id", check_message_id(message_id)]}
     return _with_segments(_message_stages(session_id, agent_id, condition), agent_id)
 
 
 def tail_pipeline(session_id: str, agent_id: str, message_id: int) -> Pipeline:
     """Return the aggregation that reads the ids of the messages from one on, and whose the session is."""
-    chosen = _chosen(agent_id, {"$gte": ["$$message.message_id", message_id]})
+    chosen = _chosen(agent_id, {"$gte": ["$$message.message_id", check_message_id(message_id)]})
     ids = {name: f"$$message.{name}" for name in ("message_id", "tracking_id")}
     stages = agent_pipeline(session_id, agent_id, {"$map": {"input": chosen, "as": "message", "in": ids}})
     stages[-1]["$project"]["lease"] = "$lease"

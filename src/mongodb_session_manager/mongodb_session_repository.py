@@ -493,7 +493,7 @@ class MongoDBSessionRepository(SessionRepository):
             SessionNotFoundError: There is no such session.
             TypeError: ``from_message_id`` is not an integer.
         """
-        stored = self._read_tail(session_id, agent_id, check_message_id(from_message_id))
+        stored = self._read_tail(session_id, agent_id, from_message_id)
         if not stored.get("agent_data"):
             raise AgentNotFoundError(session_id, agent_id)
         tracking_ids = {int(m["message_id"]): _codec.decode(m.get("tracking_id")) for m in stored["messages"]}
@@ -539,8 +539,7 @@ class MongoDBSessionRepository(SessionRepository):
         Raises:
             TypeError: ``message_id`` is not an integer.
         """
-        wanted = check_message_id(message_id)
-        stored = self._read_agent("read_message", session_id, agent_id, _document.message_pipeline, wanted)
+        stored = self._read_agent("read_message", session_id, agent_id, _document.message_pipeline, message_id)
         if not stored:
             return None
         found = stored["messages"] or [self._segments.read_message(session_id, stored["segments"], message_id)]

@@ -5,6 +5,7 @@ fails the tests if they are not.
 """
 
 import asyncio
+import hashlib
 import inspect
 import json
 import unicodedata
@@ -148,6 +149,9 @@ ARGUMENTS: dict[str, Callable[[Target], Any]] = {
     "message": Target.message,
     "redact_message": Target.message,
     "agent": lambda t: t.agent,
+    "files": lambda t: {hashlib.sha256(t.mark.encode()).hexdigest(): t.mark.encode()},
+    "digests": lambda t: [hashlib.sha256(t.mark.encode()).hexdigest()],
+    "removal": lambda _: ObjectId(),
     "write_id": lambda _: ObjectId(),
     "kept_bytes": lambda _: 0,
     "config": lambda t: {"model": t.mark, "$set": t.mark, "a.b": t.mark},
@@ -218,6 +222,13 @@ def everything(owner: object, target: Target, done: set[str], *, but: Iterable[s
     return "\n".join(said)
 
 
+def session_of(document: Any) -> str:
+    """The session that a document belongs to: its own, a segment's, a file's."""
+    metadata = document.get("metadata") or {}
+    of: str = document.get("session_id") or metadata.get("session_id") or str(document["_id"])
+    return of
+
+
 class World:
     """Sessions side by side in one collection, which are read as bytes."""
 
@@ -275,11 +286,12 @@ class World:
 
     def documents(self, *, but: str) -> Documents:
         """All documents as bytes, without those of one session."""
+        everything = [(name, one) for name in self._raw.list_collection_names() for one in self._raw[name].find()]
+        own_files = {one["_id"] for _, one in everything if but == session_of(one)}
         return {
-            (name, repr(document["_id"])): document.raw
-            for name in self._raw.list_collection_names()
-            for document in self._raw[name].find()
-            if but not in (document["_id"], document.get("session_id"))
+            (name, repr(one["_id"])): one.raw
+            for name, one in everything
+            if session_of(one) != but and one.get("files_id") not in own_files
         }
 
     def siblings(self, target: Target) -> Documents:
