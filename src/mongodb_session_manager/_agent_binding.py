@@ -6,14 +6,15 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-import bson
 from strands import Agent
 from strands.agent.state import AgentState
 from strands.types.content import Message
 
-from . import _codec, _document
+from . import _codec, _document, _large_values
 from ._agent_state import AgentStateTracker
+from ._codec import Stored
 from ._document import AgentWrite, Guard, check_id
+from ._large_values import Files
 from ._repair import Restored
 from ._telemetry import ToolUsageMeter, call_metrics, ends_invocation
 from ._writer import AgentHistory
@@ -144,14 +145,22 @@ class AgentBinder:
         messages = list(enumerate(agent.messages))
         appended = [_codec.encode_message(m, i, at, f"{self.place(agent_id)}, message {i}") for i, m in messages]
         with tracker.capturing(agent) as data:
-            size = sum(len(bson.encode(message)) for message in appended)
-            write = AgentWrite(agent_id, appended, data=data, at=at, size=size)
+            size, files = self._off_load(agent_id, appended)
+            write = AgentWrite(agent_id, appended, data=data, at=at, size=size, files=files)
             created = self._repository.start_agent(self._session_id, write)
         if created:
+            self._repository.keep_files(self._session_id, files)
             binding = self._bound(agent, tracker, Guard(1, len(messages), write.write_id), messages)
-            binding.history.measure(len(messages), size)
+            binding.history.measure(len(messages), size, bool(files))
             return binding
         return self._restore(agent, self._repository.restore_agent(self._session_id, agent_id)) or self._start(agent)
+
+    def _off_load(self, agent_id: str, messages: list[Stored]) -> tuple[int, Files]:
+        size, files = 0, Files()
+        for stored in messages:
+            part, values = _large_values.off_load(stored, self._session_id, agent_id, stored["message_id"])
+            size, files = size + part, files | values
+        return size, files
 
     def _start_later(self, agent: "LocalAgent") -> AgentBinding:
         """Bind a new agent without I/O; its first write creates it."""
@@ -169,7 +178,7 @@ class AgentBinder:
         tracker = AgentStateTracker(self.place(agent.agent_id))
         tracker.adopt(agent, restored.data, rewrite=restored.guard.revision is None)
         binding = self._bound(agent, tracker, guard, messages)
-        binding.history.measure(restored.live_count, restored.live_bytes)
+        binding.history.measure(restored.live_count, restored.live_bytes, restored.has_files)
         return binding
 
     def _restore_messages(
@@ -206,8 +215,10 @@ class AgentBinder:
             return guard, list(before.messages)
         write = AgentWrite(agent_id)
         messages = before.rewritten(live, mended, write.at, self.place(agent_id))
+        _, write.files = self._off_load(agent_id, messages)
         if not self._repository.repair_agent(self._session_id, write, guard, messages):
             raise self._conflict(agent_id)
+        self._repository.keep_files(self._session_id, write.files)
         logger.info("session_id=<%s>, agent_id=<%s> | mended the stored history", self._session_id, agent_id)
         first = before.messages[0][0]
         numbered = list(enumerate(mended, start=first))

@@ -6,6 +6,7 @@ escaped in users' own keys, so every stored value has one reading:
 * keys: ``.``, ``$``, NUL, lone surrogates and the empty key become ``%2E``, ``%24``, ``%00``, ``%uD800``, ``%empty``;
 * values: ``{"%int": hex}`` (over 8 bytes), ``{"%text": UTF-8 with surrogates}``, ``{"%datetime": ISO 8601}``
   (finer than a millisecond, or not in UTC), ``{"%bson": bytes}`` (a subtree nested deeper than a server takes).
+  The mark ``%file`` is ``_large_values``'s; here it is only kept from meaning anything else.
 """
 
 import base64
@@ -39,7 +40,7 @@ _INT32, _INT64 = 2**31, 2**63
 _PLAIN = frozenset({float, bool, bytes, type(None), ObjectId, Decimal128})
 
 _ESCAPES = {".": "%2E", "$": "%24", "%": "%25", "\0": "%00", "_": "%5F"}
-_MARKS = r"2E|24|25|00|5F|u[0-9A-F]{4}|empty|int|text|datetime|bson"
+_MARKS = r"2E|24|25|00|5F|u[0-9A-F]{4}|empty|int|text|datetime|bson|file"
 # "__bytes_encoded__" is how the SDK's own JSON form, found in sessions of the first version, marks base64.
 _SPECIAL = re.compile(rf"[.$\0\ud800-\udfff]|%(?={_MARKS})|^_(?=_bytes_encoded__$)")
 _ESCAPED = re.compile(r"%(?:(2E|24|25|00|5F)|u([0-9A-F]{4}))")
@@ -345,8 +346,8 @@ class MessageEdit:
                 stored[parent] = {key: value for key, value in stored[parent].items() if key != child}
 
 
-# Where an element may hold content; "message" and "redact_message" are the first version's.
-_BODY_FIELDS = (*MESSAGE_FIELDS, "extra", "escaped", "message", "redact_message")
+# Where an element may hold content, or say of it how it is stored; two are the first version's.
+_BODY_FIELDS = (*MESSAGE_FIELDS, "extra", "escaped", "files", "message", "redact_message")
 
 
 def replacement(message: Message, message_id: int, at: datetime, place: str) -> MessageEdit:

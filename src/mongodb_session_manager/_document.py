@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from typing import Any, TypeAlias
 
 from bson import ObjectId
+from bson.int64 import Int64
 
 from ._codec import MessageEdit, Stored, escape_key
 from ._lease import Lease
@@ -200,6 +201,7 @@ class AgentWrite:
         data: Changed fields of ``agent_data``.
         guardrail_events: What to add to the session's record of redactions.
         size: The bytes of what is appended.
+        files: Values that it refers to, by digest; they are uploaded ahead.
         write_id: Tells this very write when its answer was lost.
         at: When it was made.
     """
@@ -210,6 +212,7 @@ class AgentWrite:
     data: Stored = field(default_factory=dict, repr=False)
     guardrail_events: list[Stored] = field(default_factory=list, repr=False)
     size: int = 0
+    files: dict[str, bytes] = field(default_factory=dict)
     write_id: ObjectId = field(default_factory=ObjectId)
     at: datetime = field(default_factory=now)
 
@@ -230,6 +233,8 @@ def new_agent(session_id: str, write: AgentWrite) -> tuple[Stored, Update]:
         "$set": {path: agent, "updated_at": write.at},
         "$addToSet": {"agent_ids": write.agent_id},
     }
+    if write.files:
+        update["$set"]["has_files"] = True
     if write.guardrail_events:
         update["$push"] = {"guardrail_events": {"$each": write.guardrail_events}}
     return {"_id": session_id, path: {"$exists": False}}, update
@@ -264,6 +269,8 @@ def _change(path: str, write: AgentWrite) -> Update:
     changed = {f"{path}.agent_data.{name}": value for name, value in write.data.items()}
     changed |= {f"{path}.write_id": write.write_id, f"{path}.updated_at": write.at, "updated_at": write.at}
     update: Update = {"$set": changed}
+    if write.files:
+        changed["has_files"] = True
     if write.edited is not None:
         changed |= {f"{path}.messages.$.{name}": value for name, value in write.edited.fields.items()}
         update["$unset"] = {f"{path}.messages.$.{name}": "" for name in write.edited.dropped}
@@ -303,6 +310,7 @@ def agent_pipeline(session_id: str, agent_id: str, messages: Any = None) -> Pipe
     path = f"${agent_path(agent_id)}"
     fields = {name: f"{path}.{name}" for name in ("agent_data", *_AGENT_COUNTERS)}
     fields["last_message_id"] = {"$max": f"{path}.messages.message_id"}  # type: ignore[assignment]
+    fields["has_files"] = "$has_files"
     if messages is not None:
         fields["messages"] = messages
     return [{"$match": {"_id": session_id}}, {"$project": fields}]
@@ -561,6 +569,81 @@ def moved_message(session_id: str, agent_id: str, edit: MessageEdit) -> tuple[St
 def tracked(session_id: str, agent_ids: Iterable[str], tracking_id: Any) -> Stored:
     """Return the filter of the segments that hold a message with a tracking id, as stored."""
     return {"session_id": session_id, "agent_id": {"$in": list(agent_ids)}, "messages.tracking_id": tracking_id}
+
+
+def used_files_pipeline(session_id: str) -> Pipeline:
+    """Return the aggregation that reads which off-loaded values the messages in a session document refer to."""
+    used = {"$map": {"input": {"$ifNull": ["$$agent.v.messages", []]}, "as": "message", "in": _FILES_OF_MESSAGE}}
+    return agents_pipeline(session_id, "agents", messages=used)
+
+
+_FILES_OF_MESSAGE = {"files": {"$ifNull": ["$$message.files", []]}}
+
+
+def new_file(session_id: str, digest: str, length: int, chunk_bytes: int) -> Stored:
+    """Return the document of a file whose chunks are about to come."""
+    metadata = {"session_id": session_id, "sha256": digest, "uploading": True}
+    sizes = {"length": Int64(length), "chunkSize": chunk_bytes}
+    return {"_id": ObjectId(), "filename": digest, **sizes, "uploadDate": now(), "metadata": metadata}
+
+
+def uploaded(file_id: ObjectId) -> tuple[Stored, Update]:
+    """Return filter and update that make a file whole, unless it is being removed already."""
+    return {"_id": file_id, **_NOT_REMOVED}, {"$unset": {"metadata.uploading": ""}}
+
+
+# The condition that no message of a session has, or ever had, off-loaded values.
+WITHOUT_FILES = {"has_files": {"$ne": True}}
+
+_NOT_REMOVED = {"metadata.removals.0": {"$exists": False}}
+_WHOLE = {"metadata.uploading": {"$exists": False}}
+
+
+def files(session_id: str, digests: Iterable[str] | None = None) -> Stored:
+    """Return the filter of a session's files in whatever state: all, or those of some values."""
+    wanted: Stored = {"metadata.session_id": session_id}
+    return wanted if digests is None else {**wanted, "metadata.sha256": {"$in": list(digests)}}
+
+
+def whole_files(session_id: str, digests: Iterable[str]) -> Stored:
+    """Return the filter of files that can be read."""
+    return {**files(session_id, digests), **_WHOLE}
+
+
+def lasting_files(session_id: str, digests: Iterable[str]) -> Stored:
+    """Return the filter of files that can be read, and that nobody is about to remove."""
+    return {**whole_files(session_id, digests), **_NOT_REMOVED}
+
+
+def marked_files(session_id: str, digests: Iterable[str], removal: ObjectId) -> tuple[Stored, Update]:
+    """Return filter and update that announce the removal of files: of some values, and of those announced before."""
+    any_of = [files(session_id, digests), {**files(session_id), "metadata.removals.0": {"$exists": True}}]
+    return {"$or": any_of}, {"$addToSet": {"metadata.removals": removal}}
+
+
+def files_of_removal(session_id: str, removal: ObjectId) -> Stored:
+    """Return the filter of the files that a removal has marked."""
+    return {**files(session_id), "metadata.removals": removal}
+
+
+def kept_files(session_id: str, digests: Iterable[str], removal: ObjectId) -> tuple[Stored, Update]:
+    """Return filter and update that take a removal's mark back."""
+    return files(session_id, digests), {"$pull": {"metadata.removals": removal}}
+
+
+def files_by_id(session_id: str, file_ids: Iterable[ObjectId]) -> Stored:
+    """Return the filter of some of a session's files."""
+    return {"_id": {"$in": list(file_ids)}, "metadata.session_id": session_id}
+
+
+def chunks(file_ids: Iterable[ObjectId]) -> Stored:
+    """Return the filter of the chunks of files."""
+    return {"files_id": {"$in": list(file_ids)}}
+
+
+def segments_with_files(session_id: str) -> tuple[Stored, dict[str, int]]:
+    """Return filter and projection of the segments' messages that refer to off-loaded values."""
+    return {"session_id": session_id, "messages.files": {"$exists": True}}, {"messages.files": 1}
 
 
 def new_multi_agent(session_id: str, multi_agent_id: str, state: Stored) -> tuple[Stored, Update]:

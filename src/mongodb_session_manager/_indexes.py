@@ -10,11 +10,13 @@ from pymongo import IndexModel
 from pymongo.collection import Collection
 from pymongo.errors import OperationFailure, PyMongoError
 
-__all__ = ["ensure_indexes", "ensure_segment_index"]
+__all__ = ["ensure_file_indexes", "ensure_indexes", "ensure_segment_index"]
 
 logger = logging.getLogger(__name__)
 
 _ALWAYS: Final = ("created_at", "updated_at", "application_name")
+# The one that GridFS prescribes, and other tools expect.
+_CHUNKS: Final = "files_id, n"
 _UNAUTHORIZED: Final = 13
 # One index of the list cannot be made: it exists with other options (85, 86), or the server refuses it (67).
 _ONE_IN_THE_WAY: Final = frozenset({67, 85, 86})
@@ -68,6 +70,12 @@ def ensure_segment_index(collection: Collection[dict[str, Any]]) -> None:
     _ensure(collection, ("session_id",))
 
 
+def ensure_file_indexes(files: Collection[dict[str, Any]], chunks: Collection[dict[str, Any]]) -> None:
+    """Create the indexes by which the files of a session and their chunks are found, as ``ensure_indexes`` does."""
+    _ensure(files, ("metadata.session_id",))
+    _ensure(chunks, (_CHUNKS,))
+
+
 def _ensure(collection: Collection[dict[str, Any]], fields: Iterable[str]) -> None:
     namespace = _namespace(collection)
     missing = namespace.claim(fields)
@@ -80,7 +88,13 @@ def _ensure(collection: Collection[dict[str, Any]], fields: Iterable[str]) -> No
 
 
 def _create(collection: Collection[dict[str, Any]], fields: list[str]) -> None:
-    collection.create_indexes([IndexModel([(field, 1)]) for field in fields])
+    collection.create_indexes([_model(field) for field in fields])
+
+
+def _model(field: str) -> IndexModel:
+    if field == _CHUNKS:
+        return IndexModel([("files_id", 1), ("n", 1)], unique=True)
+    return IndexModel([(field, 1)])
 
 
 def _note_failure(

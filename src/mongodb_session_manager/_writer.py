@@ -11,18 +11,19 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
-import bson
 import pymongo
 from bson import ObjectId
 from pymongo.errors import InvalidOperation, PyMongoError
 from strands.types.content import Message
 
-from . import _codec, _document
+from . import _codec, _document, _large_values
 from ._codec import MessageEdit, Stored
 from ._document import AgentWrite, Guard
+from ._large_values import Files
 from ._segments import KEPT_BYTES, outgrown
 from .errors import (
     AgentNotFoundError,
@@ -44,9 +45,6 @@ JOINED_BYTES = 4 * 1024 * 1024
 # Seconds for a write that nobody waits for, and for all that is left when the interpreter ends: 10 together.
 BEHIND_TIMEOUT = 4.0
 EXIT_TIMEOUT = 6.0
-# MongoDB's limit for a document, less what else the session document holds at least.
-MAX_MESSAGE_BYTES = 16 * 1024 * 1024 - 64 * 1024
-
 
 # Histories with changes that are not acknowledged, kept even where their managers were dropped.
 _unsent: "set[AgentHistory]" = set()
@@ -61,6 +59,8 @@ class _Change:
     data: Stored = field(default_factory=dict, repr=False)
     guardrail_events: list[Stored] = field(default_factory=list, repr=False)
     size: int = 0
+    # Off-loaded values of what is appended or edited.
+    files: Files = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,11 @@ class AgentHistory:
         self._unanswered: dict[ObjectId, int] = {}
         # Writes in a row that others' leases were in the way of.
         self._misses = 0
+        # Whether stored messages may have off-loaded values; which values were sent, and which of those nobody needs.
+        self._has_files = False
+        self._sent_files: set[str] = set()
+        self._unused_files: set[str] = set()
+        self._removal: ObjectId | None = None
         # Why nothing can be written any more: somebody else wrote, or what was to be written to is gone.
         self._ended: MongoDBSessionError | None = None
         self._error: Exception | None = None
@@ -123,9 +128,10 @@ class AgentHistory:
         """The number of changes that are not acknowledged."""
         return len(self._pending)
 
-    def measure(self, live_count: int, live_bytes: int) -> None:
-        """Take over how many messages, of how many bytes, the session document holds."""
+    def measure(self, live_count: int, live_bytes: int, has_files: bool = False) -> None:
+        """Take over how many messages, of how many bytes, the session document holds, and if any are off-loaded."""
         self._live_count, self._live_bytes = live_count, live_bytes
+        self._has_files |= has_files
 
     @property
     def error(self) -> Exception | None:
@@ -139,7 +145,7 @@ class AgentHistory:
 
         Raises:
             SessionConflictError: The history moved on without us; this binding is over.
-            SessionTooLargeError: The message alone is larger than a document can be.
+            SessionTooLargeError: The message is larger than a document can be, even without its large values.
             UnstorableValueError: The message holds something that would not come back equal.
         """
         with self._state:
@@ -148,8 +154,9 @@ class AgentHistory:
             stored = _codec.encode_message(message, message_id, _document.now(), self._place(message_id))
             if metrics:
                 _codec.add_metrics(stored, metrics, self._place(message_id))
-            size = self._check_size(stored)
-            self._queue(_Change(appended=stored, data=data, size=size))
+            # What is too large is refused here: queued, it could never be sent, and all after it would wait for ever.
+            size, files = _large_values.off_load(stored, self._session_id, self._agent_id, message_id)
+            self._queue(_Change(appended=stored, data=data, size=size, files=files))
             self._records.append(_Record(message_id, message))
 
     def replace(self, message: Message, data: Stored) -> None:
@@ -165,7 +172,6 @@ class AgentHistory:
             index, record = self._find(message)
             place = self._place(record.message_id)
             edit = _codec.replacement(message, record.message_id, _document.now(), place)
-            self._check_size(edit.fields)
             self._edit(edit, data=data)
             self._records[index] = _Record(record.message_id, message)
 
@@ -271,14 +277,16 @@ class AgentHistory:
 
     def _edit(self, edit: MessageEdit, **along: Any) -> None:
         """Change a message that waits to be sent, and have the server change it where it may be stored already."""
-        waiting = [c.appended for c in self._pending if c.appended and c.appended["message_id"] == edit.message_id]
-        for stored in waiting:
-            edit.apply(stored)
+        edit, files = _large_values.off_load_edit(edit, self._session_id, self._agent_id)
+        waiting = [c for c in self._pending if c.appended and c.appended["message_id"] == edit.message_id]
+        for change in waiting:
+            edit.apply(cast(Stored, change.appended))
+            self._give_up_files(change, files)
         if edit.redacts:
             self._drop_edits(edit.message_id)
         # A write without an answer may have stored the message as it was before.
         if not waiting or self._unanswered:
-            self._queue(_Change(edited=edit, **along))
+            self._queue(_Change(edited=edit, files=files, **along))
         elif any(along.values()):
             self._queue(_Change(**along))
 
@@ -287,6 +295,12 @@ class AgentHistory:
         for change in self._pending:
             if change.edited is not None and change.edited.message_id == message_id:
                 change.edited = None
+                self._give_up_files(change, {})
+
+    def _give_up_files(self, change: _Change, instead: Files) -> None:
+        """Let a change that is not stored have other values; what was sent of its own is to be removed."""
+        self._unused_files |= self._sent_files & change.files.keys()
+        change.files = instead
 
     def _queue(self, change: _Change) -> None:
         if len(self._pending) >= MAX_PENDING:
@@ -296,13 +310,6 @@ class AgentHistory:
             )
         self._pending.append(change)
         _unsent.add(self)
-
-    def _check_size(self, fields: Stored) -> int:
-        # Queued, it could never be sent, and everything after it would wait for ever.
-        size = len(bson.encode(fields))
-        if size > MAX_MESSAGE_BYTES:
-            raise SessionTooLargeError(self._session_id, self._agent_id)
-        return size
 
     def check_open(self) -> None:
         """Raise what ended this binding, if anything did."""
@@ -336,6 +343,8 @@ class AgentHistory:
             except Exception as error:
                 self._error = error
                 raise
+            finally:
+                self._take_files_back()
             self._error = None
         if self._is_outgrown():
             self._roll_behind()
@@ -382,9 +391,40 @@ class AgentHistory:
                 self._pending.appendleft(_Change(data=change.data, guardrail_events=change.guardrail_events))
 
     def _send(self, write: AgentWrite, guard: Guard) -> bool:
+        self._prepare_files(write)
         if self._stored:
             return self._repository.write_agent(self._session_id, write, guard)
         return self._repository.start_agent(self._session_id, write)
+
+    def _prepare_files(self, write: AgentWrite) -> None:
+        """Note what is about to be uploaded, and announce the removal of the values that an edit takes out."""
+        with self._state:
+            self._sent_files |= write.files.keys()
+            self._has_files |= bool(write.files)
+            edit, unused = write.edited, set(self._unused_files)
+        if unused or (edit is not None and self._has_files):
+            self._removal = self._removal or ObjectId()
+            self._repository.mark_files(self._session_id, self._agent_id, edit, unused, self._removal)
+
+    def _settle_files(self, changes: Iterable[_Change]) -> None:
+        """Changes have arrived: what they refer to must be there still, and what they took out must go."""
+        files = {digest: value for change in changes for digest, value in change.files.items()}
+        self._repository.keep_files(self._session_id, files)
+        unused: set[str] = set()
+        if self._removal is not None:
+            unused = set(self._unused_files)
+            self._repository.remove_files(self._session_id, unused, self._removal)
+            self._removal = None
+        with self._state:
+            self._unused_files -= unused
+            self._sent_files -= unused | files.keys()
+
+    def _take_files_back(self) -> None:
+        """Remove what was uploaded for changes that will never be stored: nobody else may know of it."""
+        if self._ended is not None and self._sent_files:
+            with suppress(PyMongoError):
+                self._repository.remove_files(self._session_id, self._sent_files, ObjectId())
+            self._sent_files = set()
 
     def _next_write(self) -> tuple[int, AgentWrite, Guard]:
         """Join as many queued changes as one update can hold: an edit stands alone, with data."""
@@ -400,17 +440,19 @@ class AgentHistory:
             write.data |= change.data
             write.guardrail_events += change.guardrail_events
             write.size += change.size
+            write.files |= change.files
             count += 1
         return count, write, self._guard
 
     def _confirm(self, count: int, write_id: object) -> None:
         """A write has arrived: what it redacted is redacted in segments too, and it leaves the queue."""
         with self._state:
-            edits = [change.edited for change in itertools.islice(self._pending, count) if change.edited]
-        for edit in edits:
+            changes = list(itertools.islice(self._pending, count))
+        for edit in [change.edited for change in changes if change.edited]:
             if edit.redacts:
                 # A copy may have moved, or be left in a segment that nobody refers to.
                 self._repository.edit_moved(self._session_id, self._agent_id, edit)
+        self._settle_files(changes)
         self._acknowledge(count, write_id)
 
     def _acknowledge(self, count: int, write_id: object) -> None:
@@ -474,6 +516,7 @@ class AgentHistory:
         """The history is where it should be, so the message to edit has moved into a segment, or is gone."""
         edit = change.edited
         found = edit is None or self._repository.edit_moved(self._session_id, self._agent_id, edit)
+        self._settle_files([change])
         with self._state:
             self.check_open()
             self._misses = 0
@@ -546,7 +589,8 @@ class AgentHistory:
                 self.end(error)
 
     def _pending_messages(self) -> list[Message]:
-        return [_codec.decode_message(change.appended) for change in self._pending if change.appended]
+        whole = [_large_values.put_back(c.appended, c.files) for c in self._pending if c.appended]
+        return [_codec.decode_message(message) for message in whole]
 
     def _conflict(self, stored: Guard) -> SessionConflictError:
         messages = self._pending_messages()

@@ -85,14 +85,26 @@ class SessionLockedError(SessionConflictError):
 
 
 class SessionTooLargeError(MongoDBSessionError, ValueError):
-    """The write would take a document over MongoDB's limit of 16 MiB."""
+    """The write would take a document over MongoDB's limit of 16 MiB.
 
-    def __init__(self, session_id: str, agent_id: str | None) -> None:
+    Attributes:
+        session_id: The session.
+        agent_id: The agent, where it was a write of one.
+        message_id: The message that is too large by itself; None where it is something else.
+        size: Its bytes, without the values that would have been stored as files.
+    """
+
+    def __init__(
+        self, session_id: str, agent_id: str | None, message_id: int | None = None, size: int | None = None
+    ) -> None:
         self.session_id, self.agent_id = session_id, agent_id
+        self.message_id, self.size = message_id, size
         writer = "A write" if agent_id is None else f"A write for agent {agent_id!r}"
+        if message_id is not None:
+            writer = f"Message {message_id} of agent {agent_id!r}, {size} bytes beside its large values,"
         super().__init__(
             f"{writer} would take session {session_id!r} over MongoDB's limit of 16 MiB "
-            "a document. Nothing was written; keep large files outside the conversation."
+            "a document. Nothing was written; keep large data outside the conversation."
         )
 
 

@@ -7,10 +7,10 @@ are guarded: they go through only where the caller's picture of the history is t
 import itertools
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 import bson
 from bson import ObjectId
@@ -21,17 +21,19 @@ from strands.session.session_repository import SessionRepository
 from strands.types.content import Message
 from strands.types.session import Session, SessionAgent, SessionMessage, SessionType
 
-from . import _codec, _document
+from . import _codec, _document, _large_values
 from ._client import CLOSE_TIMEOUT, ClientHandle, check_client_arguments
 from ._codec import CODEC_OPTIONS, MessageEdit, Stored
 from ._document import AgentWrite, Change, Guard, Pipeline, Update, check_id, check_key, check_message_id
 from ._driver_errors import forget_values, is_too_large
+from ._files import SessionFiles
 from ._indexes import ensure_indexes
 from ._lease import Lease
 from ._segments import FEEDBACK_BYTES, KEPT_BYTES, FeedbackSegments, MessageSegments, RolledOver
 from .errors import (
     AgentNotFoundError,
     MessageNotFoundError,
+    MongoDBSessionError,
     SchemaVersionError,
     SessionConflictError,
     SessionLockedError,
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Outbox: TypeAlias = Sequence[Mapping[str, Any]]
+
+_T = TypeVar("_T")
 
 DEFAULT_DATABASE = "database_name"
 DEFAULT_COLLECTION = "agent_sessions"
@@ -63,6 +67,10 @@ _LOST = (
     "is no longer locked by this manager: it wrote nothing for longer than its lease_duration, and somebody else took "
     "over. Make a new manager and agent to go on from what is stored."
 )
+_NOTHING: Mapping[str, bytes] = {}
+_NO_CONDITION: Mapping[str, Any] = {}
+# Seconds between attempts to read a value that is not there, but will be when its writer is done.
+_PAUSES = (0.05, 0.2, 1.0)
 
 
 @dataclass(frozen=True)
@@ -94,6 +102,7 @@ class RestoredAgent:
         guard: Where the history is; what the next guarded write must name.
         live_count: How many messages the session document holds.
         live_bytes: About how large they are together.
+        has_files: Whether messages of the session refer to off-loaded values, or did once.
         offset: How many of the oldest messages were left out.
         messages: The others as (message_id, message), oldest first.
     """
@@ -103,6 +112,7 @@ class RestoredAgent:
     guard: Guard
     live_count: int
     live_bytes: int
+    has_files: bool
     offset: int
     messages: list[tuple[int, Message]] = field(repr=False)
 
@@ -160,9 +170,11 @@ class MongoDBSessionRepository(SessionRepository):
         name = collection_name or DEFAULT_COLLECTION
         self._collection = self._open_collection(database_name, name)
         segments = self._open_collection(database_name, f"{name}_segments")
+        files = [self._open_collection(database_name, f"{name}_files.{part}") for part in ("files", "chunks")]
         self._feedback = FeedbackSegments(self._collection, segments)
         self._segments = MessageSegments(self._collection, segments)
         self._leases: dict[str, Lease] = {}
+        self._files = SessionFiles(self._collection, segments, *files)
 
     def _open_collection(self, database_name: str | None, name: str) -> Collection[Stored]:
         client = self._handle.client
@@ -318,6 +330,7 @@ class MongoDBSessionRepository(SessionRepository):
         with _operation("delete_session", session_id):
             deleted = self._collection.delete_one({"_id": session_id}).deleted_count > 0
             self._feedback.delete(session_id)
+            self._files.delete(session_id)
         return deleted
 
     # Agents
@@ -353,6 +366,7 @@ class MongoDBSessionRepository(SessionRepository):
 
     def _create_agent(self, session_id: str, write: AgentWrite) -> bool:
         check_id("agent_id", write.agent_id)
+        self.store_files(session_id, write.files)
         with _operation("create_agent", session_id, write.agent_id):
             return self._update(session_id, _document.new_agent(session_id, write))
 
@@ -383,6 +397,9 @@ class MongoDBSessionRepository(SessionRepository):
         Raises:
             SessionNotFoundError: There is no such session.
         """
+        return self._with_values(lambda: self._restore_agent(session_id, agent_id))
+
+    def _restore_agent(self, session_id: str, agent_id: str) -> RestoredAgent | None:
         stored = self._read_agent("restore_agent", session_id, agent_id, _document.restore_pipeline)
         if stored is None:
             raise SessionNotFoundError(session_id)
@@ -390,13 +407,15 @@ class MongoDBSessionRepository(SessionRepository):
             return None
         removed, messages = _document.kept_messages(stored)
         if messages is None:
-            messages = self.read_page(session_id, agent_id, offset=removed)
+            messages = self._read_page(session_id, agent_id, offset=removed)
+        self._put_values_back(session_id, agent_id, messages)
         return RestoredAgent(
             agent=_codec.session_agent(agent_id, stored),
             data=stored["agent_data"],
             guard=_document.guard_of(stored),
             live_count=stored["count"],
             live_bytes=_live_bytes(stored),
+            has_files=bool(stored.get("has_files")),
             offset=removed,
             messages=[(int(m["message_id"]), _codec.decode_message(m)) for m in messages],
         )
@@ -404,6 +423,7 @@ class MongoDBSessionRepository(SessionRepository):
     def write_agent(self, session_id: str, write: AgentWrite, guard: Guard) -> bool:
         """Send one guarded write; False when the history is not where the guard says."""
         check_id("agent_id", write.agent_id)
+        self.store_files(session_id, write.files)
         with _operation("write_agent", session_id, write.agent_id, messages=len(write.appended)):
             return self._update(session_id, _document.guarded(session_id, write, guard))
 
@@ -436,6 +456,7 @@ class MongoDBSessionRepository(SessionRepository):
     def _repair_agent(self, session_id: str, write: AgentWrite, guard: Guard, messages: list[Stored]) -> bool:
         check_id("agent_id", write.agent_id)
         change = _document.repaired(session_id, write.agent_id, guard, messages, write)
+        self.store_files(session_id, write.files)
         with _operation("repair_agent", session_id, write.agent_id, messages=len(messages)):
             return self._update(session_id, change)
 
@@ -471,12 +492,70 @@ class MongoDBSessionRepository(SessionRepository):
         live = {int(message["message_id"]) for message in self._found(session_id, found)["messages"]}
         return live | self._segments.tracked_ids(session_id, agent_id, wanted)
 
-    def edit_moved(self, session_id: str, agent_id: str, edit: MessageEdit) -> bool:
+    def edit_moved(
+        self, session_id: str, agent_id: str, edit: MessageEdit, files: Mapping[str, bytes] = _NOTHING
+    ) -> bool:
         """Change a message that has moved into a segment; False where it is in none."""
         check_id("agent_id", agent_id)
         check_message_id(edit.message_id)
+        self.store_files(session_id, files)
         with _operation("edit_moved", session_id, agent_id):
             return self._segments.edit(session_id, agent_id, edit)
+
+    # Large values of messages
+
+    def store_files(self, session_id: str, files: Mapping[str, bytes]) -> None:
+        """Upload the values that the session does not hold yet, ahead of the write that refers to them."""
+        if files:
+            with _operation("store_files", session_id):
+                self._files.store(session_id, files)
+
+    def keep_files(self, session_id: str, files: Mapping[str, bytes]) -> None:
+        """See that the values of a message that was stored just now are stored still; no I/O where there are none."""
+        if files:
+            with _operation("keep_files", session_id):
+                self._files.keep(session_id, files)
+
+    def mark_files(
+        self, session_id: str, agent_id: str, edit: MessageEdit | None, digests: Iterable[str], removal: ObjectId
+    ) -> None:
+        """Announce that values are about to lose a user.
+
+        Args:
+            session_id: The session.
+            agent_id: The agent.
+            edit: A message, of which values are taken out; they are looked up.
+            digests: Other values.
+            removal: Tells this removal from others.
+        """
+        found = [] if edit is None else self._find_message(session_id, agent_id, edit.message_id)
+        with _operation("mark_files", session_id, check_id("agent_id", agent_id)):
+            self._files.mark(session_id, {*digests, *_large_values.digests(found)}, removal)
+
+    def remove_files(self, session_id: str, digests: Iterable[str], removal: ObjectId) -> None:
+        """Remove the values that no message uses: these, and those whose removal was announced."""
+        with _operation("remove_files", session_id):
+            self._files.remove_unused(session_id, digests, removal)
+
+    def _with_values(self, read: Callable[[], _T]) -> _T:
+        """Read; once more, a little later, where a writer and a remover of the same value have just met."""
+        for pause in _PAUSES:
+            try:
+                return read()
+            except _MissingValueError:
+                time.sleep(pause)
+        return read()
+
+    def _put_values_back(self, session_id: str, agent_id: str, messages: Sequence[Stored]) -> None:
+        wanted = _large_values.digests(messages)
+        if not wanted:
+            return
+        with _operation("read_files", session_id, agent_id, messages=len(messages)):
+            files = self._files.read(session_id, wanted)
+        for message in messages:
+            if not files.keys() >= _large_values.digests([message]):
+                raise _MissingValueError(_place(session_id, agent_id, message["message_id"]))
+            _large_values.put_back(message, files)
 
     def locate_agent(
         self, session_id: str, agent_id: str, from_message_id: int = _document.NO_MESSAGE
@@ -518,11 +597,15 @@ class MongoDBSessionRepository(SessionRepository):
         message_id, message = check_message_id(session_message.message_id), session_message.to_message()
         place = _place(session_id, agent_id, message_id)
         stored = _codec.encode_message(message, message_id, _codec.aware(session_message.created_at), place)
-        write = AgentWrite(agent_id, [stored])
+        _, files = _large_values.off_load(stored, session_id, agent_id, message_id)
+        self._append(session_id, AgentWrite(agent_id, [stored], files=files), message.get("tracking_id"))
+        self.keep_files(session_id, files)
+
+    def _append(self, session_id: str, write: AgentWrite, tracking_id: str | None) -> None:
         if self._write_unguarded("create_message", session_id, write):
             return
+        agent_id, message_id = write.agent_id, write.appended[0]["message_id"]
         position = self.locate_agent(session_id, agent_id, message_id)
-        tracking_id = message.get("tracking_id")
         if tracking_id is not None and position.tracking_ids.get(message_id) == tracking_id:
             return
         self.check_lease(session_id, position.lease)
@@ -539,11 +622,21 @@ class MongoDBSessionRepository(SessionRepository):
         Raises:
             TypeError: ``message_id`` is not an integer.
         """
+
+        def read() -> list[Stored]:
+            found = self._find_message(session_id, agent_id, message_id)
+            self._put_values_back(session_id, agent_id, found)
+            return found
+
+        found = self._with_values(read)
+        return _codec.session_message(found[0]) if found else None
+
+    def _find_message(self, session_id: str, agent_id: str, message_id: int) -> list[Stored]:
         stored = self._read_agent("read_message", session_id, agent_id, _document.message_pipeline, message_id)
-        if not stored:
-            return None
-        found = stored["messages"] or [self._segments.read_message(session_id, stored["segments"], message_id)]
-        return _codec.session_message(found[0]) if found[0] else None
+        if not stored or stored["messages"]:
+            return stored["messages"][:1] if stored else []
+        moved = self._segments.read_message(session_id, stored["segments"], message_id)
+        return [] if moved is None else [moved]
 
     def update_message(self, session_id: str, agent_id: str, session_message: SessionMessage, **kwargs: Any) -> None:
         """Replace a message, or redact it: of a message with ``redact_message`` only that is kept.
@@ -559,20 +652,27 @@ class MongoDBSessionRepository(SessionRepository):
         edit = _codec.replacement if session_message.redact_message is None else _codec.redaction
         place = _place(session_id, agent_id, message_id)
         edited = edit(session_message.to_message(), message_id, _document.now(), place)
-        written = self._edit_live(session_id, agent_id, edited)
+        edited, files = _large_values.off_load_edit(edited, session_id, agent_id)
+        write = AgentWrite(agent_id, edited=edited, files=files)
+        fileless = not files and self._write_unguarded("update_message", session_id, write, _document.WITHOUT_FILES)
+        written = fileless or self._edit_live(session_id, write, message_id)
         # A redaction also reaches copies that segments hold.
-        moved = self.edit_moved(session_id, agent_id, edited) if edited.redacts or not written else False
+        moved = self.edit_moved(session_id, agent_id, edited, files) if edited.redacts or not written else False
         if not (written or moved):
             raise MessageNotFoundError(session_id, agent_id, message_id)
+        if fileless:
+            return
+        with _operation("keep_files", session_id, agent_id):
+            self._files.keep(session_id, files)
+            self._files.remove_all_unused(session_id)
 
-    def _edit_live(self, session_id: str, agent_id: str, edit: MessageEdit) -> bool:
+    def _edit_live(self, session_id: str, write: AgentWrite, message_id: int) -> bool:
         """Change a message in the session document; False where it is not there."""
-        write = AgentWrite(agent_id, edited=edit)
         if self._write_unguarded("update_message", session_id, write):
             return True
-        position = self.locate_agent(session_id, agent_id, edit.message_id)
+        position = self.locate_agent(session_id, write.agent_id, message_id)
         self.check_lease(session_id, position.lease)
-        is_live = edit.message_id in position.tracking_ids
+        is_live = message_id in position.tracking_ids
         return is_live and self._write_unguarded("update_message", session_id, write)
 
     def list_messages(
@@ -595,7 +695,16 @@ class MongoDBSessionRepository(SessionRepository):
         return [_codec.session_message(stored) for stored in self.read_page(session_id, agent_id, limit, offset)]
 
     def read_page(self, session_id: str, agent_id: str, limit: int | None = None, offset: int = 0) -> list[Stored]:
-        """Return an agent's messages as they are stored; arguments and errors as of ``list_messages``."""
+        """Return an agent's messages as the codec stores them; arguments and errors as of ``list_messages``."""
+
+        def read() -> list[Stored]:
+            messages = self._read_page(session_id, agent_id, limit, offset)
+            self._put_values_back(session_id, agent_id, messages)
+            return messages
+
+        return self._with_values(read)
+
+    def _read_page(self, session_id: str, agent_id: str, limit: int | None = None, offset: int = 0) -> list[Stored]:
         if offset < 0 or (limit is not None and limit < 0):
             raise ValueError(f"limit and offset must not be negative, got limit={limit!r}, offset={offset!r}")
 
@@ -881,10 +990,14 @@ class MongoDBSessionRepository(SessionRepository):
         with _operation(verb, session_id, agent_id):
             return next(self._collection.aggregate(stages), None)
 
-    def _write_unguarded(self, verb: str, session_id: str, write: AgentWrite) -> bool:
+    def _write_unguarded(
+        self, verb: str, session_id: str, write: AgentWrite, condition: Mapping[str, Any] = _NO_CONDITION
+    ) -> bool:
         check_id("agent_id", write.agent_id)
+        wanted, update = _document.unguarded(check_id("session_id", session_id), write)
+        self.store_files(session_id, write.files)
         with _operation(verb, session_id, write.agent_id):
-            return self._update(session_id, _document.unguarded(session_id, write))
+            return self._update(session_id, ({**wanted, **condition}, update))
 
 
 def _open_handle(
@@ -1033,6 +1146,16 @@ def _session(session_id: str, stored: Mapping[str, Any]) -> Session:
         raise SchemaVersionError(session_id, version, _document.SCHEMA_VERSION)
     # The first version left the type out, or wrote "default".
     return Session(session_id=session_id, session_type=SessionType.AGENT, **_codec.times(stored))
+
+
+class _MissingValueError(MongoDBSessionError):
+    """A message refers to a value that is not in the bucket."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__(
+            f"{place} has a large value that is not stored any more, or not whole. Restore the bucket, or put "
+            "another message in its place with the repository's update_message()."
+        )
 
 
 @contextmanager

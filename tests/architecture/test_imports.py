@@ -18,8 +18,8 @@ NAME = "mongodb_session_manager"
 FLOORS: list[set[str]] = [
     {"errors", "types"},
     {"_codec", "_telemetry", "_client", "_driver_errors", "_indexes", "_arguments", "_hook_chain", "_lease"},
-    {"_document", "_metadata_tool", "_agent_state", "_repair", "mongodb_connection_pool"},
-    {"_segments"},
+    {"_document", "_metadata_tool", "_agent_state", "_repair", "mongodb_connection_pool", "_large_values"},
+    {"_segments", "_files"},
     {"mongodb_session_repository"},
     {"_writer", "_session_data", "session_catalog", "storage"},
     {"_agent_binding"},
@@ -63,7 +63,7 @@ COLLECTION_METHODS = {
     "update_one",
     "watch",
 }
-MAY_TOUCH_COLLECTIONS = {"mongodb_session_repository", "_indexes", "_segments", "session_catalog", "storage"}
+MAY_TOUCH_COLLECTIONS = {"mongodb_session_repository", "_indexes", "_segments", "_files", "session_catalog", "storage"}
 MAY_NAME_OPERATORS = {"_document", "_codec", "_indexes"}
 
 PUBLIC = {
@@ -245,7 +245,7 @@ def hook_floor(name: str) -> int:
     return found[0]
 
 
-@pytest.mark.parametrize("module", ["_codec", "_document", "_telemetry", "errors", "types"])
+@pytest.mark.parametrize("module", ["_codec", "_document", "_large_values", "_telemetry", "errors", "types"])
 def test_what_is_pure_imports_no_driver(module: str) -> None:
     assert module not in MODULES or not {name for name in imported(module) if name.startswith("pymongo")}
 

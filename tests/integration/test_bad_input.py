@@ -247,15 +247,27 @@ def test_initial_messages_that_would_not_come_back_equal(
     assert log.commands == []
 
 
+def heavy(size: int) -> Message:
+    """A message that cannot be off-loaded: what measures it stays with it."""
+    message = user({"text": "Hi"})
+    message["metadata"] = {"custom": {"large": "x" * size}}
+    return message
+
+
 @pytest.mark.parametrize("size", [17_000_000, 60_000_000])
-def test_a_message_that_is_too_large(new_manager: NewManager, new_agent: NewAgent, history: History, size: int) -> None:
+def test_a_message_that_is_too_large(
+    new_manager: NewManager, new_agent: NewAgent, command_counter: CommandCounter, size: int
+) -> None:
     manager = new_manager()
     agent = new_agent(manager)
 
-    with pytest.raises(SessionTooLargeError, match="'s-1'"):
-        manager.append_message(user({"text": "x" * size}), agent)
+    with command_counter.counting() as log, pytest.raises(SessionTooLargeError, match="'s-1'") as caught:
+        manager.append_message(heavy(size), agent)
 
-    assert history() == []
+    assert log.commands == []
+    assert (caught.value.agent_id, caught.value.message_id) == ("default", 0)
+    assert size < (caught.value.size or 0) < size + 1000
+    assert f"{caught.value.size} bytes" in str(caught.value)
 
 
 def test_a_message_that_is_too_large_is_not_in_the_way(
@@ -264,7 +276,7 @@ def test_a_message_that_is_too_large_is_not_in_the_way(
     manager = new_manager()
     agent = new_agent(manager)
     with pytest.raises(SessionTooLargeError):
-        manager.append_message(user({"text": "x" * 17_000_000}), agent)
+        manager.append_message(heavy(17_000_000), agent)
 
     manager.append_message(user({"text": "Hi"}), agent)
 

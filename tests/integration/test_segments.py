@@ -14,7 +14,13 @@ from strands import Agent
 from strands.agent.conversation_manager import NullConversationManager, SlidingWindowConversationManager
 from strands.types.content import Message
 
-from mongodb_session_manager import MongoDBSessionManager, SessionConflictError, SessionTooLargeError, _segments
+from mongodb_session_manager import (
+    MongoDBSessionManager,
+    SessionConflictError,
+    SessionTooLargeError,
+    _large_values,
+    _segments,
+)
 from mongodb_session_manager.testing import CommandCounter
 
 NewManager = Callable[..., MongoDBSessionManager]
@@ -351,8 +357,10 @@ def test_a_moved_message_can_be_read_and_updated(new_manager: NewManager, new_ag
 
 
 def test_a_session_grows_beyond_the_limit_of_a_document(
-    new_manager: NewManager, new_agent: NewAgent, history: History
+    new_manager: NewManager, new_agent: NewAgent, history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(_large_values, "VALUE_BYTES", 2**24)
+    monkeypatch.setattr(_large_values, "MESSAGE_BYTES", 2**24)
     manager = new_manager()
     agent = new_agent(manager)
 
@@ -361,7 +369,7 @@ def test_a_session_grows_beyond_the_limit_of_a_document(
 
     assert [message["content"][0]["text"][0] for message in history()] == list("01234")
     with pytest.raises(SessionTooLargeError):
-        manager.append_message(say("x" * 17_000_000), agent)
+        manager.append_message({**say("Hi"), "metadata": {"custom": {"large": "x" * 17_000_000}}}, agent)
     manager.append_message(say("small"), agent)
     assert len(history()) == 6
 

@@ -2,6 +2,7 @@
 
 import base64
 import copy
+import hashlib
 import math
 import re
 import uuid
@@ -14,19 +15,19 @@ from typing import Any, cast
 
 import bson
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from strands.types.content import Message
 from strands.types.session import SessionAgent
 
-from mongodb_session_manager import _codec
+from mongodb_session_manager import _codec, _large_values
 from mongodb_session_manager.errors import UnstorableValueError
 
 AT = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=timezone.utc)
 LATER = datetime(2026, 1, 2, 3, 5, tzinfo=timezone.utc)
 PLACE = "Agent 'a' of session 's', message 7"
 
-MARKS = ["%int", "%text", "%datetime", "%bson", "%empty", "%2E", "%24", "%25", "%00", "%5F", "%uD800"]
+MARKS = ["%int", "%text", "%datetime", "%bson", "%file", "%empty", "%2E", "%24", "%25", "%00", "%5F", "%uD800"]
 ODD_KEYS = [
     *MARKS,
     "",
@@ -766,3 +767,87 @@ def test_content_becomes_blocks(content: Any, expected: list[Any]) -> None:
 
     assert _codec.with_blocks(message) == {"role": "user", "content": expected, "tracking_id": "t"}
     assert message["content"] is content
+
+
+# Large values, here all above a few bytes
+
+
+@pytest.fixture
+def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = {"VALUE_BYTES": 6, "SMALL_VALUE_BYTES": 2, "MESSAGE_BYTES": 500}
+    for name, limit in limits.items():
+        monkeypatch.setattr(_large_values, name, limit)
+
+
+def off_loaded(message: Message) -> tuple[dict[str, Any], _large_values.Files]:
+    stored = _codec.encode_message(message, 7, AT, PLACE)
+    size, files = _large_values.off_load(stored, "s", "a", 7)
+    assert size == len(bson.encode(stored))
+    return stored, files
+
+
+@pytest.mark.usefixtures("small_limits")
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.dictionaries(keys, values | st.binary(max_size=40) | st.text(max_size=40), max_size=3), max_size=4),
+    st.dictionaries(st.sampled_from(["tracking_id", "metadata", "files", "%file", "more"]), values, max_size=3),
+)
+@example([{"%file": {"sha256": "0", "length": 1, "kind": "text"}}, {"text": "\ud800" * 9}, {"x": 2**200}], {})
+@example([{"a": "x" * 9, "b": b"x" * 9}, {"a": "x" * 9}], {"files": ["0"], "%file": "x" * 9})
+def test_any_message_comes_back_from_files(blocks: list[dict[str, Any]], more: dict[str, Any]) -> None:
+    message = a_message(*blocks, **more)
+    stored, files = off_loaded(message)
+
+    again = _large_values.put_back(stored_through_bson(stored), files)
+
+    assert_same(dict(_codec.decode_message(again)), dict(_codec.decode_message(stored_through_bson(again))))
+    for name, value in message.items():
+        assert_same(cast("dict[str, Any]", _codec.decode_message(again))[name], value)
+    assert sorted(files) == stored.get("files", [])
+    assert all(hashlib.sha256(value).hexdigest() == digest for digest, value in files.items())
+
+
+@pytest.mark.usefixtures("small_limits")
+def test_only_values_over_the_threshold_are_off_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_large_values, "MESSAGE_BYTES", 1000)
+    stored, files = off_loaded(
+        a_message({"text": "123456", "é": "ééé", "n": 2**40}, {"text": "1234567", "b": b"1" * 7})
+    )
+
+    assert stored["content"][0] == {"text": "123456", "é": "ééé", "n": 2**40}
+    assert [stored["content"][1][name]["%file"]["kind"] for name in ("text", "b")] == ["text", "bytes"]
+    assert [stored["content"][1][name]["%file"]["length"] for name in ("text", "b")] == [7, 7]
+    assert set(files.values()) == {b"1234567", b"1111111"}
+
+
+@pytest.mark.usefixtures("small_limits")
+def test_what_measures_a_message_stays_with_it() -> None:
+    metadata = {"usage": {"inputTokens": 10}, "custom": {"large": "x" * 20}}
+
+    stored, files = off_loaded(a_message({"text": "x" * 9}, metadata=metadata))
+
+    assert stored["metadata"] == metadata
+    assert files.keys() == {hashlib.sha256(b"x" * 9).hexdigest()}
+
+
+def test_a_message_below_the_threshold_is_not_looked_through() -> None:
+    stored, files = off_loaded(a_message({"text": "x" * 200_000}))
+
+    assert "files" not in stored
+    assert files == {}
+
+
+@pytest.mark.parametrize("edit", [_codec.replacement, _codec.redaction])
+@pytest.mark.usefixtures("small_limits")
+def test_an_edit_sets_or_drops_the_files_of_a_message(edit: Any) -> None:
+    stored, _ = off_loaded(a_message({"text": "x" * 9}))
+
+    large, files = _large_values.off_load_edit(edit(a_message({"text": "y" * 9}), 7, LATER, PLACE), "s", "a")
+    large.apply(stored)
+    assert stored["files"] == list(files)
+    assert "files" not in large.dropped
+    small, files = _large_values.off_load_edit(edit(a_message({"t": "y"}), 7, LATER, PLACE), "s", "a")
+    small.apply(stored)
+
+    assert files == {}
+    assert "files" not in stored

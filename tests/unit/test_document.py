@@ -169,6 +169,7 @@ PIPELINES: dict[str, Callable[[], _document.Pipeline]] = {
     "message_pipeline": lambda: _document.message_pipeline(SESSION, AGENT, 3),
     "multi_agent_pipeline": lambda: _document.multi_agent_pipeline(SESSION, AGENT),
 }
+IDS = {"'_id'", "'session_id'", "'metadata.session_id'"}
 # Built beside a filter that stands in the repository: the upsert that opens a session, and the insert.
 WITHOUT_FILTER = {"new_session", "open_session"}
 
@@ -185,14 +186,14 @@ def builders() -> dict[str, ast.FunctionDef]:
 
 
 def names_the_session(node: ast.AST) -> bool:
-    """Whether it is ``{"_id": session_id, …}``, a segment's ``session_id``, or another builder for the session."""
+    """Whether it is ``{"_id": session_id, …}``, a segment's or file's ``session_id``, or another such builder."""
     if isinstance(node, ast.Call):
         names = [ast.unparse(node.func), *map(ast.unparse, node.args[:1])]
         return names[0] in builders() and names[1:] == ["session_id"]
     keys = node.keys if isinstance(node, ast.Dict) else []
     values = node.values if isinstance(node, ast.Dict) else []
     return any(
-        key is not None and ast.unparse(key) in ("'_id'", "'session_id'") and ast.unparse(value) == "session_id"
+        key is not None and ast.unparse(key) in IDS and ast.unparse(value) == "session_id"
         for key, value in zip(keys, values, strict=True)
     )
 

@@ -40,7 +40,11 @@ SAMPLES: dict[str, tuple[MongoDBSessionError, list[object], str]] = {
         "read it again",
     ),
     "SessionLockedError": (SessionLockedError(SESSION, None, "is held; wait."), [SESSION], "is held; wait."),
-    "SessionTooLargeError": (SessionTooLargeError(SESSION, AGENT), [SESSION, AGENT], "keep large files outside"),
+    "SessionTooLargeError": (
+        SessionTooLargeError(SESSION, AGENT, 7, 17_000_000),
+        [SESSION, AGENT, 7, 17_000_000],
+        "keep large data outside",
+    ),
     "SchemaVersionError": (SchemaVersionError(SESSION, 9, 2), [SESSION, 9, 2], "Upgrade the library"),
     "FactoryNotInitializedError": (FactoryNotInitializedError(), [], "initialize_global_factory("),
 }

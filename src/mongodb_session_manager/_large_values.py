@@ -1,0 +1,134 @@
+"""Large values of messages <-> files; pure functions, no I/O.
+
+A value that is too large for the session document gives its place in the stored message to a mark,
+``{"%file": {"sha256", "length", "kind"}}``, and the message lists the digests under ``files``. Both happen to what the
+codec has made of a message, and are undone before the codec reads it: neither knows of the other.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import bson
+
+from ._codec import CODEC_OPTIONS, MessageEdit, Stored
+from .errors import SessionTooLargeError
+
+# A document is read whole with each restore, and an append to it costs about 2 ms for each MB it holds.
+VALUE_BYTES = 256 * 1024
+# A message of many smaller values. Segments are not larger than this either.
+MESSAGE_BYTES = 4 * 1024 * 1024
+SMALL_VALUE_BYTES = 16 * 1024
+# MongoDB's limit for a document, less what else the session document holds at least.
+MAX_BYTES = 16 * 1024 * 1024 - 64 * 1024
+
+# Not the rest: what measures a message outlives its redaction.
+_FIELDS = ("content", "extra")
+_MARK = "%file"
+
+Files = dict[str, bytes]
+
+
+def off_load(fields: Stored, session_id: str, agent_id: str, message_id: int) -> tuple[int, Files]:
+    """Put marks in the place of a message's large values.
+
+    Args:
+        fields: The element that is to be stored, or those fields of it that are to change; changed in place.
+        session_id: For the error.
+        agent_id: For the error.
+        message_id: For the error.
+
+    Returns:
+        The size of what remains, and the values by their digests.
+
+    Raises:
+        SessionTooLargeError: What remains is still larger than a document can be.
+    """
+    files: Files = {}
+    size = len(bson.encode(fields))
+    if size > VALUE_BYTES:
+        size = _off_load(fields, VALUE_BYTES, files)
+    if size > MESSAGE_BYTES:
+        size = _off_load(fields, SMALL_VALUE_BYTES, files)
+    if size > MESSAGE_BYTES and "content" in fields:
+        fields["content"] = _whole(fields["content"], files)
+        size = _off_load(fields, VALUE_BYTES, files)
+    if size > MAX_BYTES:
+        raise SessionTooLargeError(session_id, agent_id, message_id, size)
+    return size, files
+
+
+def off_load_edit(edit: MessageEdit, session_id: str, agent_id: str) -> tuple[MessageEdit, Files]:
+    """Do the same to what an edit puts into a message."""
+    _, files = off_load(edit.fields, session_id, agent_id, edit.message_id)
+    return replace(edit, dropped=tuple(name for name in edit.dropped if name not in edit.fields)), files
+
+
+def _off_load(fields: Stored, limit: int, files: Files) -> int:
+    for name in _FIELDS:
+        if name in fields:
+            fields[name] = _without_large(fields[name], limit, files)
+    if files:
+        fields["files"] = sorted({*digests([fields]), *files})
+    return len(bson.encode(fields))
+
+
+def _without_large(value: Any, limit: int, files: Files) -> Any:
+    if isinstance(value, dict) and value.keys() != {_MARK}:
+        for name, item in value.items():
+            value[name] = _without_large(item, limit, files)
+    elif isinstance(value, list):
+        value[:] = [_without_large(item, limit, files) for item in value]
+    elif isinstance(value, bytes) and len(value) > limit:
+        return _mark(value, "bytes", files)
+    elif isinstance(value, str) and len(value) * 4 > limit:
+        text = value.encode()
+        return _mark(text, "text", files) if len(text) > limit else value
+    return value
+
+
+def _whole(content: Any, files: Files) -> Any:
+    """Off-load a content of very many small values as one."""
+    document = bson.encode({"value": content})
+    return _mark(document, "bson", files) if len(document) > SMALL_VALUE_BYTES else content
+
+
+def _mark(content: bytes, kind: str, files: Files) -> Stored:
+    digest = hashlib.sha256(content).hexdigest()
+    files[digest] = content
+    return {_MARK: {"sha256": digest, "length": len(content), "kind": kind}}
+
+
+def digests(messages: Iterable[Stored]) -> set[str]:
+    """Return the digests of the values that stored messages have off-loaded."""
+    return {digest for message in messages for digest in message.get("files", ())}
+
+
+def put_back(stored: Stored, files: Mapping[str, bytes]) -> Stored:
+    """Put the values of a message in the place of their marks again, in the element itself, and return it."""
+    if "files" in stored:
+        for name in _FIELDS:
+            if name in stored:
+                stored[name] = _with_large(stored[name], files)
+    return stored
+
+
+def _with_large(value: Any, files: Mapping[str, bytes]) -> Any:
+    if isinstance(value, list):
+        value[:] = [_with_large(item, files) for item in value]
+    elif isinstance(value, dict):
+        if value.keys() == {_MARK}:
+            return _value(value[_MARK], files)
+        for name, item in value.items():
+            value[name] = _with_large(item, files)
+    return value
+
+
+def _value(mark: Stored, files: Mapping[str, bytes]) -> Any:
+    content = files[mark["sha256"]]
+    if mark["kind"] == "text":
+        return content.decode()
+    if mark["kind"] == "bson":
+        return _with_large(bson.decode(content, codec_options=CODEC_OPTIONS)["value"], files)
+    return content
