@@ -152,6 +152,7 @@ ARGUMENTS: dict[str, Callable[[Target], Any]] = {
     "files": lambda t: {hashlib.sha256(t.mark.encode()).hexdigest(): t.mark.encode()},
     "digests": lambda t: [hashlib.sha256(t.mark.encode()).hexdigest()],
     "removal": lambda _: ObjectId(),
+    "stored": lambda _: None,  # a lease; without one the verb has nothing to say
     "write_id": lambda _: ObjectId(),
     "kept_bytes": lambda _: 0,
     "config": lambda t: {"model": t.mark, "$set": t.mark, "a.b": t.mark},
