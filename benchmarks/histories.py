@@ -32,7 +32,7 @@ def numbering(database: Database[Document], session_id: str) -> Iterator[Finding
         references = agent.get("segments", [])
         moved = [number for reference in references for number in segments.get(reference["_id"], ())]
         where = f"{session_id}, {key}"
-        yield from _in_order(where, moved + _ids(agent), agent["next_message_id"])
+        yield from _in_order(where, moved + _ids(agent), agent["guard"]["next_message_id"])
         if agent.get("moved_count", 0) != len(moved):
             yield Finding("invalid", where, f"moved_count is {agent.get('moved_count')}, of {len(moved)} moved")
 

@@ -184,7 +184,7 @@ class Load:
             agents = session["agents"].values()
             references = [reference for agent in agents for reference in agent.get("segments", ())]
             referred |= {each["_id"] for each in (*references, *session.get("feedback_segments", ()))}
-            self.messages += sum(agent["next_message_id"] for agent in agents)
+            self.messages += sum(agent["guard"]["next_message_id"] for agent in agents)
             self.moved += sum(agent.get("moved_count", 0) for agent in agents)
         self.unreferenced = sum(each["_id"] not in referred for each in database[SEGMENTS].find({}, {"_id": 1}))
 

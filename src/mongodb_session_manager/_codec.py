@@ -417,7 +417,7 @@ def encode_agent(agent: SessionAgent, place: str) -> Stored:
 def session_agent(agent_id: str, stored: Mapping[str, Any]) -> SessionAgent:
     """Return the SDK's record of a stored agent (``agent_data`` and times)."""
     data = stored["agent_data"]
-    read = _decode_first_version if stored.get("revision") is None else decode
+    read = _decode_first_version if stored.get("guard") is None else decode
     fields = {name: read(data.get(name) or {}) for name in AGENT_FIELDS}
     return SessionAgent(agent_id=agent_id, **fields, **times(stored))
 

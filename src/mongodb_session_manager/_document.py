@@ -180,14 +180,22 @@ class Guard:
         revision: The number of guarded writes so far; None for an agent that the first version stored.
         next_message_id: The id that the next message gets.
         write_id: The last of those writes; it tells a session apart from one that was deleted and made again.
-        counted: Whether the next id is stored; an agent of the first version has no counter yet after a write of the
-            SDK's own verbs.
+        found: How it was stored. An agent of the first version has no counter yet after a write of the SDK's own verbs.
     """
 
     revision: int | None
     next_message_id: int
     write_id: object = None
-    counted: bool = True
+    found: Stored | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def stored(self) -> Stored:
+        """What a session document holds of it. Compared as a whole, so the order counts."""
+        return self.found or _guard(self.revision, self.next_message_id, self.write_id)
+
+
+def _guard(revision: int | None, next_message_id: int, write_id: object) -> Stored:
+    return {"revision": revision, "next_message_id": next_message_id, "write_id": write_id}
 
 
 @dataclass
@@ -222,9 +230,7 @@ def new_agent(session_id: str, write: AgentWrite) -> tuple[Stored, Update]:
     agent = {
         "agent_data": {"agent_id": write.agent_id, **write.data},
         "messages": write.appended,
-        "revision": 1,
-        "write_id": write.write_id,
-        "next_message_id": write.appended[-1]["message_id"] + 1 if write.appended else 0,
+        "guard": _guard(1, write.appended[-1]["message_id"] + 1 if write.appended else 0, write.write_id),
         "created_at": write.at,
         "updated_at": write.at,
     }
@@ -243,17 +249,14 @@ def new_agent(session_id: str, write: AgentWrite) -> tuple[Stored, Update]:
 def guarded(session_id: str, write: AgentWrite, guard: Guard) -> tuple[Stored, Update]:
     """Return filter and update of a write that goes through only at the place that its guard names."""
     path = agent_path(write.agent_id)
-    wanted: Stored = {"_id": session_id, f"{path}.revision": guard.revision}
+    wanted: Stored = {"_id": session_id, f"{path}.guard": None if guard.revision is None else guard.stored}
     if guard.revision is None:
         wanted |= _unnumbered(path, guard.next_message_id)
-    else:
-        wanted[f"{path}.write_id"] = guard.write_id
-        wanted[f"{path}.next_message_id"] = guard.next_message_id if guard.counted else None
     update = _change(path, write)
     if write.edited is not None:
         wanted[f"{path}.messages.message_id"] = write.edited.message_id
-    update["$set"][f"{path}.revision"] = (guard.revision or 0) + 1
-    update["$set"][f"{path}.next_message_id"] = guard.next_message_id + len(write.appended)
+    next_message_id = guard.next_message_id + len(write.appended)
+    update["$set"][f"{path}.guard"] = _guard((guard.revision or 0) + 1, next_message_id, write.write_id)
     return wanted, update
 
 
@@ -267,7 +270,7 @@ def _unnumbered(path: str, next_message_id: int) -> Stored:
 
 def _change(path: str, write: AgentWrite) -> Update:
     changed = {f"{path}.agent_data.{name}": value for name, value in write.data.items()}
-    changed |= {f"{path}.write_id": write.write_id, f"{path}.updated_at": write.at, "updated_at": write.at}
+    changed |= {f"{path}.updated_at": write.at, "updated_at": write.at}
     update: Update = {"$set": changed}
     if write.files:
         changed["has_files"] = True
@@ -289,20 +292,21 @@ def unguarded(session_id: str, write: AgentWrite) -> tuple[Stored, Update]:
     path = agent_path(write.agent_id)
     wanted: Stored = {"_id": session_id, f"{path}.agent_data": {"$exists": True}}
     update = _change(path, write)
-    update["$inc"] = {f"{path}.revision": 1}
+    update["$inc"] = {f"{path}.guard.revision": 1}
+    update["$set"][f"{path}.guard.write_id"] = write.write_id
     if write.appended:
         message_id = write.appended[0]["message_id"]
         wanted["$nor"] = [
-            {f"{path}.next_message_id": {"$gt": message_id}},
+            {f"{path}.guard.next_message_id": {"$gt": message_id}},
             {f"{path}.messages.message_id": {"$gte": message_id}},
         ]
-        update["$set"][f"{path}.next_message_id"] = message_id + 1
+        update["$set"][f"{path}.guard.next_message_id"] = message_id + 1
     if write.edited is not None:
         wanted[f"{path}.messages.message_id"] = write.edited.message_id
     return wanted, update
 
 
-_AGENT_COUNTERS = ("revision", "write_id", "next_message_id", "moved_count", "created_at", "updated_at")
+_AGENT_COUNTERS = ("guard", "moved_count", "created_at", "updated_at")
 
 
 def agent_pipeline(session_id: str, agent_id: str, messages: Any = None) -> Pipeline:
@@ -326,7 +330,7 @@ def restore_pipeline(session_id: str, agent_id: str) -> Pipeline:
     count = {"$size": _messages(agent_id)}
     kept = {"$gte": ["$$message.message_id", {"$ifNull": [f"${state}", 0]}]}
     moved = {"$ifNull": [f"${agent_path(agent_id, 'moved_count')}", 0]}
-    numbered = {"$eq": [f"${agent_path(agent_id, 'next_message_id')}", {"$add": [count, moved]}]}
+    numbered = {"$eq": [f"${agent_path(agent_id, 'guard', 'next_message_id')}", {"$add": [count, moved]}]}
     stages = _message_stages(session_id, agent_id, {"$or": [{"$not": [numbered]}, kept]})
     stages[-1]["$project"]["count"] = count
     return stages
@@ -497,11 +501,12 @@ def moved_feedback(session_id: str, count: int, segments: int, reference: Stored
 
 def guard_of(agent: Mapping[str, Any]) -> Guard:
     """Return the place of an agent that one of the pipelines read."""
-    revision, next_id, last = (agent.get(name) for name in ("revision", "next_message_id", "last_message_id"))
-    counted = next_id is not None
+    found, last = agent.get("guard"), agent.get("last_message_id")
+    revision, next_id = (None if found is None else found.get(name) for name in ("revision", "next_message_id"))
     if next_id is None:
         next_id = 0 if last is None else last + 1
-    return Guard(None if revision is None else int(revision), int(next_id), agent.get("write_id"), counted)
+    write_id = None if found is None else found.get("write_id")
+    return Guard(None if revision is None else int(revision), int(next_id), write_id, found)
 
 
 def kept_messages(agent: Mapping[str, Any]) -> tuple[int, list[Stored] | None]:
@@ -552,8 +557,8 @@ def repaired(
     if messages:
         # Or some have moved since they were read, and must not come back.
         wanted[f"{path}.messages.0.message_id"] = messages[0]["message_id"]
+        update["$set"][f"{path}.guard"]["next_message_id"] = messages[-1]["message_id"] + 1
     update["$set"][f"{path}.messages"] = messages
-    update["$set"][f"{path}.next_message_id"] = messages[-1]["message_id"] + 1 if messages else guard.next_message_id
     update["$push"] = {f"{path}.repairs": {"repaired_at": write.at, "revision": guard.revision}}
     return wanted, update
 

@@ -473,7 +473,8 @@ class AgentHistory:
         with self._state:
             self.check_open()
             head = self._pending[0]
-            arrived = self._unanswered.get(position.write_id) if isinstance(position.write_id, ObjectId) else None
+            written = position.guard.write_id
+            arrived = self._unanswered.get(written) if isinstance(written, ObjectId) else None
             if arrived is None:
                 arrived = self._recognised(position.tracking_ids) or None
         if arrived is None:
@@ -486,7 +487,7 @@ class AgentHistory:
             arrived,
         )
         # After a foreign write the place is another one, and the next write of ours conflicts.
-        self._confirm(arrived, position.write_id)
+        self._confirm(arrived, written)
 
     def _look(self) -> AgentPosition:
         with self._state:

@@ -123,13 +123,11 @@ class AgentPosition:
 
     Attributes:
         guard: The stored place.
-        write_id: The last guarded write.
         tracking_ids: Those of the messages stored from the asked id on, by message id.
         lease: Of whoever is the only writer, for ``check_lease``; None where there is no such.
     """
 
     guard: Guard
-    write_id: object
     tracking_ids: dict[int, str | None]
     lease: Stored | None = None
 
@@ -362,7 +360,7 @@ class MongoDBSessionRepository(SessionRepository):
             self.check_lease(session_id, stored.get("lease"))
             return self._create_agent(session_id, write)
         # A retry of our own write, whose first answer was lost, finds the agent as it made it.
-        return bool(stored.get("write_id") == write.write_id)
+        return _document.guard_of(stored).write_id == write.write_id
 
     def _create_agent(self, session_id: str, write: AgentWrite) -> bool:
         check_id("agent_id", write.agent_id)
@@ -576,7 +574,7 @@ class MongoDBSessionRepository(SessionRepository):
         if not stored.get("agent_data"):
             raise AgentNotFoundError(session_id, agent_id)
         tracking_ids = {int(m["message_id"]): _codec.decode(m.get("tracking_id")) for m in stored["messages"]}
-        return AgentPosition(_document.guard_of(stored), stored.get("write_id"), tracking_ids, stored.get("lease"))
+        return AgentPosition(_document.guard_of(stored), tracking_ids, stored.get("lease"))
 
     def _read_tail(self, session_id: str, agent_id: str, from_message_id: int = _document.NO_MESSAGE) -> Stored:
         wanted = (_document.tail_pipeline, from_message_id)

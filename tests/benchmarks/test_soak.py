@@ -70,8 +70,8 @@ def push_again(sessions: Any, session: Document, key: str) -> None:
 
 def append_again(sessions: Any, session: Document, key: str) -> None:
     agent = session["agents"][key]
-    message = {**agent["messages"][-2], "message_id": agent["next_message_id"]}
-    change = {"$push": {f"agents.{key}.messages": message}, "$inc": {f"agents.{key}.next_message_id": 1}}
+    message = {**agent["messages"][-2], "message_id": agent["guard"]["next_message_id"]}
+    change = {"$push": {f"agents.{key}.messages": message}, "$inc": {f"agents.{key}.guard.next_message_id": 1}}
     sessions.update_one({"_id": session["_id"]}, change)
 
 

@@ -182,7 +182,7 @@ def test_a_write_that_never_matches_is_given_up(
 ) -> None:
     agent = new_agent(new_manager())
     # Reads as 1, and is not found by it.
-    observer[database].agent_sessions.update_one({"_id": "s-1"}, {"$set": {"agents.default.revision": True}})
+    observer[database].agent_sessions.update_one({"_id": "s-1"}, {"$set": {"agents.default.guard.revision": True}})
 
     with command_counter.counting() as log, pytest.raises(SessionConflictError):
         agent("Hi")

@@ -204,7 +204,7 @@ def test_each_redaction_is_on_record(new_manager: NewManager, new_agent: NewAgen
     assert events == [("one", 0, "0"), ("one", 1, "1"), ("two", 0, "0"), ("two", 1, "1")]
 
 
-@pytest.mark.parametrize("options", [{"action": {"x"}}, {"stop_reason": object()}], ids=str)
+@pytest.mark.parametrize("options", [{"action": {"x"}}, {"stop_reason": ...}], ids=str)
 def test_an_event_that_cannot_be_stored_changes_nothing(
     new_manager: NewManager, new_agent: NewAgent, stored: Stored, options: dict[str, Any]
 ) -> None:

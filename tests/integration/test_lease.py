@@ -717,13 +717,13 @@ def test_a_lease_that_is_given_back_while_the_writer_looks(
         agent = new_agent(manager)
         agent("First")
         listener.do(new_manager(**EXCLUSIVE).close)
-        revision = stored()["agents"]["default"]["revision"]
+        revision = stored()["agents"]["default"]["guard"]["revision"]
 
         act(manager, agent)
 
     assert listener.act is None
     agents = stored()["agents"]["default"]
-    assert agents["revision"] == revision + 1
+    assert agents["guard"]["revision"] == revision + 1
     if act is WRITES["redact"]:
         assert agents["messages"][-1]["content"] == [{"text": "…"}]
 

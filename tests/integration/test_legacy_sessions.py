@@ -195,7 +195,7 @@ def test_what_is_new_has_the_new_shape(
     found = stored()
     agent = found["agents"][AGENT]
     assert found["schema_version"] == SCHEMA_VERSION
-    assert agent["next_message_id"] == 6
+    assert agent["guard"]["next_message_id"] == 6
     assert [message["message_id"] for message in agent["messages"]] == list(range(6))
     assert agent["messages"][4]["content"] == [{"text": "1"}]
     assert "message" not in agent["messages"][4]

@@ -87,7 +87,7 @@ def test_what_the_sdk_mends_is_what_is_stored(
     assert history() == agent.messages
     document = stored()["agents"]["default"]
     assert [message["message_id"] for message in document["messages"]] == list(range(len(agent.messages)))
-    assert document["next_message_id"] == len(agent.messages)
+    assert document["guard"]["next_message_id"] == len(agent.messages)
     assert len(document["repairs"]) == 1
 
 
@@ -171,7 +171,7 @@ def test_a_write_in_between_is_a_conflict(
     mend = manager._binder._mend
 
     def slow(messages: list[Message]) -> list[Message]:
-        observer[database].agent_sessions.update_one({"_id": "s-1"}, {"$inc": {"agents.default.revision": 1}})
+        observer[database].agent_sessions.update_one({"_id": "s-1"}, {"$inc": {"agents.default.guard.revision": 1}})
         return mend(messages)
 
     manager._binder._mend = slow

@@ -400,7 +400,7 @@ def test_a_guard_that_misses_writes_nothing(
     before = stored(sessions)
     write = AgentWrite(AGENT, data={"state": {"n": 2}})
 
-    assert not repository.write_agent(SESSION, write, dataclasses.replace(guard, **moved))
+    assert not repository.write_agent(SESSION, write, dataclasses.replace(guard, found=None, **moved))
     assert stored(sessions) == before
 
 
@@ -423,7 +423,7 @@ def test_every_write_of_history_or_state_moves_the_guard(
 
     after = repository.locate_agent(SESSION, AGENT)
     assert (after.guard.revision, after.guard.next_message_id) == ((before.guard.revision or 0) + 1, next_message_id)
-    assert after.write_id != before.write_id
+    assert after.guard.write_id != before.guard.write_id
 
 
 @pytest.mark.parametrize("verb", ["update_metadata", "add_feedback", "update_agent_config", "create_multi_agent"])

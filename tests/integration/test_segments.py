@@ -95,7 +95,7 @@ def test_a_long_history_moves_and_reads_as_one(
 
     stored = document()
     assert len(stored["messages"]) <= 10
-    assert stored["moved_count"] + len(stored["messages"]) == stored["next_message_id"] == 60
+    assert stored["moved_count"] + len(stored["messages"]) == stored["guard"]["next_message_id"] == 60
     assert [r["_id"] for r in stored["segments"]] == [s["_id"] for s in segments.find().sort("messages.message_id")]
     assert history() == agent.messages
     assert manager.get_message_count("default") == 60
