@@ -18,7 +18,7 @@ from ._large_values import Files
 from ._repair import Restored
 from ._telemetry import ToolUsageMeter, call_metrics, ends_invocation
 from ._writer import AgentHistory
-from .errors import SessionConflictError
+from .errors import MongoDBSessionError, SessionConflictError
 from .mongodb_session_repository import MongoDBSessionRepository, RestoredAgent
 
 if TYPE_CHECKING:
@@ -153,7 +153,13 @@ class AgentBinder:
             binding = self._bound(agent, tracker, Guard(1, len(messages), write.write_id), messages)
             binding.history.measure(len(messages), size, bool(files))
             return binding
-        return self._restore(agent, self._repository.restore_agent(self._session_id, agent_id)) or self._start(agent)
+        binding = self._restore(agent, self._repository.restore_agent(self._session_id, agent_id))
+        if binding is None:
+            raise MongoDBSessionError(
+                f"{self.place(agent_id)} is damaged: what is stored under its name has no agent_data. Restore the "
+                "session from a backup, or remove that field from the document."
+            )
+        return binding
 
     def _off_load(self, agent_id: str, messages: list[Stored]) -> tuple[int, Files]:
         size, files = 0, Files()

@@ -18,7 +18,7 @@ from strands.types.content import Message
 from strands.types.exceptions import ContextWindowOverflowException
 from strands.types.interrupt import InterruptResponseContent
 
-from mongodb_session_manager import MongoDBSessionManager
+from mongodb_session_manager import MongoDBSessionError, MongoDBSessionManager
 from mongodb_session_manager.testing import ScriptedModel
 
 NewManager = Callable[..., MongoDBSessionManager]
@@ -376,3 +376,20 @@ def test_a_stateful_model_goes_on_after_a_restart(
         new_agent(new_manager(), model=StatefulModel(default="Okay."))(prompt)
 
     assert texts(history()) == ["One", "Okay.", "Two", "Okay."]
+
+
+@pytest.mark.parametrize("damaged", [{}, "text", {"messages": []}], ids=str)
+def test_a_damaged_agent_is_told_and_left_as_it_is(
+    new_manager: NewManager,
+    new_agent: NewAgent,
+    observer: MongoClient[dict[str, Any]],
+    database: str,
+    stored: Callable[..., Any],
+    damaged: Any,
+) -> None:
+    manager = new_manager()
+    observer[database].agent_sessions.update_one({"_id": "s-1"}, {"$set": {"agents.default": damaged}})
+
+    with pytest.raises(MongoDBSessionError, match=r"'default' of session 's-1' is damaged"):
+        new_agent(manager)
+    assert stored()["agents"]["default"] == damaged
