@@ -394,7 +394,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         if waiting == 0 and changed and changed <= WINDOW_FIELDS:
             # Nobody needs to wait for a moved window: an older one restores to the same conversation. It goes out
             # when the caller has the answer, so as not to compete with that for the interpreter.
-            asyncio.get_running_loop().call_soon(self._flush_behind, binding, self._log_failure)
+            asyncio.get_running_loop().call_soon(self._flush_left, binding)
         else:
             await self._flush(binding)
 
@@ -440,6 +440,11 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         sent = self.session_repository.handle.executor.submit(binding.history.flush_behind)
         # What fails stays pending; the flush at the end of the invocation meets it again.
         sent.add_done_callback(then or Future.exception)
+
+    def _flush_left(self, binding: AgentBinding) -> None:
+        # By now close(), or the next message, may have taken it along.
+        if binding.history.pending and not self._closed:
+            self._flush_behind(binding, self._log_failure)
 
     def _log_failure(self, sent: "Future[None]") -> None:
         error = sent.exception()

@@ -33,7 +33,7 @@ def test_the_two_commands_come_first(root: Path) -> None:
     quickstart, tests = _commands(root)[:2]
 
     assert quickstart.endswith("&& .venv/bin/python examples/quickstart.py")
-    assert tests.endswith("&& .venv/bin/pytest")
+    assert tests.endswith("&& .venv/bin/pytest -n 4")
 
 
 def test_ci_runs_the_command_for_the_tests(root: Path) -> None:

@@ -1,5 +1,6 @@
 """When a message is stored under each durability, what that costs, and how failures are told."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -308,6 +309,25 @@ def test_a_moved_window_rides_on_the_one_write(
 
     assert agent.conversation_manager.removed_message_count == 2
     assert cost(log) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("owned", [False, True])
+async def test_a_manager_that_is_closed_right_after_a_turn_writes_the_moved_window(
+    new_manager: NewManager, new_agent: NewAgent, mongodb_uri: str, stored: Stored, owned: bool
+) -> None:
+    unexpected: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unexpected.append(context))
+    manager = new_manager(**({"connection_string": mongodb_uri} if owned else {}))
+    agent = new_agent(manager, conversation_manager=SlidingWindowConversationManager(window_size=2))
+    await agent.invoke_async("Fill the window")
+
+    await agent.invoke_async("Move it")
+    manager.close()
+    await asyncio.sleep(0.01)
+
+    data = stored()["agents"]["default"]["agent_data"]
+    assert data["conversation_manager_state"]["removed_message_count"] == 2
+    assert unexpected == []
 
 
 @every_durability
