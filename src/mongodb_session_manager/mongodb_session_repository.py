@@ -522,13 +522,16 @@ class MongoDBSessionRepository(SessionRepository):
         Args:
             session_id: The session.
             agent_id: The agent.
-            edit: A message, of which values are taken out; they are looked up.
+            edit: What changes in a message; the values that it takes out are looked up.
             digests: Other values.
             removal: Tells this removal from others.
         """
-        found = [] if edit is None else self._find_message(session_id, agent_id, edit.message_id)
+        unused = set(digests)
+        if edit is not None:
+            found = self._find_message(session_id, agent_id, edit.message_id)
+            unused |= _large_values.digests(found) - _large_values.digests([edit.fields])
         with _operation("mark_files", session_id, check_id("agent_id", agent_id)):
-            self._files.mark(session_id, {*digests, *_large_values.digests(found)}, removal)
+            self._files.mark(session_id, unused, removal)
 
     def remove_files(self, session_id: str, digests: Iterable[str], removal: ObjectId) -> None:
         """Remove the values that no message uses: these, and those whose removal was announced."""
