@@ -142,7 +142,7 @@ async def test_flushing_and_closing(
 ) -> None:
     manager = new_manager()
     agent = new_agent(manager)
-    with failing("update", errorCode=13), pytest.raises(Exception, match="failCommand"):
+    with failing("update", errorCode=13), pytest.raises(Exception, match="refused by the server"):
         await agent.invoke_async("Hi")
     assert history() == []
 
@@ -151,7 +151,7 @@ async def test_flushing_and_closing(
     assert len(history()) == 1
     assert pause < BLOCK_MS / 1000 / 2
 
-    with failing("update", errorCode=13), pytest.raises(Exception, match="failCommand"):
+    with failing("update", errorCode=13), pytest.raises(Exception, match="refused by the server"):
         await agent.invoke_async("Hi again")
     with failing("update", mode={"times": 1}, blockConnection=True, blockTimeMS=BLOCK_MS):
         pause = await longest_pause(manager.aclose())
@@ -165,7 +165,7 @@ async def test_flushing_and_closing(
 async def test_flushing_gives_up_in_time(new_manager: NewManager, new_agent: NewAgent, failing: Failing) -> None:
     manager = new_manager()
     agent = new_agent(manager)
-    with failing("update", errorCode=13), pytest.raises(Exception, match="failCommand"):
+    with failing("update", errorCode=13), pytest.raises(Exception, match="refused by the server"):
         await agent.invoke_async("Hi")
 
     with (

@@ -104,6 +104,7 @@ def prompts(first: int, count: int) -> list[Message]:
 
 
 def hold_turns(manager: MongoDBSessionManager, agent: Agent, counter: CommandCounter) -> int:
+    manager.flush()  # what the turns before left to be sent behind
     with counter.counting() as log:
         for _ in range(TURNS):
             agent(TEXT)
