@@ -604,11 +604,17 @@ def test_a_conflict_hands_the_values_back_and_leaves_none(
 # Faults
 
 
-@pytest.mark.parametrize(("command", "part"), [("find", "files"), ("insert", "files"), ("insert", "chunks")])
+REFUSED, CLOSED = {"errorCode": 50}, {"closeConnection": True}
+APPLIED = {"writeConcernError": {"code": 64, "errmsg": "late"}}
+
+
 @pytest.mark.parametrize(
-    "fault",
-    [{"errorCode": 50}, {"closeConnection": True}, {"writeConcernError": {"code": 64, "errmsg": "late"}}],
-    ids=["refused", "closed", "applied"],
+    ("command", "part", "fault"),
+    [
+        ("find", "files", REFUSED),
+        ("find", "files", CLOSED),
+        *itertools.product(["insert"], ["files", "chunks"], [REFUSED, CLOSED, APPLIED]),
+    ],
 )
 def test_a_failed_upload_leaves_the_message_pending(
     new_manager: NewManager,
@@ -621,8 +627,6 @@ def test_a_failed_upload_leaves_the_message_pending(
     part: str,
     fault: dict[str, Any],
 ) -> None:
-    if command == "find" and "writeConcernError" in fault:
-        pytest.skip("reads have no write concern")
     agent = new_agent(new_manager())
     agent("Hello")
 
