@@ -320,7 +320,9 @@ class SessionRepositoryContract:
 
         assert [message.to_message() for message in listed] == stored
 
-    @pytest.mark.parametrize("data", [b"", b"\x00", bytes(range(256)) * 40], ids=["empty", "nul", "all"])
+    @pytest.mark.parametrize(
+        "data", [b"", b"\x00", bytes(range(256)) * 40, bytes(range(256)) * 2000], ids=["empty", "nul", "all", "large"]
+    )
     def test_bytes_come_back_exactly(
         self, repository: SessionRepository, session_id: str, agent_id: str, data: bytes
     ) -> None:
