@@ -153,13 +153,13 @@ class AgentBinder:
             binding = self._bound(agent, tracker, Guard(1, len(messages), write.write_id), messages)
             binding.history.measure(len(messages), size, bool(files))
             return binding
-        binding = self._restore(agent, self._repository.restore_agent(self._session_id, agent_id))
-        if binding is None:
+        found = self._restore(agent, self._repository.restore_agent(self._session_id, agent_id))
+        if found is None:
             raise MongoDBSessionError(
                 f"{self.place(agent_id)} is damaged: what is stored under its name has no agent_data. Restore the "
                 "session from a backup, or remove that field from the document."
             )
-        return binding
+        return found
 
     def _off_load(self, agent_id: str, messages: list[Stored]) -> tuple[int, Files]:
         size, files = 0, Files()
