@@ -31,7 +31,7 @@ class Plan:
     Attributes:
         uri: The server.
         database: Where the session is stored.
-        session_id: The session.
+        session_id: The session; the server knows the writer by it.
         durability: That of its managers.
         kill_at: The number of the command, from 1 on; None to go on until somebody else kills it.
         moment: Just before that command is sent, or when its reply is there.
@@ -66,7 +66,7 @@ def write(reports: "Connection[Report, None]", plan: Plan) -> None:
     """Hold the conversation; the target of a process."""
     small_documents()
     killer = Killer(plan.moment, plan.kill_at)
-    with MongoClient[dict[str, Any]](plan.uri, event_listeners=[killer]) as client:
+    with MongoClient[dict[str, Any]](plan.uri, appname=plan.session_id, event_listeners=[killer]) as client:
         steps = every_kind() if plan.kill_at else endless(plan.first)
         Writer(plan, client, reports).hold(steps)
 
@@ -74,7 +74,7 @@ def write(reports: "Connection[Report, None]", plan: Plan) -> None:
 def delete(reports: "Connection[Report, None]", plan: Plan) -> None:
     """Delete the session; the target of a process."""
     killer = Killer(plan.moment, plan.kill_at)
-    with MongoClient[dict[str, Any]](plan.uri, event_listeners=[killer]) as client:
+    with MongoClient[dict[str, Any]](plan.uri, appname=plan.session_id, event_listeners=[killer]) as client:
         with MongoDBSessionManager(plan.session_id, client=client, database_name=plan.database) as manager:
             manager.delete_session()
         reports.send(Report({}))

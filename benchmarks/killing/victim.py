@@ -17,6 +17,8 @@ from .child import Moment, Plan, Report, delete, write
 from .script import HIDDEN, SECRET, Conversation, Step, blocked, secret
 
 _PARENT_SECRET = 1_000_000
+PATIENCE = 120.0
+PAUSE = 0.005
 
 
 class Victim:
@@ -84,6 +86,8 @@ class Victim:
         reports.close()
 
     def _take(self, reports: "Connection[None, Report]") -> bool:
+        if not reports.poll(PATIENCE):
+            raise TimeoutError(f"the writer of session {self._session_id!r} says nothing")
         try:
             report = reports.recv()
         except (EOFError, OSError):  # the second when it was killed while it reported
@@ -101,8 +105,18 @@ class Victim:
         child.close()
         if exitcode not in (0, -9):
             raise RuntimeError(f"the writer of session {self._session_id!r} ended with {exitcode}")
+        self._wait_for_the_last_command()
         self._deaths += 1
         return bool(exitcode)
+
+    def _wait_for_the_last_command(self) -> None:
+        """What a writer had sent when it died is carried out all the same, perhaps while it is looked at."""
+        stages = [{"$currentOp": {"idleConnections": True}}, {"$match": {"appName": self._session_id}}]
+        deadline = time.monotonic() + PATIENCE
+        while list(self._client.admin.aggregate(stages)):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the server still serves the dead writer of session {self._session_id!r}")
+            time.sleep(PAUSE)
 
     def findings(self) -> Iterator[Finding]:
         """Compare what is stored with what writers were told, before anybody resumes."""
