@@ -2,7 +2,6 @@
 
 import ast
 import asyncio
-import importlib.util
 import logging
 import re
 import secrets
@@ -37,8 +36,7 @@ def documented_role() -> dict[str, tuple[str, ...]]:
     return {collection: tuple(actions) for collection, actions in ast.literal_eval(block[1]).items()}
 
 
-HAS_FILES = importlib.util.find_spec("mongodb_session_manager._files") is not None
-NEEDED = {name: actions for name, actions in documented_role().items() if HAS_FILES or "_files" not in name}
+NEEDED = documented_role()
 PARTS = [(collection, action) for collection, actions in NEEDED.items() for action in actions]
 
 Client = MongoClient[dict[str, Any]]
