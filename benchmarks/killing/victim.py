@@ -111,7 +111,7 @@ class Victim:
 
     def _wait_for_the_last_command(self) -> None:
         """What a writer had sent when it died is carried out all the same, perhaps while it is looked at."""
-        stages = [{"$currentOp": {"idleConnections": True}}, {"$match": {"appName": self._session_id}}]
+        stages: list[Document] = [{"$currentOp": {"idleConnections": True}}, {"$match": {"appName": self._session_id}}]
         deadline = time.monotonic() + PATIENCE
         while list(self._client.admin.aggregate(stages)):
             if time.monotonic() > deadline:
