@@ -324,11 +324,13 @@ class MessageEdit:
         message_id: The message.
         fields: Fields of the element to set.
         dropped: Fields of the element to remove.
+        tracking_id: The message's own, where its id may be another message's by now; None where the id is enough.
     """
 
     message_id: int
     fields: Stored = field(repr=False)
     dropped: tuple[str, ...]
+    tracking_id: str | None = None
 
     @property
     def redacts(self) -> bool:

@@ -254,7 +254,7 @@ def guarded(session_id: str, write: AgentWrite, guard: Guard) -> tuple[Stored, U
         wanted |= _unnumbered(path, guard.next_message_id)
     update = _change(path, write)
     if write.edited is not None:
-        wanted[f"{path}.messages.message_id"] = write.edited.message_id
+        wanted |= _edited(f"{path}.messages", write.edited)
     next_message_id = guard.next_message_id + len(write.appended)
     update["$set"][f"{path}.guard"] = _guard((guard.revision or 0) + 1, next_message_id, write.write_id)
     return wanted, update
@@ -302,8 +302,14 @@ def unguarded(session_id: str, write: AgentWrite) -> tuple[Stored, Update]:
         ]
         update["$set"][f"{path}.guard.next_message_id"] = message_id + 1
     if write.edited is not None:
-        wanted[f"{path}.messages.message_id"] = write.edited.message_id
+        wanted |= _edited(f"{path}.messages", write.edited)
     return wanted, update
+
+
+def _edited(messages: str, edit: MessageEdit) -> Stored:
+    if edit.tracking_id is None:
+        return {f"{messages}.message_id": edit.message_id}
+    return {messages: {"$elemMatch": {"message_id": edit.message_id, "tracking_id": edit.tracking_id}}}
 
 
 _AGENT_COUNTERS = ("guard", "moved_count", "created_at", "updated_at")
@@ -568,7 +574,7 @@ def moved_message(session_id: str, agent_id: str, edit: MessageEdit) -> tuple[St
     update: Update = {"$set": {f"messages.$.{name}": value for name, value in edit.fields.items()}}
     if edit.dropped:
         update["$unset"] = {f"messages.$.{name}": "" for name in edit.dropped}
-    return {"session_id": session_id, "agent_id": agent_id, "messages.message_id": edit.message_id}, update
+    return {"session_id": session_id, "agent_id": agent_id, **_edited("messages", edit)}, update
 
 
 def tracked(session_id: str, agent_ids: Iterable[str], tracking_id: Any) -> Stored:

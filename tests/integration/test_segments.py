@@ -323,6 +323,33 @@ def test_a_redaction_reaches_segments_and_copies(
     assert texts.count("[hidden]") == 2
 
 
+def test_a_redaction_spares_what_has_the_number_of_a_copy_now(
+    new_manager: NewManager, new_agent: NewAgent, failing: Failing, observer: Client, database: str
+) -> None:
+    first = new_manager()
+    agent = new_agent(first, **keeping_all())
+    use = {"toolUse": {"toolUseId": "t-1", "name": "add", "input": {}}}
+    first.append_message(cast(Message, {"role": "assistant", "content": [use]}), agent)
+    prompt: Message = {**say(SECRET), "tracking_id": "t-1"}
+    first.append_message(prompt, agent)
+    for number in range(6):
+        first.append_message(say(str(number)), agent)
+    with failing("update", errorCode=50), pytest.raises(PyMongoError):
+        first._live_bindings()[0].history.roll()
+    # A result is put in, so what follows gets other numbers than in the segment that was left.
+    second = new_manager()
+    other = new_agent(second, **keeping_all())
+    result = other.messages[1]
+    second.append_message(prompt, other)
+
+    second.redact_latest_message(say("[hidden]"), other)
+
+    assert SECRET.encode() not in everything(observer, database)
+    texts = [message["content"][0].get("text") for message in second.list_messages("default")]
+    assert texts == [None, None, "[hidden]", *"012345", "[hidden]"]
+    assert second.list_messages("default")[1]["content"] == result["content"]
+
+
 def everything(observer: Client, database: str) -> bytes:
     names = observer[database].list_collection_names()
     return b"".join(bson.encode(document) for name in names for document in observer[database][name].find())
