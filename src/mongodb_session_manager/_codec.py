@@ -324,13 +324,14 @@ class MessageEdit:
         message_id: The message.
         fields: Fields of the element to set.
         dropped: Fields of the element to remove.
-        tracking_id: The message's own, where its id may be another message's by now; None where the id is enough.
+        tracking_id: The message's own, as stored, where its id may be another message's by now; None where that is
+            enough.
     """
 
     message_id: int
     fields: Stored = field(repr=False)
     dropped: tuple[str, ...]
-    tracking_id: str | None = None
+    tracking_id: Any = None
 
     @property
     def redacts(self) -> bool:

@@ -207,14 +207,15 @@ class AgentHistory:
             latest = self._records[-1]
             live = [r.message_id for r in self._records if r.is_of(latest.message) or r.is_of(message)]
             # A copy in a segment that nobody refers to may be numbered as before a repair.
-            tracking_ids = dict.fromkeys(copies, latest.message.get("tracking_id")) | dict.fromkeys(live)
+            tracking_id = _codec.encode(latest.message.get("tracking_id"), self._place(latest.message_id))
+            tracking_ids = dict.fromkeys(copies, tracking_id) | dict.fromkeys(live)
             edits = [self._redaction(message, number, event, tracking_ids[number]) for number in sorted(tracking_ids)]
             about = {"agent_id": self._agent_id, "message_id": latest.message_id}
             for edit in edits:
                 of_session = [{**event, **about}] if edit.message_id == latest.message_id else []
                 self._edit(edit, guardrail_events=of_session)
 
-    def _redaction(self, message: Message, message_id: int, event: Stored, tracking_id: str | None) -> MessageEdit:
+    def _redaction(self, message: Message, message_id: int, event: Stored, tracking_id: Any) -> MessageEdit:
         edit = _codec.redaction(message, message_id, _document.now(), self._place(message_id))
         edit.fields["guardrail_event"] = event
         return replace(edit, tracking_id=tracking_id)
