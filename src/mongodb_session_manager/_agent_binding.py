@@ -4,7 +4,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from strands import Agent
 from strands.agent.state import AgentState
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from strands.types.agent import LocalAgent
 
 logger = logging.getLogger(__name__)
+
+# Where the history is, its messages with their ids, and whether any may have off-loaded values.
+_Bound: TypeAlias = tuple[Guard, list[tuple[int, Message]], bool]
 
 
 class AgentBinding:
@@ -52,18 +55,24 @@ class AgentBinding:
         """Tell whether this very object is bound."""
         return self._agent() is agent
 
-    def capture_message(self, agent: "LocalAgent", message: Message) -> None:
-        """Queue a message with what it tells of its model call, and the agent's state as far as it changed."""
-        with self._capturing:
-            self._capture_message(agent, message)
+    def capture_message(self, agent: "LocalAgent", message: Message, given: Message | None = None) -> None:
+        """Queue a message with what it tells of its model call, and the agent's state as far as it changed.
 
-    def _capture_message(self, agent: "LocalAgent", message: Message) -> None:
+        Args:
+            agent: The agent.
+            message: The message.
+            given: What the caller gave, where the message was made of that.
+        """
+        with self._capturing:
+            self._capture_message(agent, message, given)
+
+    def _capture_message(self, agent: "LocalAgent", message: Message, given: Message | None) -> None:
         metrics = call_metrics(message, agent) or {}
         tools = self._tools.since(agent) if ends_invocation(message) else {}
         if tools:
             metrics["tool_usage"] = tools
         with self._tracker.capturing(agent) as changed:
-            self.history.append(message, changed, metrics)
+            self.history.append(message, changed, metrics, given)
         if tools:
             self._tools.count(agent)
 
@@ -180,16 +189,14 @@ class AgentBinder:
             return None
         agent.state = AgentState(restored.agent.state)
         restored.agent.initialize_internal_state(agent)
-        guard, messages = self._restore_messages(agent, restored)
+        guard, messages, has_files = self._restore_messages(agent, restored)
         tracker = AgentStateTracker(self.place(agent.agent_id))
         tracker.adopt(agent, restored.data, rewrite=restored.guard.revision is None)
         binding = self._bound(agent, tracker, guard, messages)
-        binding.history.measure(restored.live_count, restored.live_bytes, restored.has_files)
+        binding.history.measure(restored.live_count, restored.live_bytes, has_files)
         return binding
 
-    def _restore_messages(
-        self, agent: "LocalAgent", restored: RestoredAgent
-    ) -> tuple[Guard, list[tuple[int, Message]]]:
+    def _restore_messages(self, agent: "LocalAgent", restored: RestoredAgent) -> _Bound:
         prepended: list[Message] = []
         messages = restored.messages
         if isinstance(agent, Agent):
@@ -198,17 +205,16 @@ class AgentBinder:
             messages = self._from_offset(agent.agent_id, restored, manager.removed_message_count)
         # A model that keeps the conversation on its own side gets no messages.
         if isinstance(agent, Agent) and agent.model.stateful:
-            return restored.guard, messages
+            return restored.guard, messages, restored.has_files
         before = Restored.of(messages)
         agent.messages = self._mend(prepended + [message for _, message in messages])
         mended = [message for message in agent.messages if not any(message is other for other in prepended)]
         if not before.is_mended(mended):
-            return restored.guard, messages
-        return self._repair(agent.agent_id, restored.guard, before, mended)
+            return restored.guard, messages, restored.has_files
+        guard, messages, has_files = self._repair(agent.agent_id, restored.guard, before, mended)
+        return guard, messages, restored.has_files or has_files
 
-    def _repair(
-        self, agent_id: str, guard: Guard, before: Restored, mended: list[Message]
-    ) -> tuple[Guard, list[tuple[int, Message]]]:
+    def _repair(self, agent_id: str, guard: Guard, before: Restored, mended: list[Message]) -> _Bound:
         """Store what the SDK mended, so that positions in the stored history are those in the live one."""
         found, live = self._repository.read_live(self._session_id, agent_id)
         if found != guard:
@@ -218,7 +224,7 @@ class AgentBinder:
             logger.warning(
                 "session_id=<%s>, agent_id=<%s> | a broken history stays as it is stored", self._session_id, agent_id
             )
-            return guard, list(before.messages)
+            return guard, list(before.messages), False
         write = AgentWrite(agent_id)
         messages = before.rewritten(live, mended, write.at, self.place(agent_id))
         _, write.files = self._off_load(agent_id, messages)
@@ -226,9 +232,8 @@ class AgentBinder:
             raise self._conflict(agent_id)
         self._repository.keep_files(self._session_id, write.files)
         logger.info("session_id=<%s>, agent_id=<%s> | mended the stored history", self._session_id, agent_id)
-        first = before.messages[0][0]
-        numbered = list(enumerate(mended, start=first))
-        return Guard((guard.revision or 0) + 1, first + len(mended), write.write_id), numbered
+        numbered = list(enumerate(mended, start=before.messages[0][0]))
+        return guard.after_repair(messages, write.write_id), numbered, bool(write.files)
 
     def _conflict(self, agent_id: str) -> SessionConflictError:
         reason = "was written by somebody else while it was restored; restore it again."

@@ -193,6 +193,11 @@ class Guard:
         """What a session document holds of it. Compared as a whole, so the order counts."""
         return self.found or _guard(self.revision, self.next_message_id, self.write_id)
 
+    def after_repair(self, messages: list[Stored], write_id: object) -> "Guard":
+        """Return where the history is when these have become all messages of the session document."""
+        next_message_id = messages[-1]["message_id"] + 1 if messages else self.next_message_id
+        return Guard((self.revision or 0) + 1, next_message_id, write_id)
+
 
 def _guard(revision: int | None, next_message_id: int, write_id: object) -> Stored:
     return {"revision": revision, "next_message_id": next_message_id, "write_id": write_id}
@@ -563,8 +568,8 @@ def repaired(
     if messages:
         # Or some have moved since they were read, and must not come back.
         wanted[f"{path}.messages.0.message_id"] = messages[0]["message_id"]
-        update["$set"][f"{path}.guard"]["next_message_id"] = messages[-1]["message_id"] + 1
-    update["$set"][f"{path}.messages"] = messages
+    after = guard.after_repair(messages, write.write_id)
+    update["$set"] |= {f"{path}.messages": messages, f"{path}.guard": after.stored}
     update["$push"] = {f"{path}.repairs": {"repaired_at": write.at, "revision": guard.revision}}
     return wanted, update
 

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
+import bson
 import pymongo
 from bson import ObjectId
 from pymongo.errors import InvalidOperation, PyMongoError
@@ -62,6 +63,15 @@ class _Change:
     # Off-loaded values of what is appended or edited.
     files: Files = field(default_factory=dict, repr=False)
 
+    def renumber_without(self, dropped: int) -> None:
+        """Follow the numbers of the messages when one of them is taken out."""
+        if self.appended is not None:
+            self.appended["message_id"] -= 1
+        if self.edited is not None and self.edited.message_id > dropped:
+            self.edited = replace(self.edited, message_id=self.edited.message_id - 1)
+        elif self.edited is not None and self.edited.message_id == dropped:
+            self.edited = None
+
 
 @dataclass(frozen=True)
 class _Record:
@@ -69,10 +79,12 @@ class _Record:
 
     message_id: int
     message: Message = field(repr=False)
+    # What the caller gave, where it had to be brought into form.
+    given: Message | None = field(default=None, repr=False)
 
     def without(self, dropped: int) -> "_Record":
         """Return the record after a message before it was taken out."""
-        return _Record(self.message_id - 1, self.message) if self.message_id > dropped else self
+        return replace(self, message_id=self.message_id - 1) if self.message_id > dropped else self
 
     def is_of(self, message: Message) -> bool:
         tracking_id = message.get("tracking_id")
@@ -104,13 +116,14 @@ class AgentHistory:
         self._stored = guard is not None
         self._records = [_Record(message_id, message) for message_id, message in messages]
         self._pending: deque[_Change] = deque()
-        # What the session document holds of the history, and whether it would have some of it moved.
+        # What the session document holds of the history.
         self._live_count = self._live_bytes = 0
-        self._movable = True
         # How many pending changes each write held whose answer is missing, by write id.
         self._unanswered: dict[ObjectId, int] = {}
         # Writes in a row that others' leases were in the way of.
         self._misses = 0
+        # How many changes the next write may join.
+        self._most_joined = MAX_PENDING
         # Whether stored messages may have off-loaded values; which values were sent, and which of those nobody needs.
         self._has_files = False
         self._sent_files: set[str] = set()
@@ -140,8 +153,16 @@ class AgentHistory:
 
     # Capturing
 
-    def append(self, message: Message, data: Stored, metrics: Stored | None = None) -> None:
+    def append(
+        self, message: Message, data: Stored, metrics: Stored | None = None, given: Message | None = None
+    ) -> None:
         """Queue a message with the metrics of the call that brought it, and the agent data that changed with it.
+
+        Args:
+            message: The message.
+            data: Changed fields of ``agent_data``.
+            metrics: Its ``event_loop_metrics``.
+            given: What the caller gave, where the message was made of that.
 
         Raises:
             SessionConflictError: The history moved on without us; this binding is over.
@@ -157,7 +178,7 @@ class AgentHistory:
             # What is too large is refused here: queued, it could never be sent, and all after it would wait for ever.
             size, files = _large_values.off_load(stored, self._session_id, self._agent_id, message_id)
             self._queue(_Change(appended=stored, data=data, size=size, files=files))
-            self._records.append(_Record(message_id, message))
+            self._records.append(_Record(message_id, message, given))
 
     def replace(self, message: Message, data: Stored) -> None:
         """Queue the new content of the stored message with the same tracking id.
@@ -183,7 +204,10 @@ class AgentHistory:
         """Tell whether this very message waits to be sent."""
         with self._state:
             waiting = {change.appended["message_id"] for change in self._pending if change.appended}
-            return any(record.message is message and record.message_id in waiting for record in self._records)
+            return any(
+                record.message_id in waiting and (record.message is message or record.given is message)
+                for record in self._records
+            )
 
     def redact_latest(self, message: Message, event: Stored, copies: Iterable[int] = ()) -> None:
         """Queue the redaction of the latest message and of its copies.
@@ -283,7 +307,9 @@ class AgentHistory:
         edit, files = _large_values.off_load_edit(edit, self._session_id, self._agent_id)
         waiting = [c for c in self._pending if c.appended and c.appended["message_id"] == edit.message_id]
         for change in waiting:
-            edit.apply(cast(Stored, change.appended))
+            stored = cast(Stored, change.appended)
+            edit.apply(stored)
+            change.size = len(bson.encode(stored))
             self._give_up_files(change, files)
         if edit.redacts:
             self._drop_edits(edit.message_id)
@@ -338,6 +364,7 @@ class AgentHistory:
                 while self._send_next():
                     pass
             except (AgentNotFoundError, SessionNotFoundError) as error:
+                self._error = error
                 raise self.end(error) from None
             except SessionLockedError as error:
                 self._error = error
@@ -349,7 +376,7 @@ class AgentHistory:
             finally:
                 self._take_files_back()
             self._error = None
-        if self._is_outgrown():
+        if outgrown(self._live_count, self._live_bytes):
             self._roll_behind()
 
     def flush_behind(self) -> None:
@@ -369,7 +396,7 @@ class AgentHistory:
             arrived = self._send(write, guard)
         except SessionTooLargeError:
             self._unanswered.pop(write.write_id, None)
-            if not self.roll(kept_bytes=0):
+            if not (self._stored and self.roll(kept_bytes=0)) and not self._part(count):
                 self._drop_too_large()
                 raise
             return True
@@ -379,6 +406,11 @@ class AgentHistory:
             self._settle()
         return True
 
+    def _part(self, count: int) -> bool:
+        """Send one change at a time from now on, until one has arrived; False where it was one alone already."""
+        self._most_joined = 1
+        return count > 1
+
     def _drop_too_large(self) -> None:
         """Take out a change that no document can hold, so that it is not in the way of what comes after it."""
         with self._state:
@@ -386,10 +418,10 @@ class AgentHistory:
             if change.appended is None:
                 return
             dropped = change.appended["message_id"]
+            self._give_up_files(change, {})
             self._records = [record.without(dropped) for record in self._records if record.message_id != dropped]
             for later in self._pending:
-                if later.appended is not None:
-                    later.appended["message_id"] -= 1
+                later.renumber_without(dropped)
             if change.data or change.guardrail_events:
                 self._pending.appendleft(_Change(data=change.data, guardrail_events=change.guardrail_events))
 
@@ -435,7 +467,7 @@ class AgentHistory:
         for change in self._pending:
             if count and (change.edited or (change.appended and write.edited)):
                 break
-            if count and write.size + change.size > JOINED_BYTES:
+            if count and (write.size + change.size > JOINED_BYTES or count >= self._most_joined):
                 break
             write.edited = write.edited or change.edited
             if change.appended:
@@ -468,6 +500,7 @@ class AgentHistory:
             self._live_bytes += sum(change.size for change in done)
             self._unanswered.clear()
             self._misses = 0
+            self._most_joined = MAX_PENDING
             self._stored = True
 
     def _settle(self) -> None:
@@ -545,15 +578,12 @@ class AgentHistory:
                 self.check_open()
                 self._unanswered.pop(write_id, None)
                 if rolled is None:
-                    self._movable = False  # not again before the next restore tells
+                    self._live_count = self._live_bytes = 0  # not again before as much has come again
                     return False
                 if guard.revision is None:  # of the first version; it has counters now
                     self._guard = Guard(1, guard.next_message_id, write_id)
                 self.measure(rolled.live_count, rolled.live_bytes)
                 return True
-
-    def _is_outgrown(self) -> bool:
-        return self._movable and outgrown(self._live_count, self._live_bytes)
 
     def _roll_behind(self) -> None:
         try:
@@ -563,7 +593,7 @@ class AgentHistory:
 
     def _roll_quietly(self) -> None:
         try:
-            if self._is_outgrown():
+            if outgrown(self._live_count, self._live_bytes):
                 self.roll()
         except (PyMongoError, MongoDBSessionError) as error:
             # Nothing is lost: the messages are where they were, or the next write finds that they moved.

@@ -15,11 +15,11 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 import pymongo
-from pymongo.errors import PyMongoError
+from pymongo.errors import InvalidOperation, PyMongoError
 from strands import Agent
 from strands.bidi.hooks.events import BidiAgentStopEvent
 from strands.hooks import HookOrder
@@ -283,7 +283,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         """
         binding = self._bound(agent)
         if not binding.history.is_pending(message):  # else it is tried again
-            binding.capture_message(agent, _codec.with_blocks(message))
+            binding.capture_message(agent, _codec.with_blocks(message), message)
         binding.history.flush()
 
     def redact_latest_message(
@@ -400,13 +400,12 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
 
     async def _end_of_failed(self, binding: AgentBinding, agent: "LocalAgent", failure: Exception) -> None:
         """Raise what failed in the invocation, as it was: in mid-turn the SDK wraps what a handler raises."""
-        try:
+        with suppress(PyMongoError, MongoDBSessionError):
             if not isinstance(failure, PyMongoError | SessionConflictError):
                 # One message was refused; the others wait for the end of the invocation.
                 binding.capture_state(agent)
                 await self._flush(binding)
-        finally:
-            raise failure
+        raise failure
 
     async def _store(
         self,
@@ -438,17 +437,20 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
 
     def _flush_behind(self, binding: AgentBinding, then: "Callable[[Future[None]], object] | None" = None) -> None:
         sent = self.session_repository.handle.executor.submit(binding.history.flush_behind)
-        # What fails stays pending; the flush at the end of the invocation meets it again.
-        sent.add_done_callback(then or Future.exception)
+        if then is not None:
+            sent.add_done_callback(then)  # else what fails is met by the flush at the end of the invocation
 
     def _flush_left(self, binding: AgentBinding) -> None:
         # By now close(), or the next message, may have taken it along.
-        if binding.history.pending and not self._closed:
+        if not binding.history.pending or self._closed:
+            return
+        try:
             self._flush_behind(binding, self._log_failure)
+        except (InvalidOperation, RuntimeError) as error:  # somebody closed the client
+            self._log_error(error)
 
     def _log_failure(self, sent: "Future[None]") -> None:
-        error = sent.exception()
-        if error is not None:
+        if not sent.cancelled() and (error := sent.exception()) is not None:
             self._log_error(error)
 
     def _log_error(self, error: BaseException) -> None:
@@ -644,8 +646,8 @@ def _hand_over(loop: asyncio.AbstractEventLoop, answer: "asyncio.Future[Any]", s
 def _settle(answer: "asyncio.Future[Any]", sent: "Future[Any]") -> None:
     if answer.done():  # the caller was cancelled: nobody asks for the outcome
         return
-    if sent.cancelled():
-        answer.cancel()
+    if sent.cancelled():  # which is not the caller's cancellation
+        answer.set_exception(InvalidOperation("The MongoClient was closed before this was sent."))
     elif error := sent.exception():
         answer.set_exception(error)
     else:

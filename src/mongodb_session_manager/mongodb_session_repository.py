@@ -58,6 +58,8 @@ _PATH_NOT_VIABLE = 28
 # Where no message was read by which to tell.
 _USUAL_MESSAGE_BYTES = 1024
 
+# A lease may change hands between a try and the look at what was in its way.
+_CREATE_TRIES = 5
 _CONTENDED = "is being written by several at once; read it again before writing."
 _HELD = (
     "is locked: another manager is its only writer for now. Let the user ask again (HTTP 409), or make the manager "
@@ -287,10 +289,11 @@ class MongoDBSessionRepository(SessionRepository):
 
     def release_lease(self, session_id: str) -> None:
         """Let others write the session, if a lease of it was taken here."""
-        lease = self._leases.pop(check_id("session_id", session_id), None)
+        lease = self._leases.get(check_id("session_id", session_id))
         if lease is not None:
             with _operation("release_lease", session_id):
                 self._collection.update_one(*_document.released(session_id, lease))
+            del self._leases[session_id]
 
     def _update(self, session_id: str, change: Change) -> bool:
         """Send a write of history or state; False where it found something else than it expects."""
@@ -353,14 +356,17 @@ class MongoDBSessionRepository(SessionRepository):
             SessionLockedError: The session is another manager's.
             SessionNotFoundError: There is no such session.
         """
-        if self._create_agent(session_id, write):
-            return True
-        stored = self._read_tail(session_id, write.agent_id)
-        if not stored.get("agent_data"):
-            self.check_lease(session_id, stored.get("lease"))
-            return self._create_agent(session_id, write)
-        # A retry of our own write, whose first answer was lost, finds the agent as it made it.
-        return _document.guard_of(stored).write_id == write.write_id
+        for _ in range(_CREATE_TRIES):
+            if self._create_agent(session_id, write):
+                return True
+            stored = self._read_tail(session_id, write.agent_id)
+            if stored.get("agent_data"):
+                # A retry of our own write, whose first answer was lost, finds the agent as it made it.
+                return _document.guard_of(stored).write_id == write.write_id
+            self.check_lease(session_id, stored.get("lease"))  # one that went meanwhile is in the way no longer
+        if stored.get("lease") is None:
+            return False
+        raise SessionConflictError(session_id, write.agent_id, _CONTENDED)
 
     def _create_agent(self, session_id: str, write: AgentWrite) -> bool:
         check_id("agent_id", write.agent_id)
@@ -406,13 +412,14 @@ class MongoDBSessionRepository(SessionRepository):
         removed, messages = _document.kept_messages(stored)
         if messages is None:
             messages = self._read_page(session_id, agent_id, offset=removed)
+        live_bytes = _live_bytes(stored)  # before the large values are back, which are stored elsewhere
         self._put_values_back(session_id, agent_id, messages)
         return RestoredAgent(
             agent=_codec.session_agent(agent_id, stored),
             data=stored["agent_data"],
             guard=_document.guard_of(stored),
             live_count=stored["count"],
-            live_bytes=_live_bytes(stored),
+            live_bytes=live_bytes,
             has_files=bool(stored.get("has_files")),
             offset=removed,
             messages=[(int(m["message_id"]), _codec.decode_message(m)) for m in messages],

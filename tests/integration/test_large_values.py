@@ -1016,3 +1016,51 @@ def test_a_session_that_is_deleted_right_after_the_append(
             with suppress(SessionNotFoundError):
                 meeting.writer.run()
         assert bucket.is_empty(), written
+
+
+# The size of what the session document holds
+
+
+def test_large_values_do_not_make_messages_move(
+    new_manager: NewManager, new_agent: NewAgent, observer: Client, database: str
+) -> None:
+    agent = new_agent(new_manager())
+    for _ in range(28):
+        agent("Hello")
+    agent([document(noise(3_000_000)), {"text": "What does it say?"}])
+
+    again = new_manager()
+    new_agent(again)("Go on")
+    again.close()
+
+    assert observer[database]["agent_sessions_segments"].count_documents({}) == 0
+    history = again._live_bindings()[0].history
+    assert history._live_bytes < 100_000
+
+
+def test_a_redaction_reaches_what_a_repair_off_loaded(
+    new_manager: NewManager,
+    new_agent: NewAgent,
+    observer: Client,
+    database: str,
+    bucket: Bucket,
+    everything: Callable[[], bytes],
+) -> None:
+    """As the first version stored it, with the large value inside, and broken."""
+    manager = new_manager()
+    agent = new_agent(manager)
+    uses = [{"toolUse": {"toolUseId": f"t-{number}", "name": "f", "input": {}}} for number in (1, 2)]
+    append(manager, agent, cast(Message, {"role": "assistant", "content": uses}))
+    append(manager, agent, say({"toolResult": {"toolUseId": "t-1", "status": "success", "content": [{"text": "-"}]}}))
+    secret = "secret " * 60_000
+    path = "agents.default.messages.1.content.0.toolResult.content.0.text"
+    observer[database].agent_sessions.update_one({"_id": "s-1"}, {"$set": {path: secret}})
+    manager.close()
+
+    manager = new_manager()
+    agent = new_agent(manager)
+    assert len(bucket.contents()) == 1
+    redact(manager, agent)
+
+    assert bucket.is_empty()
+    assert b"secret" not in everything()

@@ -1041,3 +1041,39 @@ def test_of_many_first_requests_at_once_one_gets_it(new_manager: NewManager, sto
         for round_number in range(5):
             taken = list(threads.map(take, [f"s-{round_number}"] * 10))
             assert taken.count(True) == 1
+
+
+class HandOver(CommandListener):
+    """Has a lease change hands around the first look: its holder gives it back before, the next one takes it after."""
+
+    def __init__(self) -> None:
+        self.before: list[Callable[[], object]] = []
+        self.after: list[Callable[[], object]] = []
+
+    def started(self, event: CommandStartedEvent) -> None:
+        if event.command_name == "aggregate" and self.before:
+            self.before.pop()()
+
+    def succeeded(self, event: CommandSucceededEvent) -> None:
+        if event.command_name == "aggregate" and self.after:
+            self.after.pop()()
+
+    def failed(self, event: CommandFailedEvent) -> None: ...
+
+
+@pytest.mark.parametrize("ahead", [False, True], ids=["made", "read ahead"])
+def test_a_lease_that_changes_hands_while_an_agent_is_made(
+    new_manager: NewManager, new_agent: NewAgent, mongodb_uri: str, ahead: bool
+) -> None:
+    listener = HandOver()
+    with MongoClient[dict[str, Any]](mongodb_uri, event_listeners=[listener]) as client:
+        manager = new_manager(client=client)
+        if ahead:
+            manager.prefetch(["default"])
+        listener.before = [new_manager(**EXCLUSIVE).close]
+        listener.after = [lambda: new_manager(**EXCLUSIVE)]
+
+        with pytest.raises(SessionLockedError):
+            new_agent(manager)("Hello")
+
+    assert listener.after == []

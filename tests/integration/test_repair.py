@@ -177,3 +177,21 @@ def test_a_write_in_between_is_a_conflict(
     manager._binder._mend = slow
     with pytest.raises(SessionConflictError):
         new_agent(manager)
+
+
+@pytest.mark.parametrize("messages", [[result("1")], [result("1"), result("2")]], ids=["one", "two"])
+def test_a_history_of_which_nothing_is_left_goes_on(
+    store: Callable[[list[Message]], None],
+    new_manager: NewManager,
+    new_agent: NewAgent,
+    history: History,
+    messages: list[Message],
+) -> None:
+    store(messages)
+    agent = new_agent(new_manager())
+    assert agent.messages == []
+
+    agent("Hello")
+
+    assert history() == agent.messages
+    assert new_agent(new_manager()).messages == agent.messages

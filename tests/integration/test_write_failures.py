@@ -619,3 +619,77 @@ def test_the_fault_injection_works(failing: Failing, new_manager: NewManager, ne
         manager.append_message(user("Hi"), agent)
     client: MongoClient[dict[str, Any]] = manager.session_repository.client
     assert client.admin.command("ping")["ok"] == 1
+
+
+# What was queued while nothing could be sent
+
+
+@pytest.mark.parametrize("content", ["Hello", [{"text": "Hello"}]], ids=["text", "blocks"])
+def test_a_call_that_is_repeated_stores_its_message_once(
+    new_manager: NewManager, new_agent: NewAgent, failing: Failing, history: History, content: Any
+) -> None:
+    manager = new_manager()
+    agent, message = new_agent(manager), {"role": "user", "content": content}
+    with failing("update", errorCode=13), pytest.raises(OperationFailure):
+        manager.append_message(message, agent)  # type: ignore[arg-type]
+
+    manager.append_message(message, agent)  # type: ignore[arg-type]
+    assert texts(history()) == ["Hello"]
+
+    manager.append_message(dict(message), agent)  # type: ignore[arg-type]
+    assert texts(history()) == ["Hello", "Hello"]
+
+
+def test_messages_that_grew_while_they_waited_are_sent_in_parts(
+    new_manager: NewManager, new_agent: NewAgent, history: History
+) -> None:
+    manager = new_manager()
+    agent = new_agent(manager)
+    binding = manager._live_bindings()[0]
+    short: list[Message] = [{**user("…"), "tracking_id": f"t-{number}"} for number in range(6)]
+    # 3 MB each, in blocks that are not large enough to be stored elsewhere.
+    blocks: list[Any] = [{"text": "y" * 200_000} for _ in range(15)]
+    long: list[Message] = [{"role": "user", "content": blocks, "tracking_id": f"t-{number}"} for number in range(6)]
+    for message in short:
+        binding.capture_message(agent, message)
+    for message in long:
+        binding.capture_replacement(agent, message)
+
+    manager.flush()
+
+    assert history() == long
+
+
+async def test_a_client_that_is_closed_cancels_nobody(
+    new_manager: NewManager, new_agent: NewAgent, mongodb_uri: str, failing: Failing, caplog: pytest.LogCaptureFixture
+) -> None:
+    manager = new_manager(connection_string=mongodb_uri, maxPoolSize=1)
+    agent, other = new_agent(manager), new_agent(manager, agent_id="other")
+    with failing("update", blockConnection=True, blockTimeMS=1500):
+        first = asyncio.create_task(agent.invoke_async("Hello"))
+        second = asyncio.create_task(other.invoke_async("Hello"))
+        while sum(binding.history.pending for binding in manager._live_bindings()) < 2:
+            await asyncio.sleep(0.01)
+        await asyncio.to_thread(manager.session_repository.handle.close, 0.1)
+        outcomes = await asyncio.gather(first, second, return_exceptions=True)
+
+    assert not [outcome for outcome in outcomes if isinstance(outcome, asyncio.CancelledError)]
+    assert any(isinstance(outcome, PyMongoError) for outcome in outcomes)
+    assert not [record for record in caplog.records if record.name == "concurrent.futures"]
+
+
+async def test_a_moved_window_that_meets_a_closed_client_is_told_in_the_log(
+    new_manager: NewManager, new_agent: NewAgent, mongodb_uri: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    unexpected: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unexpected.append(context))
+    manager = new_manager(connection_string=mongodb_uri)
+    agent = new_agent(manager, conversation_manager=SlidingWindowConversationManager(window_size=2))
+    await agent.invoke_async("Fill the window")
+
+    await agent.invoke_async("Move it")
+    manager.session_repository.handle.close()
+    await asyncio.sleep(0.01)
+
+    assert unexpected == []
+    assert "a write failed, its changes stay pending" in caplog.text
