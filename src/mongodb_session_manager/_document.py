@@ -611,6 +611,12 @@ def uploaded(file_id: ObjectId) -> tuple[Stored, Update]:
 # The condition that no message of a session has, or ever had, off-loaded values.
 WITHOUT_FILES = {"has_files": {"$ne": True}}
 
+
+def with_files(session_id: str) -> tuple[Stored, Update]:
+    """Return filter and update that say of a session that its messages have off-loaded values."""
+    return {"_id": session_id}, {"$set": {"has_files": True}}
+
+
 _NOT_REMOVED = {"metadata.removals.0": {"$exists": False}}
 _WHOLE = {"metadata.uploading": {"$exists": False}}
 

@@ -552,7 +552,7 @@ class AgentHistory:
     def _edit_moved(self, change: _Change) -> None:
         """The history is where it should be, so the message to edit has moved into a segment, or is gone."""
         edit = change.edited
-        found = edit is None or self._repository.edit_moved(self._session_id, self._agent_id, edit)
+        found = edit is None or self._repository.edit_moved(self._session_id, self._agent_id, edit, change.files)
         self._settle_files([change])
         with self._state:
             self.check_open()

@@ -505,6 +505,8 @@ class MongoDBSessionRepository(SessionRepository):
         check_message_id(edit.message_id)
         self.store_files(session_id, files)
         with _operation("edit_moved", session_id, agent_id):
+            if files:
+                self._collection.update_one(*_document.with_files(session_id))
             return self._segments.edit(session_id, agent_id, edit)
 
     # Large values of messages

@@ -827,6 +827,34 @@ def test_a_long_history_with_large_values(
     assert bucket.holds_nothing_else()
 
 
+@pytest.mark.parametrize("by_verb", [True, False])
+def test_a_moved_message_that_gets_its_first_value(
+    new_manager: NewManager, new_agent: NewAgent, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, by_verb: bool
+) -> None:
+    """The session says so, or a later redaction would not look for it."""
+    monkeypatch.setattr(_segments, "KEPT_MESSAGES", 1)
+    manager = new_manager()
+    agent = new_agent(manager)
+    for tracking_id in ("t-0", "t-1"):
+        append(manager, agent, say({"text": "Hello"}, tracking_id=tracking_id))
+    binding = manager._live_bindings()[0]
+    assert binding.history.roll()
+    grown = say(document(noise(LARGE)), tracking_id="t-0")
+    if by_verb:
+        manager.session_repository.update_message("s-1", "default", SessionMessage(grown, 0))
+    else:
+        binding.capture_replacement(agent, grown)
+        manager.flush()
+    assert bucket.contents() == [noise(LARGE)]
+
+    manager = new_manager()
+    agent = new_agent(manager)
+    append(manager, agent, say({"text": "Again"}, tracking_id="t-0"))
+    redact(manager, agent)
+
+    assert bucket.is_empty()
+
+
 def test_a_mended_history_keeps_its_values(
     new_manager: NewManager, new_agent: NewAgent, history: History, bucket: Bucket
 ) -> None:
