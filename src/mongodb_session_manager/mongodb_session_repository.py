@@ -8,7 +8,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
@@ -356,6 +356,9 @@ class MongoDBSessionRepository(SessionRepository):
             SessionLockedError: The session is another manager's.
             SessionNotFoundError: There is no such session.
         """
+        return self._or_take_back(session_id, write.files, lambda: self._start_agent(session_id, write))
+
+    def _start_agent(self, session_id: str, write: AgentWrite) -> bool:
         for _ in range(_CREATE_TRIES):
             if self._create_agent(session_id, write):
                 return True
@@ -452,11 +455,15 @@ class MongoDBSessionRepository(SessionRepository):
             SessionNotFoundError: There is no such session.
             SessionLockedError: The session is another manager's.
         """
-        if self._repair_agent(session_id, write, guard, messages):
-            return True
-        position = self.locate_agent(session_id, write.agent_id)
-        self.check_lease(session_id, position.lease)
-        return position.guard == guard and self._repair_agent(session_id, write, guard, messages)
+
+        def repair() -> bool:
+            if self._repair_agent(session_id, write, guard, messages):
+                return True
+            position = self.locate_agent(session_id, write.agent_id)
+            self.check_lease(session_id, position.lease)
+            return position.guard == guard and self._repair_agent(session_id, write, guard, messages)
+
+        return self._or_take_back(session_id, write.files, repair)
 
     def _repair_agent(self, session_id: str, write: AgentWrite, guard: Guard, messages: list[Stored]) -> bool:
         check_id("agent_id", write.agent_id)
@@ -547,6 +554,25 @@ class MongoDBSessionRepository(SessionRepository):
         with _operation("remove_files", session_id):
             self._files.remove_unused(session_id, digests, removal)
 
+    def _or_take_back(self, session_id: str, files: Mapping[str, bytes], write: Callable[[], bool]) -> bool:
+        """Write; where that stores nothing, remove the values again that were uploaded ahead of it.
+
+        Not after an error of the driver: the write may arrive yet, and whoever repeats it needs them.
+        """
+        try:
+            written = write()
+        except MongoDBSessionError:
+            self._take_back(session_id, files)
+            raise
+        if not written:
+            self._take_back(session_id, files)
+        return written
+
+    def _take_back(self, session_id: str, files: Mapping[str, bytes]) -> None:
+        if files:
+            with suppress(PyMongoError):  # what became of the write is what the caller is to know
+                self.remove_files(session_id, files, ObjectId())
+
     def _with_values(self, read: Callable[[], _T]) -> _T:
         """Read; once more, a little later, where a writer and a remover of the same value have just met."""
         for pause in _PAUSES:
@@ -608,16 +634,18 @@ class MongoDBSessionRepository(SessionRepository):
         place = _place(session_id, agent_id, message_id)
         stored = _codec.encode_message(message, message_id, _codec.aware(session_message.created_at), place)
         _, files = _large_values.off_load(stored, session_id, agent_id, message_id)
-        self._append(session_id, AgentWrite(agent_id, [stored], files=files), message.get("tracking_id"))
-        self.keep_files(session_id, files)
+        write = AgentWrite(agent_id, [stored], files=files)
+        if self._or_take_back(session_id, files, lambda: self._append(session_id, write, message.get("tracking_id"))):
+            self.keep_files(session_id, files)
 
-    def _append(self, session_id: str, write: AgentWrite, tracking_id: str | None) -> None:
+    def _append(self, session_id: str, write: AgentWrite, tracking_id: str | None) -> bool:
+        """Append a message; False where it is stored already, perhaps redacted since."""
         if self._write_unguarded("create_message", session_id, write):
-            return
+            return True
         agent_id, message_id = write.agent_id, write.appended[0]["message_id"]
         position = self.locate_agent(session_id, agent_id, message_id)
         if tracking_id is not None and position.tracking_ids.get(message_id) == tracking_id:
-            return
+            return False
         self.check_lease(session_id, position.lease)
         if position.tracking_ids or not self._write_unguarded("create_message", session_id, write):
             raise SessionConflictError(
@@ -625,6 +653,7 @@ class MongoDBSessionRepository(SessionRepository):
                 agent_id,
                 f"already holds a message {message_id} or later; read it again before writing.",
             )
+        return True
 
     def read_message(self, session_id: str, agent_id: str, message_id: int, **kwargs: Any) -> SessionMessage | None:
         """Return one message, or None where there is no such message, agent or session.
@@ -665,16 +694,20 @@ class MongoDBSessionRepository(SessionRepository):
         edited, files = _large_values.off_load_edit(edited, session_id, agent_id)
         write = AgentWrite(agent_id, edited=edited, files=files)
         fileless = not files and self._write_unguarded("update_message", session_id, write, _document.WITHOUT_FILES)
-        written = fileless or self._edit_live(session_id, write, message_id)
-        # A redaction also reaches copies that segments hold.
-        moved = self.edit_moved(session_id, agent_id, edited, files) if edited.redacts or not written else False
-        if not (written or moved):
+        if not self._or_take_back(session_id, files, lambda: self._edit(session_id, write, edited, fileless)):
             raise MessageNotFoundError(session_id, agent_id, message_id)
         if fileless:
             return
         with _operation("keep_files", session_id, agent_id):
             self._files.keep(session_id, files)
             self._files.remove_all_unused(session_id)
+
+    def _edit(self, session_id: str, write: AgentWrite, edit: MessageEdit, written: bool) -> bool:
+        """Change a message wherever it is, in the session document unless that is done; False where it is nowhere."""
+        written = written or self._edit_live(session_id, write, edit.message_id)
+        # A redaction also reaches copies that segments hold.
+        moved = (edit.redacts or not written) and self.edit_moved(session_id, write.agent_id, edit, write.files)
+        return written or moved
 
     def _edit_live(self, session_id: str, write: AgentWrite, message_id: int) -> bool:
         """Change a message in the session document; False where it is not there."""

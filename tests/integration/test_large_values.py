@@ -32,6 +32,7 @@ from mongodb_session_manager import (
     _segments,
     mongodb_session_repository,
 )
+from mongodb_session_manager._document import AgentWrite
 from mongodb_session_manager.errors import MongoDBSessionError
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel
 
@@ -598,6 +599,95 @@ def test_a_conflict_hands_the_values_back_and_leaves_none(
         second([document(noise(LARGE)), {"text": "x" * LARGE}])
 
     assert conflict.value.pending[0]["content"] == [document(noise(LARGE)), {"text": "x" * LARGE}]
+    assert bucket.is_empty()
+
+
+@pytest.mark.parametrize("verb", ["create_message", "update_message"])
+@pytest.mark.parametrize("session_id", ["s-1", "no such session"])
+def test_a_verb_that_stores_nothing_leaves_no_value(
+    new_manager: NewManager, new_agent: NewAgent, bucket: Bucket, verb: str, session_id: str
+) -> None:
+    manager = new_manager()
+    new_agent(manager)("Hello")
+    taken, missing = 0, 7
+    message_id = taken if verb == "create_message" else missing
+
+    with pytest.raises(MongoDBSessionError):
+        getattr(manager.session_repository, verb)(
+            session_id, "default", SessionMessage(say(document(noise(LARGE))), message_id)
+        )
+
+    assert bucket.is_empty()
+
+
+def test_a_verb_that_is_repeated(new_manager: NewManager, new_agent: NewAgent, bucket: Bucket) -> None:
+    """The value stays as long as the message has it, and does not come back after its redaction."""
+    manager = new_manager()
+    new_agent(manager)
+    repository = manager.session_repository
+    record = SessionMessage(say(document(noise(LARGE)), tracking_id="t-1"), 0)
+    for _ in range(2):
+        repository.create_message("s-1", "default", record)
+    assert bucket.contents() == [noise(LARGE)]
+    assert bucket.holds_nothing_else()
+
+    repository.update_message("s-1", "default", SessionMessage(record.message, 0, redact_message=HIDDEN))
+    repository.create_message("s-1", "default", record)
+
+    assert bucket.is_empty()
+
+
+def test_a_verb_whose_write_the_driver_gave_up_keeps_the_value(
+    new_manager: NewManager, new_agent: NewAgent, bucket: Bucket, failing: Failing, history: History, database: str
+) -> None:
+    """It may have arrived, or be sent again."""
+    repository = new_manager().session_repository
+    new_agent(new_manager())
+    record = SessionMessage(say(document(noise(LARGE)), tracking_id="t-1"), 0)
+    sessions = f"{database}.agent_sessions"
+    with failing("update", namespace=sessions, **APPLIED), pytest.raises(PyMongoError):
+        repository.create_message("s-1", "default", record)
+
+    assert bucket.contents() == [noise(LARGE)]
+    assert history()[0]["content"] == [document(noise(LARGE))]
+
+
+@pytest.mark.parametrize("why", ["deleted", "locked", "overtaken"])
+@pytest.mark.parametrize("prefetched", [False, True])
+def test_a_new_agent_that_is_not_stored_leaves_no_value(
+    new_manager: NewManager, new_agent: NewAgent, bucket: Bucket, why: str, prefetched: bool
+) -> None:
+    manager = new_manager()
+    if prefetched:
+        manager.prefetch(["default"])
+    if why == "deleted":
+        new_manager().delete_session()
+    elif why == "locked":
+        new_manager(exclusive=True)
+    else:
+        new_agent(new_manager())("I was faster.")
+
+    with suppress(MongoDBSessionError):
+        agent = new_agent(manager, messages=[say(document(noise(LARGE)))])
+        assert prefetched or agent.messages[0]["content"] == [{"text": "I was faster."}]
+        manager.flush()
+
+    assert bucket.is_empty()
+
+
+def test_a_mended_history_that_is_not_stored_leaves_no_value(
+    new_manager: NewManager, new_agent: NewAgent, bucket: Bucket
+) -> None:
+    manager = new_manager()
+    new_agent(manager)("Hello")
+    repository = manager.session_repository
+    guard, messages = repository.read_live("s-1", "default")
+    value = noise(LARGE)
+    write = AgentWrite("default", files={hashlib.sha256(value).hexdigest(): value})
+    repository.update_message("s-1", "default", SessionMessage(say({"text": "…"}), 0))
+
+    assert not repository.repair_agent("s-1", write, guard, messages)
+
     assert bucket.is_empty()
 
 
