@@ -455,11 +455,14 @@ class AgentHistory:
             self._sent_files -= unused | files.keys()
 
     def _take_files_back(self) -> None:
-        """Remove what was uploaded for changes that will never be stored: nobody else may know of it."""
-        if self._ended is not None and self._sent_files:
+        """Remove what was uploaded for changes that will never be stored: nobody else may know of it.
+
+        And end a removal that was announced for such a change: what is used still loses its mark.
+        """
+        if self._ended is not None and (self._sent_files or self._removal):
             with suppress(PyMongoError):
-                self._repository.remove_files(self._session_id, self._sent_files, ObjectId())
-            self._sent_files = set()
+                self._repository.remove_files(self._session_id, self._sent_files, self._removal or ObjectId())
+            self._sent_files, self._removal = set(), None
 
     def _next_write(self) -> tuple[int, AgentWrite, Guard]:
         """Join as many queued changes as one update can hold: an edit stands alone, with data."""

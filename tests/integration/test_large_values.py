@@ -691,6 +691,25 @@ def test_a_mended_history_that_is_not_stored_leaves_no_value(
     assert bucket.is_empty()
 
 
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_a_redaction_that_is_refused_takes_its_mark_back(
+    new_manager: NewManager, new_agent: NewAgent, bucket: Bucket, exclusive: bool
+) -> None:
+    """Or the next writer of the same value would upload it once more."""
+    first = new_manager()
+    append(first, new_agent(first), say(document(noise(LARGE)), tracking_id="t-1"))
+    manager = new_manager()
+    agent = new_agent(manager)
+    other = new_manager(exclusive=exclusive)
+    append(other, new_agent(other), say({"text": "I was faster."}))
+
+    with pytest.raises(SessionConflictError):
+        redact(manager, agent)
+
+    assert bucket.contents() == [noise(LARGE)]
+    assert bucket.holds_nothing_else()
+
+
 # Faults
 
 
