@@ -225,7 +225,7 @@ class AgentWrite:
     data: Stored = field(default_factory=dict, repr=False)
     guardrail_events: list[Stored] = field(default_factory=list, repr=False)
     size: int = 0
-    files: dict[str, bytes] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict, repr=False)
     write_id: ObjectId = field(default_factory=ObjectId)
     at: datetime = field(default_factory=now)
 

@@ -710,6 +710,10 @@ def test_a_redaction_that_is_refused_takes_its_mark_back(
     assert bucket.holds_nothing_else()
 
 
+def test_a_write_does_not_show_its_values() -> None:
+    assert "4711" not in repr(AgentWrite("default", files={"digest": b"my number is 4711"}))
+
+
 # Faults
 
 
