@@ -295,15 +295,13 @@ def add_metrics(stored: Stored, metrics: Stored, place: str) -> None:
     Raises:
         UnstorableValueError: They hold something that would not come back equal.
     """
-    stored["event_loop_metrics"] = encoded = encode(metrics, f"{place}, metrics")
+    encoded, differs = encode_noting(metrics, f"{place}, metrics")
+    stored["event_loop_metrics"] = encoded
     metadata = stored.get("metadata")
     own = {name: encoded.get(name) for name in _METADATA_FIELDS}
-    if isinstance(metadata, dict) and metadata == own and list(metadata) == list(own):
+    # What is stored with marks stays where it is: reading the reference is to cost next to nothing.
+    if not differs and isinstance(metadata, dict) and metadata == own and list(metadata) == list(own):
         stored["metadata"] = _METADATA_IN_METRICS
-
-
-def _metadata_in_metrics(stored: Stored) -> Stored:
-    return {name: decode(stored["event_loop_metrics"][name]) for name in _METADATA_FIELDS}
 
 
 def _body(message: Message, place: str) -> Stored:
@@ -380,7 +378,8 @@ def decode_message(stored: Stored) -> Message:
     if "escaped" in stored:
         body, extra = decode(body), decode(extra)
     if body.get("metadata") == _METADATA_IN_METRICS and "event_loop_metrics" in stored:
-        body["metadata"] = _metadata_in_metrics(stored)
+        metrics = stored["event_loop_metrics"]
+        body["metadata"] = {"usage": metrics["usage"], "metrics": metrics["metrics"]}
     return cast(Message, {**body, **extra} if extra else body)
 
 
