@@ -30,7 +30,7 @@ def results(mongodb_uri: str, tmp_path_factory: pytest.TempPathFactory) -> dict[
     file = tmp_path_factory.mktemp("benchmark") / "results.json"
     command = [sys.executable, str(RUN), "--quick", "--json", str(file), "--only", *sorted(CHOSEN)]
     done = subprocess.run(
-        command, env={**os.environ, "MONGODB_URI": mongodb_uri}, capture_output=True, text=True, timeout=120
+        command, env={**os.environ, "MONGODB_URI": mongodb_uri}, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
     assert "Goals" in done.stdout

@@ -26,7 +26,7 @@ def test_the_command_runs_under_faults_and_kills() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "MONGODB_URI"}
     sizes = "--minutes 0.05 --operations 300 --sessions 8 --threads 2 --tasks 2 --faults 8 --kills 2 --history 200"
     done = subprocess.run(
-        [sys.executable, str(SOAK), *sizes.split()], env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, str(SOAK), *sizes.split()], env=environment, capture_output=True, text=True, timeout=600
     )
 
     assert done.returncode == 0, done.stdout + done.stderr

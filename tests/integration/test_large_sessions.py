@@ -108,7 +108,7 @@ def hold_turns(manager: MongoDBSessionManager, agent: Agent, counter: CommandCou
     with counter.counting() as log:
         for _ in range(TURNS):
             agent(TEXT)
-        manager.flush()
+            manager.flush()  # or the moved window may ride on the next message
     return sum(is_append(command) for command in log.commands)
 
 
