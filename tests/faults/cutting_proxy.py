@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from typing import Any
 
 HOST = "127.0.0.1"
 
@@ -25,6 +26,7 @@ class CuttingProxy:
         self._server = server
         self._commands: tuple[bytes, ...] = ()
         self._left = 0
+        self._open: set[asyncio.Task[Any]] = set()
         self.cuts = 0
         self.port = 0
 
@@ -50,24 +52,31 @@ class CuttingProxy:
         started.set_result(lambda: loop.call_soon_threadsafe(stopped.set))
         await stopped.wait()
         server.close()
+        for connection in self._open:
+            connection.cancel()
+        while self._open:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0)  # the transports that were aborted close in the next turn of the loop
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         from_server, to_server = await asyncio.open_connection(*self._server)
         doomed = asyncio.Event()
+        both = [
+            asyncio.create_task(self._forward(reader, to_server, doomed)),
+            asyncio.create_task(_answer(from_server, writer, doomed)),
+        ]
+        this = asyncio.current_task()
+        assert this is not None
+        self._open.add(this)
         try:
-            done, others = await asyncio.wait(
-                [
-                    asyncio.create_task(self._forward(reader, to_server, doomed)),
-                    asyncio.create_task(_answer(from_server, writer, doomed)),
-                ],
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            for other in others:
-                other.cancel()
-            await asyncio.gather(*done, *others, return_exceptions=True)
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            for each in both:
+                each.cancel()
             writer.transport.abort()
             to_server.transport.abort()
+            await asyncio.gather(*both, return_exceptions=True)
+            self._open.discard(this)
 
     async def _forward(
         self, reader: asyncio.StreamReader, to_server: asyncio.StreamWriter, doomed: asyncio.Event
