@@ -160,6 +160,7 @@ def test_a_frozen_server_answers_when_it_goes_on(mongod: Mongod) -> None:
     with MongoClient[dict[str, Any]](mongod.uri, timeoutMS=5_000) as client:
         client.admin.command("ping")
         mongod.pause()
+        mongod.pause()
         try:
             with pytest.raises(PyMongoError), pymongo.timeout(0.2):
                 client.admin.command("ping")

@@ -4,7 +4,6 @@ import atexit
 import os
 import secrets
 import shutil
-import signal
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -146,12 +145,12 @@ class Mongod:
         self._end_process(cleanly=False)
 
     def pause(self) -> None:
-        """Freeze the server (SIGSTOP): connections stay open, nothing answers."""
-        self._running().signal(signal.SIGSTOP)
+        """Freeze the server (SIGSTOP): connections stay open, nothing answers any more when this returns."""
+        self._running().freeze()
 
     def resume(self) -> None:
         """Let a frozen server go on (SIGCONT)."""
-        self._running().signal(signal.SIGCONT)
+        self._running().thaw()
 
     def _running(self) -> MongodProcess:
         if self._process is None or not self._process.is_running():

@@ -60,6 +60,7 @@ class MongodProcess:
         for name, value in {**_PARAMETERS, **parameters}.items():
             words += ["--setParameter", f"{name}={value}"]
         self._log_start = 0
+        self._is_frozen = False
         self._process = self._spawn(words)
         self._watchdog = Watchdog(self.pid)
 
@@ -72,9 +73,18 @@ class MongodProcess:
         """Tell whether the process has not ended."""
         return self._process.poll() is None
 
-    def signal(self, number: int) -> None:
-        """Send a signal."""
-        self._process.send_signal(number)
+    def freeze(self) -> None:
+        """Stop the process (SIGSTOP) and wait until all its threads stand still."""
+        if not self._is_frozen:
+            self._process.send_signal(signal.SIGSTOP)
+            # The signal comes to a stop of all threads some time after it was sent; a ping gets in between.
+            os.waitpid(self.pid, os.WUNTRACED)
+            self._is_frozen = True
+
+    def thaw(self) -> None:
+        """Let a frozen process go on (SIGCONT)."""
+        self._process.send_signal(signal.SIGCONT)
+        self._is_frozen = False
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
         """Wait for a step of the start; an end of the process or a long silence is an error."""
