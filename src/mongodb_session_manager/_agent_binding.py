@@ -88,13 +88,12 @@ class AgentBinding:
         with self._capturing, self._tracker.capturing(agent) as changed:
             self.history.replace(message, changed)
 
-    def capture_state(self, agent: "LocalAgent") -> set[str]:
-        """Queue the agent's state as far as it changed, and return which fields did."""
+    def capture_state(self, agent: "LocalAgent") -> None:
+        """Queue the agent's state as far as it changed."""
         with self._capturing, self._tracker.capturing(agent) as changed:
             if changed:
                 self.history.change(changed)
         self.history.prune(agent.messages)
-        return set(changed)
 
 
 class AgentBinder:

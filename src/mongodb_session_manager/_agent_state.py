@@ -14,8 +14,6 @@ from ._telemetry import model_id
 if TYPE_CHECKING:
     from strands.types.agent import LocalAgent
 
-WINDOW_FIELDS = {"conversation_manager_state"}
-
 
 class AgentStateTracker:
     """Compares an agent with what was captured of it last.

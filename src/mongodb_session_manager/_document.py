@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from bson import ObjectId
 from bson.int64 import Int64
 
-from ._codec import MessageEdit, Stored, escape_key
+from ._codec import WINDOW_FIELDS, MessageEdit, Stored, escape_key
 from ._lease import Lease
 
 SCHEMA_VERSION = 2
@@ -193,6 +193,10 @@ class Guard:
         """What a session document holds of it. Compared as a whole, so the order counts."""
         return self.found or _guard(self.revision, self.next_message_id, self.write_id)
 
+    def after(self, appended: int, write_id: object) -> "Guard":
+        """Return where the history is after a write that appended so many messages."""
+        return Guard((self.revision or 0) + 1, self.next_message_id + appended, write_id)
+
     def after_repair(self, messages: list[Stored], write_id: object) -> "Guard":
         """Return where the history is when these have become all messages of the session document."""
         next_message_id = messages[-1]["message_id"] + 1 if messages else self.next_message_id
@@ -229,6 +233,11 @@ class AgentWrite:
     write_id: ObjectId = field(default_factory=ObjectId)
     at: datetime = field(default_factory=now)
 
+    @property
+    def moves_window(self) -> bool:
+        """Whether it leaves the history as it is, and changes no more than what of that is live."""
+        return self.data.keys() <= WINDOW_FIELDS and not (self.appended or self.edited or self.guardrail_events)
+
 
 def new_agent(session_id: str, write: AgentWrite) -> tuple[Stored, Update]:
     """Return filter and update that create an agent with its first messages, where it does not exist yet."""
@@ -252,7 +261,10 @@ def new_agent(session_id: str, write: AgentWrite) -> tuple[Stored, Update]:
 
 
 def guarded(session_id: str, write: AgentWrite, guard: Guard) -> tuple[Stored, Update]:
-    """Return filter and update of a write that goes through only at the place that its guard names."""
+    """Return filter and update of a write that goes through only at the place that its guard names.
+
+    It moves the guard on, unless it only moves the window: who restored the history meanwhile is not disturbed.
+    """
     path = agent_path(write.agent_id)
     wanted: Stored = {"_id": session_id, f"{path}.guard": None if guard.revision is None else guard.stored}
     if guard.revision is None:
@@ -260,8 +272,8 @@ def guarded(session_id: str, write: AgentWrite, guard: Guard) -> tuple[Stored, U
     update = _change(path, write)
     if write.edited is not None:
         wanted |= _edited(f"{path}.messages", write.edited)
-    next_message_id = guard.next_message_id + len(write.appended)
-    update["$set"][f"{path}.guard"] = _guard((guard.revision or 0) + 1, next_message_id, write.write_id)
+    if guard.revision is None or not write.moves_window:
+        update["$set"][f"{path}.guard"] = guard.after(len(write.appended), write.write_id).stored
     return wanted, update
 
 

@@ -22,7 +22,7 @@ from pymongo.errors import InvalidOperation, PyMongoError
 from strands.types.content import Message
 
 from . import _codec, _document, _large_values
-from ._codec import MessageEdit, Stored
+from ._codec import WINDOW_FIELDS, MessageEdit, Stored
 from ._document import AgentWrite, Guard
 from ._large_values import Files
 from ._segments import KEPT_BYTES, outgrown
@@ -62,6 +62,11 @@ class _Change:
     size: int = 0
     # Off-loaded values of what is appended or edited.
     files: Files = field(default_factory=dict, repr=False)
+
+    @property
+    def moves_window(self) -> bool:
+        """As of ``AgentWrite``."""
+        return self.data.keys() <= WINDOW_FIELDS and not (self.appended or self.edited or self.guardrail_events)
 
     def renumber_without(self, dropped: int) -> None:
         """Follow the numbers of the messages when one of them is taken out."""
@@ -140,6 +145,12 @@ class AgentHistory:
     def pending(self) -> int:
         """The number of changes that are not acknowledged."""
         return len(self._pending)
+
+    @property
+    def only_window_moved(self) -> bool:
+        """Whether what is pending may come late: a moved window, and nothing else."""
+        pending = list(self._pending)
+        return bool(pending) and all(change.moves_window for change in pending)
 
     def measure(self, live_count: int, live_bytes: int, has_files: bool = False) -> None:
         """Take over how many messages, of how many bytes, the session document holds, and if any are off-loaded."""
@@ -498,7 +509,8 @@ class AgentHistory:
             self.check_open()  # the session may have been deleted meanwhile
             done = [self._pending.popleft() for _ in range(count)]
             appended = sum(change.appended is not None for change in done)
-            self._guard = Guard((self._guard.revision or 0) + 1, self._guard.next_message_id + appended, write_id)
+            if self._guard.revision is None or not all(change.moves_window for change in done):
+                self._guard = self._guard.after(appended, write_id)
             self._live_count += appended
             self._live_bytes += sum(change.size for change in done)
             self._unanswered.clear()
@@ -546,6 +558,10 @@ class AgentHistory:
         with self._state:
             self.check_open()
             self._misses += 1
+            if head.moves_window and position.guard != self._guard:
+                # Whoever wrote has a window of their own; the next message, if one comes, meets the conflict.
+                self._pending.popleft()
+                return
             if position.guard != self._guard or self._misses > MAX_MISSES:
                 raise self.end(self._conflict(position.guard))
             moved = head.edited is not None and head.edited.message_id not in position.tracking_ids

@@ -143,7 +143,8 @@ class MongoDBSessionManagerFactory:
         """Give a manager for one request of a web service; all of its I/O is off the event loop.
 
         Agents that are named in ``agent_ids`` are read ahead, so that ``Agent(…)`` inside performs no I/O. At the end
-        what is pending is sent and the manager is closed.
+        what is pending is sent and the manager is closed. A window that moved is not waited for, unless the manager
+        is ``exclusive``: it is sent by the time that ``close()`` of the factory returns.
 
         Args:
             session_id: Any string of 1 to 1,024 bytes in UTF-8 without NUL.
@@ -164,7 +165,7 @@ class MongoDBSessionManagerFactory:
         try:
             yield manager
         finally:
-            await asyncio.shield(manager.aclose())
+            await asyncio.shield(asyncio.to_thread(manager._leave))
 
     async def _opened(
         self, session_id: str, agent_ids: Iterable[str], arguments: dict[str, Any]

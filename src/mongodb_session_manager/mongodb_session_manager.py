@@ -40,7 +40,6 @@ from strands.types.session import Session
 
 from . import _codec, _document
 from ._agent_binding import AgentBinder, AgentBinding
-from ._agent_state import WINDOW_FIELDS
 from ._arguments import with_new_spellings
 from ._client import CLOSE_TIMEOUT, THREAD_NAME
 from ._document import check_id
@@ -48,7 +47,7 @@ from ._hook_chain import as_hooks
 from ._lease import LEASE_DURATION, LEASE_TIMEOUT, Lease
 from ._session_data import SessionData
 from ._telemetry import policies_triggered
-from ._writer import MAX_PENDING, flush_unsent
+from ._writer import MAX_PENDING, AgentHistory, flush_unsent
 from .errors import MongoDBSessionError, SessionConflictError, SessionLockedError, SessionNotFoundError
 from .mongodb_session_repository import MongoDBSessionRepository
 from .types import Durability, FeedbackHook, Health, MetadataHook, OnError
@@ -389,12 +388,11 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         failure, binding.failure, binding.invoked = binding.failure, None, False
         if failure is not None:
             await self._end_of_failed(binding, event.agent, failure)
-        waiting = binding.history.pending
-        changed = binding.capture_state(event.agent)
-        if waiting == 0 and changed and changed <= WINDOW_FIELDS:
+        binding.capture_state(event.agent)
+        if binding.history.only_window_moved:
             # Nobody needs to wait for a moved window: an older one restores to the same conversation. It goes out
             # when the caller has the answer, so as not to compete with that for the interpreter.
-            asyncio.get_running_loop().call_soon(self._flush_left, binding)
+            asyncio.get_running_loop().call_soon(self._flush_left, binding.history)
         else:
             await self._flush(binding)
 
@@ -426,7 +424,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         if self._durability == "sync" or not ends_later:
             await self._flush(binding)
         elif self._durability == "async" or binding.history.pending >= MAX_PENDING // 2:
-            self._flush_behind(binding)
+            self._flush_behind(binding.history)
 
     async def _flush(self, binding: AgentBinding) -> None:
         binding.history.check_open()
@@ -435,17 +433,17 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         with self._degrading():
             await self._off_loop(binding.history.flush)
 
-    def _flush_behind(self, binding: AgentBinding, then: "Callable[[Future[None]], object] | None" = None) -> None:
-        sent = self.session_repository.handle.executor.submit(binding.history.flush_behind)
+    def _flush_behind(self, history: AgentHistory, then: "Callable[[Future[None]], object] | None" = None) -> None:
+        sent = self.session_repository.handle.executor.submit(history.flush_behind)
         if then is not None:
             sent.add_done_callback(then)  # else what fails is met by the flush at the end of the invocation
 
-    def _flush_left(self, binding: AgentBinding) -> None:
+    def _flush_left(self, history: AgentHistory) -> None:
         # By now close(), or the next message, may have taken it along.
-        if not binding.history.pending or self._closed:
+        if not history.pending or self._closed:
             return
         try:
-            self._flush_behind(binding, self._log_failure)
+            self._flush_behind(history, self._log_failure)
         except (InvalidOperation, RuntimeError) as error:  # somebody closed the client
             self._log_error(error)
 
@@ -563,12 +561,14 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             SessionConflictError: Somebody else wrote an agent's history meanwhile.
             TimeoutError: Not everything was acknowledged in time.
         """
-        self._drain(timeout)
+        self._drain(self._unsent(), timeout)
         for binding in self._live_bindings():
             binding.history.check_open()
 
-    def _drain(self, timeout: float | None) -> None:
-        waiting = [binding.history for binding in self._live_bindings() if binding.history.pending]
+    def _unsent(self) -> list[AgentHistory]:
+        return [binding.history for binding in self._live_bindings() if binding.history.pending]
+
+    def _drain(self, waiting: Iterable[AgentHistory], timeout: float | None) -> None:
         if threading.current_thread().name.startswith(f"{THREAD_NAME}_"):
             for history in waiting:  # waiting here for another of the client's threads could wait for ever
                 history.flush()
@@ -591,13 +591,25 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
 
     def close(self) -> None:
         """Send what is pending, for at most 10 seconds, and release the lease and the client. Idempotent."""
+        self._finish(self._unsent())
+
+    def _leave(self) -> None:
+        """Do what ``close`` does, but leave a moved window to the client's threads: others use the client too."""
+        waiting, left = self._unsent(), []
+        if not self.session_repository.holds_lease(self.session_id):
+            left = [history for history in waiting if history.only_window_moved]
+        for history in left:
+            self._flush_left(history)
+        self._finish([history for history in waiting if history not in left])
+
+    def _finish(self, waiting: Iterable[AgentHistory]) -> None:
         with self._lock:
             if self._closed:
                 return
             self._closed = True
         deadline = time.monotonic() + CLOSE_TIMEOUT
         try:
-            self._drain(CLOSE_TIMEOUT)
+            self._drain(waiting, CLOSE_TIMEOUT)
         except Exception as error:  # noqa: BLE001 - closing must not keep the client
             self._log_unstored(error)
         for binding in self._live_bindings():
