@@ -7,6 +7,7 @@ failed write held goes out first with the next one.
 
 import itertools
 import logging
+import operator
 import threading
 import time
 from collections import deque
@@ -245,6 +246,8 @@ class AgentHistory:
             tracking_id = _codec.encode(latest.message.get("tracking_id"), self._place(latest.message_id))
             tracking_ids = dict.fromkeys(copies, tracking_id) | dict.fromkeys(live)
             edits = [self._redaction(message, number, event, tracking_ids[number]) for number in sorted(tracking_ids)]
+            # A copy may have moved, and what moved may have got its first file from somebody else.
+            self._has_files |= len(edits) > 1
             about = {"agent_id": self._agent_id, "message_id": latest.message_id}
             for edit in edits:
                 of_session = [{**event, **about}] if edit.message_id == latest.message_id else []
@@ -295,6 +298,19 @@ class AgentHistory:
 
     def prune(self, live: Sequence[Message]) -> None:
         """Forget the messages that left the live history."""
+        if not self._keep_last(live):
+            self._keep_any_of(live)
+
+    def _keep_last(self, live: Sequence[Message]) -> bool:
+        """Forget the oldest messages, where that is all; it costs a tenth of a look at each."""
+        with self._state:
+            kept = self._records[max(len(self._records) - len(live), 0) :]
+            if len(kept) != len(live) or not all(map(operator.is_, [r.message for r in kept], live)):
+                return False
+            self._records = kept
+            return True
+
+    def _keep_any_of(self, live: Sequence[Message]) -> None:
         tracking_ids = {message.get("tracking_id") for message in live} - {None}
         objects = {id(message) for message in live}
         with self._state:

@@ -968,6 +968,27 @@ def test_a_moved_message_that_gets_its_first_value(
     assert bucket.is_empty()
 
 
+@pytest.mark.parametrize("is_live", [True, False])
+def test_a_moved_message_that_got_its_first_value_from_another_process(
+    new_manager: NewManager, new_agent: NewAgent, bucket: Bucket, observer: Client, database: str, is_live: bool
+) -> None:
+    manager = new_manager()
+    agent = new_agent(manager)
+    for tracking_id in ("t-0", "t-1"):
+        append(manager, agent, say({"text": "Hello"}, tracking_id=tracking_id))
+    history = manager._live_bindings()[0].history
+    assert history.roll(kept_bytes=0)
+    if not is_live:
+        history.prune([])
+    other = MongoDBSessionRepository(client=observer, database_name=database)
+    other.update_message("s-1", "default", SessionMessage(say(document(noise(LARGE)), tracking_id="t-0"), 0))
+
+    append(manager, agent, say({"text": "Again"}, tracking_id="t-0"))
+    redact(manager, agent)
+
+    assert bucket.is_empty()
+
+
 def test_a_mended_history_keeps_its_values(
     new_manager: NewManager, new_agent: NewAgent, history: History, bucket: Bucket
 ) -> None:
