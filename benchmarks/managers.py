@@ -156,4 +156,5 @@ class _OurConversation(AgentConversation):
 
     async def close(self) -> None:
         await self.leave()
+        await self.settle()
         await self._manager.aclose()

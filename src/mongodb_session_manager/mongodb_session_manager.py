@@ -156,6 +156,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         check_id("session_id", session_id)
         self._durability = _check_choice("durability", durability, get_args(Durability))
         self._degrades = _check_choice("on_error", on_error, get_args(OnError)) == "degrade"
+        self._is_exclusive = exclusive
         lease = Lease.wanted(exclusive, lease_timeout, lease_duration)
         client_options |= {"metadata_hook": metadata_hook, "feedback_hook": feedback_hook}
         client_options = with_new_spellings(client_options)
@@ -596,7 +597,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
     def _leave(self) -> None:
         """Do what ``close`` does, but leave a moved window to the client's threads: others use the client too."""
         waiting, left = self._unsent(), []
-        if not self.session_repository.holds_lease(self.session_id):
+        if not self._is_exclusive:
             left = [history for history in waiting if history.only_window_moved]
         for history in left:
             self._flush_left(history)

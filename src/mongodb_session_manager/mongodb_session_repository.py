@@ -287,10 +287,6 @@ class MongoDBSessionRepository(SessionRepository):
         with _operation("clear_lease", session_id):
             self._collection.update_one(*_document.expired(session_id, stored))
 
-    def holds_lease(self, session_id: str) -> bool:
-        """Tell whether a lease of the session was taken here."""
-        return session_id in self._leases
-
     def release_lease(self, session_id: str) -> None:
         """Let others write the session, if a lease of it was taken here."""
         lease = self._leases.get(check_id("session_id", session_id))
