@@ -17,6 +17,7 @@ from pymongo.errors import (
 from tests.faults.conversation import PATIENCE, Conversation
 from tests.faults.cutting_proxy import CuttingProxy
 from tests.faults.fault import ALWAYS, CLOSED, LOST, Fault, unconfirmed
+from tests.talking import every_durability
 
 Converse = Callable[..., Conversation]
 Inject = Callable[..., AbstractContextManager[None]]
@@ -70,7 +71,6 @@ CASES = [
     for fault in FAULTS
     if durability == "sync" or not fault.name.startswith("code") or fault.error
 ]
-every_durability = pytest.mark.parametrize("durability", ["sync", "async", "exit"])
 
 
 @pytest.fixture

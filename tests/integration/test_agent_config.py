@@ -9,11 +9,11 @@ from pymongo import MongoClient
 from strands import Agent
 from strands.models import BedrockModel, Model
 from strands.models.llamacpp import LlamaCppModel
-from strands.types.content import Message
 
 from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager.errors import AgentNotFoundError, SessionNotFoundError, UnstorableValueError
 from mongodb_session_manager.testing import CommandCounter, Redaction, ScriptedModel
+from tests.talking import user
 
 NewManager = Callable[..., MongoDBSessionManager]
 NewAgent = Callable[..., Agent]
@@ -31,10 +31,6 @@ def config(model: Any = "scripted", system_prompt: Any = PROMPT, prompt_metadata
         "system_prompt": system_prompt,
         "prompt_metadata": prompt_metadata,
     }
-
-
-def user(text: str) -> Message:
-    return {"role": "user", "content": [{"text": text}]}
 
 
 # Capturing

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from pymongo.errors import OperationFailure
-from strands import ToolContext, tool
 from strands.bidi import BidiAgent
 from strands.bidi.models.model import BidiModel
 from strands.bidi.types import (
@@ -28,6 +27,7 @@ from strands.types.content import Message, Messages
 from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager.errors import SessionConflictError
 from mongodb_session_manager.testing import CommandCounter
+from tests.talking import take_note, texts
 
 NewManager = Callable[..., MongoDBSessionManager]
 History = Callable[..., list[Message]]
@@ -91,10 +91,6 @@ async def converse(agent: BidiAgent, said: str = "Hi") -> None:
 
 def new_agent(manager: MongoDBSessionManager, events: Sequence[Any] = (), **options: Any) -> BidiAgent:
     return BidiAgent(model=SpokenModel(events), session_manager=manager, **options)
-
-
-def texts(messages: list[Message]) -> list[str]:
-    return [block["text"] for message in messages for block in message["content"] if "text" in block]
 
 
 @pytest.mark.parametrize(
@@ -161,13 +157,6 @@ async def test_one_write_for_each_message_and_update(new_manager: NewManager, co
 
 
 # State
-
-
-@tool(context=True)
-def take_note(tool_context: ToolContext) -> str:
-    """Change the agent's state."""
-    tool_context.agent.state.set("noted", True)
-    return "noted"
 
 
 async def test_a_tool_call_and_the_state_that_it_changed(new_manager: NewManager, history: History) -> None:

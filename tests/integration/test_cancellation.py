@@ -22,6 +22,7 @@ from strands.types.content import Message
 
 from mongodb_session_manager import MongoDBSessionManager, MongoDBSessionRepository
 from mongodb_session_manager.testing import CommandCounter, Mongod, ScriptedModel
+from tests.talking import LOOK, every_durability, look_up, texts
 
 NewManager = Callable[..., MongoDBSessionManager]
 NewAgent = Callable[..., Agent]
@@ -29,20 +30,7 @@ History = Callable[..., list[Message]]
 Stored = Callable[..., dict[str, Any]]
 Failing = Callable[..., AbstractContextManager[None]]
 
-LOOK = {"toolUse": {"toolUseId": "t-1", "name": "look_up", "input": {"word": "kiwi"}}}
 BLOCKED_MS = 1_000
-
-every_durability = pytest.mark.parametrize("durability", ["sync", "async", "exit"])
-
-
-@tool
-def look_up(word: str) -> str:
-    """Look a word up."""
-    return f"{word}: a fruit, or a bird"
-
-
-def texts(messages: list[Message]) -> list[str]:
-    return [block["text"] for message in messages for block in message["content"] if "text" in block]
 
 
 def is_valid(messages: list[Message]) -> bool:

@@ -16,20 +16,13 @@ from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager._writer import MAX_MISSES
 from mongodb_session_manager.errors import SessionConflictError
 from mongodb_session_manager.testing import CommandCounter
+from tests.talking import texts, user
 
 NewManager = Callable[..., MongoDBSessionManager]
 NewAgent = Callable[..., Agent]
 History = Callable[..., list[Message]]
 Failing = Callable[..., AbstractContextManager[None]]
 Act = Callable[[MongoDBSessionManager, Agent], Any]
-
-
-def user(text: str) -> Message:
-    return {"role": "user", "content": [{"text": text}]}
-
-
-def texts(messages: list[Message]) -> list[str]:
-    return [block["text"] for message in messages for block in message["content"] if "text" in block]
 
 
 def sync_changed(manager: MongoDBSessionManager, agent: Agent) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pymongo import MongoClient
 from pymongo.errors import AutoReconnect, OperationFailure, PyMongoError
-from strands import Agent, ToolContext, tool
+from strands import Agent
 from strands.agent.conversation_manager import SlidingWindowConversationManager
 from strands.hooks import AfterInvocationEvent, BeforeModelCallEvent, MessageAddedEvent
 from strands.multiagent import GraphBuilder
@@ -31,6 +31,20 @@ from mongodb_session_manager.errors import (
     UnstorableValueError,
 )
 from mongodb_session_manager.testing import CommandCounter, CommandLog, Redaction, ScriptedModel
+from tests.talking import (
+    ASK,
+    LOOK,
+    NOTE,
+    ask,
+    by_calling,
+    by_streaming,
+    every_durability,
+    every_way_to_talk,
+    look_up,
+    take_note,
+    texts,
+    user,
+)
 
 NewManager = Callable[..., MongoDBSessionManager]
 NewAgent = Callable[..., Agent]
@@ -40,57 +54,11 @@ Failing = Callable[..., AbstractContextManager[None]]
 Talk = Callable[[Agent, str], Awaitable[None]]
 
 SECRET = "my number is 555-0199"
-LOOK = {"toolUse": {"toolUseId": "t-1", "name": "look_up", "input": {"word": "kiwi"}}}
-NOTE = {"toolUse": {"toolUseId": "t-2", "name": "take_note", "input": {}}}
-ASK = {"toolUse": {"toolUseId": "t-3", "name": "ask", "input": {}}}
 REFUSED = {"errorCode": 13}
 CLOSED = {"closeConnection": True}
 
-every_durability = pytest.mark.parametrize("durability", ["sync", "async", "exit"])
 
-
-@tool
-def look_up(word: str) -> str:
-    """Look a word up."""
-    return f"{word}: a fruit, or a bird"
-
-
-@tool(context=True)
-def take_note(tool_context: ToolContext) -> str:
-    """Change the agent's state."""
-    tool_context.agent.state.set("noted", True)
-    return "noted"
-
-
-@tool(context=True)
-def ask(tool_context: ToolContext) -> str:
-    """Ask a human."""
-    return f"the answer was {tool_context.interrupt('approval', reason='may I?')}"
-
-
-async def by_calling(agent: Agent, prompt: str) -> None:
-    agent(prompt)
-
-
-async def by_invoking(agent: Agent, prompt: str) -> None:
-    await agent.invoke_async(prompt)
-
-
-async def by_streaming(agent: Agent, prompt: str) -> None:
-    async for _ in agent.stream_async(prompt):
-        pass
-
-
-every_way_to_talk = pytest.mark.parametrize("talk", [by_calling, by_invoking, by_streaming])
 in_and_outside_a_loop = pytest.mark.parametrize("talk", [by_calling, by_streaming])
-
-
-def user(text: str) -> Message:
-    return {"role": "user", "content": [{"text": text}]}
-
-
-def texts(messages: list[Message]) -> list[str]:
-    return [block["text"] for message in messages for block in message["content"] if "text" in block]
 
 
 def cost(log: CommandLog) -> tuple[int, int, int]:

@@ -4,12 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from strands import Agent, ToolContext, tool
+from strands import Agent
 from strands.types.event_loop import Usage
 from strands.types.exceptions import EventLoopException
 
 from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager.testing import CommandCounter, Redaction, ScriptedModel
+from tests.talking import NOTE, look, look_up, take_note
 
 NewManager = Callable[..., MongoDBSessionManager]
 NewAgent = Callable[..., Agent]
@@ -21,28 +22,6 @@ CACHED: Usage = {
     "cacheReadInputTokens": 7,
     "cacheWriteInputTokens": 3,
 }
-
-
-@tool
-def look_up(word: str) -> str:
-    """Look a word up."""
-    if word == "unknown":
-        raise LookupError(word)
-    return f"{word}: a fruit, or a bird"
-
-
-@tool(context=True)
-def take_note(tool_context: ToolContext) -> str:
-    """Change the agent's state."""
-    tool_context.agent.state.set("noted", True)
-    return "noted"
-
-
-def look(word: str, number: int = 1) -> dict[str, Any]:
-    return {"toolUse": {"toolUseId": f"t-{number}", "name": "look_up", "input": {"word": word}}}
-
-
-NOTE = {"toolUse": {"toolUseId": "t-9", "name": "take_note", "input": {}}}
 
 
 def measured(manager: MongoDBSessionManager, agent_id: str = "default") -> list[dict[str, Any]]:

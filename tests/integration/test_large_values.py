@@ -35,6 +35,7 @@ from mongodb_session_manager import (
 from mongodb_session_manager._document import AgentWrite
 from mongodb_session_manager.errors import MongoDBSessionError
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel
+from tests.talking import every_durability
 
 NewManager = Callable[..., MongoDBSessionManager]
 NewAgent = Callable[..., Agent]
@@ -229,7 +230,7 @@ def test_a_session_that_is_read_ahead(observer: Client, database: str) -> None:
         assert asyncio.run(chat())[0]["content"] == [document(noise(LARGE))]
 
 
-@pytest.mark.parametrize("durability", ["sync", "async", "exit"])
+@every_durability
 def test_under_each_durability(
     new_manager: NewManager, new_agent: NewAgent, history: History, bucket: Bucket, durability: str
 ) -> None:

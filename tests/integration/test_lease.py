@@ -29,6 +29,7 @@ from mongodb_session_manager import (
 )
 from mongodb_session_manager.errors import SchemaVersionError
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel
+from tests.talking import every_durability, texts, user
 
 NewManager = Callable[..., MongoDBSessionManager]
 NewAgent = Callable[..., Agent]
@@ -41,7 +42,6 @@ EXCLUSIVE: dict[str, Any] = {"exclusive": True, "lease_timeout": 0}
 CLOSED = {"closeConnection": True}
 UNCONFIRMED = {"writeConcernError": {"code": 64, "errmsg": "waiting for replication timed out"}}
 
-every_durability = pytest.mark.parametrize("durability", ["sync", "async", "exit"])
 every_doubt = pytest.mark.parametrize(
     ("fault", "error"), [(CLOSED, AutoReconnect), (UNCONFIRMED, WriteConcernError)], ids=["closed", "applied"]
 )
@@ -65,14 +65,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(_document, "now", clock.now)
     return clock
-
-
-def user(text: str) -> Message:
-    return {"role": "user", "content": [{"text": text}]}
-
-
-def texts(messages: list[Message]) -> list[str]:
-    return [block["text"] for message in messages for block in message["content"] if "text" in block]
 
 
 def eventually(condition: Callable[[], bool]) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from pymongo.errors import AutoReconnect
-from strands import Agent, ToolContext, tool
+from strands import Agent
 from strands.hooks import BeforeNodeCallEvent
 from strands.multiagent import GraphBuilder, Swarm
 from strands.multiagent.base import MultiAgentBase, Status
@@ -16,13 +16,13 @@ from strands.types.content import Message
 from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager.errors import AgentNotFoundError, SessionNotFoundError
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel, session_ids
+from tests.talking import ASK, ask
 
 NewManager = Callable[..., MongoDBSessionManager]
 History = Callable[..., list[Message]]
 Stored = Callable[..., dict[str, Any]]
 Failing = Callable[..., AbstractContextManager[None]]
 
-ASK = {"toolUse": {"toolUseId": "t-1", "name": "ask", "input": {}}}
 HAND_OFF = {
     "toolUse": {
         "toolUseId": "t-2",
@@ -30,12 +30,6 @@ HAND_OFF = {
         "input": {"agent_name": "second", "message": "Please go on", "context": {"found": ["a.b", "$c"]}},
     }
 }
-
-
-@tool(context=True)
-def ask(tool_context: ToolContext) -> str:
-    """Ask a human."""
-    return f"the answer was {tool_context.interrupt('approval', reason='may I?')}"
 
 
 class Team:

@@ -4,49 +4,19 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from strands import Agent, ToolContext, tool
+from strands import Agent
 from strands.agent.conversation_manager import SlidingWindowConversationManager
 from strands.hooks import AfterInvocationEvent
 
 from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager.testing import CommandCounter, CommandLog, session_ids
+from tests.talking import LOOK, NOTE, every_way_to_talk, look_up, take_note
 
 NewManager = Callable[..., MongoDBSessionManager]
 NewAgent = Callable[..., Agent]
-Talk = Callable[[Agent], Awaitable[None]]
+Talk = Callable[[Agent, str], Awaitable[None]]
 
-LOOK = {"toolUse": {"toolUseId": "t-1", "name": "look_up", "input": {"word": "kiwi"}}}
-NOTE = {"toolUse": {"toolUseId": "t-2", "name": "take_note", "input": {}}}
 INITIAL = [{"role": "user", "content": [{"text": "Hi"}]}, {"role": "assistant", "content": [{"text": "Hello"}]}]
-
-
-@tool
-def look_up(word: str) -> str:
-    """Look a word up."""
-    return f"{word}: a fruit, or a bird"
-
-
-@tool(context=True)
-def take_note(tool_context: ToolContext) -> str:
-    """Change the agent's state."""
-    tool_context.agent.state.set("noted", True)
-    return "noted"
-
-
-async def by_calling(agent: Agent) -> None:
-    agent("Hi")
-
-
-async def by_invoking(agent: Agent) -> None:
-    await agent.invoke_async("Hi")
-
-
-async def by_streaming(agent: Agent) -> None:
-    async for _ in agent.stream_async("Hi"):
-        pass
-
-
-every_way_to_talk = pytest.mark.parametrize("talk", [by_calling, by_invoking, by_streaming])
 
 
 def cost(log: CommandLog) -> tuple[int, int, int]:
@@ -182,7 +152,7 @@ async def test_a_plain_turn_is_two_writes(
 
     for _ in range(3):
         with command_counter.counting() as log:
-            await talk(agent)
+            await talk(agent, "Hi")
 
         assert cost(log) == (2, 0, 0)
 
@@ -194,7 +164,7 @@ async def test_a_turn_with_a_tool_call_is_four_writes(
     agent = new_agent(new_manager(), LOOK, "A bird.", tools=[look_up])
 
     with command_counter.counting() as log:
-        await talk(agent)
+        await talk(agent, "Hi")
 
     assert len(agent.messages) == 4
     assert cost(log) == (4, 0, 0)

@@ -20,19 +20,13 @@ from strands.types.interrupt import InterruptResponseContent
 
 from mongodb_session_manager import MongoDBSessionError, MongoDBSessionManager
 from mongodb_session_manager.testing import ScriptedModel
+from tests.talking import LOOK, look_up, texts
 
 NewManager = Callable[..., MongoDBSessionManager]
 NewAgent = Callable[..., Agent]
 History = Callable[..., list[Message]]
 
-LOOK = {"toolUse": {"toolUseId": "t-1", "name": "look_up", "input": {"word": "kiwi"}}}
 DROP = {"toolUse": {"toolUseId": "t-2", "name": "drop_table", "input": {}}}
-
-
-@tool
-def look_up(word: str) -> str:
-    """Look a word up."""
-    return f"{word}: a fruit, or a bird"
 
 
 @tool(context=True)
@@ -51,10 +45,6 @@ def initial() -> list[Message]:
 
 def answer(interrupt: Interrupt, response: str) -> list[InterruptResponseContent]:
     return [{"interruptResponse": {"interruptId": interrupt.id, "response": response}}]
-
-
-def texts(messages: list[Message]) -> list[str]:
-    return [block["text"] for message in messages for block in message["content"] if "text" in block]
 
 
 # Messages

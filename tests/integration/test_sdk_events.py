@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any, cast
 
 import pytest
-from strands import Agent, tool
+from strands import Agent
 from strands.agent import _continuation
 from strands.bidi.hooks.events import BidiAgentStopEvent
 from strands.hooks import AfterInvocationEvent, AgentInitializedEvent, BeforeModelCallEvent, MessageUpdatedEvent
@@ -18,24 +18,14 @@ from strands.types.session import SessionAgent
 from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager._agent_state import AgentStateTracker
 from mongodb_session_manager.testing import CommandCounter, Redaction, ScriptedModel
+from tests.talking import LOOK, look_up, texts
 
 NewManager = Callable[..., MongoDBSessionManager]
 NewAgent = Callable[..., Agent]
 History = Callable[..., list[Message]]
 Stored = Callable[..., dict[str, Any]]
 
-LOOK = {"toolUse": {"toolUseId": "t-1", "name": "look_up", "input": {"word": "kiwi"}}}
 SECRET = "my number is 555-0199"
-
-
-@tool
-def look_up(word: str) -> str:
-    """Look a word up."""
-    return f"{word}: a fruit, or a bird"
-
-
-def texts(messages: list[Message]) -> list[str]:
-    return [block["text"] for message in messages for block in message["content"] if "text" in block]
 
 
 # The events

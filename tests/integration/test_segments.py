@@ -22,6 +22,7 @@ from mongodb_session_manager import (
     _segments,
 )
 from mongodb_session_manager.testing import CommandCounter
+from tests.talking import user
 
 NewManager = Callable[..., MongoDBSessionManager]
 NewAgent = Callable[..., Agent]
@@ -47,10 +48,6 @@ def document(stored: Callable[..., Any]) -> Callable[[], Any]:
 @pytest.fixture
 def segments(observer: Client, database: str) -> Any:
     return observer[database].agent_sessions_segments
-
-
-def say(text: str) -> Message:
-    return {"role": "user", "content": [{"text": text}]}
 
 
 def talk(manager: MongoDBSessionManager, agent: Agent, turns: int, start: int = 0) -> None:
@@ -108,7 +105,7 @@ def test_pages_cross_the_boundary(new_manager: NewManager, new_agent: NewAgent, 
     manager = new_manager()
     agent = new_agent(manager)
     for number in range(60):
-        manager.append_message(say(str(number)), agent)
+        manager.append_message(user(str(number)), agent)
     settle(manager)
 
     page = [message["message_id"] for message in manager.list_messages("default", limit, offset)]
@@ -225,7 +222,7 @@ def test_of_two_movers_one_wins_and_the_other_cleans_up(
     first = new_manager()
     agent = new_agent(first, **keeping_all())
     for number in range(8):
-        first.append_message(say(str(number)), agent)
+        first.append_message(user(str(number)), agent)
     # Both have read the messages when the first of them moves these.
     listener = Meanwhile("insert", lambda: first._live_bindings()[0].history.roll())
     second = new_manager(connection_string=mongodb_uri, event_listeners=[listener])
@@ -242,13 +239,13 @@ def test_who_was_restored_before_a_move_goes_on(new_manager: NewManager, new_age
     first = new_manager()
     agent = new_agent(first, **keeping_all())
     for number in range(8):
-        first.append_message(say(str(number)), agent)
+        first.append_message(user(str(number)), agent)
     second = new_manager()
     other = new_agent(second, **keeping_all())
     assert first._live_bindings()[0].history.roll()
 
     other("I was restored before")
-    second.redact_latest_message(say("[hidden]"), other)
+    second.redact_latest_message(user("[hidden]"), other)
 
     assert [message["content"] for message in history()][:9] == [m["content"] for m in other.messages][:9]
     assert history()[-1]["content"] == [{"text": "[hidden]"}]
@@ -264,7 +261,7 @@ def test_what_moved_while_a_history_was_mended_does_not_come_back(
     use = {"toolUse": {"toolUseId": "t-1", "name": "add", "input": {}}}
     first.append_message(cast(Message, {"role": "assistant", "content": [use]}), agent)
     for number in range(7):
-        first.append_message(say(str(number)), agent)
+        first.append_message(user(str(number)), agent)
     listener = Meanwhile("update", lambda: first._live_bindings()[0].history.roll())
     second = new_manager(connection_string=mongodb_uri, event_listeners=[listener])
 
@@ -289,7 +286,7 @@ def test_a_reader_in_between_sees_everything(new_manager: NewManager, new_agent:
     thread = threading.Thread(target=read)
     thread.start()
     for number in range(100):
-        manager.append_message(say(str(number)), agent)
+        manager.append_message(user(str(number)), agent)
     done.set()
     thread.join()
 
@@ -303,12 +300,12 @@ def test_a_redaction_reaches_segments_and_copies(
 ) -> None:
     manager = new_manager()
     agent = new_agent(manager, **keeping_all())
-    prompt = say(SECRET)
+    prompt = user(SECRET)
     prompt["tracking_id"] = "t-1"
     agent.messages.append(prompt)
     manager.append_message(prompt, agent)
     for number in range(12 if moved else 6):
-        manager.append_message(say(str(number)), agent)
+        manager.append_message(user(str(number)), agent)
     settle(manager)
     if not moved:  # a copy in a segment that nobody refers to
         with failing("update", errorCode=50), suppress(PyMongoError):
@@ -316,7 +313,7 @@ def test_a_redaction_reaches_segments_and_copies(
     manager.append_message(prompt, agent)
     assert SECRET.encode() in everything(observer, database)
 
-    manager.redact_latest_message({**say("[hidden]"), "tracking_id": "t-1"}, agent)
+    manager.redact_latest_message({**user("[hidden]"), "tracking_id": "t-1"}, agent)
 
     assert SECRET.encode() not in everything(observer, database)
     texts = [message["content"][0]["text"] for message in manager.list_messages("default")]
@@ -330,10 +327,10 @@ def test_a_redaction_spares_what_has_the_number_of_a_copy_now(
     agent = new_agent(first, **keeping_all())
     use = {"toolUse": {"toolUseId": "t-1", "name": "add", "input": {}}}
     first.append_message(cast(Message, {"role": "assistant", "content": [use]}), agent)
-    prompt: Message = {**say(SECRET), "tracking_id": "t-1"}
+    prompt: Message = {**user(SECRET), "tracking_id": "t-1"}
     first.append_message(prompt, agent)
     for number in range(6):
-        first.append_message(say(str(number)), agent)
+        first.append_message(user(str(number)), agent)
     with failing("update", errorCode=50), pytest.raises(PyMongoError):
         first._live_bindings()[0].history.roll()
     # A result is put in, so what follows gets other numbers than in the segment that was left.
@@ -342,7 +339,7 @@ def test_a_redaction_spares_what_has_the_number_of_a_copy_now(
     result = other.messages[1]
     second.append_message(prompt, other)
 
-    second.redact_latest_message(say("[hidden]"), other)
+    second.redact_latest_message(user("[hidden]"), other)
 
     assert SECRET.encode() not in everything(observer, database)
     texts = [message["content"][0].get("text") for message in second.list_messages("default")]
@@ -373,7 +370,7 @@ def test_a_moved_message_can_be_read_and_updated(new_manager: NewManager, new_ag
     repository = manager.session_repository
     record = repository.read_message("s-1", "default", 2)
     assert record is not None
-    record.message = say("corrected")
+    record.message = user("corrected")
 
     repository.update_message("s-1", "default", record)
 
@@ -392,19 +389,19 @@ def test_a_session_grows_beyond_the_limit_of_a_document(
     agent = new_agent(manager)
 
     for number in range(5):
-        manager.append_message(say(str(number) * 7_000_000), agent)
+        manager.append_message(user(str(number) * 7_000_000), agent)
 
     assert [message["content"][0]["text"][0] for message in history()] == list("01234")
     with pytest.raises(SessionTooLargeError):
-        manager.append_message({**say("Hi"), "metadata": {"custom": {"large": "x" * 17_000_000}}}, agent)
-    manager.append_message(say("small"), agent)
+        manager.append_message({**user("Hi"), "metadata": {"custom": {"large": "x" * 17_000_000}}}, agent)
+    manager.append_message(user("small"), agent)
     assert len(history()) == 6
 
 
 def test_a_history_of_the_first_version_moves_too(
     new_manager: NewManager, new_agent: NewAgent, observer: Client, database: str, document: Callable[[], Any]
 ) -> None:
-    messages = [{"message_id": n, "message": say(str(n)), "redact_message": None} for n in range(20)]
+    messages = [{"message_id": n, "message": user(str(n)), "redact_message": None} for n in range(20)]
     window = {"__name__": "SlidingWindowConversationManager", "removed_message_count": 0}
     data = {"agent_id": "default", "state": {}, "conversation_manager_state": window}
     agents = {"default": {"agent_data": data, "messages": messages}}

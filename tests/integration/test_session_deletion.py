@@ -15,16 +15,13 @@ from strands.types.content import Message
 from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager.errors import SessionNotFoundError
 from mongodb_session_manager.testing import CommandCounter, CommandLog
+from tests.talking import user
 
 NewManager = Callable[..., MongoDBSessionManager]
 NewAgent = Callable[..., Agent]
 History = Callable[..., list[Message]]
 Failing = Callable[..., AbstractContextManager[None]]
 Act = Callable[[MongoDBSessionManager, Agent], Any]
-
-
-def user(text: str) -> Message:
-    return {"role": "user", "content": [{"text": text}]}
 
 
 def sync_changed(manager: MongoDBSessionManager, agent: Agent) -> None:

@@ -9,23 +9,18 @@ from typing import Any, cast
 import pytest
 from pymongo import MongoClient
 from pymongo.errors import InvalidOperation
-from strands import Agent, tool
+from strands import Agent
 from strands.types.content import Message
 
 from mongodb_session_manager import MongoDBSessionManager, create_mongodb_session_manager
 from mongodb_session_manager.errors import MongoDBSessionError
 from mongodb_session_manager.testing import CommandCounter
+from tests.talking import look_up
 
 NewManager = Callable[..., MongoDBSessionManager]
 NewAgent = Callable[..., Agent]
 History = Callable[..., list[Message]]
 Stored = Callable[..., dict[str, Any]]
-
-
-@tool
-def look_up(word: str) -> str:
-    """Look a word up."""
-    return f"{word}: a fruit, or a bird"
 
 
 def user(content: Any) -> Message:

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
-from strands import Agent, tool
+from strands import Agent
 from strands.agent.conversation_manager import SlidingWindowConversationManager
 
 from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager.errors import SessionNotFoundError
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel
+from tests.talking import look, look_up
 
 NewManager = Callable[..., MongoDBSessionManager]
 NewAgent = Callable[..., Agent]
@@ -20,18 +21,6 @@ Failing = Callable[..., AbstractContextManager[None]]
 StoreOld = Callable[..., None]
 
 NOTHING: dict[str, Any] = {"model_calls": 0, "usage": {}, "metrics": {}, "tools": {}}
-
-
-@tool
-def look_up(word: str) -> str:
-    """Look a word up."""
-    if word == "unknown":
-        raise LookupError(word)
-    return f"{word}: a fruit, or a bird"
-
-
-def look(word: str, number: int = 1) -> dict[str, Any]:
-    return {"toolUse": {"toolUseId": f"t-{number}", "name": "look_up", "input": {"word": word}}}
 
 
 def model(*turns: Any, tokens: int = 15, latency_ms: int = 1, **more: int) -> ScriptedModel:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure
-from strands import Agent, tool
+from strands import Agent
 from strands.agent.conversation_manager import SlidingWindowConversationManager
 from strands.hooks import AfterInvocationEvent
 from strands.types.content import Message
@@ -23,24 +23,16 @@ from mongodb_session_manager.errors import (
     SessionNotFoundError,
 )
 from mongodb_session_manager.testing import CommandCounter
+from tests.talking import LOOK, every_durability, look_up, texts
 
 NewAgent = Callable[..., Agent]
 History = Callable[..., list[Message]]
 Stored = Callable[..., dict[str, Any]]
 Failing = Callable[..., AbstractContextManager[None]]
 
-LOOK = {"toolUse": {"toolUseId": "t-1", "name": "look_up", "input": {"word": "kiwi"}}}
 
 # Milliseconds; longer than a request on a busy machine.
 SLOW = 3_000
-
-every_durability = pytest.mark.parametrize("durability", ["sync", "async", "exit"])
-
-
-@tool
-def look_up(word: str) -> str:
-    """Look a word up."""
-    return f"{word}: a fruit, or a bird"
 
 
 @pytest.fixture
@@ -66,10 +58,6 @@ async def ticking() -> AsyncIterator[list[float]]:
         yield ticks
     finally:
         task.cancel()
-
-
-def texts(messages: list[Message]) -> list[str]:
-    return [block["text"] for message in messages for block in message["content"] if "text" in block]
 
 
 def managers_of(client: MongoClient[dict[str, Any]]) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pymongo import MongoClient
 from pymongo.errors import AutoReconnect, OperationFailure, PyMongoError, WriteConcernError
-from strands import Agent, ToolContext, tool
+from strands import Agent
 from strands.agent.conversation_manager import SlidingWindowConversationManager
 from strands.hooks import AfterInvocationEvent
 from strands.types.content import Message
@@ -18,6 +18,7 @@ from strands.types.content import Message
 from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager.errors import MongoDBSessionError
 from mongodb_session_manager.testing import CommandCounter, CommandLog, Mongod, Redaction
+from tests.talking import NOTE, take_note, texts, user
 
 NewManager = Callable[..., MongoDBSessionManager]
 NewAgent = Callable[..., Agent]
@@ -25,7 +26,6 @@ History = Callable[..., list[Message]]
 Stored = Callable[..., dict[str, Any]]
 Failing = Callable[..., AbstractContextManager[None]]
 
-NOTE = {"toolUse": {"toolUseId": "t-1", "name": "take_note", "input": {}}}
 SECRET = "my number is 555-0199"
 CLOSED = {"closeConnection": True}
 UNCONFIRMED = {"writeConcernError": {"code": 64, "errmsg": "waiting for replication timed out"}}
@@ -35,21 +35,6 @@ every_fault = pytest.mark.parametrize(
     [(CLOSED, AutoReconnect), ({"errorCode": 13}, OperationFailure), (UNCONFIRMED, WriteConcernError)],
     ids=["closed", "refused", "applied"],
 )
-
-
-@tool(context=True)
-def take_note(tool_context: ToolContext) -> str:
-    """Change the agent's state."""
-    tool_context.agent.state.set("noted", True)
-    return "noted"
-
-
-def user(text: str) -> Message:
-    return {"role": "user", "content": [{"text": text}]}
-
-
-def texts(messages: list[Message]) -> list[str]:
-    return [block["text"] for message in messages for block in message["content"] if "text" in block]
 
 
 # Turns

@@ -40,6 +40,7 @@ from mongodb_session_manager import (
     initialize_global_factory,
 )
 from mongodb_session_manager._document import AgentWrite
+from tests.talking import every_durability
 
 Client = MongoClient[dict[str, Any]]
 NewManager = Callable[..., MongoDBSessionManager]
@@ -122,7 +123,7 @@ def test_a_witness_hears_secrets(witness: Any) -> None:
 # Ordinary life
 
 
-@pytest.mark.parametrize("durability", ["sync", "async", "exit"])
+@every_durability
 def test_a_conversation(witness: Any, confidential: Confidential, durability: str) -> None:
     manager = confidential.manager(durability=durability, metadata_fields=["mail"])
     agent = confidential.agent(manager)
