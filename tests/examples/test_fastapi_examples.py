@@ -19,6 +19,7 @@ import pytest
 from pymongo import MongoClient
 
 from mongodb_session_manager import MongoDBSessionManager
+from tests.watching import eventually
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CHAT, STREAMING = "example_fastapi.py", "example_fastapi_streaming.py"
@@ -139,13 +140,6 @@ def streaming(services: dict[str, Service], session_id: str) -> Service:
 @pytest.fixture
 def session_id(request: pytest.FixtureRequest) -> str:
     return str(request.node.name).replace("[", "-").strip("]")
-
-
-def eventually(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 15
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return condition()
 
 
 # Chat

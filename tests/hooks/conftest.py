@@ -331,16 +331,3 @@ def run_child(aws: Emulator, mongodb_uri: str, database_name: str) -> Callable[.
         return subprocess.run([sys.executable, "-c", head + script], capture_output=True, text=True, timeout=60)
 
     return run
-
-
-@pytest.fixture
-def eventually() -> Callable[[Callable[[], bool]], None]:
-    """Wait until something holds."""
-
-    def wait(holds: Callable[[], bool], seconds: float = 10.0) -> None:
-        deadline = time.monotonic() + seconds
-        while not holds():
-            assert time.monotonic() < deadline, "it never came to hold"
-            time.sleep(0.02)
-
-    return wait

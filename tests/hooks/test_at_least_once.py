@@ -13,6 +13,7 @@ from mongodb_session_manager import (
     create_metadata_sqs_hook,
     create_metadata_websocket_hook,
 )
+from tests.watching import eventually
 
 NewManager = Callable[..., MongoDBSessionManager]
 Outbox = Callable[..., list[dict[str, Any]]]
@@ -87,7 +88,7 @@ def test_a_killed_process_loses_nothing(
 
 
 def test_a_storm_of_faults_loses_nothing_and_keeps_the_order(
-    aws: Any, queue: str, new_manager: NewManager, outbox: Outbox, impatient: Any, eventually: Any
+    aws: Any, queue: str, new_manager: NewManager, outbox: Outbox, impatient: Any
 ) -> None:
     hook = impatient(sqs_hook(queue))
     managers = [new_manager(f"s-{number}", metadata_hook=hook) for number in range(3)]
@@ -99,7 +100,7 @@ def test_a_storm_of_faults_loses_nothing_and_keeps_the_order(
         managers[number % 3].update_metadata({"number": number})
     hook.flush(20)
     aws.fail()
-    eventually(lambda: len(hook._dispatcher) == 0, 20)
+    assert eventually(lambda: len(hook._dispatcher) == 0, 20)
 
     seen: dict[str, dict[str, Any]] = {}
     for event in aws.events(queue, 60):
@@ -111,14 +112,14 @@ def test_a_storm_of_faults_loses_nothing_and_keeps_the_order(
 
 
 def test_an_outage_is_made_up_for_by_whoever_opens_the_session_next(
-    aws: Any, queue: str, new_manager: NewManager, outbox: Outbox, impatient: Any, eventually: Any
+    aws: Any, queue: str, new_manager: NewManager, outbox: Outbox, impatient: Any
 ) -> None:
     aws.fail({"service": "sqs", "operation": "SendMessage", **DENIED})
     hook = impatient(sqs_hook(queue))
     with new_manager(metadata_hook=hook) as manager:
         for number in range(3):
             manager.update_metadata({"number": number})
-    eventually(lambda: len(hook._dispatcher) == 0)  # it has given up
+    assert eventually(lambda: len(hook._dispatcher) == 0)  # it has given up
     assert len(outbox()) == 3
     aws.fail()
 
@@ -144,7 +145,7 @@ def test_what_can_never_be_sent_does_not_stay(
     assert "can never be delivered" in caplog.text
 
 
-def test_feedback(aws: Any, new_manager: NewManager, outbox: Outbox, impatient: Any, eventually: Any) -> None:
+def test_feedback(aws: Any, new_manager: NewManager, outbox: Outbox, impatient: Any) -> None:
     topic, queue = aws.topic()
     arns = (topic, topic, "none")
     aws.fail({"service": "sns", "operation": "Publish", **DENIED})
@@ -153,7 +154,7 @@ def test_feedback(aws: Any, new_manager: NewManager, outbox: Outbox, impatient: 
         manager.add_feedback({"rating": "up", "comment": "1"})
         manager.add_feedback({"rating": "down", "comment": "2"})
         manager.add_feedback({"rating": None, "comment": "3"})
-    eventually(lambda: len(hook._dispatcher) == 0)
+    assert eventually(lambda: len(hook._dispatcher) == 0)
     ids = [record["id"] for record in outbox()]
     assert len(ids) == 2
     aws.fail()

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,8 +18,7 @@ from mongodb_session_manager.hooks.dispatcher import (
     Dispatcher,
     shared_dispatcher,
 )
-
-Wait = Callable[..., None]
+from tests.watching import eventually
 
 
 class Sink:
@@ -84,13 +82,11 @@ def test_submit_never_waits(dispatcher: Dispatcher, sink: Sink) -> None:
     assert dispatcher.flush(10) == 0
 
 
-def test_a_full_queue_drops_the_oldest_best_effort_one(
-    sink: Sink, caplog: pytest.LogCaptureFixture, eventually: Wait
-) -> None:
+def test_a_full_queue_drops_the_oldest_best_effort_one(sink: Sink, caplog: pytest.LogCaptureFixture) -> None:
     dispatcher = Dispatcher(capacity=4)
     sink.gate.clear()
     dispatcher.submit(sink.delivery("first"))
-    eventually(lambda: dispatcher._sending is not None)
+    assert eventually(lambda: dispatcher._sending is not None)
 
     for name in ("a", "b", "c", "d", "e"):
         dispatcher.submit(sink.delivery(name, durable=name == "a"))
@@ -104,7 +100,7 @@ def test_a_full_queue_drops_the_oldest_best_effort_one(
     ]
 
 
-def test_a_full_queue_leaves_at_least_once_ones_to_their_outbox(sink: Sink, eventually: Wait) -> None:
+def test_a_full_queue_leaves_at_least_once_ones_to_their_outbox(sink: Sink) -> None:
     dispatcher = Dispatcher(capacity=3, retry_delays=(30.0,))
     names = [str(number) for number in range(10)]
     sink.failures = {name: [DeliveryError("down")] for name in names}
@@ -133,27 +129,27 @@ def test_a_failure_is_logged_without_what_others_say(
     ]
 
 
-def test_at_least_once_holds_back_its_lane_only(dispatcher: Dispatcher, sink: Sink, eventually: Wait) -> None:
+def test_at_least_once_holds_back_its_lane_only(dispatcher: Dispatcher, sink: Sink) -> None:
     sink.failures = {"a1": [DeliveryError("down"), OSError()]}
 
     for name in ("a1", "b1", "a2", "b2", "a3"):
         dispatcher.submit(sink.delivery(name, lane=name[0], durable=True))
 
     assert dispatcher.flush(5) == 0  # does not wait for what is safe in the outbox
-    eventually(lambda: len(sink.sent) == 5)
+    assert eventually(lambda: len(sink.sent) == 5)
     assert sink.sent == ["b1", "b2", "a1", "a2", "a3"]
-    eventually(lambda: len(dispatcher) == 0)
+    assert eventually(lambda: len(dispatcher) == 0)
     assert sink.acknowledged == sink.sent
 
 
 def test_after_the_last_attempt_the_lane_is_left_to_the_outbox(
-    dispatcher: Dispatcher, sink: Sink, eventually: Wait, caplog: pytest.LogCaptureFixture
+    dispatcher: Dispatcher, sink: Sink, caplog: pytest.LogCaptureFixture
 ) -> None:
     sink.failures = {"a1": [DeliveryError("down")] * 3}
 
     for name in ("a1", "a2"):
         dispatcher.submit(sink.delivery(name, durable=True))
-    eventually(lambda: len(dispatcher) == 0)
+    assert eventually(lambda: len(dispatcher) == 0)
 
     assert (sink.sent, sink.acknowledged) == ([], [])
     assert "notifications=<2>, attempts=<3>" in caplog.records[-1].getMessage()

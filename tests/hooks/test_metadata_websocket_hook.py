@@ -14,6 +14,7 @@ from mongodb_session_manager import (
     create_metadata_websocket_hook,
     is_metadata_websocket_hook_available,
 )
+from tests.watching import eventually
 
 NewManager = Callable[..., MongoDBSessionManager]
 SERVICE = "apigatewaymanagementapi"
@@ -79,11 +80,11 @@ def test_the_connection_of_an_earlier_process_is_used_and_never_sent(
 
 
 def test_a_connection_that_has_gone_is_removed(
-    aws: Any, hook: Any, new_manager: NewManager, eventually: Any, caplog: pytest.LogCaptureFixture
+    aws: Any, hook: Any, new_manager: NewManager, caplog: pytest.LogCaptureFixture
 ) -> None:
     with aws.browser() as (_, connection_id):
         pass
-    eventually(lambda: has_gone(aws, connection_id))
+    assert eventually(lambda: has_gone(aws, connection_id))
     with new_manager(metadata_hook=hook) as manager:
         manager.update_metadata({"connection_id": connection_id, "status": 1})
         hook.flush(5)
@@ -103,7 +104,7 @@ def has_gone(aws: Any, connection_id: str) -> bool:
 
 
 def test_a_new_connection_is_not_removed_in_place_of_the_old_one(
-    aws: Any, browser: Any, hook: Any, new_manager: NewManager, mongo_client: Any, database_name: str, eventually: Any
+    aws: Any, browser: Any, hook: Any, new_manager: NewManager, mongo_client: Any, database_name: str
 ) -> None:
     client, connection_id = browser
     sessions = mongo_client[database_name]["agent_sessions"]
@@ -111,7 +112,7 @@ def test_a_new_connection_is_not_removed_in_place_of_the_old_one(
         manager.update_metadata({"connection_id": "old"})
         aws.fail({"service": SERVICE, "times": 1, "latency": 1000})
         manager.update_metadata({"status": 1})
-        eventually(aws.fired)  # the post to the old one is held up; the browser reconnects meanwhile
+        assert eventually(aws.fired)  # the post to the old one is held up; the browser reconnects meanwhile
         sessions.update_one({"_id": "s-1"}, {"$set": {"metadata.connection_id": connection_id}})
 
     assert [event["metadata"] for event in received(client, 1)] == [{"status": 1}]

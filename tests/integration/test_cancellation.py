@@ -23,6 +23,7 @@ from strands.types.content import Message
 from mongodb_session_manager import MongoDBSessionManager, MongoDBSessionRepository
 from mongodb_session_manager.testing import CommandCounter, Mongod, ScriptedModel
 from tests.talking import LOOK, every_durability, look_up, texts
+from tests.watching import until
 
 NewManager = Callable[..., MongoDBSessionManager]
 NewAgent = Callable[..., Agent]
@@ -42,13 +43,6 @@ def is_valid(messages: list[Message]) -> bool:
         calls.append({block["toolUse"]["toolUseId"] for block in blocks if "toolUse" in block})
         results.append({block["toolResult"]["toolUseId"] for block in blocks if "toolResult" in block})
     return calls == [*results, set()]
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.005)
 
 
 async def cancelled(task: "asyncio.Task[Any]", times: int = 1) -> None:
@@ -134,7 +128,7 @@ async def test_cancelled_while_a_write_is_on_its_way(
         command_counter.counting() as log,
     ):
         task = asyncio.create_task(agent.invoke_async("One"))
-        await eventually(lambda: log.writes == 1)
+        assert await until(lambda: log.writes == 1)
         await cancelled(task, times)
     await manager.aflush()
 
@@ -212,7 +206,7 @@ async def test_cancelled_while_a_later_write_is_on_its_way(
         command_counter.counting() as log,
     ):
         task = asyncio.create_task(agent.invoke_async("One"))
-        await eventually(lambda: log.writes > written_before or task.done())
+        assert await until(lambda: log.writes > written_before or task.done())
         with suppress(asyncio.CancelledError):
             await cancelled(task, times)
         await manager.aflush()
@@ -328,7 +322,7 @@ def test_a_loop_that_ends_while_a_write_is_on_its_way(
     async def leave() -> None:
         with command_counter.counting() as log:
             task = asyncio.create_task(agent.invoke_async("One"))
-            await eventually(lambda: log.writes == 1)
+            assert await until(lambda: log.writes == 1)
             await cancelled(task, 2)
 
     with failing("update", mode={"times": 1}, blockConnection=True, blockTimeMS=BLOCKED_MS):

@@ -6,16 +6,17 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from pymongo import MongoClient
-from pymongo.errors import ConfigurationError, InvalidOperation
+from pymongo.errors import ConfigurationError
 
 from mongodb_session_manager._client import ClientHandle
 from mongodb_session_manager.mongodb_connection_pool import MongoDBConnectionPool as Pool
+from tests.watching import answers, eventually
 
 Client = MongoClient[dict[str, Any]]
 
@@ -38,28 +39,11 @@ def owned(mongodb_uri: str) -> Iterator[ClientHandle]:
     handle.close()
 
 
-def answers(client: Client) -> bool:
-    try:
-        return bool(client.admin.command("ping")["ok"])
-    except InvalidOperation:
-        return False
-
-
-def eventually(condition: Callable[[], bool]) -> bool:
-    """What a finaliser sets off is done in a thread of its own."""
-    deadline = time.monotonic() + 5
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.005)
-    return condition()
-
-
 @pytest.fixture(autouse=True)
 def no_workers_of_others() -> None:
     """Collect what earlier tests dropped without closing: its threads end behind."""
     gc.collect()
-    deadline = time.monotonic() + 10
-    while workers() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    eventually(lambda: not workers())
 
 
 def workers() -> set[str]:

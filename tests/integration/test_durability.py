@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -30,7 +29,7 @@ from mongodb_session_manager.errors import (
     SessionNotFoundError,
     UnstorableValueError,
 )
-from mongodb_session_manager.testing import CommandCounter, CommandLog, Redaction, ScriptedModel
+from mongodb_session_manager.testing import CommandCounter, Redaction, ScriptedModel
 from tests.talking import (
     ASK,
     LOOK,
@@ -45,6 +44,7 @@ from tests.talking import (
     texts,
     user,
 )
+from tests.watching import cost, eventually
 
 NewManager = Callable[..., MongoDBSessionManager]
 NewAgent = Callable[..., Agent]
@@ -57,20 +57,12 @@ SECRET = "my number is 555-0199"
 REFUSED = {"errorCode": 13}
 CLOSED = {"closeConnection": True}
 
-
 in_and_outside_a_loop = pytest.mark.parametrize("talk", [by_calling, by_streaming])
 
 
-def cost(log: CommandLog) -> tuple[int, int, int]:
-    """Tell writes, reads and everything else."""
-    return log.writes, log.reads, len(log.commands) - log.writes - log.reads
-
-
-def until(number: int, history: History) -> list[Message]:
+def once_stored(number: int, history: History) -> list[Message]:
     """Wait until so many messages are stored."""
-    deadline = time.monotonic() + 10
-    while len(history()) < number and time.monotonic() < deadline:
-        time.sleep(0.005)
+    eventually(lambda: len(history()) >= number)
     return history()
 
 
@@ -87,7 +79,7 @@ async def test_what_is_stored_when_the_model_is_called(
     def looking(answer: Any) -> Callable[[list[Message]], Any]:
         def turn(messages: list[Message]) -> Any:
             # With "async" the write is on its way; that it arrives while the model is at work is what is promised.
-            seen.append(len(until(len(messages), history) if durability == "async" else history()))
+            seen.append(len(once_stored(len(messages), history) if durability == "async" else history()))
             return answer
 
         return turn
@@ -458,7 +450,7 @@ def test_a_failure_of_the_last_write_is_told(
 ) -> None:
     def break_it(messages: list[Message]) -> str:
         if durability == "async":
-            until(1, history)
+            once_stored(1, history)
         fault.__enter__()
         return "Okay."
 
@@ -526,7 +518,7 @@ async def test_a_conflict_is_told_by_the_end_of_the_invocation(
     def turn(messages: list[Message]) -> Any:
         if rival_comes == "meanwhile":
             if durability == "async":
-                until(1, history)
+                once_stored(1, history)
             rival()
         return LOOK
 
@@ -801,7 +793,7 @@ def test_a_direct_tool_call_after_a_conversation_manager_that_raised_is_stored_a
     agent.tool.look_up(word="kiwi")
 
     if durability == "async":
-        until(len(agent.messages), history)  # may be on their way
+        once_stored(len(agent.messages), history)  # may be on their way
     assert history() == agent.messages
 
 

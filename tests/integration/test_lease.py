@@ -30,6 +30,7 @@ from mongodb_session_manager import (
 from mongodb_session_manager.errors import SchemaVersionError
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel
 from tests.talking import every_durability, texts, user
+from tests.watching import eventually
 
 NewManager = Callable[..., MongoDBSessionManager]
 NewAgent = Callable[..., Agent]
@@ -65,13 +66,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(_document, "now", clock.now)
     return clock
-
-
-def eventually(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 15
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return condition()
 
 
 def sync_changed(manager: MongoDBSessionManager, agent: Agent) -> None:

@@ -9,19 +9,15 @@ from strands.agent.conversation_manager import SlidingWindowConversationManager
 from strands.hooks import AfterInvocationEvent
 
 from mongodb_session_manager import MongoDBSessionManager
-from mongodb_session_manager.testing import CommandCounter, CommandLog, session_ids
+from mongodb_session_manager.testing import CommandCounter, session_ids
 from tests.talking import LOOK, NOTE, every_way_to_talk, look_up, take_note
+from tests.watching import cost
 
 NewManager = Callable[..., MongoDBSessionManager]
 NewAgent = Callable[..., Agent]
 Talk = Callable[[Agent, str], Awaitable[None]]
 
 INITIAL = [{"role": "user", "content": [{"text": "Hi"}]}, {"role": "assistant", "content": [{"text": "Hello"}]}]
-
-
-def cost(log: CommandLog) -> tuple[int, int, int]:
-    """Tell writes, reads and everything else."""
-    return log.writes, log.reads, len(log.commands) - log.writes - log.reads
 
 
 @pytest.fixture

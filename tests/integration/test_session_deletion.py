@@ -14,8 +14,9 @@ from strands.types.content import Message
 
 from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager.errors import SessionNotFoundError
-from mongodb_session_manager.testing import CommandCounter, CommandLog
+from mongodb_session_manager.testing import CommandCounter
 from tests.talking import user
+from tests.watching import until
 
 NewManager = Callable[..., MongoDBSessionManager]
 NewAgent = Callable[..., Agent]
@@ -35,12 +36,6 @@ def build_graph(manager: MongoDBSessionManager, agent: Agent) -> None:
     builder.set_session_manager(manager)
     builder.set_max_node_executions(5)
     builder.build()
-
-
-async def until_sent(log: CommandLog, writes: int) -> None:
-    """Wait until that many writes are on their way."""
-    while log.writes < writes:
-        await asyncio.sleep(0.005)
 
 
 ACTS: dict[str, Act] = {
@@ -198,7 +193,7 @@ async def test_a_deletion_while_a_write_is_on_its_way(
         command_counter.counting() as log,
     ):
         turn = asyncio.create_task(agent.invoke_async("Second"))
-        await until_sent(log, 1)
+        assert await until(lambda: log.writes >= 1)
         assert await asyncio.to_thread(deleting.delete_session) is True
         with pytest.raises(SessionNotFoundError):
             await turn

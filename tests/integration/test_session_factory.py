@@ -23,6 +23,7 @@ from mongodb_session_manager.mongodb_session_factory import (
     get_global_factory,
     initialize_global_factory,
 )
+from tests.watching import answers, eventually
 
 Client = MongoClient[dict[str, Any]]
 MakeFactory = Callable[..., MongoDBSessionManagerFactory]
@@ -53,20 +54,6 @@ def client_of(owner: MongoDBSessionManager | MongoDBSessionManagerFactory) -> Cl
     if isinstance(owner, MongoDBSessionManagerFactory):
         return owner._handle.client
     return owner.session_repository.client
-
-
-def answers(client: Client) -> bool:
-    try:
-        return bool(client.admin.command("ping")["ok"])
-    except InvalidOperation:
-        return False
-
-
-def eventually(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 5
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.005)
-    return condition()
 
 
 class TestArguments:

@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, suppress
 from typing import Any
 
 import pytest
@@ -24,6 +24,7 @@ from mongodb_session_manager.errors import (
 )
 from mongodb_session_manager.testing import CommandCounter
 from tests.talking import LOOK, every_durability, look_up, texts
+from tests.watching import ticking, until
 
 NewAgent = Callable[..., Agent]
 History = Callable[..., list[Message]]
@@ -43,33 +44,9 @@ def factory(mongo_client: MongoClient[dict[str, Any]], database: str) -> Iterato
         yield made
 
 
-@asynccontextmanager
-async def ticking() -> AsyncIterator[list[float]]:
-    """Give the times at which a task got its turn."""
-    ticks: list[float] = []
-
-    async def tick() -> None:
-        while True:
-            ticks.append(time.monotonic())
-            await asyncio.sleep(0.01)
-
-    task = asyncio.create_task(tick())
-    try:
-        yield ticks
-    finally:
-        task.cancel()
-
-
 def managers_of(client: MongoClient[dict[str, Any]]) -> int:
     """Tell how many use the client, beside the factory."""
     return len(ClientHandle.of(client)._users) - 1
-
-
-async def until(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 10
-    while not condition() and time.monotonic() < deadline:
-        await asyncio.sleep(0.005)
-    return condition()
 
 
 # Agents that were read ahead

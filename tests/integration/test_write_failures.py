@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 import pytest
@@ -17,8 +17,9 @@ from strands.types.content import Message
 
 from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager.errors import MongoDBSessionError
-from mongodb_session_manager.testing import CommandCounter, CommandLog, Mongod, Redaction
+from mongodb_session_manager.testing import CommandCounter, Mongod, Redaction
 from tests.talking import NOTE, take_note, texts, user
+from tests.watching import ticking, until
 
 NewManager = Callable[..., MongoDBSessionManager]
 NewAgent = Callable[..., Agent]
@@ -480,12 +481,6 @@ def test_a_moved_window_that_could_not_be_written_fails_nobody(
 # Cancellation, and the event loop
 
 
-async def until_sent(log: CommandLog, writes: int) -> None:
-    """Wait until that many writes are on their way."""
-    while log.writes < writes:
-        await asyncio.sleep(0.005)
-
-
 @pytest.mark.parametrize("written_before", [0, 1], ids=["prompt", "answer"])
 async def test_a_cancelled_task_does_not_tear(
     new_manager: NewManager,
@@ -502,7 +497,7 @@ async def test_a_cancelled_task_does_not_tear(
         command_counter.counting() as log,
     ):
         task = asyncio.create_task(agent.invoke_async("One"))
-        await until_sent(log, written_before + 1)
+        assert await until(lambda: log.writes >= written_before + 1)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -526,7 +521,7 @@ async def test_a_cancelled_task_whose_write_fails_loses_nothing(
         command_counter.counting() as log,
     ):
         task = asyncio.create_task(agent.invoke_async("One"))
-        await until_sent(log, 1)
+        assert await until(lambda: log.writes >= 1)
         task.cancel()
         with pytest.raises((asyncio.CancelledError, OperationFailure)):
             await task
@@ -548,23 +543,6 @@ async def test_an_abandoned_stream_loses_nothing(
     await agent.invoke_async("And?")
 
     assert history() == agent.messages
-
-
-@asynccontextmanager
-async def ticking() -> AsyncIterator[list[float]]:
-    """Give the times at which a task got its turn."""
-    ticks: list[float] = []
-
-    async def tick() -> None:
-        while True:
-            ticks.append(time.monotonic())
-            await asyncio.sleep(0.01)
-
-    task = asyncio.create_task(tick())
-    try:
-        yield ticks
-    finally:
-        task.cancel()
 
 
 async def test_the_event_loop_goes_on_while_a_write_is_blocked(

@@ -4,8 +4,7 @@ import socket
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from mongodb_session_manager.testing import (
     find_mongod,
     running_mongodb,
 )
+from tests.watching import eventually
 
 pytestmark = pytest.mark.skipif(find_mongod() is None, reason="there is no mongod to run")
 
@@ -48,13 +48,6 @@ def is_alive(pid: int) -> bool:
         return False
     # A child whose parent died and whom nobody has waited for yet is dead as well.
     return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def run_python(code: str, *arguments: object) -> "subprocess.Popen[str]":
@@ -233,7 +226,7 @@ def test_is_stopped_when_the_process_is_killed(monkeypatch: pytest.MonkeyPatch, 
         assert is_alive(pid)
         process.send_signal(signal.SIGKILL)
 
-    wait_for(lambda: not is_alive(pid))
+    assert eventually(lambda: not is_alive(pid), 20)
 
 
 def test_a_forked_child_leaves_the_server_alone() -> None:
