@@ -16,27 +16,13 @@ from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager._writer import MAX_MISSES
 from mongodb_session_manager.errors import SessionConflictError
 from mongodb_session_manager.testing import CommandCounter
+from tests.integration.writes import WRITES, Act, every_write, sync_changed
 from tests.talking import texts, user
 
 NewManager = Callable[..., MongoDBSessionManager]
 NewAgent = Callable[..., Agent]
 History = Callable[..., list[Message]]
 Failing = Callable[..., AbstractContextManager[None]]
-Act = Callable[[MongoDBSessionManager, Agent], Any]
-
-
-def sync_changed(manager: MongoDBSessionManager, agent: Agent) -> None:
-    agent.state.set("changed", True)
-    manager.sync_agent(agent)
-
-
-ACTS: dict[str, Act] = {
-    "turn": lambda manager, agent: agent("Hi"),
-    "append": lambda manager, agent: manager.append_message(user("Hi"), agent),
-    "sync": sync_changed,
-    "redact": lambda manager, agent: manager.redact_latest_message(user("…"), agent),
-}
-every_act = pytest.mark.parametrize("act", ACTS.values(), ids=ACTS)
 
 
 @pytest.fixture
@@ -60,7 +46,7 @@ def loser(losers_manager: MongoDBSessionManager, new_agent: NewAgent, winner: Ag
     return agent
 
 
-@every_act
+@every_write
 def test_the_second_writer_is_told(
     winner: Agent, loser: Agent, losers_manager: MongoDBSessionManager, history: History, act: Act
 ) -> None:
@@ -121,8 +107,8 @@ def test_the_error_holds_everything_that_was_pending(
     assert texts(history()) == ["I was faster", "Okay."]
 
 
-@every_act
-@pytest.mark.parametrize("first", ACTS.values(), ids=ACTS)
+@every_write
+@pytest.mark.parametrize("first", WRITES.values(), ids=WRITES)
 def test_later_calls_raise_the_same_at_once(
     loser: Agent, losers_manager: MongoDBSessionManager, command_counter: CommandCounter, first: Act, act: Act
 ) -> None:

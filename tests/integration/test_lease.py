@@ -29,6 +29,7 @@ from mongodb_session_manager import (
 )
 from mongodb_session_manager.errors import SchemaVersionError
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel
+from tests.integration.writes import WRITES, Act, every_write
 from tests.talking import every_durability, texts, user
 from tests.watching import eventually
 
@@ -37,7 +38,6 @@ NewAgent = Callable[..., Agent]
 History = Callable[..., list[Message]]
 Stored = Callable[..., dict[str, Any]]
 Failing = Callable[..., AbstractContextManager[None]]
-Act = Callable[[MongoDBSessionManager, Agent], Any]
 
 EXCLUSIVE: dict[str, Any] = {"exclusive": True, "lease_timeout": 0}
 CLOSED = {"closeConnection": True}
@@ -66,20 +66,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(_document, "now", clock.now)
     return clock
-
-
-def sync_changed(manager: MongoDBSessionManager, agent: Agent) -> None:
-    agent.state.set("changed", True)
-    manager.sync_agent(agent)
-
-
-WRITES: dict[str, Act] = {
-    "turn": lambda manager, agent: agent("Hi"),
-    "append": lambda manager, agent: manager.append_message(user("Hi"), agent),
-    "sync": sync_changed,
-    "redact": lambda manager, agent: manager.redact_latest_message(user("…"), agent),
-}
-every_write = pytest.mark.parametrize("act", WRITES.values(), ids=WRITES)
 
 
 @pytest.fixture

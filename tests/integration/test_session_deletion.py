@@ -15,19 +15,13 @@ from strands.types.content import Message
 from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager.errors import SessionNotFoundError
 from mongodb_session_manager.testing import CommandCounter
-from tests.talking import user
+from tests.integration.writes import WRITES, Act
 from tests.watching import until
 
 NewManager = Callable[..., MongoDBSessionManager]
 NewAgent = Callable[..., Agent]
 History = Callable[..., list[Message]]
 Failing = Callable[..., AbstractContextManager[None]]
-Act = Callable[[MongoDBSessionManager, Agent], Any]
-
-
-def sync_changed(manager: MongoDBSessionManager, agent: Agent) -> None:
-    agent.state.set("changed", True)
-    manager.sync_agent(agent)
 
 
 def build_graph(manager: MongoDBSessionManager, agent: Agent) -> None:
@@ -39,10 +33,7 @@ def build_graph(manager: MongoDBSessionManager, agent: Agent) -> None:
 
 
 ACTS: dict[str, Act] = {
-    "turn": lambda manager, agent: agent("Hi"),
-    "append": lambda manager, agent: manager.append_message(user("Hi"), agent),
-    "sync": sync_changed,
-    "redact": lambda manager, agent: manager.redact_latest_message(user("…"), agent),
+    **WRITES,
     "new agent": lambda manager, agent: manager.initialize(Agent(agent_id="new", callback_handler=None)),
     "stored agent": lambda manager, agent: manager.initialize(Agent(agent_id="idle", callback_handler=None)),
     "graph": build_graph,
