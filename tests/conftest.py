@@ -1,10 +1,13 @@
 """Real managers, agents and faults on the real mongod, for the tests of every folder."""
 
+import socket
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
+import bson
 import pytest
 from pymongo import MongoClient, common
 from strands import Agent
@@ -30,6 +33,17 @@ def mongo_client(
     )
     with client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def uri_of(mongodb_uri: str) -> Callable[[str], str]:
+    """The server's connection string with a database in it."""
+    parts = urlsplit(mongodb_uri)
+    query = parts.query
+    if "@" in parts.netloc and "authsource=" not in query.lower():
+        # Credentials are looked up in the database of the path, unless this says otherwise.
+        query = f"{query}&authSource={parts.path.strip('/') or 'admin'}".lstrip("&")
+    return lambda database: parts._replace(path=f"/{database}", query=query).geturl()
 
 
 @pytest.fixture(scope="session")
@@ -101,6 +115,26 @@ def history(observer: MongoClient[dict[str, Any]], database: str) -> Callable[..
         return [record.to_message() for record in repository.list_messages(session_id, agent_id)]
 
     return read
+
+
+@pytest.fixture
+def everything(observer: MongoClient[dict[str, Any]], database: str) -> Callable[[], bytes]:
+    """All documents of all collections, as they are stored."""
+
+    def read() -> bytes:
+        found = observer[database]
+        names = found.list_collection_names()
+        return b"".join(bson.encode(document) for name in names for document in found[name].find())
+
+    return read
+
+
+@pytest.fixture
+def nobodys_port() -> Iterator[int]:
+    """A port on which nobody listens."""
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        yield reserved.getsockname()[1]
 
 
 @pytest.fixture

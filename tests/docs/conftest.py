@@ -1,7 +1,6 @@
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
-from urllib.parse import urlsplit
 
 import pytest
 from strands.models import Model
@@ -22,14 +21,9 @@ def root() -> Path:
 
 
 @pytest.fixture
-def database_uri(mongodb_uri: str, database_name: str) -> str:
+def database_uri(uri_of: Callable[[str], str], database_name: str) -> str:
     """The server's connection string with the test's own database in it."""
-    parts = urlsplit(mongodb_uri)
-    query = parts.query
-    if "@" in parts.netloc and "authsource=" not in query.lower():
-        # Credentials are looked up in the database of the path, unless this says otherwise.
-        query = f"{query}&authSource={parts.path.strip('/') or 'admin'}".lstrip("&")
-    return parts._replace(path=f"/{database_name}", query=query).geturl()
+    return uri_of(database_name)
 
 
 @pytest.fixture

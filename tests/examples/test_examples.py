@@ -2,52 +2,15 @@
 
 import os
 import runpy
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
-from pymongo import MongoClient
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NAMES = sorted(path.name for path in EXAMPLES.glob("example_*.py"))
 
 Output = Callable[[str], list[str]]
-
-
-@pytest.fixture
-def output(mongodb_uri: str, mongo_client: MongoClient[dict[str, Any]], database_name: str, tmp_path: Path) -> Output:
-    """Run an example to its good end; the lines of its output. It must leave no session and no file."""
-    environment = {**os.environ, "MONGODB_URI": _with_database(mongodb_uri, database_name)}
-
-    def run(name: str) -> list[str]:
-        done = subprocess.run(
-            [sys.executable, EXAMPLES / name],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert (done.returncode, done.stderr) == (0, "")
-        assert mongo_client[database_name].list_collection_names() == ["agent_sessions"]
-        assert mongo_client[database_name]["agent_sessions"].find_one() is None
-        assert list(tmp_path.iterdir()) == []
-        return done.stdout.splitlines()
-
-    return run
-
-
-def _with_database(uri: str, name: str) -> str:
-    parts = urlsplit(uri)
-    query = parts.query
-    if "@" in parts.netloc and "authsource=" not in query.lower():
-        # Credentials are looked up in the database of the path, unless this says otherwise.
-        query = f"{query}&authSource={parts.path.strip('/') or 'admin'}".lstrip("&")
-    return parts._replace(path=f"/{name}", query=query).geturl()
 
 
 def test_metadata_tool(output: Output) -> None:

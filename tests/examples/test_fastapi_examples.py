@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -100,20 +99,13 @@ class Service:
                     yield event, json.loads(value)
 
 
-def _with_database(uri: str, name: str) -> str:
-    parts = urlsplit(uri)
-    query = parts.query
-    if "@" in parts.netloc and "authsource=" not in query.lower():
-        # Credentials are looked up in the database of the path, unless this says otherwise.
-        query = f"{query}&authSource={parts.path.strip('/') or 'admin'}".lstrip("&")
-    return parts._replace(path=f"/{name}", query=query).geturl()
-
-
 @pytest.fixture(scope="module")
-def services(mongodb_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Service]]:
+def services(
+    uri_of: Callable[[str], str], mongodb_uri: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Service]]:
     """Both, started once: that takes longer than all the requests."""
     database = f"test_fastapi_{os.getpid()}"
-    uri = _with_database(mongodb_uri, database)
+    uri = uri_of(database)
     made = {name: Service(name, uri, tmp_path_factory.mktemp("service")) for name in (CHAT, STREAMING)}
     try:
         with ThreadPoolExecutor() as threads:
@@ -369,29 +361,6 @@ def test_the_server_is_stopped_while_it_streams(streaming: Service, session_id: 
 
 
 # The others
-
-
-@pytest.fixture
-def output(mongodb_uri: str, database_name: str, tmp_path: Path) -> Callable[[str], list[str]]:
-    """Run an example to its good end; the lines of its output. It leaves no session and no file."""
-    uri = _with_database(mongodb_uri, database_name)
-
-    def run(name: str) -> list[str]:
-        done = subprocess.run(
-            [sys.executable, EXAMPLES / name],
-            cwd=tmp_path,
-            env={**os.environ, "MONGODB_URI": uri},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert (done.returncode, done.stderr) == (0, "")
-        with MongoClient[dict[str, Any]](uri) as client:
-            assert client.get_default_database()["agent_sessions"].find_one() is None
-        assert list(tmp_path.iterdir()) == []
-        return done.stdout.splitlines()
-
-    return run
 
 
 def test_stream_async(output: Callable[[str], list[str]]) -> None:

@@ -111,14 +111,6 @@ def test_a_connection_string_beside_a_client_is_ignored(
 
 
 @pytest.fixture
-def nobodys_port() -> Iterator[int]:
-    """A port on which nobody listens."""
-    with socket.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))
-        yield reserved.getsockname()[1]
-
-
-@pytest.fixture
 def silent_port() -> Iterator[int]:
     """A port on which somebody listens who never says a word."""
     with socket.socket() as listening:

@@ -5,7 +5,6 @@ from contextlib import AbstractContextManager
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-import bson
 import pytest
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure, PyMongoError
@@ -52,18 +51,6 @@ def read_secret() -> str:
 
 def say(content: str = SECRET) -> Message:
     return {"role": "user", "content": [{"text": content}]}
-
-
-@pytest.fixture
-def everything(observer: MongoClient[dict[str, Any]], database: str) -> Callable[[], bytes]:
-    """All documents of all collections, as they are stored."""
-
-    def read() -> bytes:
-        found = observer[database]
-        names = found.list_collection_names()
-        return b"".join(bson.encode(document) for name in names for document in found[name].find())
-
-    return read
 
 
 def only_event(stored: Stored) -> dict[str, Any]:

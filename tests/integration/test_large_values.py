@@ -109,17 +109,6 @@ def bucket(observer: Client, database: str) -> Bucket:
     return Bucket(observer[database])
 
 
-@pytest.fixture
-def everything(observer: Client, database: str) -> Callable[[], bytes]:
-    """All that the database holds."""
-
-    def read() -> bytes:
-        names = observer[database].list_collection_names()
-        return b"".join(bson.encode(each) for name in names for each in observer[database][name].find())
-
-    return read
-
-
 def append(manager: MongoDBSessionManager, agent: Agent, message: Message) -> None:
     """Store a message as the SDK does it: it stands in the agent too."""
     agent.messages.append(message)

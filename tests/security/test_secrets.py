@@ -5,8 +5,7 @@ Every test puts random words where secrets go; the witness heard everything else
 
 import asyncio
 import logging
-import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, closing
 from decimal import Decimal
 from pathlib import Path
@@ -546,13 +545,6 @@ def test_values_that_are_too_large(witness: Any, confidential: Confidential, siz
 
 
 # Where to connect
-
-
-@pytest.fixture
-def nobodys_port() -> Iterator[int]:
-    with socket.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))
-        yield reserved.getsockname()[1]
 
 
 def test_a_server_that_is_not_there(witness: Any, confidential: Confidential, nobodys_port: int) -> None:
