@@ -45,3 +45,6 @@ class Fault:
 def unconfirmed(code: int) -> dict[str, Any]:
     """Return the fault of a write that is applied and whose write concern then fails."""
     return {"writeConcernError": {"code": code, "errmsg": "not replicated", "errorLabels": []}}
+
+
+UNCONFIRMED = unconfirmed(64)

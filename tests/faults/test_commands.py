@@ -16,7 +16,7 @@ from pymongo.errors import (
 
 from tests.faults.conversation import PATIENCE, Conversation
 from tests.faults.cutting_proxy import CuttingProxy
-from tests.faults.fault import ALWAYS, CLOSED, LOST, Fault, unconfirmed
+from tests.faults.fault import ALWAYS, CLOSED, LOST, UNCONFIRMED, Fault, unconfirmed
 from tests.talking import every_durability
 
 Converse = Callable[..., Conversation]
@@ -42,8 +42,8 @@ FAULTS = [
     Fault("stepping down, until lifted", {"errorCode": 189}, NotPrimaryError),
     *(Fault(f"code {code}, until lifted", {"errorCode": code}, error) for code, error in NOT_RETRIED.items()),
     Fault("authenticate again, once", {"errorCode": 391}, times=1),
-    Fault("write concern 64, once", unconfirmed(64), WriteConcernError, times=1, applied=True),
-    Fault("write concern 64, until lifted", unconfirmed(64), WriteConcernError, applied=True),
+    Fault("write concern 64, once", UNCONFIRMED, WriteConcernError, times=1, applied=True),
+    Fault("write concern 64, until lifted", UNCONFIRMED, WriteConcernError, applied=True),
     Fault("write concern 100, until lifted", unconfirmed(100), WriteConcernError, applied=True),
     Fault("write concern 91, once", unconfirmed(91), times=1),
     Fault("write concern 11602, until lifted", unconfirmed(11602), WriteConcernError, applied=True),

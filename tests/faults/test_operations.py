@@ -15,7 +15,7 @@ from mongodb_session_manager import _segments
 from mongodb_session_manager.testing import ScriptedModel
 from tests.faults.conversation import Conversation, make_agent
 from tests.faults.cutting_proxy import CuttingProxy
-from tests.faults.fault import CLOSED, LOST, Fault, unconfirmed
+from tests.faults.fault import CLOSED, LOST, UNCONFIRMED, Fault
 
 Converse = Callable[..., Conversation]
 Inject = Callable[..., AbstractContextManager[None]]
@@ -29,7 +29,7 @@ FAULTS = [
     Fault("dropped", CLOSED, AutoReconnect),
     Fault("refused", {"errorCode": 13}, OperationFailure),
     Fault("not applied in time", {"errorCode": 50}, OperationFailure),
-    Fault("unconfirmed", unconfirmed(64), WriteConcernError, applied=True),
+    Fault("unconfirmed", UNCONFIRMED, WriteConcernError, applied=True),
     Fault("reply lost", LOST, AutoReconnect, applied=True),
 ]
 READ_FAULTS = [fault for fault in FAULTS if fault.name != "unconfirmed"]

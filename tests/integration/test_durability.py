@@ -30,6 +30,7 @@ from mongodb_session_manager.errors import (
     UnstorableValueError,
 )
 from mongodb_session_manager.testing import CommandCounter, Redaction, ScriptedModel
+from tests.faults.fault import CLOSED
 from tests.talking import (
     ASK,
     LOOK,
@@ -55,7 +56,6 @@ Talk = Callable[[Agent, str], Awaitable[None]]
 
 SECRET = "my number is 555-0199"
 REFUSED = {"errorCode": 13}
-CLOSED = {"closeConnection": True}
 
 in_and_outside_a_loop = pytest.mark.parametrize("talk", [by_calling, by_streaming])
 

@@ -29,6 +29,7 @@ from mongodb_session_manager import (
 )
 from mongodb_session_manager.errors import SchemaVersionError
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel
+from tests.faults.fault import CLOSED, UNCONFIRMED
 from tests.integration.writes import WRITES, Act, every_write
 from tests.talking import every_durability, texts, user
 from tests.watching import eventually
@@ -40,8 +41,6 @@ Stored = Callable[..., dict[str, Any]]
 Failing = Callable[..., AbstractContextManager[None]]
 
 EXCLUSIVE: dict[str, Any] = {"exclusive": True, "lease_timeout": 0}
-CLOSED = {"closeConnection": True}
-UNCONFIRMED = {"writeConcernError": {"code": 64, "errmsg": "waiting for replication timed out"}}
 
 every_doubt = pytest.mark.parametrize(
     ("fault", "error"), [(CLOSED, AutoReconnect), (UNCONFIRMED, WriteConcernError)], ids=["closed", "applied"]

@@ -18,6 +18,7 @@ from strands.types.content import Message
 from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager.errors import MongoDBSessionError
 from mongodb_session_manager.testing import CommandCounter, Mongod, Redaction
+from tests.faults.fault import CLOSED, UNCONFIRMED
 from tests.talking import NOTE, take_note, texts, user
 from tests.watching import ticking, until
 
@@ -28,8 +29,6 @@ Stored = Callable[..., dict[str, Any]]
 Failing = Callable[..., AbstractContextManager[None]]
 
 SECRET = "my number is 555-0199"
-CLOSED = {"closeConnection": True}
-UNCONFIRMED = {"writeConcernError": {"code": 64, "errmsg": "waiting for replication timed out"}}
 
 every_fault = pytest.mark.parametrize(
     ("fault", "error"),
