@@ -224,7 +224,7 @@ class PatientModel(ScriptedModel):
         self._history = history
 
     async def stream(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
-        history, deadline = self._history, time.monotonic() + 1
+        history, deadline = self._history, time.monotonic() + 10
         while history and len(history()) < len(messages) and time.monotonic() < deadline:
             await asyncio.sleep(0.005)
         async for event in super().stream(messages, *args, **kwargs):
