@@ -13,7 +13,7 @@ from pymongo import MongoClient, common
 from strands import Agent
 from strands.types.content import Message
 
-from mongodb_session_manager import MongoDBSessionManager, MongoDBSessionRepository
+from mongodb_session_manager import MongoDBSessionManager, MongoDBSessionManagerFactory, MongoDBSessionRepository
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel
 
 pytest_plugins = ["mongodb_session_manager.testing.pytest_plugin"]
@@ -83,6 +83,14 @@ def new_manager(
             return stack.enter_context(closing(manager))
 
         yield make
+
+
+@pytest.fixture
+def factory(mongo_client: MongoClient[dict[str, Any]], database: str) -> Iterator[MongoDBSessionManagerFactory]:
+    """On the counted client; the collection's indexes are there."""
+    with MongoDBSessionManagerFactory(client=mongo_client, database_name=database) as made:
+        made.create_session_manager("another session").close()
+        yield made
 
 
 @pytest.fixture

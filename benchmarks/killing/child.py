@@ -55,11 +55,13 @@ class Report:
         messages: The messages that its agent holds, by id.
         state: The agent's state.
         redacted: What a guardrail took out.
+        is_last: Whether the process has come to its end.
     """
 
     messages: dict[int, Message]
     state: dict[str, Any] | None = None
     redacted: str | None = None
+    is_last: bool = False
 
 
 def write(reports: "Connection[Report, None]", plan: Plan) -> None:
@@ -69,15 +71,18 @@ def write(reports: "Connection[Report, None]", plan: Plan) -> None:
     with MongoClient[dict[str, Any]](plan.uri, appname=plan.session_id, event_listeners=[killer]) as client:
         steps = every_kind() if plan.kill_at else endless(plan.first)
         Writer(plan, client, reports).hold(steps)
+    reports.send(Report({}, is_last=True))
 
 
 def delete(reports: "Connection[Report, None]", plan: Plan) -> None:
     """Delete the session; the target of a process."""
     killer = Killer(plan.moment, plan.kill_at)
-    with MongoClient[dict[str, Any]](plan.uri, appname=plan.session_id, event_listeners=[killer]) as client:
-        with MongoDBSessionManager(plan.session_id, client=client, database_name=plan.database) as manager:
-            manager.delete_session()
-        reports.send(Report({}))
+    with (
+        MongoClient[dict[str, Any]](plan.uri, appname=plan.session_id, event_listeners=[killer]) as client,
+        MongoDBSessionManager(plan.session_id, client=client, database_name=plan.database) as manager,
+    ):
+        manager.delete_session()
+    reports.send(Report({}, is_last=True))
 
 
 class Killer(CommandListener):

@@ -17,6 +17,8 @@ from .child import Moment, Plan, Report, delete, write
 from .script import HIDDEN, SECRET, Conversation, Step, blocked, secret
 
 _PARENT_SECRET = 1_000_000
+# What multiprocessing gives where its fork server did not tell how a process ended.
+_UNKNOWN = 255
 PATIENCE = 120.0
 PAUSE = 0.005
 
@@ -43,18 +45,21 @@ class Victim:
         self._state: dict[str, Any] = {}
         self._redacted: set[str] = set()
         self._deaths = 0
+        self._has_finished = False
 
     def run(self, kill_at: int, moment: Moment) -> bool:
         """Have a writer kill itself at a command; False when it came to its end instead."""
         child, reports = self._start(write, kill_at, moment)
         self._listen(reports)
-        return self._end(child)
+        self._end(child)
+        return not self._has_finished
 
     def run_deletion(self, kill_at: int, moment: Moment) -> bool:
         """Have a process kill itself while it deletes the session; False when it came to its end instead."""
         child, reports = self._start(delete, kill_at, moment)
         self._listen(reports)
-        return self._end(child)
+        self._end(child)
+        return not self._has_finished
 
     def run_for(self, seconds: float) -> None:
         """Kill a writer some time after it was told for the first time that something is stored."""
@@ -75,6 +80,7 @@ class Victim:
         ours, theirs = CONTEXT.Pipe(duplex=False)
         first = 1_000 * self._deaths
         plan = Plan(self._uri, self._name, self._session_id, self._durability, kill_at, moment, first)
+        self._has_finished = False
         child = CONTEXT.Process(target=target, args=(theirs, plan))
         child.start()
         theirs.close()
@@ -97,17 +103,17 @@ class Victim:
             self._state = report.state
         if report.redacted is not None:
             self._redacted.add(report.redacted)
+        self._has_finished |= report.is_last
         return True
 
-    def _end(self, child: Any) -> bool:
+    def _end(self, child: Any) -> None:
         child.join()
         exitcode = child.exitcode
         child.close()
-        if exitcode not in (0, -9):
+        if exitcode not in (0, -9, _UNKNOWN):
             raise RuntimeError(f"the writer of session {self._session_id!r} ended with {exitcode}")
         self._wait_for_the_last_command()
         self._deaths += 1
-        return bool(exitcode)
 
     def _wait_for_the_last_command(self) -> None:
         """What a writer had sent when it died is carried out all the same, perhaps while it is looked at."""

@@ -210,11 +210,12 @@ class AgentBinder:
         mended = [message for message in agent.messages if not any(message is other for other in prepended)]
         if not before.is_mended(mended):
             return restored.guard, messages, restored.has_files
-        guard, messages, has_files = self._repair(agent.agent_id, restored.guard, before, mended)
+        guard, messages, has_files = self._repair(agent.agent_id, restored, before, mended)
         return guard, messages, restored.has_files or has_files
 
-    def _repair(self, agent_id: str, guard: Guard, before: Restored, mended: list[Message]) -> _Bound:
+    def _repair(self, agent_id: str, restored: RestoredAgent, before: Restored, mended: list[Message]) -> _Bound:
         """Store what the SDK mended, so that positions in the stored history are those in the live one."""
+        guard = restored.guard
         found, live = self._repository.read_live(self._session_id, agent_id)
         if found != guard:
             raise self._conflict(agent_id)
@@ -227,7 +228,7 @@ class AgentBinder:
         write = AgentWrite(agent_id)
         messages = before.rewritten(live, mended, write.at, self.place(agent_id))
         _, write.files = self._off_load(agent_id, messages)
-        if not self._repository.repair_agent(self._session_id, write, guard, messages):
+        if not self._repository.repair_agent(self._session_id, write, guard, restored.offset, messages):
             raise self._conflict(agent_id)
         self._repository.keep_files(self._session_id, write.files)
         logger.info("session_id=<%s>, agent_id=<%s> | mended the stored history", self._session_id, agent_id)

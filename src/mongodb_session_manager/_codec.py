@@ -30,8 +30,6 @@ Stored: TypeAlias = dict[str, Any]
 
 MESSAGE_FIELDS = ("role", "content", "tracking_id", "metadata")
 AGENT_FIELDS = ("state", "conversation_manager_state", "_internal_state")
-# Of these: what tells only which messages the live history has left behind. An older one gives the same conversation.
-WINDOW_FIELDS = {"conversation_manager_state"}
 
 # Servers refuse documents nested deeper than 200 levels; the session document itself takes up to 8.
 _BSON_DEPTH = 100

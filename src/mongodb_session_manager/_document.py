@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from bson import ObjectId
 from bson.int64 import Int64
 
-from ._codec import WINDOW_FIELDS, MessageEdit, Stored, escape_key
+from ._codec import MessageEdit, Stored, escape_key
 from ._lease import Lease
 
 SCHEMA_VERSION = 2
@@ -39,6 +39,9 @@ OPENING_FIELDS = dict.fromkeys(
 )
 
 CONFIG_FIELDS = ("model", "system_prompt", "prompt_metadata")
+
+# What the SDK's conversation managers keep of what they left behind.
+_WINDOW_STATE = frozenset({"__name__", "removed_message_count", "model_call_count"})
 
 NO_MESSAGE = 2**31 - 1
 _ALL = 2**31 - 1
@@ -235,8 +238,21 @@ class AgentWrite:
 
     @property
     def moves_window(self) -> bool:
-        """Whether it leaves the history as it is, and changes no more than what of that is live."""
-        return self.data.keys() <= WINDOW_FIELDS and not (self.appended or self.edited or self.guardrail_events)
+        """Whether all that it tells is how far the window has moved: an older one gives the same conversation.
+
+        A conversation manager that keeps more than that, such as a summary, is not meant.
+        """
+        window = self.data.get("conversation_manager_state")
+        if window is None or len(self.data) > 1 or self.appended or self.edited or self.guardrail_events:
+            return False
+        return _WINDOW_STATE.issuperset(window)
+
+    def leads_to(self, guard: Guard) -> Guard:
+        """Return where the history is when this was written there."""
+        if self.moves_window and guard.revision is not None:
+            # Who restored the history meanwhile is not disturbed.
+            return guard
+        return guard.after(len(self.appended), self.write_id)
 
 
 def new_agent(session_id: str, write: AgentWrite) -> tuple[Stored, Update]:
@@ -261,10 +277,7 @@ def new_agent(session_id: str, write: AgentWrite) -> tuple[Stored, Update]:
 
 
 def guarded(session_id: str, write: AgentWrite, guard: Guard) -> tuple[Stored, Update]:
-    """Return filter and update of a write that goes through only at the place that its guard names.
-
-    It moves the guard on, unless it only moves the window: who restored the history meanwhile is not disturbed.
-    """
+    """Return filter and update of a write that goes through only at the place that its guard names."""
     path = agent_path(write.agent_id)
     wanted: Stored = {"_id": session_id, f"{path}.guard": None if guard.revision is None else guard.stored}
     if guard.revision is None:
@@ -272,8 +285,9 @@ def guarded(session_id: str, write: AgentWrite, guard: Guard) -> tuple[Stored, U
     update = _change(path, write)
     if write.edited is not None:
         wanted |= _edited(f"{path}.messages", write.edited)
-    if guard.revision is None or not write.moves_window:
-        update["$set"][f"{path}.guard"] = guard.after(len(write.appended), write.write_id).stored
+    after = write.leads_to(guard)
+    if after is not guard:
+        update["$set"][f"{path}.guard"] = after.stored
     return wanted, update
 
 
@@ -572,7 +586,7 @@ def rolled_over(
 
 
 def repaired(
-    session_id: str, agent_id: str, guard: Guard, messages: list[Stored], write: AgentWrite
+    session_id: str, agent_id: str, guard: Guard, removed: int, messages: list[Stored], write: AgentWrite
 ) -> tuple[Stored, Update]:
     """Return filter and update that put a mended history in the place of the one in the session document."""
     wanted, update = guarded(session_id, write, guard)
@@ -580,6 +594,8 @@ def repaired(
     if messages:
         # Or some have moved since they were read, and must not come back.
         wanted[f"{path}.messages.0.message_id"] = messages[0]["message_id"]
+    # A window may move without the guard, and what it counts is the history as it was before.
+    wanted[f"{path}.agent_data.conversation_manager_state.removed_message_count"] = removed or {"$in": [0, None]}
     after = guard.after_repair(messages, write.write_id)
     update["$set"] |= {f"{path}.messages": messages, f"{path}.guard": after.stored}
     update["$push"] = {f"{path}.repairs": {"repaired_at": write.at, "revision": guard.revision}}

@@ -7,7 +7,7 @@ failed write held goes out first with the next one.
 
 import itertools
 import logging
-import operator
+import os
 import threading
 import time
 from collections import deque
@@ -23,7 +23,7 @@ from pymongo.errors import InvalidOperation, PyMongoError
 from strands.types.content import Message
 
 from . import _codec, _document, _large_values
-from ._codec import WINDOW_FIELDS, MessageEdit, Stored
+from ._codec import MessageEdit, Stored
 from ._document import AgentWrite, Guard
 from ._large_values import Files
 from ._segments import KEPT_BYTES, outgrown
@@ -63,11 +63,6 @@ class _Change:
     size: int = 0
     # Off-loaded values of what is appended or edited.
     files: Files = field(default_factory=dict, repr=False)
-
-    @property
-    def moves_window(self) -> bool:
-        """As of ``AgentWrite``."""
-        return self.data.keys() <= WINDOW_FIELDS and not (self.appended or self.edited or self.guardrail_events)
 
     def renumber_without(self, dropped: int) -> None:
         """Follow the numbers of the messages when one of them is taken out."""
@@ -138,6 +133,10 @@ class AgentHistory:
         # Why nothing can be written any more: somebody else wrote, or what was to be written to is gone.
         self._ended: MongoDBSessionError | None = None
         self._error: Exception | None = None
+        self.make_locks()
+
+    def make_locks(self) -> None:
+        """Start with locks that nobody holds."""
         # Sending may take long; capturing never waits for it.
         self._sending = threading.RLock()
         self._state = threading.RLock()
@@ -150,8 +149,9 @@ class AgentHistory:
     @property
     def only_window_moved(self) -> bool:
         """Whether what is pending may come late: a moved window, and nothing else."""
-        pending = list(self._pending)
-        return bool(pending) and all(change.moves_window for change in pending)
+        with self._state:
+            count, write, _ = self._next_write()
+            return write.moves_window and count == len(self._pending)
 
     def measure(self, live_count: int, live_bytes: int, has_files: bool = False) -> None:
         """Take over how many messages, of how many bytes, the session document holds, and if any are off-loaded."""
@@ -246,7 +246,7 @@ class AgentHistory:
             tracking_id = _codec.encode(latest.message.get("tracking_id"), self._place(latest.message_id))
             tracking_ids = dict.fromkeys(copies, tracking_id) | dict.fromkeys(live)
             edits = [self._redaction(message, number, event, tracking_ids[number]) for number in sorted(tracking_ids)]
-            # A copy may have moved, and what moved may have got its first file from somebody else.
+            # What has moved somebody else may edit unnoticed, and so give the session its first file.
             self._has_files |= len(edits) > 1
             about = {"agent_id": self._agent_id, "message_id": latest.message_id}
             for edit in edits:
@@ -298,19 +298,6 @@ class AgentHistory:
 
     def prune(self, live: Sequence[Message]) -> None:
         """Forget the messages that left the live history."""
-        if not self._keep_last(live):
-            self._keep_any_of(live)
-
-    def _keep_last(self, live: Sequence[Message]) -> bool:
-        """Forget the oldest messages, where that is all; it costs a tenth of a look at each."""
-        with self._state:
-            kept = self._records[max(len(self._records) - len(live), 0) :]
-            if len(kept) != len(live) or not all(map(operator.is_, [r.message for r in kept], live)):
-                return False
-            self._records = kept
-            return True
-
-    def _keep_any_of(self, live: Sequence[Message]) -> None:
         tracking_ids = {message.get("tracking_id") for message in live} - {None}
         objects = {id(message) for message in live}
         with self._state:
@@ -428,10 +415,26 @@ class AgentHistory:
                 raise
             return True
         if arrived:
-            self._confirm(count, write.write_id)
+            self._confirm(count, write.leads_to(guard))
+        elif write.leads_to(guard) is guard:
+            return self._leave_out(count)
         else:
             self._settle()
         return True
+
+    def _leave_out(self, count: int) -> bool:
+        """Forget a moved window that came too late; False where nothing can follow it.
+
+        Others have gone on from an older one, or may write alone, or have deleted the session. Who was in its way is
+        told to the next message, if one comes.
+        """
+        logger.debug("session_id=<%s>, agent_id=<%s> | a moved window came too late", self._session_id, self._agent_id)
+        with self._state:
+            if self._ended is not None:
+                return False
+            for _ in range(count):
+                self._pending.popleft()
+            return True
 
     def _part(self, count: int) -> bool:
         """Send one change at a time from now on, until one has arrived; False where it was one alone already."""
@@ -509,7 +512,7 @@ class AgentHistory:
             count += 1
         return count, write, self._guard
 
-    def _confirm(self, count: int, write_id: object) -> None:
+    def _confirm(self, count: int, after: Guard) -> None:
         """A write has arrived: what it redacted is redacted in segments too, and it leaves the queue."""
         with self._state:
             changes = list(itertools.islice(self._pending, count))
@@ -518,16 +521,14 @@ class AgentHistory:
                 # A copy may have moved, or be left in a segment that nobody refers to.
                 self._repository.edit_moved(self._session_id, self._agent_id, edit)
         self._settle_files(changes)
-        self._acknowledge(count, write_id)
+        self._acknowledge(count, after)
 
-    def _acknowledge(self, count: int, write_id: object) -> None:
+    def _acknowledge(self, count: int, after: Guard) -> None:
         with self._state:
             self.check_open()  # the session may have been deleted meanwhile
             done = [self._pending.popleft() for _ in range(count)]
-            appended = sum(change.appended is not None for change in done)
-            if self._guard.revision is None or not all(change.moves_window for change in done):
-                self._guard = self._guard.after(appended, write_id)
-            self._live_count += appended
+            self._guard = after
+            self._live_count += sum(change.appended is not None for change in done)
             self._live_bytes += sum(change.size for change in done)
             self._unanswered.clear()
             self._misses = 0
@@ -553,8 +554,10 @@ class AgentHistory:
             self._agent_id,
             arrived,
         )
+        with self._state:
+            appended = sum(change.appended is not None for change in itertools.islice(self._pending, arrived))
         # After a foreign write the place is another one, and the next write of ours conflicts.
-        self._confirm(arrived, written)
+        self._confirm(arrived, self._guard.after(appended, written))
 
     def _look(self) -> AgentPosition:
         with self._state:
@@ -574,10 +577,6 @@ class AgentHistory:
         with self._state:
             self.check_open()
             self._misses += 1
-            if head.moves_window and position.guard != self._guard:
-                # Whoever wrote has a window of their own; the next message, if one comes, meets the conflict.
-                self._pending.popleft()
-                return
             if position.guard != self._guard or self._misses > MAX_MISSES:
                 raise self.end(self._conflict(position.guard))
             moved = head.edited is not None and head.edited.message_id not in position.tracking_ids
@@ -688,3 +687,14 @@ def flush_unsent() -> None:
                 history._agent_id,
                 type(error).__name__,
             )
+
+
+def _leave_to_parent() -> None:
+    """After a fork: what waits is the parent's to send, and threads that the child lacks may hold its locks."""
+    for history in list(_unsent):
+        history.make_locks()
+    _unsent.clear()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_leave_to_parent)

@@ -6,7 +6,7 @@ import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Final, cast
@@ -99,6 +99,8 @@ class MongoDBSessionManagerFactory:
         }
         self._lock = threading.Lock()
         self._managers: weakref.WeakSet[MongoDBSessionManager] = weakref.WeakSet()
+        # What requests that have ended left to the client's threads.
+        self._left: set[Future[None]] = set()
         self._ended: str | None = None
         check_client_arguments(connection_string, client, client_kwargs)
         if client is None:
@@ -144,7 +146,7 @@ class MongoDBSessionManagerFactory:
 
         Agents that are named in ``agent_ids`` are read ahead, so that ``Agent(…)`` inside performs no I/O. At the end
         what is pending is sent and the manager is closed. A window that moved is not waited for, unless the manager
-        is ``exclusive``: it is sent by the time that ``close()`` of the factory returns.
+        is ``exclusive``; ``close()`` of the factory waits for it.
 
         Args:
             session_id: Any string of 1 to 1,024 bytes in UTF-8 without NUL.
@@ -165,7 +167,13 @@ class MongoDBSessionManagerFactory:
         try:
             yield manager
         finally:
-            await asyncio.shield(asyncio.to_thread(manager._leave))
+            await asyncio.shield(asyncio.to_thread(self._leave, manager))
+
+    def _leave(self, manager: MongoDBSessionManager) -> None:
+        """End a request; ``close()`` waits for what it leaves to the client's threads."""
+        for sent in manager._leave():
+            self._left.add(sent)
+            sent.add_done_callback(self._left.discard)
 
     async def _opened(
         self, session_id: str, agent_ids: Iterable[str], arguments: dict[str, Any]
@@ -225,6 +233,7 @@ class MongoDBSessionManagerFactory:
             managers = list(self._managers)
         try:
             _close_all(managers)
+            wait(list(self._left), max(0.0, deadline - time.monotonic()))
         finally:
             self._handle.release(self, timeout=max(0.0, deadline - time.monotonic()))
 

@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, cast, get_args
@@ -434,23 +434,25 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         with self._degrading():
             await self._off_loop(binding.history.flush)
 
-    def _flush_behind(self, history: AgentHistory, then: "Callable[[Future[None]], object] | None" = None) -> None:
-        sent = self.session_repository.handle.executor.submit(history.flush_behind)
-        if then is not None:
-            sent.add_done_callback(then)  # else what fails is met by the flush at the end of the invocation
+    def _flush_behind(self, history: AgentHistory) -> "Future[None]":
+        # What fails is met by the flush at the end of the invocation, where there is one.
+        return self.session_repository.handle.executor.submit(history.flush_behind)
 
-    def _flush_left(self, history: AgentHistory) -> None:
+    def _flush_left(self, history: AgentHistory) -> "Future[None] | None":
         # By now close(), or the next message, may have taken it along.
         if not history.pending or self._closed:
-            return
+            return None
         try:
-            self._flush_behind(history, self._log_failure)
+            sent = self._flush_behind(history)
         except (InvalidOperation, RuntimeError) as error:  # somebody closed the client
             self._log_error(error)
+            return None
+        sent.add_done_callback(self._log_failure)
+        return sent
 
     def _log_failure(self, sent: "Future[None]") -> None:
         if not sent.cancelled() and (error := sent.exception()) is not None:
-            self._log_error(error)
+            (self._log_unstored if self._closed else self._log_error)(error)
 
     def _log_error(self, error: BaseException) -> None:
         logger.warning(
@@ -554,6 +556,8 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
     def flush(self, timeout: float | None = None) -> None:
         """Return when everything captured so far is acknowledged.
 
+        A moved window is left out where somebody else has written since; the next message, if one comes, is refused.
+
         Args:
             timeout: Seconds to wait at most; without end by default.
 
@@ -592,22 +596,21 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
 
     def close(self) -> None:
         """Send what is pending, for at most 10 seconds, and release the lease and the client. Idempotent."""
-        self._finish(self._unsent())
+        self._finish()
 
-    def _leave(self) -> None:
-        """Do what ``close`` does, but leave a moved window to the client's threads: others use the client too."""
-        waiting, left = self._unsent(), []
-        if not self._is_exclusive:
-            left = [history for history in waiting if history.only_window_moved]
-        for history in left:
-            self._flush_left(history)
-        self._finish([history for history in waiting if history not in left])
+    def _leave(self) -> "list[Future[None]]":
+        """Do what ``close`` does, but leave a moved window to the client's threads, and return what they do."""
+        left = [] if self._is_exclusive else [history for history in self._unsent() if history.only_window_moved]
+        sent = [self._flush_left(history) for history in left]
+        self._finish(left)
+        return [future for future in sent if future is not None]
 
-    def _finish(self, waiting: Iterable[AgentHistory]) -> None:
+    def _finish(self, left: Collection[AgentHistory] = ()) -> None:
         with self._lock:
             if self._closed:
                 return
             self._closed = True
+        waiting = [history for history in self._unsent() if not (history in left and history.only_window_moved)]
         deadline = time.monotonic() + CLOSE_TIMEOUT
         try:
             self._drain(waiting, CLOSE_TIMEOUT)
@@ -621,7 +624,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         finally:
             self.session_repository.close(max(deadline - time.monotonic(), 0.0))
 
-    def _log_unstored(self, error: Exception) -> None:
+    def _log_unstored(self, error: BaseException) -> None:
         logger.warning(
             "session_id=<%s>, pending=<%d>, error=<%s> | closed with changes that are not stored",
             self.session_id,

@@ -308,7 +308,8 @@ class MongoDBSessionRepository(SessionRepository):
         """
         session_id = check_id("session_id", session.session_id)
         kind = SessionType(session.session_type).value
-        fresh = _document.new_session(session_id, kind, self.application_name, _document.now())
+        fresh = _document.new_session(session_id, kind, self.application_name, _codec.aware(session.created_at))
+        fresh["updated_at"] = _codec.aware(session.updated_at)
         with _operation("create_session", session_id):
             try:
                 self._collection.insert_one({"_id": session_id, "schema_version": _document.SCHEMA_VERSION, **fresh})
@@ -447,8 +448,20 @@ class MongoDBSessionRepository(SessionRepository):
             raise AgentNotFoundError(session_id, agent_id)
         return _document.guard_of(stored), stored["messages"]
 
-    def repair_agent(self, session_id: str, write: AgentWrite, guard: Guard, messages: list[Stored]) -> bool:
+    def repair_agent(
+        self, session_id: str, write: AgentWrite, guard: Guard, removed: int, messages: list[Stored]
+    ) -> bool:
         """Put a mended history in the place of the one in the session document, as one guarded write.
+
+        Args:
+            session_id: The session.
+            write: What else is written.
+            guard: Where the history must stand.
+            removed: How many messages the stored window must have left behind.
+            messages: The mended history.
+
+        Returns:
+            False when the history, or the window, is not there.
 
         Raises:
             AgentNotFoundError: The session holds no such agent.
@@ -457,17 +470,19 @@ class MongoDBSessionRepository(SessionRepository):
         """
 
         def repair() -> bool:
-            if self._repair_agent(session_id, write, guard, messages):
+            if self._repair_agent(session_id, write, guard, removed, messages):
                 return True
             position = self.locate_agent(session_id, write.agent_id)
             self.check_lease(session_id, position.lease)
-            return position.guard == guard and self._repair_agent(session_id, write, guard, messages)
+            return position.guard == guard and self._repair_agent(session_id, write, guard, removed, messages)
 
         return self._or_take_back(session_id, write.files, repair)
 
-    def _repair_agent(self, session_id: str, write: AgentWrite, guard: Guard, messages: list[Stored]) -> bool:
+    def _repair_agent(
+        self, session_id: str, write: AgentWrite, guard: Guard, removed: int, messages: list[Stored]
+    ) -> bool:
         check_id("agent_id", write.agent_id)
-        change = _document.repaired(session_id, write.agent_id, guard, messages, write)
+        change = _document.repaired(session_id, write.agent_id, guard, removed, messages, write)
         self.store_files(session_id, write.files)
         with _operation("repair_agent", session_id, write.agent_id, messages=len(messages)):
             return self._update(session_id, change)

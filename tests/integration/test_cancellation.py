@@ -403,6 +403,46 @@ async def test_a_stream_that_is_held_and_never_read_on(
     await mended(new_agent(new_manager(), tools=[look_up]), history)
 
 
+# A fork
+
+FORK = """
+import os, sys, threading
+from mongodb_session_manager import MongoDBSessionManager
+from mongodb_session_manager.testing import ScriptedModel
+from pymongo import MongoClient, monitoring
+from strands import Agent
+
+class Sent(monitoring.CommandListener):
+    def started(self, event):
+        if event.command_name == "update":
+            os.write(pipe[1], b".")
+    def succeeded(self, event): pass
+    def failed(self, event): pass
+
+pipe = os.pipe()
+uri, database = sys.argv[1:]
+manager = MongoDBSessionManager("s-1", client=MongoClient(uri, event_listeners=[Sent()]), database_name=database)
+agent = Agent(model=ScriptedModel([], default="Okay."), session_manager=manager, callback_handler=None)
+message = {"role": "user", "content": [{"text": "Hi"}]}
+writer = threading.Thread(target=manager.append_message, args=(message, agent))
+writer.start()
+os.read(pipe[0], 1)
+if os.fork() == 0:
+    sys.exit(7)
+assert os.waitstatus_to_exitcode(os.wait()[1]) == 7
+writer.join()
+"""
+
+
+def test_a_forked_process_leaves_to_its_parent_what_that_is_writing(
+    mongodb_uri: str, database: str, failing: Failing, history: History
+) -> None:
+    with failing("update", mode={"times": 1}, blockConnection=True, blockTimeMS=BLOCKED_MS):
+        subprocess.run([sys.executable, "-c", FORK, mongodb_uri, database], check=True, timeout=60)
+
+    assert texts(history()) == ["Hi"]
+
+
 # The end of the interpreter
 
 # One process imports everything and forks for each case, since the imports take longer than all the rest.

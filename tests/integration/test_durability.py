@@ -290,6 +290,28 @@ async def test_a_manager_that_is_closed_right_after_a_turn_writes_the_moved_wind
     assert unexpected == []
 
 
+def test_what_is_captured_while_the_manager_closes_is_sent(
+    new_manager: NewManager, new_agent: NewAgent, history: History
+) -> None:
+    manager = new_manager(durability="exit")
+    agent = new_agent(manager)
+    binding = manager._live_bindings()[0]
+    closing = manager._lock
+
+    class Capturing:
+        def __enter__(self) -> None:  # as another thread may, just before
+            binding.capture_message(agent, user("Hi"))
+            closing.acquire()
+
+        def __exit__(self, *exc: object) -> None:
+            closing.release()
+
+    manager._lock = Capturing()  # type: ignore[assignment]
+    manager.close()
+
+    assert texts(history()) == ["Hi"]
+
+
 @every_durability
 @pytest.mark.parametrize("restored", [False, True])
 def test_an_agent_that_was_read_ahead(
@@ -403,18 +425,21 @@ async def test_a_failure_is_told_by_the_end_of_the_invocation(
     manager = new_manager(durability=durability)
     agent = new_agent(manager, LOOK, "A bird.", tools=[look_up])
 
-    with failing("update", **fault), pytest.raises(error) as caught:
-        await talk(agent, "One")
+    with failing("update", **fault):
+        with pytest.raises(error) as caught:
+            await talk(agent, "One")
+        # What nobody waits for may go out as soon as it can.
+        found, health = history(), manager.health
 
     assert type(caught.value) is error
     assert "s-1" in "".join(getattr(caught.value, "__notes__", ["s-1"]))
-    assert history() == []
+    assert found == []
     # With "sync" the invocation ends at the first message, with the others it runs to its end.
     assert len(agent.messages) == (1 if durability == "sync" else 4)
     # A write that nobody waits for may be the last to fail, and is repeated until its time is over.
     errors = {error.__name__, "ServerSelectionTimeoutError"} if durability == "async" else {error.__name__}
-    assert manager.health["last_error"] in errors
-    assert (manager.health["ok"], manager.health["pending"]) == (False, len(agent.messages))
+    assert health["last_error"] in errors
+    assert (health["ok"], health["pending"]) == (False, len(agent.messages))
 
 
 @every_durability

@@ -1,5 +1,6 @@
 """Redactions: nothing is left of the original, everything that measures it stays, and the event is on record."""
 
+import asyncio
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta, timezone
@@ -9,6 +10,8 @@ import pytest
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure, PyMongoError
 from strands import Agent, tool
+from strands.hooks import BeforeInvocationEvent
+from strands.hooks.events import MessageUpdatedEvent
 from strands.types.content import Message
 
 from mongodb_session_manager import MongoDBSessionManager
@@ -345,3 +348,71 @@ def test_a_redaction_that_fails_stays_queued(
 
     assert manager.list_messages("default")[-1]["content"] == HIDDEN["content"]
     assert everything().count(SECRET.encode()) == 1  # the prompt, which was not redacted
+
+
+@every_fault
+def test_a_redaction_of_two_copies_is_repeated(
+    new_manager: NewManager,
+    new_agent: NewAgent,
+    failing: Failing,
+    everything: Callable[[], bytes],
+    fault: dict[str, Any],
+) -> None:
+    manager = new_manager()
+    agent = new_agent(manager)
+    prompt: Message = {**say(), "tracking_id": "t-1"}
+    for _ in range(2):
+        agent.messages.append(prompt)
+        manager.append_message(prompt, agent)
+
+    with failing("update", **fault), pytest.raises(PyMongoError):
+        manager.redact_latest_message(HIDDEN, agent)
+    manager.redact_latest_message(HIDDEN, agent)
+
+    assert SECRET.encode() not in everything()
+    assert [message["content"] for message in manager.list_messages("default")] == [HIDDEN["content"]] * 2
+    manager.append_message(say("Go on"), agent)
+
+
+async def test_a_redaction_while_its_message_grows(
+    new_manager: NewManager, new_agent: NewAgent, failing: Callable[..., Any], everything: Callable[[], bytes]
+) -> None:
+    manager = new_manager(durability="async")
+    agent = new_agent(manager)
+    await agent.hooks.invoke_callbacks_async(BeforeInvocationEvent(agent=agent))
+    prompt: Message = {**say("My number"), "tracking_id": "t-1"}
+    agent.messages.append(prompt)
+    manager.append_message(prompt, agent)
+    grown = MessageUpdatedEvent(agent=agent, tracking_id="t-1", message={**say(), "tracking_id": "t-1"})
+
+    with failing("update", mode={"times": 1}, blockConnection=True, blockTimeMS=500) as met:
+        await agent.hooks.invoke_callbacks_async(grown)
+        await asyncio.sleep(0.1)
+        manager.redact_latest_message(HIDDEN, agent)
+
+    assert met == [1]
+    assert SECRET.encode() not in everything()
+    assert manager.list_messages("default")[0]["content"] == HIDDEN["content"]
+
+
+@pytest.mark.parametrize("tracking_id", [None, "t-1"])
+def test_a_redaction_of_a_copy_that_is_older_than_the_live_history(
+    new_manager: NewManager,
+    new_agent: NewAgent,
+    failing: Failing,
+    everything: Callable[[], bytes],
+    tracking_id: str | None,
+) -> None:
+    manager = new_manager(on_error="degrade")
+    agent = new_agent(manager)
+    prompt = say() if tracking_id is None else Message(**say(), tracking_id=tracking_id)
+    for _ in range(2):
+        manager.append_message(prompt, agent)
+    agent.messages.append(prompt)
+    manager.sync_agent(agent)
+
+    with failing("aggregate", errorCode=50):
+        manager.redact_latest_message(HIDDEN, agent)
+    manager.flush()
+
+    assert SECRET.encode() not in everything()

@@ -676,7 +676,7 @@ def test_a_mended_history_that_is_not_stored_leaves_no_value(
     write = AgentWrite("default", files={hashlib.sha256(value).hexdigest(): value})
     repository.update_message("s-1", "default", SessionMessage(say({"text": "…"}), 0))
 
-    assert not repository.repair_agent("s-1", write, guard, messages)
+    assert not repository.repair_agent("s-1", write, guard, 0, messages)
 
     assert bucket.is_empty()
 

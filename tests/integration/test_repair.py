@@ -179,6 +179,29 @@ def test_a_write_in_between_is_a_conflict(
         new_agent(manager)
 
 
+def test_a_window_that_moves_in_between_is_a_conflict(new_manager: NewManager, new_agent: NewAgent) -> None:
+    """What it counts is the history as it was before the repair."""
+    first = new_manager()
+    agent = new_agent(first, conversation_manager=SlidingWindowConversationManager(window_size=2))
+    for message in copy.deepcopy(BROKEN["result alone inside"]):
+        agent.messages.append(message)
+        first.append_message(message, agent)
+    second = new_manager()
+    mend = second._binder._mend
+
+    def slow(messages: list[Message]) -> list[Message]:
+        agent.conversation_manager.apply_management(agent)
+        first.sync_agent(agent)
+        return mend(messages)
+
+    second._binder._mend = slow
+    with pytest.raises(SessionConflictError):
+        new_agent(second)
+
+    again = new_agent(new_manager(), conversation_manager=SlidingWindowConversationManager(window_size=2))
+    assert said(again.messages) == said(agent.messages)
+
+
 @pytest.mark.parametrize("messages", [[result("1")], [result("1"), result("2")]], ids=["one", "two"])
 def test_a_history_of_which_nothing_is_left_goes_on(
     store: Callable[[list[Message]], None],

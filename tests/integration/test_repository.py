@@ -165,7 +165,7 @@ AGENT_VERBS: dict[str, Verb] = {
     "locate_agent": lambda r, s, a: r.locate_agent(s, a),
     "roll_over": lambda r, s, a: r.roll_over(s, a, Guard(1, 0), bson.ObjectId()),
     "read_live": lambda r, s, a: r.read_live(s, a),
-    "repair_agent": lambda r, s, a: r.repair_agent(s, AgentWrite(a), Guard(1, 0), []),
+    "repair_agent": lambda r, s, a: r.repair_agent(s, AgentWrite(a), Guard(1, 0), 0, []),
     "tracked_ids": lambda r, s, a: r.tracked_ids(s, a, "t-1"),
     "edit_moved": lambda r, s, a: r.edit_moved(s, a, _codec.MessageEdit(0, {"role": "user"}, ())),
     "create_message": lambda r, s, a: r.create_message(s, a, a_message(0)),

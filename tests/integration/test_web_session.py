@@ -2,19 +2,17 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 import pytest
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 from strands import Agent
-from strands.agent.conversation_manager import SlidingWindowConversationManager
-from strands.hooks import AfterInvocationEvent
 from strands.types.content import Message
 
-from mongodb_session_manager import MongoDBSessionManager, MongoDBSessionManagerFactory
+from mongodb_session_manager import MongoDBSessionManagerFactory
 from mongodb_session_manager._client import ClientHandle
 from mongodb_session_manager.errors import (
     MongoDBSessionError,
@@ -30,18 +28,6 @@ NewAgent = Callable[..., Agent]
 History = Callable[..., list[Message]]
 Stored = Callable[..., dict[str, Any]]
 Failing = Callable[..., AbstractContextManager[None]]
-
-
-# Milliseconds; longer than a request on a busy machine.
-SLOW = 3_000
-
-
-@pytest.fixture
-def factory(mongo_client: MongoClient[dict[str, Any]], database: str) -> Iterator[MongoDBSessionManagerFactory]:
-    """On the counted client; the collection's indexes are there."""
-    with MongoDBSessionManagerFactory(client=mongo_client, database_name=database) as made:
-        made.create_session_manager("another session").close()
-        yield made
 
 
 def managers_of(client: MongoClient[dict[str, Any]]) -> int:
@@ -188,123 +174,6 @@ async def test_a_request_to_a_new_session_or_agent(
     assert len(log.commands) <= most + exists, log.names
     assert log.reads == exists
     assert history() == messages
-
-
-def slow_windows(agent: Agent, failing: Failing, stack: ExitStack) -> None:
-    """Have the server take its time for the next write after the agent's last message."""
-    agent.add_hook(
-        lambda event: stack.enter_context(failing("update", mode={"times": 1}, blockConnection=True, blockTimeMS=SLOW)),
-        AfterInvocationEvent,
-    )
-
-
-def window_of(session: dict[str, Any]) -> int:
-    state = session["agents"]["default"]["agent_data"]["conversation_manager_state"]
-    return int(state["removed_message_count"])
-
-
-def windowed(new_agent: NewAgent, manager: MongoDBSessionManager) -> Agent:
-    return new_agent(manager, conversation_manager=SlidingWindowConversationManager(window_size=2))
-
-
-async def move_window(
-    factory: MongoDBSessionManagerFactory, new_agent: NewAgent, failing: Failing, stack: ExitStack
-) -> None:
-    """Move the window to 2 in a request whose last write, that of the window, is on its way for a while."""
-    for prompt in ("Fill the window", "Move it"):
-        async with factory.session("s-1", agent_ids=["default"]) as manager:
-            agent = windowed(new_agent, manager)
-            if prompt == "Move it":
-                slow_windows(agent, failing, stack)
-            await agent.invoke_async(prompt)
-
-
-async def test_a_request_does_not_wait_for_a_moved_window(
-    factory: MongoDBSessionManagerFactory,
-    new_agent: NewAgent,
-    stored: Stored,
-    failing: Failing,
-    command_counter: CommandCounter,
-) -> None:
-    await request(factory, new_agent, "sync")
-
-    with ExitStack() as stack, command_counter.counting() as log:
-        async with factory.session("s-1", agent_ids=["default"]) as manager:
-            agent = windowed(new_agent, manager)
-            slow_windows(agent, failing, stack)
-            await agent.invoke_async("Move it")
-        assert window_of(stored()) == 0
-        assert await until(lambda: window_of(stored()) == 2)
-
-    assert len(log.commands) == 5
-
-
-async def test_a_window_that_moves_after_the_next_request_has_begun_disturbs_nobody(
-    factory: MongoDBSessionManagerFactory, new_agent: NewAgent, stored: Stored, history: History, failing: Failing
-) -> None:
-    with ExitStack() as stack:
-        await move_window(factory, new_agent, failing, stack)
-        async with factory.session("s-1", agent_ids=["default"]) as manager:
-            agent = windowed(new_agent, manager)
-            assert window_of(stored()) == 0
-            assert await until(lambda: window_of(stored()) == 2)
-            await agent.invoke_async("Go on")
-
-    assert texts(history()) == ["Fill the window", "Okay.", "Move it", "Okay.", "Go on", "Okay."]
-    assert await until(lambda: window_of(stored()) == 4)
-
-
-async def test_a_window_that_comes_too_late_is_left_out(
-    factory: MongoDBSessionManagerFactory,
-    new_agent: NewAgent,
-    stored: Stored,
-    history: History,
-    failing: Failing,
-    mongo_client: MongoClient[dict[str, Any]],
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    with ExitStack() as stack:
-        await move_window(factory, new_agent, failing, stack)
-        async with factory.session("s-1", agent_ids=["default"]) as manager:
-            await windowed(new_agent, manager).invoke_async("Go on")
-            assert window_of(stored()) == 0
-        assert await until(lambda: window_of(stored()) == 4)
-        await asyncio.to_thread(ClientHandle.of(mongo_client).executor.shutdown)
-
-    assert texts(history()) == ["Fill the window", "Okay.", "Move it", "Okay.", "Go on", "Okay."]
-    assert window_of(stored()) == 4
-    assert caplog.records == []
-
-
-async def test_a_factory_that_closes_waits_for_a_moved_window(
-    mongodb_uri: str, database: str, new_agent: NewAgent, stored: Stored, failing: Failing
-) -> None:
-    with ExitStack() as stack:
-        with MongoDBSessionManagerFactory(mongodb_uri, database_name=database) as factory:
-            await move_window(factory, new_agent, failing, stack)
-            assert window_of(stored()) == 0
-        assert window_of(stored()) == 2
-
-
-async def test_who_alone_may_write_waits_for_a_moved_window(
-    factory: MongoDBSessionManagerFactory,
-    new_agent: NewAgent,
-    stored: Stored,
-    mongo_client: MongoClient[dict[str, Any]],
-) -> None:
-    def keep_threads_busy(event: AfterInvocationEvent) -> None:
-        executor = ClientHandle.of(mongo_client).executor
-        for _ in range(executor._max_workers):
-            executor.submit(time.sleep, 0.2)
-
-    for prompt in ("Fill the window", "Move it"):
-        async with factory.session("s-1", agent_ids=["default"], exclusive=True) as manager:
-            agent = windowed(new_agent, manager)
-            agent.add_hook(keep_threads_busy)
-            await agent.invoke_async(prompt)
-
-    assert window_of(stored()) == 2
-    assert "lease" not in stored()
 
 
 async def test_a_request_that_only_reads(

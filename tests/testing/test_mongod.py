@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,21 @@ def test_a_frozen_server_answers_when_it_goes_on(mongod: Mongod) -> None:
         finally:
             mongod.resume()
         assert client.admin.command("ping")["ok"] == 1
+
+
+def test_two_may_freeze_it(mongod: Mongod) -> None:
+    with ThreadPoolExecutor(2) as threads:
+        for frozen in [threads.submit(mongod.pause) for _ in range(2)]:
+            frozen.result(10)
+    mongod.resume()
+    assert stored(mongod.uri) is not None
+
+
+def test_one_that_ended_is_not_frozen() -> None:
+    with Mongod() as mongod:
+        os.kill(mongod.pid, signal.SIGKILL)
+        with pytest.raises(RuntimeError, match="not running"):
+            mongod.pause()
 
 
 def test_stops_while_it_is_frozen(tmp_path: Path) -> None:

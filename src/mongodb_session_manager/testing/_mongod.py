@@ -147,6 +147,7 @@ class Mongod:
     def pause(self) -> None:
         """Freeze the server (SIGSTOP): connections stay open, nothing answers any more when this returns."""
         self._running().freeze()
+        self._running()  # or it ended meanwhile
 
     def resume(self) -> None:
         """Let a frozen server go on (SIGCONT)."""

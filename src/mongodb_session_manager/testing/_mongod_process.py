@@ -60,7 +60,6 @@ class MongodProcess:
         for name, value in {**_PARAMETERS, **parameters}.items():
             words += ["--setParameter", f"{name}={value}"]
         self._log_start = 0
-        self._is_frozen = False
         self._process = self._spawn(words)
         self._watchdog = Watchdog(self.pid)
 
@@ -75,16 +74,14 @@ class MongodProcess:
 
     def freeze(self) -> None:
         """Stop the process (SIGSTOP) and wait until all its threads stand still."""
-        if not self._is_frozen:
-            self._process.send_signal(signal.SIGSTOP)
-            # The signal comes to a stop of all threads some time after it was sent; a ping gets in between.
-            os.waitpid(self.pid, os.WUNTRACED)
-            self._is_frozen = True
+        self._process.send_signal(signal.SIGSTOP)
+        # All threads stand still some time after the signal was sent; a ping gets in between.
+        if hasattr(os, "waitid"):  # on macOS since Python 3.13
+            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def thaw(self) -> None:
         """Let a frozen process go on (SIGCONT)."""
         self._process.send_signal(signal.SIGCONT)
-        self._is_frozen = False
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
         """Wait for a step of the start; an end of the process or a long silence is an error."""
