@@ -300,6 +300,7 @@ def test_what_is_captured_while_the_manager_closes_is_sent(
 
     class Capturing:
         def __enter__(self) -> None:  # as another thread may, just before
+            manager._lock = closing
             binding.capture_message(agent, user("Hi"))
             closing.acquire()
 
