@@ -150,6 +150,8 @@ class AgentHistory:
     def only_window_moved(self) -> bool:
         """Whether what is pending may come late: a moved window, and nothing else."""
         with self._state:
+            if not self._pending:
+                return False
             count, write, _ = self._next_write()
             return write.moves_window and count == len(self._pending)
 
