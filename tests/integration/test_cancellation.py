@@ -207,7 +207,7 @@ async def test_cancelled_while_a_later_write_is_on_its_way(
     ):
         task = asyncio.create_task(agent.invoke_async("One"))
         assert await until(lambda: log.writes > written_before or task.done())
-        with suppress(asyncio.CancelledError):
+        if not task.done():  # a busy machine may join two messages, and there are fewer writes then
             await cancelled(task, times)
         await manager.aflush()
 
