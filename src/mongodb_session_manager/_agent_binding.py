@@ -13,18 +13,20 @@ from strands.types.content import Message
 from . import _codec, _document, _large_values
 from ._agent_state import AgentStateTracker
 from ._codec import Stored
-from ._document import AgentWrite, Guard, check_id
+from ._document import AgentWrite, Guard, check_id, removed_count
 from ._large_values import Files
 from ._repair import Restored
 from ._telemetry import ToolUsageMeter, call_metrics, ends_invocation
 from ._writer import AgentHistory
-from .errors import MongoDBSessionError, SessionConflictError
+from .errors import MongoDBSessionError, SessionConflictError, SessionLockedError
 from .mongodb_session_repository import MongoDBSessionRepository, RestoredAgent
 
 if TYPE_CHECKING:
     from strands.types.agent import LocalAgent
 
 logger = logging.getLogger(__name__)
+
+_MOST_RESTORES = 3
 
 # Where the history is, its messages with their ids, and whether any may have off-loaded values.
 _Bound: TypeAlias = tuple[Guard, list[tuple[int, Message]], bool]
@@ -184,6 +186,16 @@ class AgentBinder:
         return binding
 
     def _restore(self, agent: "LocalAgent", restored: RestoredAgent | None) -> AgentBinding | None:
+        for _ in range(_MOST_RESTORES - 1):
+            try:
+                return self._restored(agent, restored)
+            except SessionLockedError:
+                raise
+            except SessionConflictError:  # mending met another write: there is something newer to restore
+                restored = self._repository.restore_agent(self._session_id, agent.agent_id)
+        return self._restored(agent, restored)
+
+    def _restored(self, agent: "LocalAgent", restored: RestoredAgent | None) -> AgentBinding | None:
         if restored is None:
             return None
         agent.state = AgentState(restored.agent.state)
@@ -201,7 +213,7 @@ class AgentBinder:
         if isinstance(agent, Agent):
             manager = agent.conversation_manager
             prepended = manager.restore_from_session(restored.agent.conversation_manager_state) or []
-            messages = self._from_offset(agent.agent_id, restored, manager.removed_message_count)
+            messages = self._from_offset(agent.agent_id, restored, int(manager.removed_message_count))
         # A model that keeps the conversation on its own side gets no messages.
         if isinstance(agent, Agent) and agent.model.stateful:
             return restored.guard, messages, restored.has_files
@@ -228,7 +240,7 @@ class AgentBinder:
         write = AgentWrite(agent_id)
         messages = before.rewritten(live, mended, write.at, self.place(agent_id))
         _, write.files = self._off_load(agent_id, messages)
-        if not self._repository.repair_agent(self._session_id, write, guard, restored.offset, messages):
+        if not self._repository.repair_agent(self._session_id, write, guard, removed_count(restored.data), messages):
             raise self._conflict(agent_id)
         self._repository.keep_files(self._session_id, write.files)
         logger.info("session_id=<%s>, agent_id=<%s> | mended the stored history", self._session_id, agent_id)

@@ -222,6 +222,7 @@ class AgentWrite:
         guardrail_events: What to add to the session's record of redactions.
         size: The bytes of what is appended.
         files: Values that it refers to, by digest; they are uploaded ahead.
+        leaves_guard: Whether who restored the history before it may go on after it; for a moved window alone.
         write_id: Tells this very write when its answer was lost.
         at: When it was made.
     """
@@ -233,6 +234,7 @@ class AgentWrite:
     guardrail_events: list[Stored] = field(default_factory=list, repr=False)
     size: int = 0
     files: dict[str, bytes] = field(default_factory=dict, repr=False)
+    leaves_guard: bool = False
     write_id: ObjectId = field(default_factory=ObjectId)
     at: datetime = field(default_factory=now)
 
@@ -249,10 +251,7 @@ class AgentWrite:
 
     def leads_to(self, guard: Guard) -> Guard:
         """Return where the history is when this was written there."""
-        if self.moves_window and guard.revision is not None:
-            # Who restored the history meanwhile is not disturbed.
-            return guard
-        return guard.after(len(self.appended), self.write_id)
+        return guard if self.leaves_guard else guard.after(len(self.appended), self.write_id)
 
 
 def new_agent(session_id: str, write: AgentWrite) -> tuple[Stored, Update]:
@@ -546,13 +545,17 @@ def guard_of(agent: Mapping[str, Any]) -> Guard:
     return Guard(None if revision is None else int(revision), int(next_id), write_id, found)
 
 
+def removed_count(data: Mapping[str, Any]) -> Any:
+    """Return how many messages a conversation manager had removed, as it is stored; None where it is not."""
+    return (data.get("conversation_manager_state") or {}).get("removed_message_count")
+
+
 def kept_messages(agent: Mapping[str, Any]) -> tuple[int, list[Stored] | None]:
     """Return how many messages a conversation manager had removed, and those that it kept.
 
     None instead of the messages where some of them are in segments.
     """
-    state = agent["agent_data"].get("conversation_manager_state") or {}
-    removed = int(state.get("removed_message_count") or 0)
+    removed = int(removed_count(agent["agent_data"]) or 0)
     kept = max(agent["count"] + (agent.get("moved_count") or 0) - removed, 0)
     if kept > agent["count"]:
         return removed, None
@@ -586,7 +589,7 @@ def rolled_over(
 
 
 def repaired(
-    session_id: str, agent_id: str, guard: Guard, removed: int, messages: list[Stored], write: AgentWrite
+    session_id: str, agent_id: str, guard: Guard, removed: Any, messages: list[Stored], write: AgentWrite
 ) -> tuple[Stored, Update]:
     """Return filter and update that put a mended history in the place of the one in the session document."""
     wanted, update = guarded(session_id, write, guard)
@@ -595,7 +598,7 @@ def repaired(
         # Or some have moved since they were read, and must not come back.
         wanted[f"{path}.messages.0.message_id"] = messages[0]["message_id"]
     # A window may move without the guard, and what it counts is the history as it was before.
-    wanted[f"{path}.agent_data.conversation_manager_state.removed_message_count"] = removed or {"$in": [0, None]}
+    wanted[f"{path}.agent_data.conversation_manager_state.removed_message_count"] = {"$eq": removed}
     after = guard.after_repair(messages, write.write_id)
     update["$set"] |= {f"{path}.messages": messages, f"{path}.guard": after.stored}
     update["$push"] = {f"{path}.repairs": {"repaired_at": write.at, "revision": guard.revision}}

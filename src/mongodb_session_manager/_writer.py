@@ -153,7 +153,7 @@ class AgentHistory:
             if not self._pending:
                 return False
             count, write, _ = self._next_write()
-            return write.moves_window and count == len(self._pending)
+            return write.leaves_guard and count == len(self._pending)
 
     def measure(self, live_count: int, live_bytes: int, has_files: bool = False) -> None:
         """Take over how many messages, of how many bytes, the session document holds, and if any are off-loaded."""
@@ -407,7 +407,8 @@ class AgentHistory:
                 self.let_go()
                 return False
             count, write, guard = self._next_write()
-            self._unanswered[write.write_id] = count
+            if not write.leaves_guard:
+                self._unanswered[write.write_id] = count
         try:
             arrived = self._send(write, guard)
         except SessionTooLargeError:
@@ -418,7 +419,7 @@ class AgentHistory:
             return True
         if arrived:
             self._confirm(count, write.leads_to(guard))
-        elif write.leads_to(guard) is guard:
+        elif write.leaves_guard:
             return self._leave_out(count)
         else:
             self._settle()
@@ -512,6 +513,8 @@ class AgentHistory:
             write.size += change.size
             write.files |= change.files
             count += 1
+        # What is still unanswered may hold the same changes; then the guard has to tell which of the two arrived.
+        write.leaves_guard = write.moves_window and self._guard.revision is not None and not self._unanswered
         return count, write, self._guard
 
     def _confirm(self, count: int, after: Guard) -> None:

@@ -99,7 +99,7 @@ class MongoDBSessionManagerFactory:
         }
         self._lock = threading.Lock()
         self._managers: weakref.WeakSet[MongoDBSessionManager] = weakref.WeakSet()
-        # What requests that have ended left to the client's threads.
+        # Requests that are about to end, and what they left to the client's threads.
         self._left: set[Future[None]] = set()
         self._ended: str | None = None
         check_client_arguments(connection_string, client, client_kwargs)
@@ -170,10 +170,18 @@ class MongoDBSessionManagerFactory:
             await asyncio.shield(asyncio.to_thread(self._leave, manager))
 
     def _leave(self, manager: MongoDBSessionManager) -> None:
-        """End a request; ``close()`` waits for what it leaves to the client's threads."""
-        for sent in manager._leave():
-            self._left.add(sent)
-            sent.add_done_callback(self._left.discard)
+        """End a request; ``close()`` waits for that, and for what is left to the client's threads."""
+        ended: Future[None] = Future()
+        self._await(ended)
+        try:
+            for sent in manager._leave():
+                self._await(sent)
+        finally:
+            ended.set_result(None)
+
+    def _await(self, left: "Future[None]") -> None:
+        self._left.add(left)
+        left.add_done_callback(self._left.discard)
 
     async def _opened(
         self, session_id: str, agent_ids: Iterable[str], arguments: dict[str, Any]
@@ -233,7 +241,8 @@ class MongoDBSessionManagerFactory:
             managers = list(self._managers)
         try:
             _close_all(managers)
-            wait(list(self._left), max(0.0, deadline - time.monotonic()))
+            while (left := list(self._left)) and time.monotonic() < deadline:
+                wait(left, deadline - time.monotonic())
         finally:
             self._handle.release(self, timeout=max(0.0, deadline - time.monotonic()))
 

@@ -449,7 +449,7 @@ class MongoDBSessionRepository(SessionRepository):
         return _document.guard_of(stored), stored["messages"]
 
     def repair_agent(
-        self, session_id: str, write: AgentWrite, guard: Guard, removed: int, messages: list[Stored]
+        self, session_id: str, write: AgentWrite, guard: Guard, removed: Any, messages: list[Stored]
     ) -> bool:
         """Put a mended history in the place of the one in the session document, as one guarded write.
 
@@ -457,7 +457,7 @@ class MongoDBSessionRepository(SessionRepository):
             session_id: The session.
             write: What else is written.
             guard: Where the history must stand.
-            removed: How many messages the stored window must have left behind.
+            removed: How many messages the stored window must have left behind; as it is stored.
             messages: The mended history.
 
         Returns:
@@ -479,7 +479,7 @@ class MongoDBSessionRepository(SessionRepository):
         return self._or_take_back(session_id, write.files, repair)
 
     def _repair_agent(
-        self, session_id: str, write: AgentWrite, guard: Guard, removed: int, messages: list[Stored]
+        self, session_id: str, write: AgentWrite, guard: Guard, removed: Any, messages: list[Stored]
     ) -> bool:
         check_id("agent_id", write.agent_id)
         change = _document.repaired(session_id, write.agent_id, guard, removed, messages, write)

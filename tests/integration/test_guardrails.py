@@ -1,6 +1,8 @@
 """Redactions: nothing is left of the original, everything that measures it stays, and the event is on record."""
 
 import asyncio
+import itertools
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta, timezone
@@ -10,6 +12,7 @@ import pytest
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure, PyMongoError
 from strands import Agent, tool
+from strands.agent.conversation_manager import SlidingWindowConversationManager
 from strands.hooks import BeforeInvocationEvent
 from strands.hooks.events import MessageUpdatedEvent
 from strands.types.content import Message
@@ -391,6 +394,68 @@ async def test_a_redaction_while_its_message_grows(
         manager.redact_latest_message(HIDDEN, agent)
 
     assert met == [1]
+    assert SECRET.encode() not in everything()
+    assert manager.list_messages("default")[0]["content"] == HIDDEN["content"]
+
+
+@every_fault
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_redaction_after_an_edit_that_had_no_answer(
+    new_manager: NewManager,
+    new_agent: NewAgent,
+    mongodb_uri: str,
+    failing: Failing,
+    everything: Callable[[], bytes],
+    fault: dict[str, Any],
+    moved: bool,
+) -> None:
+    manager = new_manager(connection_string=mongodb_uri, retryWrites=False, heartbeatFrequencyMS=500)
+    window = SlidingWindowConversationManager(window_size=4)
+    agent = new_agent(manager, conversation_manager=window)
+    manager.append_message({**say("My number"), "tracking_id": "t-1"}, agent)
+    window.removed_message_count += moved
+    manager._live_bindings()[0].capture_replacement(agent, {**say(), "tracking_id": "t-1"})
+    with failing("update", mode={"times": 1}, **fault), pytest.raises(PyMongoError):
+        manager.flush()
+
+    manager.redact_latest_message(HIDDEN, agent)
+
+    assert SECRET.encode() not in everything()
+    assert manager.list_messages("default")[0]["content"] == HIDDEN["content"]
+    manager.append_message(say("Go on"), agent)
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_redaction_after_an_edit_that_is_still_on_its_way(
+    new_manager: NewManager,
+    new_agent: NewAgent,
+    mongodb_uri: str,
+    failing: Failing,
+    everything: Callable[[], bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    moved: bool,
+) -> None:
+    """The driver gave it up, and the server stores it later than what follows it."""
+    manager = new_manager(connection_string=mongodb_uri, retryWrites=False, socketTimeoutMS=500)
+    window = SlidingWindowConversationManager(window_size=4)
+    agent = new_agent(manager, conversation_manager=window)
+    manager.append_message({**say("My number"), "tracking_id": "t-1"}, agent)
+    window.removed_message_count += moved
+    manager._live_bindings()[0].capture_replacement(agent, {**say(), "tracking_id": "t-1"})
+    write, writes = manager.session_repository.write_agent, itertools.count()
+
+    def second_comes_late(*arguments: Any) -> bool:
+        if next(writes) == 2:
+            time.sleep(1.5)
+        return write(*arguments)
+
+    monkeypatch.setattr(manager.session_repository, "write_agent", second_comes_late)
+    with failing("update", mode={"times": 1}, blockConnection=True, blockTimeMS=1_200):
+        with pytest.raises(PyMongoError):
+            manager.flush()
+        manager.redact_latest_message(HIDDEN, agent)
+
+    assert next(writes) == 3
     assert SECRET.encode() not in everything()
     assert manager.list_messages("default")[0]["content"] == HIDDEN["content"]
 

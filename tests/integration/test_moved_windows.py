@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from pymongo import MongoClient
+from pymongo.errors import WriteConcernError
 from strands import Agent
 from strands.agent.conversation_manager import SlidingWindowConversationManager
 from strands.hooks import AfterInvocationEvent
@@ -15,6 +16,7 @@ from strands.types.content import Message
 
 from mongodb_session_manager import MongoDBSessionManager, MongoDBSessionManagerFactory, SessionConflictError
 from mongodb_session_manager._client import ClientHandle
+from mongodb_session_manager.errors import SessionTooLargeError
 from mongodb_session_manager.testing import CommandCounter
 from tests.talking import texts
 from tests.watching import until
@@ -214,3 +216,49 @@ async def test_who_alone_may_write_waits_for_a_moved_window(
 
     assert window_of(stored()) == 2
     assert "lease" not in stored()
+
+
+async def test_a_factory_that_closes_waits_for_a_request_that_is_about_to_end(
+    factory: MongoDBSessionManagerFactory,
+    new_agent: NewAgent,
+    history: History,
+    failing: Failing,
+    mongo_client: MongoClient[dict[str, Any]],
+) -> None:
+    async def request() -> None:
+        async with factory.session("s-1", agent_ids=["default"]) as manager:
+            agent = new_agent(manager)
+            manager._live_bindings()[0].capture_message(agent, {"role": "user", "content": [{"text": "Hi"}]})
+
+    with failing("update", mode={"times": 1}, blockConnection=True, blockTimeMS=SLOW // 4):
+        task = asyncio.create_task(request())
+        assert await until(lambda: bool(factory._left))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.to_thread(factory.close)
+        assert texts(history()) == ["Hi"]
+
+
+def test_a_window_and_messages_that_had_no_answer_are_parted(
+    new_manager: NewManager, new_agent: NewAgent, mongodb_uri: str, failing: Failing, history: History
+) -> None:
+    manager = new_manager(connection_string=mongodb_uri, retryWrites=False)
+    agent = windowed(new_agent, manager)
+    binding = manager._live_bindings()[0]
+    binding.capture_message(agent, {"role": "user", "content": [{"text": "0"}]})
+    manager.flush()
+    agent.conversation_manager.removed_message_count = 1
+    binding.capture_state(agent)
+    binding.capture_message(agent, {"role": "user", "content": [{"text": "1"}]})
+    with failing("update", writeConcernError={"code": 64, "errmsg": "timed out"}), pytest.raises(WriteConcernError):
+        manager.flush()
+
+    binding.capture_message(agent, {"role": "user", "content": [{"text": "2"}]})
+    agent.state.set("large", "x" * 17_000_000)
+    binding.capture_state(agent)
+    with pytest.raises(SessionTooLargeError):
+        manager.flush()
+    manager.flush()
+
+    assert texts(history()) == ["0", "1", "2"]

@@ -179,8 +179,8 @@ def test_a_write_in_between_is_a_conflict(
         new_agent(manager)
 
 
-def test_a_window_that_moves_in_between_is_a_conflict(new_manager: NewManager, new_agent: NewAgent) -> None:
-    """What it counts is the history as it was before the repair."""
+def test_a_window_that_moves_in_between(new_manager: NewManager, new_agent: NewAgent) -> None:
+    """What it counts is the history as it was before the repair, which begins anew."""
     first = new_manager()
     agent = new_agent(first, conversation_manager=SlidingWindowConversationManager(window_size=2))
     for message in copy.deepcopy(BROKEN["result alone inside"]):
@@ -195,11 +195,13 @@ def test_a_window_that_moves_in_between_is_a_conflict(new_manager: NewManager, n
         return mend(messages)
 
     second._binder._mend = slow
-    with pytest.raises(SessionConflictError):
-        new_agent(second)
+    windows = [SlidingWindowConversationManager(window_size=2) for _ in range(2)]
 
-    again = new_agent(new_manager(), conversation_manager=SlidingWindowConversationManager(window_size=2))
-    assert said(again.messages) == said(agent.messages)
+    restored = new_agent(second, conversation_manager=windows[0])
+
+    assert said(restored.messages) == said(agent.messages)
+    restored("Go on")
+    assert said(new_agent(new_manager(), conversation_manager=windows[1]).messages) == said(restored.messages)
 
 
 @pytest.mark.parametrize("messages", [[result("1")], [result("1"), result("2")]], ids=["one", "two"])
