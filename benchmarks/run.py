@@ -41,7 +41,7 @@ class Settings:
     restored: tuple[int, ...] = (10, 100, 1_000, 10_000)
     agents: int = 50
     agent_turns: int = 4
-    agent_runs: int = 5
+    agent_runs: int = 11
     agent_latency_ms: int = 20
     delay_ms: float = 5.0
     cpu_turns: int = 200

@@ -28,6 +28,7 @@ class AgentStateTracker:
         # The fields whose stored form is the value itself, so that one need not be made to be compared.
         self._plain: set[str] = set()
         self._seen: tuple[Any, int] | None = None
+        self._config: tuple[str | None, str | None] | None = None
 
     def adopt(self, agent: "LocalAgent", stored: Stored, *, rewrite: bool = False) -> None:
         """Take the stored ``agent_data``, from which the agent was just restored, as captured.
@@ -56,11 +57,13 @@ class AgentStateTracker:
         if seen != self._seen:
             current["state"] = agent.state.get()
         changed, plain = self._changed_fields(current)
-        changed |= self._changed_config(agent)
+        config = (model_id(agent), agent.system_prompt)
+        if config != self._config:
+            changed |= self._changed_config(*config)
         yield changed
         self._known |= changed
         self._plain = self._plain - current.keys() | plain
-        self._seen = seen
+        self._seen, self._config = seen, config
 
     def _changed_fields(self, current: dict[str, Any]) -> tuple[Stored, set[str]]:
         """Return what changed, and which of the fields are stored as they are."""
@@ -78,12 +81,12 @@ class AgentStateTracker:
                 plain.add(name)
         return changed, plain
 
-    def _changed_config(self, agent: "LocalAgent") -> Stored:
+    def _changed_config(self, model: str | None, system_prompt: str | None) -> Stored:
         """Model and prompt, where the agent's own differ from what an agent last wrote.
 
         That is kept apart under ``captured``, since users may change what is stored and expect it to stay.
         """
-        config = {"model": model_id(agent), "system_prompt": agent.system_prompt}
+        config = {"model": model, "system_prompt": system_prompt}
         captured, known = _captured(config), self._known.get("captured", {})
         changed = {name: config[name] for name in config if name not in known or known[name] != captured[name]}
         if not changed:

@@ -299,7 +299,9 @@ class AgentHistory:
         return sum(other.get("tracking_id") == tracking_id for other in live) <= stored
 
     def prune(self, live: Sequence[Message]) -> None:
-        """Forget the messages that left the live history."""
+        """Forget the messages that left the live history, as soon as there are more than that has."""
+        if len(self._records) <= len(live):
+            return
         tracking_ids = {message.get("tracking_id") for message in live} - {None}
         objects = {id(message) for message in live}
         with self._state:
