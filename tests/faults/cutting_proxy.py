@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
@@ -52,31 +52,27 @@ class CuttingProxy:
         started.set_result(lambda: loop.call_soon_threadsafe(stopped.set))
         await stopped.wait()
         server.close()
-        for connection in self._open:
-            connection.cancel()
         while self._open:
+            for connection in self._open:  # one that was just accepted comes after the others
+                connection.cancel()
             await asyncio.sleep(0.001)
         await asyncio.sleep(0)  # the transports that were aborted close in the next turn of the loop
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        from_server, to_server = await asyncio.open_connection(*self._server)
-        doomed = asyncio.Event()
-        both = [
-            asyncio.create_task(self._forward(reader, to_server, doomed)),
-            asyncio.create_task(_answer(from_server, writer, doomed)),
-        ]
         this = asyncio.current_task()
         assert this is not None
         self._open.add(this)
+        this.add_done_callback(self._open.discard)
         try:
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            from_server, to_server = await asyncio.open_connection(*self._server)
+            doomed = asyncio.Event()
+            forward, answer = self._forward(reader, to_server, doomed), _answer(from_server, writer, doomed)
+            try:
+                await _until_one_ends(forward, answer)
+            finally:
+                to_server.transport.abort()
         finally:
-            for each in both:
-                each.cancel()
             writer.transport.abort()
-            to_server.transport.abort()
-            await asyncio.gather(*both, return_exceptions=True)
-            self._open.discard(this)
 
     async def _forward(
         self, reader: asyncio.StreamReader, to_server: asyncio.StreamWriter, doomed: asyncio.Event
@@ -88,6 +84,16 @@ class CuttingProxy:
                 self.cuts += 1
                 doomed.set()
             to_server.write(message)
+
+
+async def _until_one_ends(*works: Coroutine[Any, Any, None]) -> None:
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _answer(from_server: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event) -> None:
