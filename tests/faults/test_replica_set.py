@@ -63,7 +63,11 @@ def not_replicating(members: list[Mongod]) -> Iterator[None]:
 
 def stop_producer(member: Mongod, mode: str) -> None:
     with MongoClient[dict[str, Any]]("127.0.0.1", member.port, directConnection=True) as client:
-        client.admin.command("configureFailPoint", "stopReplProducer", mode=mode)
+        entered = client.admin.command("configureFailPoint", "stopReplProducer", mode=mode)["count"]
+        if mode != "off":
+            # What is on its way to it already is still copied.
+            wanted = {"timesEntered": entered + 1, "maxTimeMS": 30_000}
+            client.admin.command("waitForFailPoint", "stopReplProducer", **wanted)
 
 
 @pytest.mark.parametrize("limits", [{}, {"timeoutMS": 2_000}], ids=["no time limit", "timeoutMS"])
