@@ -214,6 +214,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
 
         Raises:
             MongoDBSessionError: Another agent object with this id uses the manager.
+            SessionConflictError: Its stored history is broken, and others wrote it each time that it was mended.
             SessionLockedError: It is new, or its stored history is broken, and another manager is the only writer.
             SessionNotFoundError: The session was deleted.
         """

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 import bson
@@ -305,11 +306,14 @@ class MongoDBSessionRepository(SessionRepository):
 
         Raises:
             SessionConflictError: It exists already.
+            ValueError: One of its times is none.
         """
         session_id = check_id("session_id", session.session_id)
         kind = SessionType(session.session_type).value
-        fresh = _document.new_session(session_id, kind, self.application_name, _codec.aware(session.created_at))
-        fresh["updated_at"] = _codec.aware(session.updated_at)
+        place = f"Session {session_id!r}"
+        created_at = _given_time(place, "created_at", session.created_at)
+        fresh = _document.new_session(session_id, kind, self.application_name, created_at)
+        fresh["updated_at"] = _given_time(place, "updated_at", session.updated_at)
         with _operation("create_session", session_id):
             try:
                 self._collection.insert_one({"_id": session_id, "schema_version": _document.SCHEMA_VERSION, **fresh})
@@ -343,10 +347,11 @@ class MongoDBSessionRepository(SessionRepository):
         Raises:
             SessionConflictError: The session holds it already.
             SessionNotFoundError: There is no such session.
+            ValueError: Its time of creation is none.
         """
         agent_id = check_id("agent_id", session_agent.agent_id)
-        data = _codec.encode_agent(session_agent, _place(session_id, agent_id))
-        at = _codec.aware(session_agent.created_at)
+        place = _place(session_id, agent_id)
+        data, at = _codec.encode_agent(session_agent, place), _given_time(place, "created_at", session_agent.created_at)
         if not self.start_agent(session_id, AgentWrite(agent_id, data=data, at=at)):
             raise SessionConflictError(session_id, agent_id, "exists already; update it instead.")
 
@@ -644,10 +649,12 @@ class MongoDBSessionRepository(SessionRepository):
             SessionNotFoundError: There is no such session.
             TypeError: The id of the message is not an integer.
             UnstorableValueError: The message holds something that would not come back equal.
+            ValueError: Its time of creation is none.
         """
         message_id, message = check_message_id(session_message.message_id), session_message.to_message()
         place = _place(session_id, agent_id, message_id)
-        stored = _codec.encode_message(message, message_id, _codec.aware(session_message.created_at), place)
+        created_at = _given_time(place, "created_at", session_message.created_at)
+        stored = _codec.encode_message(message, message_id, created_at, place)
         _, files = _large_values.off_load(stored, session_id, agent_id, message_id)
         write = AgentWrite(agent_id, [stored], files=files)
         if self._or_take_back(session_id, files, lambda: self._append(session_id, write, message.get("tracking_id"))):
@@ -1092,6 +1099,15 @@ def _live_bytes(agent: Stored) -> int:
     if not messages:
         return int(agent["count"]) * _USUAL_MESSAGE_BYTES
     return len(bson.encode({"messages": messages})) * int(agent["count"]) // len(messages)
+
+
+def _given_time(place: str, name: str, at: Any) -> datetime:
+    try:
+        return _codec.aware(at)
+    except (AttributeError, TypeError, ValueError):
+        raise ValueError(
+            f"{place}: {name} must be a time in ISO 8601, such as '2026-01-31T12:00:00+00:00', or a datetime."
+        ) from None
 
 
 def _place(session_id: str, agent_id: str, message_id: int | None = None) -> str:

@@ -11,6 +11,7 @@ from pymongo import MongoClient
 from pymongo.errors import ConfigurationError, ServerSelectionTimeoutError
 from strands import Agent, tool
 from strands.types.content import Message
+from strands.types.session import Session, SessionAgent, SessionMessage, SessionType
 
 from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager.errors import SchemaVersionError, SessionTooLargeError, UnstorableValueError
@@ -33,7 +34,7 @@ def user(block: Any) -> Message:
     return cast(Message, {"role": "user", "content": [block]})
 
 
-# Ids
+# Ids, and times
 
 
 @pytest.mark.parametrize("session_id", [None, 7, b"s-1", ["s-1"], {"$ne": None}, {"$gt": ""}])
@@ -62,6 +63,31 @@ def test_agent_ids_that_are_not_fit(
 
     with command_counter.counting() as log, pytest.raises(ValueError, match="agent_id"):
         new_agent(manager, agent_id=agent_id)
+
+    assert log.commands == []
+
+
+@pytest.mark.parametrize("at", ["yesterday", "", 7, None])
+@pytest.mark.parametrize(
+    ("place", "create"),
+    [
+        ("Session 's-2'", lambda r, at: r.create_session(Session("s-2", SessionType.AGENT, created_at=at))),
+        ("Session 's-2'", lambda r, at: r.create_session(Session("s-2", SessionType.AGENT, updated_at=at))),
+        ("Agent 'b' of session 's-1'", lambda r, at: r.create_agent("s-1", SessionAgent("b", {}, {}, created_at=at))),
+        (
+            "Agent 'a' of session 's-1', message 0",
+            lambda r, at: r.create_message("s-1", "a", SessionMessage(user({"text": "Hi"}), 0, created_at=at)),
+        ),
+    ],
+    ids=["session", "session's update", "agent", "message"],
+)
+def test_what_is_no_time(
+    new_manager: NewManager, command_counter: CommandCounter, place: str, create: Callable[..., None], at: Any
+) -> None:
+    repository = new_manager().session_repository
+
+    with command_counter.counting() as log, pytest.raises(ValueError, match=f"^{place}.*(cre|upd)ated_at .*ISO 8601"):
+        create(repository, at)
 
     assert log.commands == []
 

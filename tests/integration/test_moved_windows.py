@@ -135,15 +135,20 @@ async def test_a_window_that_comes_too_late_is_left_out(
 
 
 async def test_a_deleted_sessions_window_is_no_failure(
-    factory: MongoDBSessionManagerFactory, new_agent: NewAgent, stored: Stored, failing: Failing
+    factory: MongoDBSessionManagerFactory,
+    new_agent: NewAgent,
+    stored: Stored,
+    failing: Failing,
+    command_counter: CommandCounter,
 ) -> None:
     with ExitStack() as stack:
         manager = factory.create_session_manager("s-1")
         agent = windowed(new_agent, manager)
         await agent.invoke_async("Fill the window")
         slow_windows(agent, failing, stack)
-        await agent.invoke_async("Move it")
-        await asyncio.sleep(0.1)
+        with command_counter.counting() as log:
+            await agent.invoke_async("Move it")
+            assert await until(lambda: log.writes == 3)
         assert await asyncio.to_thread(manager.delete_session)
 
     await asyncio.to_thread(manager.close)

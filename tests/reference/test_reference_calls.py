@@ -48,7 +48,7 @@ def where(mongodb_uri: str, database_name: str) -> dict[str, Any]:
 
 @pytest.fixture
 def manager(where: dict[str, Any]) -> Iterator[MongoDBSessionManager]:
-    manager = create_mongodb_session_manager(session_id="user-123", **where)
+    manager = create_mongodb_session_manager(session_id="customer-7", **where)
     yield manager
     manager.close()
 
@@ -78,7 +78,7 @@ def texts(messages: list[Any]) -> list[str]:
 
 def test_readme_quick_start(where: dict[str, Any]) -> None:
     manager = create_mongodb_session_manager(session_id="customer-1", application_name="support-bot", **where)
-    agent = speaking(manager, "Gladly.", agent_id="support-agent", system_prompt="You are helpful.")
+    agent = speaking(manager, "Gladly.", agent_id="helpdesk", system_prompt="You are helpful.")
 
     response = agent("Can you help me?")
     manager.sync_agent(agent)
@@ -97,21 +97,21 @@ def test_readme_document_for_queries(
 ) -> None:
     speaking(manager, agent_id="a-1", system_prompt="You are helpful.", state={"key": "value"})("Hello")
     manager.update_metadata({"priority": "high"})
-    manager.add_feedback({"rating": "up", "comment": "Helpful!"})
+    manager.add_feedback({"rating": "up", "comment": "That helped"})
 
     with Client(mongodb_uri) as client:
-        document = client[database_name].agent_sessions.find_one({"_id": "user-123"}) or {}
+        document = client[database_name].agent_sessions.find_one({"_id": "customer-7"}) or {}
 
     agent = document["agents"]["a-1"]
     answer = agent["messages"][1]
-    assert document["session_id"] == "user-123"
+    assert document["session_id"] == "customer-7"
     assert agent["agent_data"]["model"] == CLAUDE
     assert agent["agent_data"]["system_prompt"] == "You are helpful."
     assert agent["agent_data"]["state"] == {"key": "value"}
     assert answer["event_loop_metrics"]["accumulated_usage"]["inputTokens"] == 10
     assert answer["event_loop_metrics"]["accumulated_metrics"]["latencyMs"] == 1
     assert document["metadata"] == {"priority": "high"}
-    assert document["feedbacks"][0]["comment"] == "Helpful!"
+    assert document["feedbacks"][0]["comment"] == "That helped"
     assert all(isinstance(document[name], datetime) for name in ("created_at", "updated_at"))
 
 
@@ -124,8 +124,8 @@ def test_readme_fastapi(where: dict[str, Any]) -> None:
 
     app = FastAPI(lifespan=lifespan)
 
-    @app.post("/chat")
-    async def chat(session_id: str, prompt: str) -> dict[str, str]:
+    @app.post("/talk")
+    async def talk(session_id: str, prompt: str) -> dict[str, str]:
         manager = get_global_factory().create_session_manager(session_id)
         agent = speaking(manager, agent_id="assistant")
         response = agent(prompt)
@@ -133,7 +133,7 @@ def test_readme_fastapi(where: dict[str, Any]) -> None:
         return {"response": str(response), "application": str(manager.get_application_name())}
 
     with TestClient(app) as client:
-        answer = client.post("/chat", params={"session_id": "s-1", "prompt": "Hello"}).json()
+        answer = client.post("/talk", params={"session_id": "s-1", "prompt": "Hello"}).json()
 
     assert answer["response"].strip() == "I can help with that."
     assert answer["application"] == "my-fastapi-app"
@@ -177,7 +177,7 @@ def test_readme_metadata_tool(manager: MongoDBSessionManager) -> None:
     turn = {"toolUse": {"toolUseId": "t-1", "name": "manage_metadata", "input": {"action": "set", "metadata": use}}}
     agent = speaking(manager, turn, "Stored.", tools=[manager.get_metadata_tool()])
 
-    agent("Store my name as John and preference for dark theme")
+    agent("My name is Ines, and I like dark pages")
 
     assert manager.get_metadata() == {"metadata": use}
 
@@ -200,11 +200,11 @@ def test_concepts_adding_messages(manager: MongoDBSessionManager) -> None:
 
 
 def test_concepts_resuming(where: dict[str, Any]) -> None:
-    first = MongoDBSessionManager(session_id="new-session-001", **where)
+    first = MongoDBSessionManager(session_id="fresh-7", **where)
     speaking(first, agent_id="assistant")("Hello")
     first.close()
 
-    second = MongoDBSessionManager(session_id="new-session-001", **where)
+    second = MongoDBSessionManager(session_id="fresh-7", **where)
     agent = speaking(second, agent_id="assistant")
 
     assert texts(agent.messages) == ["Hello", "I can help with that."]
@@ -213,28 +213,28 @@ def test_concepts_resuming(where: dict[str, Any]) -> None:
 
 def test_concepts_a_borrowed_connection(mongodb_uri: str, database_name: str) -> None:
     client: Client = MongoClient(mongodb_uri)
-    manager = MongoDBSessionManager(session_id="session-001", client=client, database_name=database_name)
+    manager = MongoDBSessionManager(session_id="known-7", client=client, database_name=database_name)
 
     manager.close()
 
-    assert client[database_name].agent_sessions.count_documents({"_id": "session-001"}) == 1
+    assert client[database_name].agent_sessions.count_documents({"_id": "known-7"}) == 1
     client.close()
 
 
 def test_concepts_a_context_manager(where: dict[str, Any]) -> None:
-    with MongoDBSessionManager(session_id="session-001", **where) as manager:
+    with MongoDBSessionManager(session_id="known-7", **where) as manager:
         speaking(manager)("Hello")
 
         assert manager.get_message_count("default") == 2
 
 
 def test_concepts_metadata(manager: MongoDBSessionManager) -> None:
-    manager.update_metadata({"user_id": "alice", "topic": "billing"})
+    manager.update_metadata({"user_id": "ines", "topic": "billing"})
     manager.update_metadata({"priority": "urgent"})
-    assert manager.get_metadata()["metadata"] == {"user_id": "alice", "topic": "billing", "priority": "urgent"}
+    assert manager.get_metadata()["metadata"] == {"user_id": "ines", "topic": "billing", "priority": "urgent"}
 
     manager.delete_metadata(["topic"])
-    assert manager.get_metadata()["metadata"] == {"user_id": "alice", "priority": "urgent"}
+    assert manager.get_metadata()["metadata"] == {"user_id": "ines", "priority": "urgent"}
 
 
 def test_concepts_a_pool(mongodb_uri: str, database_name: str) -> None:
@@ -242,7 +242,7 @@ def test_concepts_a_pool(mongodb_uri: str, database_name: str) -> None:
     client = MongoDBConnectionPool.get_client()
     assert client is pool
 
-    for session_id in ("session-001", "session-002"):
+    for session_id in ("known-7", "session-002"):
         manager = MongoDBSessionManager(session_id=session_id, client=client, database_name=database_name)
         manager.update_metadata({"a": 1})
         manager.close()
@@ -262,7 +262,7 @@ def test_concepts_a_global_factory(where: dict[str, Any]) -> None:
     factory = initialize_global_factory(**where)
 
     assert get_global_factory() is factory
-    get_global_factory().create_session_manager("session-001").update_metadata({"a": 1})
+    get_global_factory().create_session_manager("known-7").update_metadata({"a": 1})
     close_global_factory()
 
 
@@ -288,7 +288,7 @@ def test_concepts_handling_errors(where: dict[str, Any]) -> None:
 )
 @pytest.mark.parametrize("make", [create_mongodb_session_manager, MongoDBSessionManager])
 def test_api_options(where: dict[str, Any], make: Open, options: dict[str, Any]) -> None:
-    manager = make(session_id="user-123", **where, **options)
+    manager = make(session_id="customer-7", **where, **options)
 
     manager.update_metadata({"priority": "high"})
 
@@ -308,13 +308,18 @@ def test_api_constructor_hooks(where: dict[str, Any]) -> None:
         told.append((session_id, kwargs["feedback"]))
         return result
 
-    manager = MongoDBSessionManager("user-123", metadata_hook=audit, feedback_hook=notify, **where)
+    manager = MongoDBSessionManager("customer-7", metadata_hook=audit, feedback_hook=notify, **where)
     manager.update_metadata({"a": 1})
     manager.add_feedback({"rating": "down"})
     manager.delete_metadata(["a"])
 
     assert manager.get_metadata() == {}
-    actions = [("update", "user-123"), ("user-123", {"rating": "down"}), ("delete", "user-123"), ("get", "user-123")]
+    actions = [
+        ("update", "customer-7"),
+        ("customer-7", {"rating": "down"}),
+        ("delete", "customer-7"),
+        ("get", "customer-7"),
+    ]
     assert told == actions
     manager.close()
 
@@ -331,7 +336,7 @@ def test_api_append_and_redact(manager: MongoDBSessionManager) -> None:
 
 def test_api_sync_agent(manager: MongoDBSessionManager) -> None:
     agent = speaking(manager)
-    agent("What is the capital of France?")
+    agent("Which river runs through Lyon?")
 
     manager.sync_agent(agent)
 
@@ -341,52 +346,52 @@ def test_api_sync_agent(manager: MongoDBSessionManager) -> None:
 
 
 def test_api_initialize_after_a_restart(where: dict[str, Any]) -> None:
-    for prompt in ("My name is Alice", "What's my name?"):
-        manager = MongoDBSessionManager("user-123", **where)
+    for prompt in ("My name is Ines", "What's my name?"):
+        manager = MongoDBSessionManager("customer-7", **where)
         agent = speaking(manager)
         manager.initialize(agent)
         agent(prompt)
         manager.sync_agent(agent)
         manager.close()
 
-    assert texts(agent.messages)[::2] == ["My name is Alice", "What's my name?"]
+    assert texts(agent.messages)[::2] == ["My name is Ines", "What's my name?"]
 
 
 def test_api_metadata(manager: MongoDBSessionManager) -> None:
     assert manager.get_metadata() == {}
-    manager.update_metadata({"user_name": "Alice", "priority": "high", "category": "support"})
+    manager.update_metadata({"customer_name": "Ines", "priority": "high", "category": "support"})
     manager.update_metadata({"priority": "low"})
     manager.update_metadata({"agent_state": "thinking"})
-    manager.update_metadata({"status": "active", "last_interaction": "2024-01-26T10:30:00"})
+    manager.update_metadata({"status": "active", "last_interaction": "2026-03-04T05:06:07"})
 
     metadata = manager.get_metadata()
     assert "metadata" in metadata
-    assert metadata["metadata"].get("user_name") == "Alice"
+    assert metadata["metadata"].get("customer_name") == "Ines"
     assert metadata["metadata"]["priority"] == "low"
 
     manager.delete_metadata(["agent_state", "last_interaction"])
-    assert set(manager.get_metadata()["metadata"]) == {"user_name", "priority", "category", "status"}
+    assert set(manager.get_metadata()["metadata"]) == {"customer_name", "priority", "category", "status"}
 
 
 def test_api_metadata_tool(manager: MongoDBSessionManager) -> None:
     tool = manager.get_metadata_tool()
-    manager.update_metadata({"old_field": 1})
+    manager.update_metadata({"outdated": 1})
 
-    assert tool(action="get") == 'All metadata: {"old_field": 1}'
+    assert tool(action="get") == 'All metadata: {"outdated": 1}'
     assert tool(action="set", metadata={"priority": "high"}) == "Successfully updated metadata fields: ['priority']"
     assert tool(action="update", metadata={"a": 1}) == "Successfully updated metadata fields: ['a']"
-    assert tool(action="delete", keys=["old_field"]) == "Successfully deleted metadata fields: ['old_field']"
+    assert tool(action="delete", keys=["outdated"]) == "Successfully deleted metadata fields: ['outdated']"
     assert tool(action="get", keys=["priority", "a"]).startswith("Metadata retrieved: ")
-    assert tool("set", {"email_notifications": "enabled"}).startswith("Successfully updated")
+    assert tool("set", {"newsletter": "enabled"}).startswith("Successfully updated")
     assert tool("get").startswith("All metadata: ")
 
 
 def test_api_feedback(manager: MongoDBSessionManager) -> None:
     given: list[dict[str, Any]] = [
-        {"rating": "up", "comment": "Very helpful!"},
-        {"rating": "down", "comment": "Too slow"},
-        {"rating": None, "comment": "Just testing"},
-        {"rating": "up", "comment": "Excellent!", "category": "accuracy", "user_id": "user-123"},
+        {"rating": "up", "comment": "That was it!"},
+        {"rating": "down", "comment": "It took long"},
+        {"rating": None, "comment": "No opinion"},
+        {"rating": "up", "comment": "Spot on", "category": "accuracy", "user_id": "customer-7"},
     ]
     for feedback in given:
         manager.add_feedback(feedback)
@@ -398,18 +403,18 @@ def test_api_feedback(manager: MongoDBSessionManager) -> None:
 
 
 def test_api_agent_configuration(manager: MongoDBSessionManager) -> None:
-    agent = speaking(manager, agent_id="support-agent", system_prompt="You are a friendly support agent.")
+    agent = speaking(manager, agent_id="helpdesk", system_prompt="You are a friendly support agent.")
     agent("Hello!")
-    config = manager.get_agent_config("support-agent")
+    config = manager.get_agent_config("helpdesk")
     assert config
-    assert (config["agent_id"], config["model"]) == ("support-agent", CLAUDE)
+    assert (config["agent_id"], config["model"]) == ("helpdesk", CLAUDE)
     assert (config["system_prompt"] or "")[:9] == "You are a"
 
-    manager.update_agent_config("support-agent", model="haiku")
-    manager.update_agent_config("support-agent", system_prompt="You are efficient.")
-    manager.update_agent_config("support-agent", model="opus", system_prompt="You are an expert.")
+    manager.update_agent_config("helpdesk", model="haiku")
+    manager.update_agent_config("helpdesk", system_prompt="You are efficient.")
+    manager.update_agent_config("helpdesk", model="opus", system_prompt="You are an expert.")
 
-    config = manager.get_agent_config("support-agent")
+    config = manager.get_agent_config("helpdesk")
     assert config
     assert (config["model"], config["system_prompt"]) == ("opus", "You are an expert.")
     assert manager.get_agent_config("stranger") is None
@@ -418,8 +423,8 @@ def test_api_agent_configuration(manager: MongoDBSessionManager) -> None:
 def test_api_several_agents(manager: MongoDBSessionManager) -> None:
     translator = speaking(manager, agent_id="translator", system_prompt="You translate.")
     support = speaking(manager, agent_id="support", system_prompt="You support.", model_id="haiku")
-    translator("Translate: Hello")
-    support("How do I reset my password?")
+    translator("Say hello in French")
+    support("Where is my parcel?")
 
     agents = manager.list_agents()
 
@@ -434,7 +439,7 @@ def test_api_several_agents(manager: MongoDBSessionManager) -> None:
 def test_api_close_is_safe_to_repeat(mongodb_uri: str, database_name: str, borrowed: bool) -> None:
     with Client(mongodb_uri) as client:
         connection: dict[str, Any] = {"client": client} if borrowed else {"connection_string": mongodb_uri}
-        manager = MongoDBSessionManager(session_id="user-123", database_name=database_name, **connection)
+        manager = MongoDBSessionManager(session_id="customer-7", database_name=database_name, **connection)
 
         manager.close()
         manager.close()
@@ -480,14 +485,14 @@ def test_api_notification_and_analytics_hooks(where: dict[str, Any], before: boo
         feedback = kwargs["feedback"]
         result = original_func(feedback) if before else original_func(kwargs["feedback"])
         if feedback.get("rating") == "down":
-            alerts.append(f"{session_id}: {feedback.get('comment', 'No comment')}")
+            alerts.append(f"{session_id}: {feedback.get('comment', 'nothing said')}")
         return result
 
-    with MongoDBSessionManager("user-123", feedback_hook=notify, **where) as manager:
+    with MongoDBSessionManager("customer-7", feedback_hook=notify, **where) as manager:
         manager.add_feedback({"rating": "up"})
-        manager.add_feedback({"rating": "down", "comment": "Too slow"})
+        manager.add_feedback({"rating": "down", "comment": "It took long"})
 
-    assert alerts == ["user-123: Too slow"]
+    assert alerts == ["customer-7: It took long"]
 
 
 def test_api_complete_example(where: dict[str, Any]) -> None:
@@ -496,16 +501,16 @@ def test_api_complete_example(where: dict[str, Any]) -> None:
     agent = speaking(manager, tools=[manager.get_metadata_tool()])
     manager.initialize(agent)
     manager.update_metadata(
-        {"user_name": "Alice", "priority": "high", "session_start": datetime.now(timezone.utc).isoformat()}
+        {"customer_name": "Ines", "priority": "high", "session_start": datetime.now(timezone.utc).isoformat()}
     )
-    agent("I need help with my account")
+    agent("My parcel is late")
     manager.sync_agent(agent)
     manager.update_metadata({"status": "active"})
-    agent("Can you check my balance?")
+    agent("Where is it now?")
     manager.sync_agent(agent)
-    manager.add_feedback({"rating": "up", "comment": "Very helpful!"})
+    manager.add_feedback({"rating": "up", "comment": "That was it!"})
 
-    assert set(manager.get_metadata()["metadata"]) == {"user_name", "priority", "session_start", "status"}
+    assert set(manager.get_metadata()["metadata"]) == {"customer_name", "priority", "session_start", "status"}
     assert len(manager.get_feedbacks()) == 1
     assert len(manager.list_messages("default")) == 4
     manager.close()
@@ -517,11 +522,11 @@ def test_api_complete_example(where: dict[str, Any]) -> None:
 @pytest.mark.parametrize("make", [create_mongodb_session_manager, MongoDBSessionManager])
 def test_a_snippet_without_a_connection(make: Open) -> None:
     with pytest.raises(ValueError, match="connection_string"):
-        make(session_id="user-123")
+        make(session_id="customer-7")
 
 
 def test_a_second_agent_object_on_the_same_manager(manager: MongoDBSessionManager) -> None:
-    speaking(manager)("My name is Alice")
+    speaking(manager)("My name is Ines")
 
     with pytest.raises(MongoDBSessionError, match="make a new manager"):
         speaking(manager)
@@ -531,15 +536,15 @@ def test_a_second_agent_object_on_the_same_manager(manager: MongoDBSessionManage
 
 
 def test_faq_resuming_a_conversation(where: dict[str, Any]) -> None:
-    for prompt in ("My name is Alice", "What's my name?"):
-        manager = create_mongodb_session_manager(session_id="user-123-chat", **where)
+    for prompt in ("My name is Ines", "What's my name?"):
+        manager = create_mongodb_session_manager(session_id="customer-7-parcel", **where)
         agent = speaking(manager, agent_id="assistant")
         agent(prompt)
         manager.sync_agent(agent)
         manager.close()
 
     seen = cast(ScriptedModel, agent.model).calls[-1]
-    assert texts(seen) == ["My name is Alice", "I can help with that.", "What's my name?"]
+    assert texts(seen) == ["My name is Ines", "I can help with that.", "What's my name?"]
 
 
 def test_faq_two_agents(manager: MongoDBSessionManager) -> None:
@@ -614,16 +619,16 @@ def test_faq_a_hook_that_adds_a_field(where: dict[str, Any]) -> None:
 
 def test_faq_a_hook_that_encrypts(where: dict[str, Any]) -> None:
     def encrypt(original_func: Callable[..., Any], action: str, session_id: str, **kwargs: Any) -> Any:
-        if action == "update" and "credit_card" in kwargs["metadata"]:
-            kwargs["metadata"]["credit_card"] = "****"
+        if action == "update" and "iban" in kwargs["metadata"]:
+            kwargs["metadata"]["iban"] = "****"
         return original_func(kwargs.get("metadata"), kwargs.get("keys"))
 
     with MongoDBSessionManager(session_id="test", metadata_hook=encrypt, **where) as manager:
-        manager.update_metadata({"credit_card": "4111", "ssn": "1", "name": "Alice"})
-        assert manager.get_metadata() == {"metadata": {"credit_card": "****", "ssn": "1", "name": "Alice"}}
+        manager.update_metadata({"iban": "4111", "pin": "1", "name": "Ines"})
+        assert manager.get_metadata() == {"metadata": {"iban": "****", "pin": "1", "name": "Ines"}}
 
-        manager.delete_metadata(["credit_card", "ssn", "password"])
-        assert manager.get_metadata() == {"metadata": {"name": "Alice"}}
+        manager.delete_metadata(["iban", "pin", "birthday"])
+        assert manager.get_metadata() == {"metadata": {"name": "Ines"}}
 
 
 def test_faq_tenants(mongodb_uri: str, database_name: str) -> None:
