@@ -88,7 +88,15 @@ def _ensure(collection: Collection[dict[str, Any]], fields: Iterable[str]) -> No
 
 
 def _create(collection: Collection[dict[str, Any]], fields: list[str]) -> None:
-    collection.create_indexes([_model(field) for field in fields])
+    models = [_model(field) for field in fields]
+    try:
+        # All members have to be there otherwise: while one is down, who asks waits until it is back.
+        collection.create_indexes(models, commitQuorum="majority")
+    except (PyMongoError, TypeError) as error:  # TypeError: mongomock
+        if "commitQuorum" not in str(error):
+            raise
+        # A server that stands alone refuses one, and others do not know it.
+        collection.create_indexes(models)
 
 
 def _model(field: str) -> IndexModel:

@@ -66,6 +66,10 @@ class MessageSegments:
     def __init__(self, sessions: Collection[Stored], segments: Collection[Stored]) -> None:
         self._sessions, self._segments = sessions, segments
 
+    def index(self) -> None:
+        """See to the index by which the segments of a session are found; failing is a warning."""
+        ensure_segment_index(self._segments)
+
     def roll(
         self, session_id: str, agent_id: str, guard: Guard, write_id: ObjectId, kept_bytes: int, lease: Lease | None
     ) -> RolledOver | None:
@@ -79,7 +83,6 @@ class MessageSegments:
         if not moved or not _is_ordered(agent["messages"]):
             return None
         pairs = [_document.new_segment(session_id, agent_id, part) for part in _parts(moved)]
-        ensure_segment_index(self._segments)
         self._segments.insert_many([segment for segment, _ in pairs])
         references = [reference for _, reference in pairs]
         moved_count = agent.get("moved_count") or 0

@@ -492,6 +492,10 @@ class MongoDBSessionRepository(SessionRepository):
         with _operation("repair_agent", session_id, write.agent_id, messages=len(messages)):
             return self._update(session_id, change)
 
+    def index_segments(self) -> None:
+        """See to the index of the segments, before any are written; failing is a warning."""
+        self._segments.index()
+
     def roll_over(
         self, session_id: str, agent_id: str, guard: Guard, write_id: ObjectId, kept_bytes: int = KEPT_BYTES
     ) -> RolledOver | None:

@@ -1,5 +1,6 @@
 """What a replica set of three members goes through, in the middle of conversations of every kind."""
 
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -9,6 +10,7 @@ from pymongo import MongoClient
 from pymongo.errors import WriteConcernError
 
 from mongodb_session_manager import SessionConflictError
+from mongodb_session_manager._indexes import ensure_segment_index
 from mongodb_session_manager.testing import Mongod, MongodSet
 from tests.faults.conversation import Conversation
 from tests.faults.stream import stream_of
@@ -98,6 +100,20 @@ def test_a_frozen_primary(converse: Converse, replica_set: MongodSet, limits: di
         stream.wait_for_turns()
 
     stream.check()
+
+
+def test_an_index_does_not_wait_for_a_member_that_is_down(
+    replica_set: MongodSet, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An index on documents does by itself, and with it the move of old messages that asked for it."""
+    with MongoClient[dict[str, Any]](replica_set.uri, socketTimeoutMS=5_000) as client:
+        segments = client[uuid.uuid4().hex].agent_sessions_segments
+        segments.insert_one({"session_id": "s-1"})
+        with dead(replica_set, replica_set.secondaries()[0]):
+            ensure_segment_index(segments)
+            segments.drop_index("session_id_1")
+
+    assert not caplog.records
 
 
 def test_both_secondaries_frozen(converse: Converse, replica_set: MongodSet) -> None:

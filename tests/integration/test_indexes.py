@@ -1,10 +1,13 @@
 import gc
 import logging
+import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import quote_plus
 
 import mongomock
 import pytest
@@ -14,7 +17,8 @@ from pymongo.errors import OperationFailure
 
 from mongodb_session_manager import _indexes
 from mongodb_session_manager._indexes import ensure_indexes
-from mongodb_session_manager.testing import CommandCounter
+from mongodb_session_manager.testing import CommandCounter, find_mongod
+from mongodb_session_manager.testing._watchdog import Watchdog
 
 Client = MongoClient[dict[str, Any]]
 Sessions = Collection[dict[str, Any]]
@@ -164,6 +168,31 @@ def test_clients_are_not_kept_alive() -> None:
     del client
     gc.collect()
     assert key not in _indexes._clients
+
+
+@pytest.mark.skipif(find_mongod() is None, reason="there is no mongod to run")
+def test_on_a_server_that_stands_alone(caplog: pytest.LogCaptureFixture) -> None:
+    with server_alone() as client:
+        ensure_indexes(client.shop.agent_sessions)
+        assert indexed(client.shop.agent_sessions) == ALWAYS
+    assert not warnings_of(caplog)
+
+
+@contextmanager
+def server_alone() -> Iterator[Client]:
+    """Run a mongod that is no replica set, on a socket in its folder: the path of one has 107 bytes at most."""
+    with tempfile.TemporaryDirectory() as folder:
+        socket = f"{folder}/mongod.sock"
+        words = [str(find_mongod()), "--dbpath", folder, "--bind_ip", socket]
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+        watchdog = Watchdog(process.pid)
+        try:
+            with Client(f"mongodb://{quote_plus(socket)}/") as client:
+                yield client
+        finally:
+            process.kill()
+            process.wait()
+            watchdog.dismiss()
 
 
 def test_on_mongomock() -> None:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from typing import Any, cast
 
@@ -56,15 +57,13 @@ def talk(manager: MongoDBSessionManager, agent: Agent, turns: int, start: int = 
 
 
 def settle(manager: MongoDBSessionManager) -> None:
-    """Wait for what is done behind: the handle's threads work off their queue in order."""
+    """Wait for what is done behind: once all of the handle's threads are here, none of them is at work."""
     manager.flush()
     executor = manager.session_repository.handle.executor
-    barrier = threading.Barrier(2)
-    executor.submit(barrier.wait)
-    barrier.wait(10)
-    for binding in manager._live_bindings():
-        with binding.history._sending:
-            pass
+    gathered = threading.Barrier(executor._max_workers + 1)
+    for _ in range(executor._max_workers):
+        executor.submit(gathered.wait)
+    gathered.wait(30)
 
 
 def keeping_all(**options: Any) -> dict[str, Any]:
@@ -152,6 +151,23 @@ def test_moving_is_behind_the_append_and_costs_no_more_writes(
     appended = [c for c in log.commands if "$push" in str(c.document) and "segments" not in str(c.document)]
     assert len(appended) == 2
     assert sorted(set(log.names) - {"update"}) == ["aggregate", "createIndexes", "insert"]
+
+
+def test_the_next_message_does_not_wait_for_the_index_of_a_first_move(
+    new_manager: NewManager, new_agent: NewAgent, failing: Failing
+) -> None:
+    manager = new_manager()
+    agent = new_agent(manager)
+    history = manager._live_bindings()[0].history
+    slow = {"blockConnection": True, "blockTimeMS": 2_000, "collection": "agent_sessions_segments"}
+    talk(manager, agent, 3)
+    with failing("createIndexes", **slow) as met, ThreadPoolExecutor(1) as threads:
+        moved = threads.submit(history.roll)
+        talk(manager, agent, 1, start=3)
+        assert not moved.done()
+        assert moved.result()
+
+    assert met == [1]
 
 
 @pytest.mark.parametrize("fault", [{"errorCode": 50}, {"writeConcernError": {"code": 64, "errmsg": "late"}}], ids=str)
