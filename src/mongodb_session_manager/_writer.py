@@ -19,12 +19,13 @@ from typing import Any, cast
 import bson
 import pymongo
 from bson import ObjectId
-from pymongo.errors import InvalidOperation, PyMongoError
+from pymongo.errors import ConnectionFailure, InvalidOperation, PyMongoError
 from strands.types.content import Message
 
 from . import _codec, _document, _large_values
 from ._codec import MessageEdit, Stored
-from ._document import AgentWrite, Guard
+from ._document import AgentWrite, Change, Guard
+from ._driver_errors import note_place, own_copy
 from ._large_values import Files
 from ._segments import KEPT_BYTES, outgrown
 from .errors import (
@@ -44,6 +45,8 @@ MAX_PENDING = 1000
 MAX_MISSES = 5
 # Changes are joined into one update up to this size, so that what is joined fits where its parts fit.
 JOINED_BYTES = 4 * 1024 * 1024
+# Messages up to this size share a command with those of other histories, which wait for it.
+SHARED_BYTES = 64 * 1024
 # Seconds for a write that nobody waits for, and for all that is left when the interpreter ends: 10 together.
 BEHIND_TIMEOUT = 4.0
 EXIT_TIMEOUT = 6.0
@@ -90,6 +93,23 @@ class _Record:
     def is_of(self, message: Message) -> bool:
         tracking_id = message.get("tracking_id")
         return self.message is message or (tracking_id is not None and self.message.get("tracking_id") == tracking_id)
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A history's next write, ready to share a command with those of others.
+
+    Attributes:
+        repository: Where it goes.
+        change: Filter and update.
+        count: How many queued changes it holds, which are all.
+        after: Where the history stands when it has arrived.
+    """
+
+    repository: MongoDBSessionRepository
+    change: Change = field(repr=False)
+    count: int
+    after: Guard
 
 
 class AgentHistory:
@@ -140,6 +160,11 @@ class AgentHistory:
         # Sending may take long; capturing never waits for it.
         self._sending = threading.RLock()
         self._state = threading.RLock()
+
+    @property
+    def namespace(self) -> str:
+        """Database and collection that it is stored in."""
+        return self._repository.namespace
 
     @property
     def pending(self) -> int:
@@ -402,6 +427,56 @@ class AgentHistory:
         with pymongo.timeout(BEHIND_TIMEOUT):
             self.flush()
 
+    def offer(self) -> Offer | None:
+        """Give all that is queued as one write that may share a command; until ``conclude``, nothing else is sent.
+
+        ``conclude`` has to follow on the same thread. None where somebody else sends already, where the next write
+        is not of the plain kind (messages and state of a stored agent), or where anything is in doubt.
+        """
+        if not self._sending.acquire(blocking=False):
+            return None
+        offer = None
+        with suppress(Exception), self._state:  # what cannot be sent is told to who sends it alone
+            offer = self._offer() if self._is_steady() else None
+        if offer is None:
+            self._sending.release()
+        return offer
+
+    def _is_steady(self) -> bool:
+        in_doubt = self._ended or self._unanswered or self._removal or self._unused_files
+        return bool(self._pending) and self._stored and self._guard.revision is not None and not in_doubt
+
+    def _offer(self) -> Offer | None:
+        count, write, guard = self._next_write()
+        special = write.edited or write.files or write.guardrail_events or write.leaves_guard
+        if special or count < len(self._pending) or write.size > SHARED_BYTES:
+            return None
+        self._unanswered[write.write_id] = count
+        change = self._repository.change_of(self._session_id, write, guard)
+        return Offer(self._repository, change, count, write.leads_to(guard))
+
+    def conclude(self, offer: Offer, arrived: bool, failure: ConnectionFailure | None) -> Exception | None:
+        """End what ``offer`` began, and return what is to be told here.
+
+        Args:
+            offer: What ``offer`` returned.
+            arrived: Whether it is acknowledged. If it is not, it may have arrived all the same.
+            failure: Why the server was out of reach, if it was.
+        """
+        error: Exception | None = None
+        try:
+            if arrived:
+                self._acknowledge(offer.count, offer.after)
+            elif failure is not None:
+                error = note_place(own_copy(failure), "write_agent", self._session_id)
+        except Exception as ended:  # noqa: BLE001 - others are to be concluded too; the session was deleted meanwhile
+            error = ended
+        self._error = error
+        self._sending.release()
+        if arrived and outgrown(self._live_count, self._live_bytes):
+            self._roll_behind()
+        return error
+
     def _send_next(self) -> bool:
         with self._state:
             self.check_open()
@@ -541,6 +616,8 @@ class AgentHistory:
             self._misses = 0
             self._most_joined = MAX_PENDING
             self._stored = True
+            if not self._pending:
+                self.let_go()
 
     def _settle(self) -> None:
         """A guard missed: a write of ours had arrived without an answer, or somebody else wrote, or may write."""

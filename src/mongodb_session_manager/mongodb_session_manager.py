@@ -6,7 +6,6 @@ history, and sent by the repository, off the event loop wherever the SDK allows 
 
 import asyncio
 import atexit
-import contextvars
 import functools
 import itertools
 import logging
@@ -43,8 +42,10 @@ from ._agent_binding import AgentBinder, AgentBinding
 from ._arguments import with_new_spellings
 from ._client import CLOSE_TIMEOUT, THREAD_NAME
 from ._document import check_id
+from ._group_commit import flush_off_loop
 from ._hook_chain import as_hooks
 from ._lease import LEASE_DURATION, LEASE_TIMEOUT, Lease
+from ._off_loop import run_off_loop
 from ._session_data import SessionData
 from ._telemetry import policies_triggered
 from ._writer import MAX_PENDING, AgentHistory, flush_unsent
@@ -433,7 +434,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         if not binding.history.pending:
             return
         with self._degrading():
-            await self._off_loop(binding.history.flush)
+            await flush_off_loop(self.session_repository.handle, binding.history)
 
     def _flush_behind(self, history: AgentHistory) -> "Future[None]":
         # What fails is met by the flush at the end of the invocation, where there is one.
@@ -465,12 +466,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
 
     async def _off_loop(self, call: Callable[[], Any]) -> Any:
         """Run a blocking call on the client's threads; a cancelled caller does not tear it."""
-        loop = asyncio.get_running_loop()
-        # Not asyncio.wrap_future() under a shield(): those take two more turns of the loop for each message.
-        answer: asyncio.Future[Any] = loop.create_future()
-        sent = self.session_repository.handle.executor.submit(contextvars.copy_context().run, call)
-        sent.add_done_callback(functools.partial(_hand_over, loop, answer))
-        return await answer
+        return await run_off_loop(self.session_repository.handle.executor, call)
 
     # Multi-agents
 
@@ -650,25 +646,6 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             raise MongoDBSessionError(
                 f"The manager of session {self.session_id!r} is closed; make a new one to go on with the session."
             )
-
-
-def _hand_over(loop: asyncio.AbstractEventLoop, answer: "asyncio.Future[Any]", sent: "Future[Any]") -> None:
-    """Take the outcome of a call from its thread to the loop that waits for it."""
-    try:
-        loop.call_soon_threadsafe(_settle, answer, sent)
-    except RuntimeError:  # the loop was closed meanwhile; what failed stays pending and is raised then
-        logger.debug("loop=<%s> | nobody waits for a write any more", loop)
-
-
-def _settle(answer: "asyncio.Future[Any]", sent: "Future[Any]") -> None:
-    if answer.done():  # the caller was cancelled: nobody asks for the outcome
-        return
-    if sent.cancelled():  # which is not the caller's cancellation
-        answer.set_exception(InvalidOperation("The MongoClient was closed before this was sent."))
-    elif error := sent.exception():
-        answer.set_exception(error)
-    else:
-        answer.set_result(sent.result())
 
 
 def _release_lease(repository: MongoDBSessionRepository, session_id: str, timeout: float) -> None:

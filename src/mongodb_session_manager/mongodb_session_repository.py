@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 import bson
 from bson import ObjectId
-from pymongo import MongoClient, ReadPreference, ReturnDocument
+from pymongo import MongoClient, ReadPreference, ReturnDocument, UpdateOne
 from pymongo.collection import Collection
 from pymongo.errors import DocumentTooLarge, DuplicateKeyError, OperationFailure, PyMongoError
 from strands.session.session_repository import SessionRepository
@@ -26,7 +26,7 @@ from . import _codec, _document, _large_values
 from ._client import CLOSE_TIMEOUT, ClientHandle, check_client_arguments
 from ._codec import CODEC_OPTIONS, MessageEdit, Stored
 from ._document import AgentWrite, Change, Guard, Pipeline, Update, check_id, check_key, check_message_id
-from ._driver_errors import forget_values, is_too_large
+from ._driver_errors import forget_values, is_too_large, note_place
 from ._files import SessionFiles
 from ._indexes import ensure_indexes
 from ._lease import Lease
@@ -194,6 +194,11 @@ class MongoDBSessionRepository(SessionRepository):
         return self._handle.client
 
     @property
+    def namespace(self) -> str:
+        """Database and collection of the sessions."""
+        return self._collection.full_name
+
+    @property
     def handle(self) -> ClientHandle:
         """The client with the worker threads that belong to it."""
         return self._handle
@@ -298,8 +303,11 @@ class MongoDBSessionRepository(SessionRepository):
 
     def _update(self, session_id: str, change: Change) -> bool:
         """Send a write of history or state; False where it found something else than it expects."""
-        wanted, update = _document.leased(change, self._leases.get(session_id))
+        wanted, update = self._under_lease(session_id, change)
         return self._collection.update_one(wanted, update).matched_count > 0
+
+    def _under_lease(self, session_id: str, change: Change) -> Change:
+        return _document.leased(change, self._leases.get(session_id))
 
     def create_session(self, session: Session, **kwargs: Any) -> Session:
         """Create a session.
@@ -440,6 +448,21 @@ class MongoDBSessionRepository(SessionRepository):
         self.store_files(session_id, write.files)
         with _operation("write_agent", session_id, write.agent_id, messages=len(write.appended)):
             return self._update(session_id, _document.guarded(session_id, write, guard))
+
+    def change_of(self, session_id: str, write: AgentWrite, guard: Guard) -> Change:
+        """Return what ``write_agent`` would send, for ``write_together``; for a write that has no files."""
+        check_id("session_id", session_id)
+        check_id("agent_id", write.agent_id)
+        return self._under_lease(session_id, _document.guarded(session_id, write, guard))
+
+    def write_together(self, changes: Sequence[Change]) -> bool:
+        """Send guarded writes of several agents in one command; False where one of them changed nothing.
+
+        Raises:
+            PyMongoError: One of them failed, or all. Any of them may have gone through all the same.
+        """
+        done = self._collection.bulk_write([UpdateOne(*change) for change in changes], ordered=False)
+        return done.matched_count == len(changes)
 
     def read_live(self, session_id: str, agent_id: str) -> tuple[Guard, list[Stored]]:
         """Return the messages that the session document holds of an agent, as stored, and where its history stands.
@@ -1250,7 +1273,7 @@ def _operation(verb: str, session_id: str, agent_id: str | None = None, messages
         forget_values(error)
         if is_too_large(error):
             raise SessionTooLargeError(session_id, agent_id) from error
-        error.__notes__ = [*getattr(error, "__notes__", ()), f"in {verb} of session {session_id!r}"]
+        note_place(error, verb, session_id)
         raise
     logger.debug(
         "operation=<%s>, session_id=<%s>, agent_id=<%s>, messages=<%d>, milliseconds=<%.2f> | done",

@@ -1,0 +1,447 @@
+"""Writes of several sessions that wait at the same moment: one command, and as many outcomes as sessions."""
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import mongomock
+import pymongo
+import pytest
+from bson import ObjectId
+from pymongo import MongoClient
+from pymongo.errors import InvalidOperation
+from pymongo.monitoring import CommandListener, CommandStartedEvent
+from strands import Agent
+from strands.types.content import Message
+
+from mongodb_session_manager import (
+    MongoDBSessionManager,
+    MongoDBSessionManagerFactory,
+    SessionConflictError,
+    SessionLockedError,
+    SessionNotFoundError,
+    SessionTooLargeError,
+    _group_commit,
+    _segments,
+)
+from mongodb_session_manager._client import ClientHandle
+from mongodb_session_manager.testing import Command, CommandCounter, CommandLog, session_ids
+from tests.gathering import held_up
+from tests.talking import texts
+from tests.watching import eventually, until
+
+Client = MongoClient[dict[str, Any]]
+NewManager = Callable[..., MongoDBSessionManager]
+NewAgent = Callable[..., Agent]
+History = Callable[..., list[Message]]
+Stored = Callable[..., dict[str, Any]]
+
+SESSIONS = ["s-0", "s-1", "s-2", "s-3", "s-4"]
+ODD = 2
+
+Crowd = list[Agent]
+
+
+@pytest.fixture
+def crowd(new_manager: NewManager, new_agent: NewAgent) -> Crowd:
+    """Agents of as many sessions, on one client."""
+    return [new_agent(new_manager(session_id)) for session_id in SESSIONS]
+
+
+async def talk(client: Any, agents: Sequence[Agent]) -> list[Any]:
+    """Have all prompts wait at one moment, and return what came of the turns."""
+    with held_up(client) as waiting:
+        turns = [asyncio.create_task(agent.invoke_async(f"Hi {n}")) for n, agent in enumerate(agents)]
+        assert await until(lambda: waiting() == len(agents))
+    return await asyncio.gather(*turns, return_exceptions=True)
+
+
+def failed(outcomes: Sequence[Any]) -> dict[int, type[BaseException]]:
+    return {number: type(error) for number, error in enumerate(outcomes) if isinstance(error, BaseException)}
+
+
+def updates(log: CommandLog) -> list[Command]:
+    return [command for command in log.commands if command.name == "update"]
+
+
+def sizes(log: CommandLog) -> list[int]:
+    return [len(command.document["updates"]) for command in updates(log)]
+
+
+def assert_stored(history: History, agents: Sequence[Agent], but: int | None = None) -> None:
+    for number, agent in enumerate(agents):
+        if number != but:
+            assert history(SESSIONS[number]) == agent.messages
+            assert texts(agent.messages) == [f"Hi {number}", "Okay."]
+
+
+# What shares a command
+
+
+async def test_what_waits_at_one_moment_is_one_command(
+    crowd: Crowd, mongo_client: Client, history: History, command_counter: CommandCounter
+) -> None:
+    with command_counter.counting() as log:
+        assert failed(await talk(mongo_client, crowd)) == {}
+
+    first = updates(log)[0]
+    assert session_ids(first) == SESSIONS
+    assert sum(sizes(log)) == 2 * len(crowd)
+    assert set(log.names) == {"update"}
+    assert_stored(history, crowd)
+
+
+async def test_one_that_is_alone_is_sent_as_ever(
+    crowd: Crowd, mongo_client: Client, history: History, command_counter: CommandCounter
+) -> None:
+    with command_counter.counting() as log:
+        await talk(mongo_client, crowd[:1])
+
+    assert sizes(log) == [1, 1]
+    assert_stored(history, crowd[:1])
+
+
+async def test_a_command_holds_so_many_and_no_more(
+    crowd: Crowd,
+    mongo_client: Client,
+    history: History,
+    command_counter: CommandCounter,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_group_commit, "MOST_SHARED", 2)
+    with command_counter.counting() as log:
+        assert failed(await talk(mongo_client, crowd)) == {}
+
+    assert max(sizes(log)) == 2
+    assert sum(sizes(log)) == 2 * len(crowd)
+    assert_stored(history, crowd)
+
+
+async def test_agents_of_one_session_share_a_command_too(
+    new_manager: NewManager,
+    new_agent: NewAgent,
+    mongo_client: Client,
+    history: History,
+    command_counter: CommandCounter,
+) -> None:
+    manager = new_manager("s-0")
+    agents = [new_agent(manager, agent_id=agent_id) for agent_id in ("one", "two", "three")]
+    with command_counter.counting() as log:
+        assert failed(await talk(mongo_client, agents)) == {}
+
+    assert sizes(log)[0] == len(agents)
+    for agent in agents:
+        assert history("s-0", agent.agent_id) == agent.messages
+
+
+async def test_who_waits_for_one_history_twice_sends_it_once(
+    crowd: Crowd, mongo_client: Client, stored: Stored, command_counter: CommandCounter
+) -> None:
+    agent, other = crowd[:2]
+    agent.state.set("a", 1)
+    other.state.set("a", 1)
+    with command_counter.counting() as log:
+        with held_up(mongo_client) as waiting:
+            turns = [asyncio.create_task(capture_and_flush(agent)) for agent in (agent, agent, other)]
+            assert await until(lambda: waiting() == 3)
+        await asyncio.gather(*turns)
+
+    assert sizes(log) == [2]
+    assert stored("s-0")["agents"]["default"]["agent_data"]["state"] == {"a": 1}
+
+
+async def capture_and_flush(agent: Agent) -> None:
+    manager = agent._session_manager
+    assert isinstance(manager, MongoDBSessionManager)
+    (binding,) = manager._live_bindings()
+    binding.capture_state(agent)
+    await manager._flush(binding)
+
+
+def test_event_loops_of_several_threads(
+    crowd: Crowd, mongo_client: Client, history: History, command_counter: CommandCounter
+) -> None:
+    with ThreadPoolExecutor(len(crowd)) as threads, command_counter.counting() as log:
+        with held_up(mongo_client) as waiting:
+            turns = [threads.submit(agent, f"Hi {number}") for number, agent in enumerate(crowd)]
+            assert eventually(lambda: waiting() == len(crowd))
+        for turn in turns:
+            turn.result()
+
+    assert sizes(log)[0] == len(crowd)
+    assert_stored(history, crowd)
+
+
+async def test_on_mongomock(new_agent: NewAgent) -> None:
+    client: Any = mongomock.MongoClient(tz_aware=True)
+    managers = [MongoDBSessionManager(session_id, client=client) for session_id in SESSIONS]
+    agents = [new_agent(manager) for manager in managers]
+
+    assert failed(await talk(client, agents)) == {}
+
+    for manager, agent in zip(managers, agents, strict=True):
+        assert [record["tracking_id"] for record in manager.list_messages("default")] == [
+            message["tracking_id"] for message in agent.messages
+        ]
+
+
+# What does not
+
+
+async def test_values_in_files_go_alone(
+    crowd: Crowd, mongo_client: Client, history: History, command_counter: CommandCounter
+) -> None:
+    prompts = ["x" * 300_000, "Hi", "Hi", "Hi", "Hi"]
+    with command_counter.counting() as log:
+        with held_up(mongo_client) as waiting:
+            turns = [asyncio.create_task(a.invoke_async(p)) for a, p in zip(crowd, prompts, strict=True)]
+            assert await until(lambda: waiting() == len(turns))
+        await asyncio.gather(*turns)
+
+    assert sizes(log)[0] == len(turns) - 1
+    for session_id, agent in zip(SESSIONS, crowd, strict=True):
+        assert history(session_id) == agent.messages
+
+
+async def test_a_callers_deadline_is_nobody_elses(
+    crowd: Crowd, mongo_client: Client, history: History, command_counter: CommandCounter
+) -> None:
+    with command_counter.counting() as log:
+        with held_up(mongo_client) as waiting:
+            with pymongo.timeout(30):
+                turns = [asyncio.create_task(crowd[0].invoke_async("Hi 0"))]
+            turns += [asyncio.create_task(agent.invoke_async(f"Hi {n}")) for n, agent in enumerate(crowd) if n]
+            assert await until(lambda: waiting() == len(crowd))
+        await asyncio.gather(*turns)
+
+    first = sorted(updates(log)[:2], key=lambda command: len(command.document["updates"]))
+    assert [len(command.document["updates"]) for command in first] == [1, len(crowd) - 1]
+    assert "maxTimeMS" in first[0].document
+    assert "maxTimeMS" not in first[1].document
+    assert_stored(history, crowd)
+
+
+request_id = contextvars.ContextVar("request_id", default="lost")
+
+
+class Requests(CommandListener):
+    """Notes for whom updates are sent."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def started(self, event: CommandStartedEvent) -> None:
+        if event.command_name == "update":
+            self.seen.append(request_id.get())
+
+    def succeeded(self, event: Any) -> None:
+        """Nothing to note."""
+
+    def failed(self, event: Any) -> None:
+        """Nothing to note."""
+
+
+async def test_a_command_is_sent_in_the_context_of_the_first(
+    mongodb_uri: str, database: str, new_agent: NewAgent
+) -> None:
+    """So that a trace shows it somewhere."""
+    requests = Requests()
+    with Client(mongodb_uri, tz_aware=True, event_listeners=[requests]) as client:
+        managers = [MongoDBSessionManager(s, client=client, database_name=database) for s in SESSIONS]
+        agents = [new_agent(manager) for manager in managers]
+        requests.seen.clear()
+
+        async def turn(agent: Agent, number: int) -> None:
+            request_id.set(f"request {number}")
+            await agent.invoke_async("Hi")
+
+        with held_up(client) as waiting:
+            turns = [asyncio.create_task(turn(agent, number)) for number, agent in enumerate(agents)]
+            assert await until(lambda: waiting() == len(agents))
+        await asyncio.gather(*turns)
+
+        assert requests.seen[0] == "request 0"
+        assert "lost" not in requests.seen
+
+
+# One of them fails, the others do not notice
+
+
+async def test_a_conflict_is_told_to_the_loser_alone(
+    crowd: Crowd, new_manager: NewManager, new_agent: NewAgent, mongo_client: Client, history: History
+) -> None:
+    winner = new_agent(new_manager(SESSIONS[ODD]))
+    winner("I was faster")
+
+    outcomes = await talk(mongo_client, crowd)
+
+    assert failed(outcomes) == {ODD: SessionConflictError}
+    assert texts(outcomes[ODD].pending) == [f"Hi {ODD}"]
+    assert history(SESSIONS[ODD]) == winner.messages
+    assert_stored(history, crowd, but=ODD)
+
+
+async def test_a_session_that_was_deleted_meanwhile(
+    crowd: Crowd, observer: Client, database: str, mongo_client: Client, history: History, stored: Stored
+) -> None:
+    observer[database].agent_sessions.delete_one({"_id": SESSIONS[ODD]})
+
+    assert failed(await talk(mongo_client, crowd)) == {ODD: SessionNotFoundError}
+
+    assert stored(SESSIONS[ODD]) is None
+    assert_stored(history, crowd, but=ODD)
+
+
+async def test_a_session_that_is_deleted_while_it_waits(
+    crowd: Crowd, mongo_client: Client, history: History, stored: Stored
+) -> None:
+    manager = crowd[ODD]._session_manager
+    assert isinstance(manager, MongoDBSessionManager)
+    with held_up(mongo_client) as waiting:
+        turns = [asyncio.create_task(agent.invoke_async(f"Hi {n}")) for n, agent in enumerate(crowd)]
+        assert await until(lambda: waiting() == len(crowd))
+        await asyncio.to_thread(manager.delete_session)
+    outcomes = await asyncio.gather(*turns, return_exceptions=True)
+
+    assert failed(outcomes) == {ODD: SessionNotFoundError}
+    assert stored(SESSIONS[ODD]) is None
+    assert_stored(history, crowd, but=ODD)
+
+
+async def test_a_session_that_somebody_else_may_write_alone(
+    crowd: Crowd, observer: Client, database: str, mongo_client: Client, history: History
+) -> None:
+    lease = {"owner": ObjectId(), "expires_at": datetime.now(timezone.utc) + timedelta(minutes=1)}
+    observer[database].agent_sessions.update_one({"_id": SESSIONS[ODD]}, {"$set": {"lease": lease}})
+
+    assert failed(await talk(mongo_client, crowd)) == {ODD: SessionLockedError}
+
+    assert history(SESSIONS[ODD]) == []
+    assert_stored(history, crowd, but=ODD)
+
+
+async def test_a_lease_is_renewed_in_company(
+    crowd: Crowd,
+    new_manager: NewManager,
+    new_agent: NewAgent,
+    mongo_client: Client,
+    stored: Stored,
+    command_counter: CommandCounter,
+) -> None:
+    alone = new_manager("s-5", exclusive=True)
+    agents = [*crowd, new_agent(alone)]
+    before = stored("s-5")["lease"]["expires_at"]
+    await asyncio.sleep(0.01)
+    with command_counter.counting() as log:
+        assert failed(await talk(mongo_client, agents)) == {}
+
+    assert sizes(log)[0] == len(agents)
+    assert stored("s-5")["lease"]["expires_at"] > before
+
+
+async def test_a_state_that_no_document_can_hold(crowd: Crowd, mongo_client: Client, history: History) -> None:
+    crowd[ODD].state.set("blob", "x" * 17_000_000)
+
+    assert failed(await talk(mongo_client, crowd)) == {ODD: SessionTooLargeError}
+
+    assert_stored(history, crowd, but=ODD)
+
+
+async def test_one_that_is_cancelled_while_it_waits(crowd: Crowd, mongo_client: Client, history: History) -> None:
+    with held_up(mongo_client) as waiting:
+        turns = [asyncio.create_task(agent.invoke_async(f"Hi {n}")) for n, agent in enumerate(crowd)]
+        assert await until(lambda: waiting() == len(crowd))
+        turns[ODD].cancel()
+    outcomes = await asyncio.gather(*turns, return_exceptions=True)
+
+    assert failed(outcomes) == {ODD: asyncio.CancelledError}
+    assert eventually(lambda: texts(history(SESSIONS[ODD])) == [f"Hi {ODD}"])
+    assert_stored(history, crowd, but=ODD)
+    await crowd[ODD].invoke_async("Go on")
+    assert history(SESSIONS[ODD]) == crowd[ODD].messages
+
+
+def test_one_whose_event_loop_has_ended(crowd: Crowd, mongo_client: Client, history: History) -> None:
+    async def give_up(waiting: Callable[[], int]) -> None:
+        turn = asyncio.create_task(crowd[ODD].invoke_async(f"Hi {ODD}"))
+        assert await until(lambda: waiting() == 1)
+        turn.cancel()
+
+    with ThreadPoolExecutor(len(crowd)) as threads:
+        with held_up(mongo_client) as waiting:
+            asyncio.run(give_up(waiting))
+            others = {n: threads.submit(agent, f"Hi {n}") for n, agent in enumerate(crowd) if n != ODD}
+            # Who was cancelled stands in the line with its prompt, and with the end of its invocation.
+            assert eventually(lambda: waiting() == len(crowd) + 1)
+        for turn in others.values():
+            turn.result()
+
+    assert texts(history(SESSIONS[ODD])) == [f"Hi {ODD}"]
+    assert_stored(history, crowd, but=ODD)
+
+
+# What became of them
+
+
+async def test_old_messages_move_behind_it(
+    crowd: Crowd,
+    observer: Client,
+    database: str,
+    mongo_client: Client,
+    history: History,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_segments, "KEPT_MESSAGES", 1)
+    monkeypatch.setattr(_segments, "LIVE_BYTES", 1)
+    for agent in crowd:
+        await agent.invoke_async("Before")
+
+    await talk(mongo_client, crowd)
+
+    moved = observer[database].agent_sessions_segments
+    assert eventually(lambda: set(moved.distinct("session_id")) == set(SESSIONS))
+    for session_id, agent in zip(SESSIONS, crowd, strict=True):
+        assert history(session_id) == agent.messages
+
+
+async def test_a_client_that_is_closed_while_they_wait(
+    mongodb_uri: str, database: str, new_agent: NewAgent, history: History
+) -> None:
+    factory = MongoDBSessionManagerFactory(mongodb_uri, database)
+    agents = [new_agent(factory.create_session_manager(session_id)) for session_id in SESSIONS]
+    with held_up(factory._handle.client) as waiting:
+        turns = [asyncio.create_task(agent.invoke_async("Hi")) for agent in agents]
+        assert await until(lambda: waiting() == len(agents))
+        await asyncio.to_thread(factory._handle.release, factory, timeout=0.1)
+        outcomes = await asyncio.wait_for(asyncio.gather(*turns, return_exceptions=True), 20)
+
+    assert failed(outcomes) == dict.fromkeys(range(len(agents)), InvalidOperation)
+    assert [history(session_id) for session_id in SESSIONS] == [[]] * len(SESSIONS)
+
+
+async def test_the_event_loop_sends_nothing_itself(
+    crowd: Crowd, mongo_client: Client, command_counter: CommandCounter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    senders = set()
+    started = command_counter.started
+
+    def note(event: CommandStartedEvent) -> None:
+        senders.add(threading.get_ident())
+        started(event)
+
+    monkeypatch.setattr(command_counter, "started", note)
+    await talk(mongo_client, crowd)
+
+    assert senders
+    assert threading.get_ident() not in senders
+
+
+@pytest.fixture(autouse=True)
+def nobody_is_left(mongo_client: Client) -> Iterator[None]:
+    yield
+    groups = _group_commit._groups.get(ClientHandle.of(mongo_client), {}).values()
+    assert [(group._line, group._called) for group in groups] == [([], False)] * len(groups)
