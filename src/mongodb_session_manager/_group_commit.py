@@ -13,18 +13,20 @@ import functools
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TypeAlias
 from weakref import WeakKeyDictionary
 
+import pymongo
 from pymongo import _csot
 from pymongo.errors import ConnectionFailure
 
 from ._client import ClientHandle
 from ._off_loop import Answer, dropped, hand_over
-from ._writer import AgentHistory, Offer
+from ._writer import BEHIND_TIMEOUT, AgentHistory, Offer
 
 __all__ = ["flush_off_loop"]
 
@@ -36,12 +38,24 @@ MOST_SHARED = 16
 
 @dataclass(eq=False)
 class _Waiting:
-    """Somebody who waits until a history is sent."""
+    """Somebody who has a history sent.
+
+    Attributes:
+        history: The history.
+        executor: The threads that send it.
+        answer: What the caller waits for; None where nobody waits.
+        context: The caller's.
+    """
 
     history: AgentHistory
     executor: Executor
-    answer: Answer
+    answer: "Answer | None" = None
     context: contextvars.Context = field(default_factory=contextvars.copy_context)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether nobody waits."""
+        return self.answer is None
 
     @property
     def has_deadline(self) -> bool:
@@ -61,6 +75,12 @@ async def flush_off_loop(handle: ClientHandle, history: AgentHistory) -> None:
     answer: Answer = asyncio.get_running_loop().create_future()
     _group(handle, history.namespace).join(_Waiting(history, handle.executor, answer))
     await answer
+
+
+def flush_behind(handle: ClientHandle, history: AgentHistory) -> None:
+    """Do what ``AgentHistory.flush_behind`` does, on the client's threads; nobody is told what came of it."""
+    waiting = _Waiting(history, handle.executor, context=contextvars.Context())
+    _group(handle, f"{history.namespace}, behind").join(waiting)
 
 
 class _Group:
@@ -133,48 +153,60 @@ def _run(executor: Executor, work: Callable[[], None], waiting: Callable[[], _Li
 
 
 def _send(line: _Line) -> None:
-    alone = [[waiting] for waiting in line if waiting.has_deadline]
     shared: dict[AgentHistory, _Line] = {}
     for waiting in line:
         if not waiting.has_deadline:
             shared.setdefault(waiting.history, []).append(waiting)
-    if len(shared) > 1:
-        _send_together(shared)
-    alone += shared.values()
-    for others in alone[1:]:
-        _run(others[0].executor, functools.partial(_send_alone, others), others.copy)
-    for first in alone[:1]:
-        _send_alone(first)
+    offers = _offers(shared) if len(shared) > 1 else {}
+    alone = [[waiting] for waiting in line if waiting.has_deadline]
+    alone += [waiting for history, waiting in shared.items() if history not in offers]
+    own = None if offers else alone.pop()
+    for others in alone:
+        _call_for(others)
+    if own:
+        _send_alone(own)
+    else:
+        _send_together({history: (offer, shared[history]) for history, offer in offers.items()})
+
+
+def _offers(histories: Iterable[AgentHistory]) -> dict[AgentHistory, Offer]:
+    return {history: offer for history in histories if (offer := history.offer()) is not None}
+
+
+def _call_for(line: _Line) -> None:
+    _run(line[0].executor, functools.partial(_send_alone, line), line.copy)
 
 
 def _send_alone(line: _Line) -> None:
+    history = line[0].history
     error: BaseException | None = None
     try:
-        line[0].context.run(line[0].history.flush)
+        line[0].context.run(history.flush_behind if line[0].is_behind else history.flush)
     except BaseException as caught:  # noqa: BLE001 - it is raised where somebody waits
         error = caught
     _tell(line, error)
 
 
-def _send_together(shared: dict[AgentHistory, _Line]) -> None:
-    """Send what can share a command, and take out those who have their answer by that."""
-    offers = {history: offer for history in shared if (offer := history.offer()) is not None}
-    arrived, failure = False, None
-    if len(offers) > 1:
-        arrived, failure = shared[next(iter(offers))][0].context.run(_commit, offers)
+def _send_together(sharing: Mapping[AgentHistory, tuple[Offer, _Line]]) -> None:
+    first = next(iter(sharing.values()))[1][0]
+    offers = [offer for offer, _ in sharing.values()]
+    arrived, failure = first.context.run(_commit, offers, BEHIND_TIMEOUT if first.is_behind else None)
     answers = []
-    for history, offer in offers.items():
+    for history, (offer, line) in sharing.items():
         error = history.conclude(offer, arrived, failure)
         if arrived or failure:
-            answers += [(waiting.answer, (None, error)) for waiting in shared.pop(history)]
-    hand_over(answers)
+            answers += [(waiting, error) for waiting in line]
+        elif not first.is_behind:  # who does not wait comes again at the end of the invocation
+            _call_for(line)
+    _tell_all(answers)
 
 
-def _commit(offers: Mapping[AgentHistory, Offer]) -> tuple[bool, ConnectionFailure | None]:
+def _commit(offers: Sequence[Offer], timeout: float | None) -> tuple[bool, ConnectionFailure | None]:
     """Tell whether all went through, or what kept the server from all of them."""
-    repository = next(iter(offers.values())).repository
+    limit = nullcontext() if timeout is None else pymongo.timeout(timeout)
     try:
-        return repository.write_together([offer.change for offer in offers.values()]), None
+        with limit:
+            return offers[0].repository.write_together([offer.change for offer in offers]), None
     except ConnectionFailure as error:
         return False, error
     except Exception as error:  # noqa: BLE001 - it may be about one of them, to whom it is told when it is alone
@@ -183,4 +215,8 @@ def _commit(offers: Mapping[AgentHistory, Offer]) -> tuple[bool, ConnectionFailu
 
 
 def _tell(line: _Line, error: BaseException | None) -> None:
-    hand_over([(waiting.answer, (None, error)) for waiting in line])
+    _tell_all((waiting, error) for waiting in line)
+
+
+def _tell_all(told: Iterable[tuple[_Waiting, BaseException | None]]) -> None:
+    hand_over([(waiting.answer, (None, error)) for waiting, error in told if waiting.answer is not None])

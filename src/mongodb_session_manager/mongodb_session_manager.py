@@ -42,7 +42,7 @@ from ._agent_binding import AgentBinder, AgentBinding
 from ._arguments import with_new_spellings
 from ._client import CLOSE_TIMEOUT, THREAD_NAME
 from ._document import check_id
-from ._group_commit import flush_off_loop
+from ._group_commit import flush_behind, flush_off_loop
 from ._hook_chain import as_hooks
 from ._lease import LEASE_DURATION, LEASE_TIMEOUT, Lease
 from ._off_loop import run_off_loop
@@ -427,7 +427,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         if self._durability == "sync" or not ends_later:
             await self._flush(binding)
         elif self._durability == "async" or binding.history.pending >= MAX_PENDING // 2:
-            self._flush_behind(binding.history)
+            flush_behind(self.session_repository.handle, binding.history)
 
     async def _flush(self, binding: AgentBinding) -> None:
         binding.history.check_open()

@@ -29,6 +29,7 @@ from mongodb_session_manager import (
     _segments,
 )
 from mongodb_session_manager._client import ClientHandle
+from mongodb_session_manager._writer import BEHIND_TIMEOUT
 from mongodb_session_manager.testing import Command, CommandCounter, CommandLog, session_ids
 from tests.gathering import held_up
 from tests.talking import texts
@@ -189,6 +190,27 @@ async def test_on_mongomock(new_agent: NewAgent) -> None:
         ]
 
 
+async def test_what_is_sent_behind_shares_a_command_too(
+    new_manager: NewManager,
+    new_agent: NewAgent,
+    mongo_client: Client,
+    history: History,
+    command_counter: CommandCounter,
+) -> None:
+    agents = [new_agent(new_manager(session_id, durability="async")) for session_id in SESSIONS]
+    with command_counter.counting() as log:
+        with held_up(mongo_client) as waiting:
+            turns = [asyncio.create_task(agent.invoke_async(f"Hi {n}")) for n, agent in enumerate(agents)]
+            # A prompt, an answer, and the end of the invocation.
+            assert await until(lambda: waiting() == 3 * len(agents))
+        await asyncio.gather(*turns)
+
+    assert sum(sizes(log)) == len(agents)
+    behind = [command for command in updates(log) if "maxTimeMS" in command.document]
+    assert all(command.document["maxTimeMS"] <= 1000 * BEHIND_TIMEOUT for command in behind)
+    assert_stored(history, agents)
+
+
 # What does not
 
 
@@ -218,10 +240,11 @@ async def test_a_callers_deadline_is_nobody_elses(
             assert await until(lambda: waiting() == len(crowd))
         await asyncio.gather(*turns)
 
-    first = sorted(updates(log)[:2], key=lambda command: len(command.document["updates"]))
-    assert [len(command.document["updates"]) for command in first] == [1, len(crowd) - 1]
-    assert "maxTimeMS" in first[0].document
-    assert "maxTimeMS" not in first[1].document
+    limited, others = (next(c for c in updates(log) if session_id in session_ids(c)) for session_id in SESSIONS[:2])
+    assert session_ids(limited) == SESSIONS[:1]
+    assert session_ids(others) == SESSIONS[1:]
+    assert "maxTimeMS" in limited.document
+    assert "maxTimeMS" not in others.document
     assert_stored(history, crowd)
 
 
@@ -283,6 +306,23 @@ async def test_a_conflict_is_told_to_the_loser_alone(
     assert texts(outcomes[ODD].pending) == [f"Hi {ODD}"]
     assert history(SESSIONS[ODD]) == winner.messages
     assert_stored(history, crowd, but=ODD)
+
+
+async def test_a_conflict_behind_is_told_by_the_end_of_the_invocation(
+    new_manager: NewManager, new_agent: NewAgent, mongo_client: Client, history: History
+) -> None:
+    agents = [new_agent(new_manager(session_id, durability="async")) for session_id in SESSIONS]
+    winner = new_agent(new_manager(SESSIONS[ODD]))
+    winner("I was faster")
+
+    with held_up(mongo_client) as waiting:
+        turns = [asyncio.create_task(agent.invoke_async(f"Hi {n}")) for n, agent in enumerate(agents)]
+        assert await until(lambda: waiting() == 3 * len(agents))
+    outcomes = await asyncio.gather(*turns, return_exceptions=True)
+
+    assert failed(outcomes) == {ODD: SessionConflictError}
+    assert history(SESSIONS[ODD]) == winner.messages
+    assert_stored(history, agents, but=ODD)
 
 
 async def test_a_session_that_was_deleted_meanwhile(
