@@ -28,7 +28,7 @@ from ._client import ClientHandle
 from ._off_loop import Answer, dropped, hand_over
 from ._writer import BEHIND_TIMEOUT, AgentHistory, Offer
 
-__all__ = ["flush_off_loop"]
+__all__ = ["flush_behind", "flush_off_loop"]
 
 logger = logging.getLogger(__name__)
 
@@ -100,11 +100,13 @@ class _Group:
             self._call(waiting.executor)
 
     def _call(self, executor: Executor) -> None:
-        _run(executor, self._send_next, self._leave)
+        _run(executor, self._send_next, self._dismiss)
 
     def _send_next(self) -> None:
-        line = self._leave(MOST_SHARED)
-        if self._called:
+        with self._lock:
+            line, self._line = self._line[:MOST_SHARED], self._line[MOST_SHARED:]
+            more = self._called = bool(self._line)
+        if more:
             self._call(line[0].executor)
         try:
             _send(line)
@@ -112,12 +114,10 @@ class _Group:
             _tell(line, error)  # nobody is to wait for ever
             raise
 
-    def _leave(self, most: int | None = None) -> _Line:
-        """Take the first of the line, or all; for the others a thread is to be called."""
+    def _dismiss(self) -> _Line:
         with self._lock:
-            leaving, self._line = self._line[:most], self._line[len(self._line[:most]) :]
-            self._called = bool(self._line)
-        return leaving
+            line, self._line, self._called = self._line, [], False
+        return line
 
 
 # By handle and collection.
@@ -153,6 +153,8 @@ def _run(executor: Executor, work: Callable[[], None], waiting: Callable[[], _Li
 
 
 def _send(line: _Line) -> None:
+    if not line:  # dismissed meanwhile
+        return
     shared: dict[AgentHistory, _Line] = {}
     for waiting in line:
         if not waiting.has_deadline:

@@ -427,6 +427,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         if self._durability == "sync" or not ends_later:
             await self._flush(binding)
         elif self._durability == "async" or binding.history.pending >= MAX_PENDING // 2:
+            # What fails is met by the flush at the end of the invocation, where there is one.
             flush_behind(self.session_repository.handle, binding.history)
 
     async def _flush(self, binding: AgentBinding) -> None:
@@ -436,16 +437,12 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         with self._degrading():
             await flush_off_loop(self.session_repository.handle, binding.history)
 
-    def _flush_behind(self, history: AgentHistory) -> "Future[None]":
-        # What fails is met by the flush at the end of the invocation, where there is one.
-        return self.session_repository.handle.executor.submit(history.flush_behind)
-
     def _flush_left(self, history: AgentHistory) -> "Future[None] | None":
         # By now close(), or the next message, may have taken it along.
         if not history.pending or self._closed:
             return None
         try:
-            sent = self._flush_behind(history)
+            sent = self.session_repository.handle.executor.submit(history.flush_behind)
         except (InvalidOperation, RuntimeError) as error:  # somebody closed the client
             self._log_error(error)
             return None
