@@ -184,6 +184,7 @@ AGENT_VERBS: dict[str, Verb] = {
 }
 VERBS = {**SESSION_VERBS, **AGENT_VERBS}
 CREATING = {"open_session", "create_session"}
+SENDING_NOTHING = {"change_of"}
 
 
 def test_every_verb_is_tested() -> None:
@@ -194,7 +195,7 @@ def test_every_verb_is_tested() -> None:
         if not name.startswith("_") and {"session_id", "session"} & set(inspect.signature(method).parameters)
     }
 
-    assert about_sessions == set(VERBS)
+    assert about_sessions - SENDING_NOTHING == set(VERBS)
 
 
 # Opening

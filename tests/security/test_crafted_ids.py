@@ -34,7 +34,7 @@ from mongodb_session_manager import (
     MongoDBSessionRepository,
 )
 from mongodb_session_manager import _codec as codec
-from mongodb_session_manager._document import AgentWrite, Guard
+from mongodb_session_manager._document import AgentWrite, Guard, guarded, leased
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel
 
 Client = MongoClient[dict[str, Any]]
@@ -83,8 +83,8 @@ OF_ID = {
 FIRST = ["create_session", "open_session", "create_agent", "create_message", "create_multi_agent"]
 # What ends a session, or empties the history that the others work on.
 LAST = ["repair_agent", "delete_session", "close", "aclose"]
-# Their clients and threads are no data of a session.
-NO_VERBS = {"client", "handle", "health", "undelivered"}
+# Their clients, threads and collections are no data of a session.
+NO_VERBS = {"client", "handle", "health", "namespace", "undelivered"}
 
 
 class Source:
@@ -136,6 +136,9 @@ ARGUMENTS: dict[str, Callable[[Target], Any]] = {
     ),
     "write": lambda t: AgentWrite(t.agent_id, data={"model": t.mark}),
     "guard": lambda t: t.guard(),
+    "changes": lambda t: [
+        leased(guarded(t.session_id, AgentWrite(t.agent_id, data={"model": t.mark}), t.guard()), None)
+    ],
     "multi_agent_id": lambda t: t.multi_agent_id,
     "multi_agent": lambda t: Source(t.multi_agent_id, t.mark),
     "source": lambda t: Source(t.multi_agent_id, t.mark),
