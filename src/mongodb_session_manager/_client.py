@@ -324,6 +324,11 @@ class ClientHandle:
         return self._closed
 
     @property
+    def timeout(self) -> float | None:
+        """Seconds that the client gives an operation (``timeoutMS``); None where it has no such limit."""
+        return self.client.options.timeout if isinstance(self.client, MongoClient) else None
+
+    @property
     def executor(self) -> ThreadPoolExecutor:
         """The threads that work for this client, at most as many as it may have connections.
 

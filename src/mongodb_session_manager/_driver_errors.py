@@ -1,14 +1,11 @@
 """What errors of the driver say: they travel as they are, without what the server quotes of a session."""
 
-import copy
 from collections.abc import Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from pymongo.errors import BulkWriteError, DocumentTooLarge, OperationFailure, WriteError
 
-__all__ = ["forget_values", "is_too_large", "note_place", "own_copy"]
-
-_Error = TypeVar("_Error", bound=Exception)
+__all__ = ["forget_values", "is_too_large"]
 
 # BSONObjectTooLarge, "Resulting document after update is larger than …", and what inserts answer.
 _TOO_LARGE: Final = frozenset({10334, 17419, 17420})
@@ -21,19 +18,6 @@ _KEPT: Final = ("ok", "index", "code", "codeName", "keyPattern", "errorLabels", 
 def is_too_large(error: Exception) -> bool:
     """Tell whether a document would have become larger than MongoDB takes."""
     return isinstance(error, DocumentTooLarge) or (isinstance(error, OperationFailure) and error.code in _TOO_LARGE)
-
-
-def note_place(error: _Error, verb: str, session_id: str) -> _Error:
-    """Add what was done when it happened, and in which session."""
-    error.__notes__ = [*getattr(error, "__notes__", ()), f"in {verb} of session {session_id!r}"]
-    return error
-
-
-def own_copy(error: _Error) -> _Error:
-    """Return the error for one of several callers that met it together, so that none reads another's notes."""
-    own = copy.copy(error)
-    own.__cause__ = error
-    return own
 
 
 def forget_values(error: Exception) -> None:

@@ -3,30 +3,28 @@
 Under load a thread that is to send waits for its share of the interpreter. By the time that it gets on, others have
 something to send too, and one command costs little more than each of theirs would. Who is alone sends by itself.
 
-A command either went through for all, or each of them sends by itself again: then its guard tells what of its own has
-arrived, and each gets its own error. Only a server that is out of reach is so for all of them at once.
+A shared command is an attempt. Either it goes through for all, soon, or each of them sends by itself: then its guard
+tells what of its own has arrived, and each has its own time limits and gets its own error.
 """
 
 import asyncio
 import contextvars
 import functools
 import logging
-import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TypeAlias
 from weakref import WeakKeyDictionary
 
 import pymongo
-from pymongo import _csot
-from pymongo.errors import ConnectionFailure
+from pymongo.errors import PyMongoError
 
 from ._client import ClientHandle
 from ._off_loop import Answer, dropped, hand_over
-from ._writer import BEHIND_TIMEOUT, AgentHistory, Offer
+from ._writer import AgentHistory, Offer
 
 __all__ = ["flush_behind", "flush_off_loop"]
 
@@ -34,6 +32,13 @@ logger = logging.getLogger(__name__)
 
 # Who shares a command waits for all of it, and each part takes the server about 0.1 ms.
 MOST_SHARED = 16
+# Seconds. One session that is held up holds up no others longer than this, and those only once in so long.
+ATTEMPT_TIMEOUT = 1.0
+PAUSE = 10.0
+
+# The driver's variables of a caller in pymongo.timeout(), or in a session with its transaction: for the caller only.
+# There is no public question for either.
+_OWN = frozenset({"TIMEOUT", "SESSION"})
 
 
 @dataclass(eq=False)
@@ -42,25 +47,20 @@ class _Waiting:
 
     Attributes:
         history: The history.
-        executor: The threads that send it.
         answer: What the caller waits for; None where nobody waits.
         context: The caller's.
     """
 
     history: AgentHistory
-    executor: Executor
     answer: "Answer | None" = None
     context: contextvars.Context = field(default_factory=contextvars.copy_context)
 
     @property
-    def is_behind(self) -> bool:
-        """Whether nobody waits."""
-        return self.answer is None
+    def may_share(self) -> bool:
+        return not any(variable.name in _OWN and value is not None for variable, value in self.context.items())
 
-    @property
-    def has_deadline(self) -> bool:
-        """Whether the caller stands in a ``pymongo.timeout()``, which is to hold for nobody else."""
-        return self.context.get(_csot.TIMEOUT) is not None  # there is no public question for it
+    def send(self) -> None:
+        self.context.run(self.history.flush_behind if self.answer is None else self.history.flush)
 
 
 _Line: TypeAlias = list[_Waiting]
@@ -73,147 +73,150 @@ async def flush_off_loop(handle: ClientHandle, history: AgentHistory) -> None:
         Exception: What ``AgentHistory.flush`` raises.
     """
     answer: Answer = asyncio.get_running_loop().create_future()
-    _group(handle, history.namespace).join(_Waiting(history, handle.executor, answer))
+    _group(handle, history.namespace).join(handle.executor, _Waiting(history, answer))
     await answer
 
 
 def flush_behind(handle: ClientHandle, history: AgentHistory) -> None:
     """Do what ``AgentHistory.flush_behind`` does, on the client's threads; nobody is told what came of it."""
-    waiting = _Waiting(history, handle.executor, context=contextvars.Context())
-    _group(handle, f"{history.namespace}, behind").join(waiting)
+    waiting = _Waiting(history, context=contextvars.Context())
+    _group(handle, f"{history.namespace}, behind").join(handle.executor, waiting)
 
 
 class _Group:
-    """Those who have something to send to one collection."""
+    """Those who have something to send to one collection.
 
-    def __init__(self) -> None:
+    Args:
+        timeout: Seconds that an attempt to send them together may take.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
         self._lock = threading.Lock()
         self._line: _Line = []
         # Whether a thread is on its way to those in the line.
         self._called = False
+        # When they may share again.
+        self._sharing_from = 0.0
 
-    def join(self, waiting: _Waiting) -> None:
+    def join(self, executor: Executor, waiting: _Waiting) -> None:
         with self._lock:
             self._line.append(waiting)
             called, self._called = self._called, True
-        if not called:
-            self._call(waiting.executor)
+        if not called and not self._call(executor):
+            self._dismiss()
 
-    def _call(self, executor: Executor) -> None:
-        _run(executor, self._send_next, self._dismiss)
+    def _call(self, executor: Executor) -> bool:
+        return _run(executor, functools.partial(self._send, executor), self._dismiss)
 
-    def _send_next(self) -> None:
-        with self._lock:
-            line, self._line = self._line[:MOST_SHARED], self._line[MOST_SHARED:]
-            more = self._called = bool(self._line)
-        if more:
-            self._call(line[0].executor)
-        try:
-            _send(line)
-        except BaseException as error:
-            _tell(line, error)  # nobody is to wait for ever
-            raise
-
-    def _dismiss(self) -> _Line:
+    def _dismiss(self) -> None:
         with self._lock:
             line, self._line, self._called = self._line, [], False
-        return line
+        _tell(line, dropped())
+
+    # On a thread of the client
+
+    def _send(self, executor: Executor) -> None:
+        others_wait = True
+        while others_wait:
+            with self._lock:
+                line, self._line = self._line[:MOST_SHARED], self._line[MOST_SHARED:]
+                others_wait = self._called = bool(self._line)
+            if others_wait and self._call(executor):
+                others_wait = False
+            try:
+                self._send_line(executor, line)
+            except BaseException as error:  # noqa: BLE001 - nobody is to wait for ever
+                _tell(line, error)
+
+    def _send_line(self, executor: Executor, line: _Line) -> None:
+        shared = _by_history(waiting for waiting in line if waiting.may_share)
+        offers = self._offers(shared)
+        left = [[waiting] for waiting in line if not waiting.may_share]
+        left += [waiting for history, waiting in shared.items() if history not in offers]
+        own = [left.pop()] if left and not offers else []
+        own += [others for others in left if not _call_for(executor, others)]
+        if not self._send_together(offers, shared):
+            own += [shared[history] for history in offers if not _call_for(executor, shared[history])]
+        # Not while anything is offered: what is sent alone may have to wait for another thread, and that for us.
+        for others in own:
+            _send_alone(others)
+
+    def _offers(self, histories: Sequence[AgentHistory] | Mapping[AgentHistory, _Line]) -> dict[AgentHistory, Offer]:
+        if len(histories) < 2 or time.monotonic() < self._sharing_from:
+            return {}
+        return {history: offer for history in histories if (offer := history.offer()) is not None}
+
+    def _send_together(self, offers: Mapping[AgentHistory, Offer], shared: Mapping[AgentHistory, _Line]) -> bool:
+        if not offers:
+            return True
+        arrived = False
+        try:
+            arrived = contextvars.Context().run(self._commit, list(offers.values()))
+        finally:
+            concluded = {history: history.conclude(offer, arrived) for history, offer in offers.items()}
+        if arrived:
+            _tell_all((waiting, error) for history, error in concluded.items() for waiting in shared[history])
+        return arrived
+
+    def _commit(self, offers: Sequence[Offer]) -> bool:
+        """Tell whether all went through; if not, some of them may have."""
+        try:
+            with pymongo.timeout(self._timeout):
+                return offers[0].repository.write_together([offer.prepared for offer in offers])
+        except Exception as error:  # noqa: BLE001 - it is told to whom it is about, when that is alone
+            if isinstance(error, PyMongoError) and error.timeout:
+                self._sharing_from = time.monotonic() + PAUSE
+            logger.debug("writes=<%d>, error=<%s> | not all of a group went through", len(offers), type(error).__name__)
+            return False
 
 
-# By handle and collection.
-_groups: "WeakKeyDictionary[ClientHandle, dict[str, _Group]]" = WeakKeyDictionary()
+# By threads and collection. After a fork, and after the last user of a client has left, there are other threads.
+_groups: "WeakKeyDictionary[Executor, dict[str, _Group]]" = WeakKeyDictionary()
 
 
-def _group(handle: ClientHandle, namespace: str) -> _Group:
-    groups = _groups.get(handle)
+def _group(handle: ClientHandle, name: str) -> _Group:
+    executor = handle.executor
+    groups = _groups.get(executor)
     if groups is None:
-        groups = _groups.setdefault(handle, {})
-    return groups.get(namespace) or groups.setdefault(namespace, _Group())
+        groups = _groups.setdefault(executor, {})
+    found = groups.get(name)
+    # Of what the client gives an operation, half is left to who is alone afterwards.
+    return found or groups.setdefault(name, _Group(min(ATTEMPT_TIMEOUT, (handle.timeout or 60.0) / 2)))
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows
-    # Whoever waits does so in the parent.
-    os.register_at_fork(after_in_child=_groups.clear)
+def _by_history(line: Iterable[_Waiting]) -> dict[AgentHistory, _Line]:
+    lines: dict[AgentHistory, _Line] = {}
+    for waiting in line:
+        lines.setdefault(waiting.history, []).append(waiting)
+    return lines
 
 
-# On a thread of the client
+def _call_for(executor: Executor, line: _Line) -> bool:
+    return _run(executor, functools.partial(_send_alone, line), lambda: _tell(line, dropped()))
 
 
-def _run(executor: Executor, work: Callable[[], None], waiting: Callable[[], _Line]) -> None:
-    """Have a thread do something; where none comes to it, because the client is closed, tell those who wait."""
+def _run(executor: Executor, work: Callable[[], None], give_up: Callable[[], None]) -> bool:
+    """Have a thread do something, or give up if that is cancelled; False where no thread takes anything any more."""
 
     def check(sent: "Future[None]") -> None:
         if sent.cancelled():
-            _tell(waiting(), dropped())
+            give_up()
 
     try:
         executor.submit(work).add_done_callback(check)
     except RuntimeError:
-        _tell(waiting(), dropped())
-
-
-def _send(line: _Line) -> None:
-    if not line:  # dismissed meanwhile
-        return
-    shared: dict[AgentHistory, _Line] = {}
-    for waiting in line:
-        if not waiting.has_deadline:
-            shared.setdefault(waiting.history, []).append(waiting)
-    offers = _offers(shared) if len(shared) > 1 else {}
-    alone = [[waiting] for waiting in line if waiting.has_deadline]
-    alone += [waiting for history, waiting in shared.items() if history not in offers]
-    own = None if offers else alone.pop()
-    for others in alone:
-        _call_for(others)
-    if own:
-        _send_alone(own)
-    else:
-        _send_together({history: (offer, shared[history]) for history, offer in offers.items()})
-
-
-def _offers(histories: Iterable[AgentHistory]) -> dict[AgentHistory, Offer]:
-    return {history: offer for history in histories if (offer := history.offer()) is not None}
-
-
-def _call_for(line: _Line) -> None:
-    _run(line[0].executor, functools.partial(_send_alone, line), line.copy)
+        return False
+    return True
 
 
 def _send_alone(line: _Line) -> None:
-    history = line[0].history
     error: BaseException | None = None
     try:
-        line[0].context.run(history.flush_behind if line[0].is_behind else history.flush)
+        line[0].send()
     except BaseException as caught:  # noqa: BLE001 - it is raised where somebody waits
         error = caught
     _tell(line, error)
-
-
-def _send_together(sharing: Mapping[AgentHistory, tuple[Offer, _Line]]) -> None:
-    first = next(iter(sharing.values()))[1][0]
-    offers = [offer for offer, _ in sharing.values()]
-    arrived, failure = first.context.run(_commit, offers, BEHIND_TIMEOUT if first.is_behind else None)
-    answers = []
-    for history, (offer, line) in sharing.items():
-        error = history.conclude(offer, arrived, failure)
-        if arrived or failure:
-            answers += [(waiting, error) for waiting in line]
-        elif not first.is_behind:  # who does not wait comes again at the end of the invocation
-            _call_for(line)
-    _tell_all(answers)
-
-
-def _commit(offers: Sequence[Offer], timeout: float | None) -> tuple[bool, ConnectionFailure | None]:
-    """Tell whether all went through, or what kept the server from all of them."""
-    limit = nullcontext() if timeout is None else pymongo.timeout(timeout)
-    try:
-        with limit:
-            return offers[0].repository.write_together([offer.change for offer in offers]), None
-    except ConnectionFailure as error:
-        return False, error
-    except Exception as error:  # noqa: BLE001 - it may be about one of them, to whom it is told when it is alone
-        logger.debug("writes=<%d>, error=<%s> | not all of a group went through", len(offers), type(error).__name__)
-        return False, None
 
 
 def _tell(line: _Line, error: BaseException | None) -> None:

@@ -93,7 +93,8 @@ def _create(collection: Collection[dict[str, Any]], fields: list[str]) -> None:
         # All members have to be there otherwise: while one is down, who asks waits until it is back.
         collection.create_indexes(models, commitQuorum="majority")
     except (PyMongoError, TypeError) as error:  # TypeError: mongomock
-        if "commitQuorum" not in str(error):
+        # Who lacks the privilege is told the whole command.
+        if "commitQuorum" not in str(error) or getattr(error, "code", None) == _UNAUTHORIZED:
             raise
         # A server that stands alone refuses one, and others do not know it.
         collection.create_indexes(models)

@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -19,13 +20,12 @@ from typing import Any, cast
 import bson
 import pymongo
 from bson import ObjectId
-from pymongo.errors import ConnectionFailure, InvalidOperation, PyMongoError
+from pymongo.errors import InvalidOperation, PyMongoError
 from strands.types.content import Message
 
 from . import _codec, _document, _large_values
 from ._codec import MessageEdit, Stored
-from ._document import AgentWrite, Change, Guard
-from ._driver_errors import note_place, own_copy
+from ._document import AgentWrite, Guard
 from ._large_values import Files
 from ._segments import KEPT_BYTES, outgrown
 from .errors import (
@@ -37,7 +37,7 @@ from .errors import (
     SessionNotFoundError,
     SessionTooLargeError,
 )
-from .mongodb_session_repository import AgentPosition, MongoDBSessionRepository
+from .mongodb_session_repository import AgentPosition, MongoDBSessionRepository, PreparedWrite
 
 logger = logging.getLogger(__name__)
 
@@ -45,14 +45,16 @@ MAX_PENDING = 1000
 MAX_MISSES = 5
 # Changes are joined into one update up to this size, so that what is joined fits where its parts fit.
 JOINED_BYTES = 4 * 1024 * 1024
-# Messages up to this size share a command with those of other histories, which wait for it.
+# Messages and state up to this size share a command with those of other histories, which wait for it.
 SHARED_BYTES = 64 * 1024
-# Seconds for a write that nobody waits for, and for all that is left when the interpreter ends: 10 together.
+# Seconds for a write that nobody waits for, and for all that is left when the interpreter ends: 10 together, with the
+# attempt to send the first in company.
 BEHIND_TIMEOUT = 4.0
-EXIT_TIMEOUT = 6.0
+EXIT_TIMEOUT = 5.0
 
 # Histories with changes that are not acknowledged, kept even where their managers were dropped.
 _unsent: "set[AgentHistory]" = set()
+_all: "weakref.WeakSet[AgentHistory]" = weakref.WeakSet()
 
 
 @dataclass
@@ -101,13 +103,13 @@ class Offer:
 
     Attributes:
         repository: Where it goes.
-        change: Filter and update.
+        prepared: What is sent.
         count: How many queued changes it holds, which are all.
         after: Where the history stands when it has arrived.
     """
 
     repository: MongoDBSessionRepository
-    change: Change = field(repr=False)
+    prepared: PreparedWrite
     count: int
     after: Guard
 
@@ -154,6 +156,7 @@ class AgentHistory:
         self._ended: MongoDBSessionError | None = None
         self._error: Exception | None = None
         self.make_locks()
+        _all.add(self)
 
     def make_locks(self) -> None:
         """Start with locks that nobody holds."""
@@ -449,30 +452,27 @@ class AgentHistory:
     def _offer(self) -> Offer | None:
         count, write, guard = self._next_write()
         special = write.edited or write.files or write.guardrail_events or write.leaves_guard
-        if special or count < len(self._pending) or write.size > SHARED_BYTES:
+        if special or count < len(self._pending) or write.size + len(bson.encode(write.data)) > SHARED_BYTES:
             return None
+        prepared = self._repository.prepare_write(self._session_id, write, guard)
         self._unanswered[write.write_id] = count
-        change = self._repository.change_of(self._session_id, write, guard)
-        return Offer(self._repository, change, count, write.leads_to(guard))
+        return Offer(self._repository, prepared, count, write.leads_to(guard))
 
-    def conclude(self, offer: Offer, arrived: bool, failure: ConnectionFailure | None) -> Exception | None:
-        """End what ``offer`` began, and return what is to be told here.
+    def conclude(self, offer: Offer, arrived: bool) -> Exception | None:
+        """End what ``offer`` began; where it is not acknowledged it may have arrived all the same.
 
-        Args:
-            offer: What ``offer`` returned.
-            arrived: Whether it is acknowledged. If it is not, it may have arrived all the same.
-            failure: Why the server was out of reach, if it was.
+        Returns:
+            What is to be told nevertheless: the session was deleted meanwhile.
         """
         error: Exception | None = None
         try:
             if arrived:
                 self._acknowledge(offer.count, offer.after)
-            elif failure is not None:
-                error = note_place(own_copy(failure), "write_agent", self._session_id)
-        except Exception as ended:  # noqa: BLE001 - others are to be concluded too; the session was deleted meanwhile
-            error = ended
-        self._error = error
-        self._sending.release()
+                self._error = None
+        except Exception as ended:  # noqa: BLE001 - the others that shared the command are to be concluded too
+            error = self._error = ended
+        finally:
+            self._sending.release()
         if arrived and outgrown(self._live_count, self._live_bytes):
             self._roll_behind()
         return error
@@ -776,7 +776,7 @@ def flush_unsent() -> None:
 
 def _leave_to_parent() -> None:
     """After a fork: what waits is the parent's to send, and threads that the child lacks may hold its locks."""
-    for history in list(_unsent):
+    for history in list(_all):
         history.make_locks()
     _unsent.clear()
 

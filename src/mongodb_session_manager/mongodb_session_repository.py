@@ -26,7 +26,7 @@ from . import _codec, _document, _large_values
 from ._client import CLOSE_TIMEOUT, ClientHandle, check_client_arguments
 from ._codec import CODEC_OPTIONS, MessageEdit, Stored
 from ._document import AgentWrite, Change, Guard, Pipeline, Update, check_id, check_key, check_message_id
-from ._driver_errors import forget_values, is_too_large, note_place
+from ._driver_errors import forget_values, is_too_large
 from ._files import SessionFiles
 from ._indexes import ensure_indexes
 from ._lease import Lease
@@ -118,6 +118,21 @@ class RestoredAgent:
     has_files: bool
     offset: int
     messages: list[tuple[int, Message]] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class PreparedWrite:
+    """A guarded write that can share a command with others.
+
+    Attributes:
+        session_id: The session.
+        write: What it stores.
+        change: Filter and update.
+    """
+
+    session_id: str
+    write: AgentWrite = field(repr=False)
+    change: Change = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -449,20 +464,26 @@ class MongoDBSessionRepository(SessionRepository):
         with _operation("write_agent", session_id, write.agent_id, messages=len(write.appended)):
             return self._update(session_id, _document.guarded(session_id, write, guard))
 
-    def change_of(self, session_id: str, write: AgentWrite, guard: Guard) -> Change:
+    def prepare_write(self, session_id: str, write: AgentWrite, guard: Guard) -> PreparedWrite:
         """Return what ``write_agent`` would send, for ``write_together``; for a write that has no files."""
         check_id("session_id", session_id)
         check_id("agent_id", write.agent_id)
-        return self._under_lease(session_id, _document.guarded(session_id, write, guard))
+        change = self._under_lease(session_id, _document.guarded(session_id, write, guard))
+        return PreparedWrite(session_id, write, change)
 
-    def write_together(self, changes: Sequence[Change]) -> bool:
+    def write_together(self, prepared: Sequence[PreparedWrite]) -> bool:
         """Send guarded writes of several agents in one command; False where one of them changed nothing.
 
         Raises:
             PyMongoError: One of them failed, or all. Any of them may have gone through all the same.
         """
-        done = self._collection.bulk_write([UpdateOne(*change) for change in changes], ordered=False)
-        return done.matched_count == len(changes)
+        started = time.perf_counter()
+        done = self._collection.bulk_write([UpdateOne(*one.change) for one in prepared], ordered=False)
+        if done.matched_count < len(prepared):
+            return False
+        for one in prepared:
+            _log_done("write_agent", one.session_id, one.write.agent_id, len(one.write.appended), started)
+        return True
 
     def read_live(self, session_id: str, agent_id: str) -> tuple[Guard, list[Stored]]:
         """Return the messages that the session document holds of an agent, as stored, and where its history stands.
@@ -1273,8 +1294,12 @@ def _operation(verb: str, session_id: str, agent_id: str | None = None, messages
         forget_values(error)
         if is_too_large(error):
             raise SessionTooLargeError(session_id, agent_id) from error
-        note_place(error, verb, session_id)
+        error.__notes__ = [*getattr(error, "__notes__", ()), f"in {verb} of session {session_id!r}"]
         raise
+    _log_done(verb, session_id, agent_id, messages, started)
+
+
+def _log_done(verb: str, session_id: str, agent_id: str | None, messages: int, started: float) -> None:
     logger.debug(
         "operation=<%s>, session_id=<%s>, agent_id=<%s>, messages=<%d>, milliseconds=<%.2f> | done",
         verb,

@@ -2,9 +2,13 @@
 
 import asyncio
 import contextvars
+import logging
+import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing, contextmanager
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -13,6 +17,7 @@ import pymongo
 import pytest
 from bson import ObjectId
 from pymongo import MongoClient
+from pymongo.client_session import ClientSession
 from pymongo.errors import InvalidOperation
 from pymongo.monitoring import CommandListener, CommandStartedEvent
 from strands import Agent
@@ -28,11 +33,12 @@ from mongodb_session_manager import (
     _group_commit,
     _segments,
 )
+from mongodb_session_manager._agent_binding import AgentBinding
 from mongodb_session_manager._client import ClientHandle
 from mongodb_session_manager._writer import BEHIND_TIMEOUT
 from mongodb_session_manager.testing import Command, CommandCounter, CommandLog, session_ids
 from tests.gathering import held_up
-from tests.talking import texts
+from tests.talking import texts, user
 from tests.watching import eventually, until
 
 Client = MongoClient[dict[str, Any]]
@@ -45,12 +51,29 @@ SESSIONS = ["s-0", "s-1", "s-2", "s-3", "s-4"]
 ODD = 2
 
 Crowd = list[Agent]
+Holding = Callable[[str], AbstractContextManager[None]]
 
 
 @pytest.fixture
 def crowd(new_manager: NewManager, new_agent: NewAgent) -> Crowd:
     """Agents of as many sessions, on one client."""
     return [new_agent(new_manager(session_id)) for session_id in SESSIONS]
+
+
+@pytest.fixture
+def holding(observer: Client, database: str, monkeypatch: pytest.MonkeyPatch) -> Holding:
+    """Let somebody else's transaction hold a session, for the time of a ``with``."""
+    monkeypatch.setattr(_group_commit, "ATTEMPT_TIMEOUT", 0.3)
+
+    @contextmanager
+    def hold(session_id: str) -> Iterator[None]:
+        with observer.start_session() as session, session.start_transaction():
+            change = {"$set": {"metadata.held": True}}
+            observer[database].agent_sessions.update_one({"_id": session_id}, change, session=session)
+            yield
+            session.abort_transaction()
+
+    return hold
 
 
 async def talk(client: Any, agents: Sequence[Agent]) -> list[Any]:
@@ -155,12 +178,19 @@ async def test_who_waits_for_one_history_twice_sends_it_once(
     assert stored("s-0")["agents"]["default"]["agent_data"]["state"] == {"a": 1}
 
 
+def manager_of(agent: Agent) -> MongoDBSessionManager:
+    assert isinstance(agent._session_manager, MongoDBSessionManager)
+    return agent._session_manager
+
+
+def binding_of(agent: Agent) -> AgentBinding:
+    (binding,) = manager_of(agent)._live_bindings()
+    return binding
+
+
 async def capture_and_flush(agent: Agent) -> None:
-    manager = agent._session_manager
-    assert isinstance(manager, MongoDBSessionManager)
-    (binding,) = manager._live_bindings()
-    binding.capture_state(agent)
-    await manager._flush(binding)
+    binding_of(agent).capture_state(agent)
+    await manager_of(agent)._flush(binding_of(agent))
 
 
 def test_event_loops_of_several_threads(
@@ -243,23 +273,35 @@ async def test_a_callers_deadline_is_nobody_elses(
     limited, others = (next(c for c in updates(log) if session_id in session_ids(c)) for session_id in SESSIONS[:2])
     assert session_ids(limited) == SESSIONS[:1]
     assert session_ids(others) == SESSIONS[1:]
-    assert "maxTimeMS" in limited.document
-    assert "maxTimeMS" not in others.document
+    assert limited.document["maxTimeMS"] > 1000 * _group_commit.ATTEMPT_TIMEOUT >= others.document["maxTimeMS"]
     assert_stored(history, crowd)
 
 
-request_id = contextvars.ContextVar("request_id", default="lost")
+async def test_a_callers_deadline_does_not_wait_for_the_others(
+    crowd: Crowd, mongo_client: Client, history: History, holding: Holding
+) -> None:
+    with holding(SESSIONS[ODD]), held_up(mongo_client) as waiting:
+        with pymongo.timeout(30):
+            turn = asyncio.create_task(crowd[0].invoke_async("Hi 0"))
+        others = [asyncio.create_task(agent.invoke_async(f"Hi {n}")) for n, agent in enumerate(crowd) if n]
+        assert await until(lambda: waiting() == len(crowd))
+    await asyncio.gather(turn, *others)
+
+    assert_stored(history, crowd)
+
+
+request_id = contextvars.ContextVar("request_id", default="nobody's")
 
 
 class Requests(CommandListener):
     """Notes for whom updates are sent."""
 
     def __init__(self) -> None:
-        self.seen: list[str] = []
+        self.seen: list[tuple[int, str]] = []
 
     def started(self, event: CommandStartedEvent) -> None:
         if event.command_name == "update":
-            self.seen.append(request_id.get())
+            self.seen.append((len(event.command["updates"]), request_id.get()))
 
     def succeeded(self, event: Any) -> None:
         """Nothing to note."""
@@ -268,10 +310,7 @@ class Requests(CommandListener):
         """Nothing to note."""
 
 
-async def test_a_command_is_sent_in_the_context_of_the_first(
-    mongodb_uri: str, database: str, new_agent: NewAgent
-) -> None:
-    """So that a trace shows it somewhere."""
+async def test_a_shared_command_is_sent_for_nobody_alone(mongodb_uri: str, database: str, new_agent: NewAgent) -> None:
     requests = Requests()
     with Client(mongodb_uri, tz_aware=True, event_listeners=[requests]) as client:
         managers = [MongoDBSessionManager(s, client=client, database_name=database) for s in SESSIONS]
@@ -287,8 +326,78 @@ async def test_a_command_is_sent_in_the_context_of_the_first(
             assert await until(lambda: waiting() == len(agents))
         await asyncio.gather(*turns)
 
-        assert requests.seen[0] == "request 0"
-        assert "lost" not in requests.seen
+    assert requests.seen[0] == (len(agents), "nobody's")
+    for size, whose in requests.seen:
+        assert (whose == "nobody's") == (size > 1)
+
+
+@pytest.mark.skipif(not hasattr(ClientSession, "bind"), reason="this version of pymongo binds no sessions")
+async def test_a_callers_transaction_is_nobody_elses(
+    new_manager: NewManager, new_agent: NewAgent, mongo_client: Client, history: History
+) -> None:
+    """Where it is given up, it is for the caller alone."""
+    agents = [new_agent(new_manager(session_id, durability="exit")) for session_id in SESSIONS]
+    with mongo_client.start_session() as session, session.start_transaction():
+        with held_up(mongo_client) as waiting:
+            with session.bind(end_session=False):
+                turns = [asyncio.create_task(agents[0].invoke_async("Hi 0"))]
+            turns += [asyncio.create_task(agent.invoke_async(f"Hi {n}")) for n, agent in enumerate(agents) if n]
+            assert await until(lambda: waiting() == len(agents))
+        await asyncio.gather(*turns)
+        session.abort_transaction()
+
+    assert history(SESSIONS[0]) == []
+    for session_id, agent in list(zip(SESSIONS, agents, strict=True))[1:]:
+        assert history(session_id) == agent.messages
+
+
+def edit(agent: Agent) -> None:
+    binding_of(agent).capture_replacement(agent, {**agent.messages[-1], "content": [{"text": "Better."}]})
+
+
+def move_window(agent: Agent) -> None:
+    agent.conversation_manager.removed_message_count += 1
+    binding_of(agent).capture_state(agent)
+
+
+def set_state(agent: Agent, length: int) -> None:
+    agent.state.set("note", "x" * length)
+    binding_of(agent).capture_state(agent)
+
+
+def say(agent: Agent, length: int) -> None:
+    binding_of(agent).capture_message(agent, user("x" * length))
+
+
+@pytest.mark.parametrize(
+    ("capture", "shares"),
+    [
+        (lambda agent: say(agent, 1), True),
+        (lambda agent: say(agent, 70_000), False),
+        (lambda agent: set_state(agent, 1), True),
+        (lambda agent: set_state(agent, 70_000), False),
+        (edit, False),
+        (move_window, False),
+        (lambda agent: None, False),
+    ],
+    ids=["message", "large message", "state", "large state", "edit", "window", "nothing"],
+)
+def test_what_may_share(
+    new_manager: NewManager, new_agent: NewAgent, history: History, capture: Callable[[Agent], None], shares: bool
+) -> None:
+    manager = new_manager()
+    agent = new_agent(manager)
+    agent("Hi")
+    capture(agent)
+
+    offer = binding_of(agent).history.offer()
+
+    assert (offer is not None) == shares
+    if offer is not None:
+        binding_of(agent).history.conclude(offer, arrived=False)
+        assert binding_of(agent).history.offer() is None, "it may have arrived"
+    manager.flush()
+    assert manager.health == {"ok": True, "pending": 0, "last_error": None}
 
 
 # One of them fails, the others do not notice
@@ -339,8 +448,7 @@ async def test_a_session_that_was_deleted_meanwhile(
 async def test_a_session_that_is_deleted_while_it_waits(
     crowd: Crowd, mongo_client: Client, history: History, stored: Stored
 ) -> None:
-    manager = crowd[ODD]._session_manager
-    assert isinstance(manager, MongoDBSessionManager)
+    manager = manager_of(crowd[ODD])
     with held_up(mongo_client) as waiting:
         turns = [asyncio.create_task(agent.invoke_async(f"Hi {n}")) for n, agent in enumerate(crowd)]
         assert await until(lambda: waiting() == len(crowd))
@@ -381,6 +489,42 @@ async def test_a_lease_is_renewed_in_company(
 
     assert sizes(log)[0] == len(agents)
     assert stored("s-5")["lease"]["expires_at"] > before
+
+
+async def test_a_session_that_is_held_holds_up_the_others_once_and_not_for_long(
+    crowd: Crowd, mongo_client: Client, history: History, holding: Holding, command_counter: CommandCounter
+) -> None:
+    with holding(SESSIONS[ODD]):
+        with held_up(mongo_client) as waiting:
+            turns = [asyncio.create_task(agent.invoke_async(f"Hi {n}")) for n, agent in enumerate(crowd)]
+            assert await until(lambda: waiting() == len(crowd))
+        await asyncio.gather(*(turn for n, turn in enumerate(turns) if n != ODD))
+        assert not turns[ODD].done()
+        assert_stored(history, crowd, but=ODD)
+        with command_counter.counting() as log:
+            await asyncio.gather(*(agent.invoke_async("Go on") for n, agent in enumerate(crowd) if n != ODD))
+        assert set(sizes(log)) == {1}
+    await turns[ODD]
+
+    for session_id, agent in zip(SESSIONS, crowd, strict=True):
+        assert history(session_id) == agent.messages
+
+
+async def test_who_is_behind_with_one_that_cannot_be_stored_is_stored(
+    new_manager: NewManager, new_agent: NewAgent, mongo_client: Client, history: History
+) -> None:
+    agents = [new_agent(new_manager(session_id, durability="async")) for session_id in SESSIONS]
+    agents[ODD].state.set("blob", "x" * 17_000_000)
+    handle = ClientHandle.of(mongo_client)
+    with held_up(mongo_client):
+        for number, agent in enumerate(agents):
+            binding_of(agent).capture_message(agent, user(f"Hi {number}"))
+            _group_commit.flush_behind(handle, binding_of(agent).history)
+
+    others = [n for n in range(len(agents)) if n != ODD]
+    assert await until(lambda: all(texts(history(SESSIONS[n])) == [f"Hi {n}"] for n in others))
+    assert await until(lambda: not manager_of(agents[ODD]).health["ok"])
+    assert all(manager_of(agents[n]).health["ok"] for n in others)
 
 
 async def test_a_state_that_no_document_can_hold(crowd: Crowd, mongo_client: Client, history: History) -> None:
@@ -448,19 +592,108 @@ async def test_old_messages_move_behind_it(
         assert history(session_id) == agent.messages
 
 
-async def test_a_client_that_is_closed_while_they_wait(
+async def prompt_at_once(agents: Sequence[Agent]) -> list[Any]:
+    """Store a prompt of each, and no answer."""
+    for number, agent in enumerate(agents):
+        binding_of(agent).capture_message(agent, user(f"Hi {number}"))
+    flushed = (manager_of(agent)._flush(binding_of(agent)) for agent in agents)
+    return await asyncio.gather(*flushed, return_exceptions=True)
+
+
+@pytest.mark.parametrize("many", [5, 20])
+async def test_a_client_that_closes_sends_what_waits(
+    mongodb_uri: str, database: str, new_agent: NewAgent, observer: Client, history: History, many: int
+) -> None:
+    """Its threads take nothing new any more, so those that are there see to it."""
+    factory = MongoDBSessionManagerFactory(mongodb_uri, database)
+    session_ids = [f"s-{number}" for number in range(many)]
+    agents = [new_agent(factory.create_session_manager(session_id)) for session_id in session_ids]
+    observer[database].agent_sessions.delete_one({"_id": SESSIONS[ODD]})
+    handle = factory._handle
+    with held_up(handle.client) as waiting:
+        prompts = asyncio.create_task(prompt_at_once(agents))
+        assert await until(lambda: waiting() == many)
+        executor, closing = handle.executor, asyncio.create_task(asyncio.to_thread(handle.close))
+        assert await until(lambda: executor._shutdown)
+    outcomes = await prompts
+    await closing
+
+    assert failed(outcomes) == {ODD: SessionNotFoundError}
+    for number, session_id in enumerate(session_ids):
+        if number != ODD:
+            assert texts(history(session_id)) == [f"Hi {number}"]
+
+
+async def test_a_client_that_has_waited_for_long_enough_tells_those_who_wait(
     mongodb_uri: str, database: str, new_agent: NewAgent, history: History
 ) -> None:
     factory = MongoDBSessionManagerFactory(mongodb_uri, database)
     agents = [new_agent(factory.create_session_manager(session_id)) for session_id in SESSIONS]
     with held_up(factory._handle.client) as waiting:
-        turns = [asyncio.create_task(agent.invoke_async("Hi")) for agent in agents]
+        prompts = asyncio.create_task(prompt_at_once(agents))
         assert await until(lambda: waiting() == len(agents))
         await asyncio.to_thread(factory._handle.release, factory, timeout=0.1)
-        outcomes = await asyncio.wait_for(asyncio.gather(*turns, return_exceptions=True), 20)
+        outcomes = await asyncio.wait_for(prompts, 20)
 
     assert failed(outcomes) == dict.fromkeys(range(len(agents)), InvalidOperation)
     assert [history(session_id) for session_id in SESSIONS] == [[]] * len(SESSIONS)
+    for agent in agents:
+        binding_of(agent).history.let_go()
+
+
+async def test_who_comes_after_the_last_user_of_a_client_does_not_wait_for_that_ones_threads(
+    mongodb_uri: str, database: str, new_agent: NewAgent, history: History
+) -> None:
+    with Client(mongodb_uri, tz_aware=True, maxPoolSize=2) as client:
+        first = MongoDBSessionManager("s-0", client=client, database_name=database)
+        left = new_agent(first)
+        with held_up(client) as waiting:
+            prompts = asyncio.create_task(prompt_at_once([left]))
+            assert await until(lambda: waiting() == 1)
+            leaving = asyncio.create_task(asyncio.to_thread(first.session_repository.close, 5.0))
+            handle, threads = ClientHandle.of(client), ClientHandle.of(client).executor
+            assert await until(lambda: threads._shutdown)
+            with closing(MongoDBSessionManager("s-1", client=client, database_name=database)) as second:
+                agent = new_agent(second)
+                await agent.invoke_async("Hi")
+                assert history("s-1") == agent.messages
+                assert handle.executor is not threads
+        assert await prompts == [None]
+        await leaving
+
+    assert texts(history("s-0")) == ["Hi 0"]
+
+
+async def test_each_write_is_told_in_the_log(
+    crowd: Crowd, mongo_client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, logger="mongodb_session_manager")
+
+    await talk(mongo_client, crowd)
+
+    lines = [record.getMessage() for record in caplog.records if "operation=<write_agent>" in record.getMessage()]
+    assert Counter(session_id for session_id in SESSIONS for line in lines if f"<{session_id}>" in line) == (
+        dict.fromkeys(SESSIONS, 2)
+    )
+    assert all("messages=<1>" in line and "milliseconds=<" in line for line in lines)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_forked_process_finds_no_lock_of_its_parents_threads(crowd: Crowd) -> None:
+    """Also of a history that has nothing to send."""
+    history = binding_of(crowd[0]).history
+    binding_of(crowd[0]).capture_message(crowd[0], user("Hi"))
+    with ThreadPoolExecutor(1) as threads:
+        offer = threads.submit(history.offer).result()
+        assert offer is not None
+        history.let_go()
+        if (child := os.fork()) == 0:
+            os._exit(0 if history._sending.acquire(timeout=5) else 1)
+        _, status = os.waitpid(child, 0)
+        threads.submit(history.conclude, offer, arrived=False).result()
+        manager_of(crowd[0]).flush()
+
+    assert os.waitstatus_to_exitcode(status) == 0
 
 
 async def test_the_event_loop_sends_nothing_itself(
@@ -481,7 +714,7 @@ async def test_the_event_loop_sends_nothing_itself(
 
 
 @pytest.fixture(autouse=True)
-def nobody_is_left(mongo_client: Client) -> Iterator[None]:
+def nobody_is_left() -> Iterator[None]:
     yield
-    groups = _group_commit._groups.get(ClientHandle.of(mongo_client), {}).values()
+    groups = [group for of_threads in list(_group_commit._groups.values()) for group in of_threads.values()]
     assert [(group._line, group._called) for group in groups] == [([], False)] * len(groups)

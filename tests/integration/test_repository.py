@@ -184,7 +184,7 @@ AGENT_VERBS: dict[str, Verb] = {
 }
 VERBS = {**SESSION_VERBS, **AGENT_VERBS}
 CREATING = {"open_session", "create_session"}
-SENDING_NOTHING = {"change_of"}
+SENDING_NOTHING = {"prepare_write"}
 
 
 def test_every_verb_is_tested() -> None:

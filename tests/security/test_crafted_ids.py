@@ -35,6 +35,7 @@ from mongodb_session_manager import (
 )
 from mongodb_session_manager import _codec as codec
 from mongodb_session_manager._document import AgentWrite, Guard, guarded, leased
+from mongodb_session_manager.mongodb_session_repository import PreparedWrite
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel
 
 Client = MongoClient[dict[str, Any]]
@@ -124,6 +125,11 @@ class Target:
         return {"$ne": self.mark, "a.b": [self.mark]}
 
 
+def prepared(target: Target) -> PreparedWrite:
+    write = AgentWrite(target.agent_id, data={"model": target.mark})
+    return PreparedWrite(target.session_id, write, leased(guarded(target.session_id, write, target.guard()), None))
+
+
 ARGUMENTS: dict[str, Callable[[Target], Any]] = {
     "session_id": lambda t: t.session_id,
     "session": lambda t: Session(session_id=t.session_id, session_type=SessionType.AGENT),
@@ -136,9 +142,7 @@ ARGUMENTS: dict[str, Callable[[Target], Any]] = {
     ),
     "write": lambda t: AgentWrite(t.agent_id, data={"model": t.mark}),
     "guard": lambda t: t.guard(),
-    "changes": lambda t: [
-        leased(guarded(t.session_id, AgentWrite(t.agent_id, data={"model": t.mark}), t.guard()), None)
-    ],
+    "prepared": lambda t: [prepared(t)],
     "multi_agent_id": lambda t: t.multi_agent_id,
     "multi_agent": lambda t: Source(t.multi_agent_id, t.mark),
     "source": lambda t: Source(t.multi_agent_id, t.mark),
