@@ -36,9 +36,9 @@ MOST_SHARED = 16
 ATTEMPT_TIMEOUT = 1.0
 PAUSE = 10.0
 
-# The driver's variables of a caller in pymongo.timeout(), or in a session with its transaction: for the caller only.
-# There is no public question for either.
-_OWN = frozenset({"TIMEOUT", "SESSION"})
+# The driver's context variables for pymongo.timeout() and a bound session with its transaction: what they hold is for
+# the caller alone. There is no public question for either.
+_OF_CALLER = frozenset({"TIMEOUT", "SESSION"})
 
 
 @dataclass(eq=False)
@@ -57,7 +57,7 @@ class _Waiting:
 
     @property
     def may_share(self) -> bool:
-        return not any(variable.name in _OWN and value is not None for variable, value in self.context.items())
+        return not any(variable.name in _OF_CALLER and value is not None for variable, value in self.context.items())
 
     def send(self) -> None:
         self.context.run(self.history.flush_behind if self.answer is None else self.history.flush)
@@ -132,20 +132,20 @@ class _Group:
     def _send_line(self, executor: Executor, line: _Line) -> None:
         shared = _by_history(waiting for waiting in line if waiting.may_share)
         offers = self._offers(shared)
-        left = [[waiting] for waiting in line if not waiting.may_share]
-        left += [waiting for history, waiting in shared.items() if history not in offers]
-        own = [left.pop()] if left and not offers else []
-        own += [others for others in left if not _call_for(executor, others)]
+        alone = [[waiting] for waiting in line if not waiting.may_share]
+        alone += [waiting for history, waiting in shared.items() if history not in offers]
+        here = [alone.pop()] if alone and not offers else []
+        here += [others for others in alone if not _call_for(executor, others)]
         if not self._send_together(offers, shared):
-            own += [shared[history] for history in offers if not _call_for(executor, shared[history])]
-        # Not while anything is offered: what is sent alone may have to wait for another thread, and that for us.
-        for others in own:
+            here += [shared[history] for history in offers if not _call_for(executor, shared[history])]
+        # Not while anything is offered: who is alone may have to wait for another thread, and that one for us.
+        for others in here:
             _send_alone(others)
 
-    def _offers(self, histories: Sequence[AgentHistory] | Mapping[AgentHistory, _Line]) -> dict[AgentHistory, Offer]:
-        if len(histories) < 2 or time.monotonic() < self._sharing_from:
+    def _offers(self, shared: Mapping[AgentHistory, _Line]) -> dict[AgentHistory, Offer]:
+        if len(shared) < 2 or time.monotonic() < self._sharing_from:
             return {}
-        return {history: offer for history in histories if (offer := history.offer()) is not None}
+        return {history: offer for history in shared if (offer := history.offer()) is not None}
 
     def _send_together(self, offers: Mapping[AgentHistory, Offer], shared: Mapping[AgentHistory, _Line]) -> bool:
         if not offers:
