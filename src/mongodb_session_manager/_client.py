@@ -2,6 +2,7 @@
 
 import _thread
 import logging
+import math
 import os
 import re
 import threading
@@ -235,6 +236,14 @@ def _patience(client: object) -> float:
     return min(ANSWER_TIMEOUT, max(1.0, client.options.server_selection_timeout))
 
 
+def _shortest_limit(client: object) -> float:
+    if not isinstance(client, MongoClient):
+        return math.inf
+    options = client.options
+    limits = (options.server_selection_timeout, options.pool_options.socket_timeout, options.timeout)
+    return min((limit for limit in limits if limit), default=math.inf)
+
+
 def _largest_pool(client: object) -> int | None:
     """Read maxPoolSize; None when there is no limit, or when the client has no pool."""
     if not isinstance(client, MongoClient):
@@ -327,6 +336,11 @@ class ClientHandle:
     def timeout(self) -> float | None:
         """Seconds that the client gives an operation (``timeoutMS``); None where it has no such limit."""
         return self.client.options.timeout if isinstance(self.client, MongoClient) else None
+
+    @property
+    def patience(self) -> float:
+        """Seconds that the client waits for a server or an answer at most, by whichever of its limits."""
+        return _shortest_limit(self.client)
 
     @property
     def executor(self) -> ThreadPoolExecutor:

@@ -290,6 +290,13 @@ def guarded(session_id: str, write: AgentWrite, guard: Guard) -> tuple[Stored, U
     return wanted, update
 
 
+def together(collection: str, changes: Iterable[Change], write_concern: Stored) -> Stored:
+    """Return one command of several updates, none of which keeps the others from being tried."""
+    updates = [{"q": wanted, "u": update} for wanted, update in changes]
+    command: Stored = {"update": collection, "updates": updates, "ordered": False}
+    return {**command, "writeConcern": write_concern} if write_concern else command
+
+
 def _unnumbered(path: str, next_message_id: int) -> Stored:
     # The first version kept no counters: its agents are guarded by the ids of their messages.
     return {

@@ -15,16 +15,20 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, Final, TypeAlias
 from weakref import WeakKeyDictionary
 
 import pymongo
+from pymongo import _csot
 from pymongo.errors import PyMongoError
+from pymongo.synchronous import client_session
 
 from ._client import ClientHandle
 from ._off_loop import Answer, dropped, hand_over
 from ._writer import AgentHistory, Offer
+from .errors import MongoDBSessionError
 
 __all__ = ["flush_behind", "flush_off_loop"]
 
@@ -32,13 +36,16 @@ logger = logging.getLogger(__name__)
 
 # Who shares a command waits for all of it, and each part takes the server about 0.1 ms.
 MOST_SHARED = 16
-# Seconds. One session that is held up holds up no others longer than this, and those only once in so long.
-ATTEMPT_TIMEOUT = 1.0
+# Seconds. One session that is held up holds up no others longer than this, and then not for so long.
+ATTEMPT_TIMEOUT = 0.5
 PAUSE = 10.0
 
-# The driver's context variables for pymongo.timeout() and a bound session with its transaction: what they hold is for
-# the caller alone. There is no public question for either.
-_OF_CALLER = frozenset({"TIMEOUT", "SESSION"})
+# Where the driver keeps a caller's pymongo.timeout(), and (not in each version) a session that the caller has bound,
+# with its transaction: for the caller alone. There is no public question for either.
+_OF_CALLER: Final[tuple[contextvars.ContextVar[Any] | None, ...]] = (
+    _csot.TIMEOUT,
+    getattr(client_session, "_SESSION", None),
+)
 
 
 @dataclass(eq=False)
@@ -57,10 +64,17 @@ class _Waiting:
 
     @property
     def may_share(self) -> bool:
-        return not any(variable.name in _OF_CALLER and value is not None for variable, value in self.context.items())
+        return all(variable is None or self.context.get(variable) is None for variable in _OF_CALLER)
 
-    def send(self) -> None:
-        self.context.run(self.history.flush_behind if self.answer is None else self.history.flush)
+    def send(self, timeout: float | None) -> None:
+        self.context.run(self._send, timeout)
+
+    def _send(self, timeout: float | None) -> None:
+        with nullcontext() if timeout is None else pymongo.timeout(timeout):
+            if self.answer is None:
+                self.history.flush_behind()
+            else:
+                self.history.flush()
 
 
 _Line: TypeAlias = list[_Waiting]
@@ -73,25 +87,27 @@ async def flush_off_loop(handle: ClientHandle, history: AgentHistory) -> None:
         Exception: What ``AgentHistory.flush`` raises.
     """
     answer: Answer = asyncio.get_running_loop().create_future()
-    _group(handle, history.namespace).join(handle.executor, _Waiting(history, answer))
+    _join(handle, history.namespace, _Waiting(history, answer))
     await answer
 
 
 def flush_behind(handle: ClientHandle, history: AgentHistory) -> None:
     """Do what ``AgentHistory.flush_behind`` does, on the client's threads; nobody is told what came of it."""
-    waiting = _Waiting(history, context=contextvars.Context())
-    _group(handle, f"{history.namespace}, behind").join(handle.executor, waiting)
+    _join(handle, f"{history.namespace}, behind", _Waiting(history, context=contextvars.Context()))
 
 
 class _Group:
     """Those who have something to send to one collection.
 
     Args:
-        timeout: Seconds that an attempt to send them together may take.
+        timeout: Seconds that the client gives an operation, if it limits them.
+        patience: Seconds that it waits for anything.
     """
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, timeout: float | None, patience: float) -> None:
         self._timeout = timeout
+        # Something is left of the time to send alone.
+        self._attempt_timeout = min(ATTEMPT_TIMEOUT, patience / 2)
         self._lock = threading.Lock()
         self._line: _Line = []
         # Whether a thread is on its way to those in the line.
@@ -103,86 +119,105 @@ class _Group:
         with self._lock:
             self._line.append(waiting)
             called, self._called = self._called, True
-        if not called and not self._call(executor):
-            self._dismiss()
-
-    def _call(self, executor: Executor) -> bool:
-        return _run(executor, functools.partial(self._send, executor), self._dismiss)
+        if not called:
+            try:
+                _submit(executor, functools.partial(self._send, executor), self._dismiss)
+            except RuntimeError:
+                self._dismiss()
 
     def _dismiss(self) -> None:
+        _drop(self._take(None)[0])
+
+    def _take(self, most: int | None) -> tuple[_Line, bool]:
+        """Take some from the line, or all, and tell whether there are more, for whom a thread is to be called."""
         with self._lock:
-            line, self._line, self._called = self._line, [], False
-        _tell(line, dropped())
+            line = self._line[:most]
+            self._line = self._line[len(line) :]
+            more = self._called = bool(self._line)
+        return line, more
 
     # On a thread of the client
 
     def _send(self, executor: Executor) -> None:
-        others_wait = True
-        while others_wait:
-            with self._lock:
-                line, self._line = self._line[:MOST_SHARED], self._line[MOST_SHARED:]
-                others_wait = self._called = bool(self._line)
-            if others_wait and self._call(executor):
-                others_wait = False
+        line, more = self._take(MOST_SHARED)
+        with _Helpers(executor) as helpers:
+            if more:
+                helpers.run(functools.partial(self._send, executor), self._dismiss)
             try:
-                self._send_line(executor, line)
-            except BaseException as error:  # noqa: BLE001 - nobody is to wait for ever
-                _tell(line, error)
+                self._send_line(helpers, line)
+            except Exception as error:
+                _tell((waiting, MongoDBSessionError(f"Not sent: {type(error).__name__}")) for waiting in line)
+                raise
 
-    def _send_line(self, executor: Executor, line: _Line) -> None:
+    def _send_line(self, helpers: "_Helpers", line: _Line) -> None:
+        started = time.monotonic()
         shared = _by_history(waiting for waiting in line if waiting.may_share)
         offers = self._offers(shared)
         alone = [[waiting] for waiting in line if not waiting.may_share]
         alone += [waiting for history, waiting in shared.items() if history not in offers]
-        here = [alone.pop()] if alone and not offers else []
-        here += [others for others in alone if not _call_for(executor, others)]
-        if not self._send_together(offers, shared):
-            here += [shared[history] for history in offers if not _call_for(executor, shared[history])]
-        # Not while anything is offered: who is alone may have to wait for another thread, and that one for us.
-        for others in here:
-            _send_alone(others)
+        here = alone.pop() if alone and not offers else None
+        for others in alone:
+            helpers.run(functools.partial(_send_alone, others), functools.partial(_drop, others))
+        if here:
+            _send_alone(here)
+        elif not self._send_together(offers, shared):
+            self._send_each(helpers, [shared[history] for history in offers], started)
+
+    def _send_each(self, helpers: "_Helpers", lines: Sequence[_Line], started: float) -> None:
+        """Send those whom an attempt left, in what is left of the time."""
+        timeout = self._timeout and max(self._timeout - (time.monotonic() - started), 0.001)
+        for line in lines[1:]:
+            helpers.run(functools.partial(_send_alone, line, timeout), functools.partial(_drop, line))
+        _send_alone(lines[0], timeout)
 
     def _offers(self, shared: Mapping[AgentHistory, _Line]) -> dict[AgentHistory, Offer]:
         if len(shared) < 2 or time.monotonic() < self._sharing_from:
             return {}
-        return {history: offer for history in shared if (offer := history.offer()) is not None}
+        offers = {history: offer for history in shared if (offer := history.offer()) is not None}
+        if len(offers) == 1:
+            for history, offer in offers.items():
+                history.withdraw(offer)
+            return {}
+        return offers
 
     def _send_together(self, offers: Mapping[AgentHistory, Offer], shared: Mapping[AgentHistory, _Line]) -> bool:
         if not offers:
             return True
         arrived = False
         try:
-            arrived = contextvars.Context().run(self._commit, list(offers.values()))
+            arrived = contextvars.Context().run(self._attempt, list(offers.values()))
         finally:
-            concluded = {history: history.conclude(offer, arrived) for history, offer in offers.items()}
+            errors = {history: history.conclude(offer, arrived) for history, offer in offers.items()}
         if arrived:
-            _tell_all((waiting, error) for history, error in concluded.items() for waiting in shared[history])
+            _tell((waiting, error) for history, error in errors.items() for waiting in shared[history])
         return arrived
 
-    def _commit(self, offers: Sequence[Offer]) -> bool:
+    def _attempt(self, offers: Sequence[Offer]) -> bool:
         """Tell whether all went through; if not, some of them may have."""
+        started, failed = time.monotonic(), False
         try:
-            with pymongo.timeout(self._timeout):
+            with pymongo.timeout(self._attempt_timeout):
                 return offers[0].repository.write_together([offer.prepared for offer in offers])
         except Exception as error:  # noqa: BLE001 - it is told to whom it is about, when that is alone
-            if isinstance(error, PyMongoError) and error.timeout:
-                self._sharing_from = time.monotonic() + PAUSE
             logger.debug("writes=<%d>, error=<%s> | not all of a group went through", len(offers), type(error).__name__)
+            failed = isinstance(error, PyMongoError)
             return False
+        finally:
+            if failed or time.monotonic() - started > self._attempt_timeout:
+                self._sharing_from = time.monotonic() + PAUSE
 
 
 # By threads and collection. After a fork, and after the last user of a client has left, there are other threads.
 _groups: "WeakKeyDictionary[Executor, dict[str, _Group]]" = WeakKeyDictionary()
 
 
-def _group(handle: ClientHandle, name: str) -> _Group:
+def _join(handle: ClientHandle, name: str, waiting: _Waiting) -> None:
     executor = handle.executor
     groups = _groups.get(executor)
     if groups is None:
         groups = _groups.setdefault(executor, {})
-    found = groups.get(name)
-    # Of what the client gives an operation, half is left to who is alone afterwards.
-    return found or groups.setdefault(name, _Group(min(ATTEMPT_TIMEOUT, (handle.timeout or 60.0) / 2)))
+    group = groups.get(name) or groups.setdefault(name, _Group(handle.timeout, handle.patience))
+    group.join(executor, waiting)
 
 
 def _by_history(line: Iterable[_Waiting]) -> dict[AgentHistory, _Line]:
@@ -192,36 +227,56 @@ def _by_history(line: Iterable[_Waiting]) -> dict[AgentHistory, _Line]:
     return lines
 
 
-def _call_for(executor: Executor, line: _Line) -> bool:
-    return _run(executor, functools.partial(_send_alone, line), lambda: _tell(line, dropped()))
+class _Helpers:
+    """Threads that work at the same time: the client's, and where those take nothing any more, some of our own.
+
+    These are waited for, since closing waits for the one that they help.
+    """
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self._own: list[threading.Thread] = []
+
+    def __enter__(self) -> "_Helpers":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for thread in self._own:
+            thread.join()
+
+    def run(self, work: Callable[[], None], give_up: Callable[[], None]) -> None:
+        """Have something done, or give up where there can be no thread: what is pending is sent when all ends."""
+        try:
+            _submit(self._executor, work, give_up)
+        except RuntimeError:
+            try:
+                thread = threading.Thread(target=work)
+                thread.start()
+                self._own.append(thread)
+            except RuntimeError:
+                give_up()
 
 
-def _run(executor: Executor, work: Callable[[], None], give_up: Callable[[], None]) -> bool:
-    """Have a thread do something, or give up if that is cancelled; False where no thread takes anything any more."""
-
+def _submit(executor: Executor, work: Callable[[], None], give_up: Callable[[], None]) -> None:
     def check(sent: "Future[None]") -> None:
         if sent.cancelled():
             give_up()
 
-    try:
-        executor.submit(work).add_done_callback(check)
-    except RuntimeError:
-        return False
-    return True
+    executor.submit(work).add_done_callback(check)
 
 
-def _send_alone(line: _Line) -> None:
+def _send_alone(line: _Line, timeout: float | None = None) -> None:
     error: BaseException | None = None
     try:
-        line[0].send()
+        line[0].send(timeout)
     except BaseException as caught:  # noqa: BLE001 - it is raised where somebody waits
         error = caught
-    _tell(line, error)
+    _tell((waiting, error) for waiting in line)
 
 
-def _tell(line: _Line, error: BaseException | None) -> None:
-    _tell_all((waiting, error) for waiting in line)
+def _drop(line: _Line) -> None:
+    _tell((waiting, dropped()) for waiting in line)
 
 
-def _tell_all(told: Iterable[tuple[_Waiting, BaseException | None]]) -> None:
+def _tell(told: Iterable[tuple[_Waiting, BaseException | None]]) -> None:
     hand_over([(waiting.answer, (None, error)) for waiting, error in told if waiting.answer is not None])

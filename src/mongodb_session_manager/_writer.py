@@ -431,19 +431,27 @@ class AgentHistory:
             self.flush()
 
     def offer(self) -> Offer | None:
-        """Give all that is queued as one write that may share a command; until ``conclude``, nothing else is sent.
+        """Give all that is queued as one write that may share a command; until then, nothing else is sent.
 
-        ``conclude`` has to follow on the same thread. None where somebody else sends already, where the next write
-        is not of the plain kind (messages and state of a stored agent), or where anything is in doubt.
+        ``conclude`` or ``withdraw`` has to follow on the same thread. None where somebody else sends already, where the
+        next write is not of the plain kind (messages and state of a stored agent), or where anything is in doubt.
         """
         if not self._sending.acquire(blocking=False):
             return None
         offer = None
-        with suppress(Exception), self._state:  # what cannot be sent is told to who sends it alone
-            offer = self._offer() if self._is_steady() else None
-        if offer is None:
-            self._sending.release()
+        try:
+            with suppress(Exception), self._state:  # what cannot be sent is told to who sends it alone
+                offer = self._offer() if self._is_steady() else None
+        finally:
+            if offer is None:
+                self._sending.release()
         return offer
+
+    def withdraw(self, offer: Offer) -> None:
+        """Take back an offer that nobody sent."""
+        with self._state:
+            self._unanswered.pop(offer.prepared.write.write_id, None)
+        self._sending.release()
 
     def _is_steady(self) -> bool:
         in_doubt = self._ended or self._unanswered or self._removal or self._unused_files

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 import bson
 from bson import ObjectId
-from pymongo import MongoClient, ReadPreference, ReturnDocument, UpdateOne
+from pymongo import MongoClient, ReadPreference, ReturnDocument
 from pymongo.collection import Collection
 from pymongo.errors import DocumentTooLarge, DuplicateKeyError, OperationFailure, PyMongoError
 from strands.session.session_repository import SessionRepository
@@ -472,14 +472,20 @@ class MongoDBSessionRepository(SessionRepository):
         return PreparedWrite(session_id, write, change)
 
     def write_together(self, prepared: Sequence[PreparedWrite]) -> bool:
-        """Send guarded writes of several agents in one command; False where one of them changed nothing.
+        """Try to send guarded writes of several agents in one command, once: the driver repeats it in no case.
+
+        Returns:
+            Whether all are acknowledged. If not, any of them may have gone through all the same.
 
         Raises:
-            PyMongoError: One of them failed, or all. Any of them may have gone through all the same.
+            PyMongoError: As above; the command failed.
         """
         started = time.perf_counter()
-        done = self._collection.bulk_write([UpdateOne(*one.change) for one in prepared], ordered=False)
-        if done.matched_count < len(prepared):
+        collection = self._collection
+        changes = (one.change for one in prepared)
+        command = _document.together(collection.name, changes, collection.write_concern.document)
+        answer = collection.database.command(command)
+        if answer["n"] < len(prepared) or answer.get("writeErrors") or answer.get("writeConcernError"):
             return False
         for one in prepared:
             _log_done("write_agent", one.session_id, one.write.agent_id, len(one.write.appended), started)

@@ -18,7 +18,7 @@ import pytest
 from bson import ObjectId
 from pymongo import MongoClient
 from pymongo.client_session import ClientSession
-from pymongo.errors import InvalidOperation
+from pymongo.errors import InvalidOperation, OperationFailure
 from pymongo.monitoring import CommandListener, CommandStartedEvent
 from strands import Agent
 from strands.types.content import Message
@@ -52,6 +52,7 @@ ODD = 2
 
 Crowd = list[Agent]
 Holding = Callable[[str], AbstractContextManager[None]]
+Failing = Callable[..., AbstractContextManager[list[int]]]
 
 
 @pytest.fixture
@@ -236,9 +237,20 @@ async def test_what_is_sent_behind_shares_a_command_too(
         await asyncio.gather(*turns)
 
     assert sum(sizes(log)) == len(agents)
-    behind = [command for command in updates(log) if "maxTimeMS" in command.document]
-    assert all(command.document["maxTimeMS"] <= 1000 * BEHIND_TIMEOUT for command in behind)
     assert_stored(history, agents)
+
+
+async def test_who_is_behind_alone_has_so_long_whatever_the_caller_has(
+    new_manager: NewManager, new_agent: NewAgent, mongo_client: Client, command_counter: CommandCounter
+) -> None:
+    agent = new_agent(new_manager("s-0", durability="async"))
+    with command_counter.counting() as log:
+        with held_up(mongo_client) as waiting, pymongo.timeout(1):
+            turn = asyncio.create_task(agent.invoke_async("Hi 0"))
+            assert await until(lambda: waiting() == 3)
+        await turn
+
+    assert 1000 < max(command.document["maxTimeMS"] for command in updates(log)) <= 1000 * BEHIND_TIMEOUT
 
 
 # What does not
@@ -278,14 +290,18 @@ async def test_a_callers_deadline_is_nobody_elses(
 
 
 async def test_a_callers_deadline_does_not_wait_for_the_others(
-    crowd: Crowd, mongo_client: Client, history: History, holding: Holding
+    crowd: Crowd, mongo_client: Client, history: History, holding: Holding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with holding(SESSIONS[ODD]), held_up(mongo_client) as waiting:
-        with pymongo.timeout(30):
-            turn = asyncio.create_task(crowd[0].invoke_async("Hi 0"))
-        others = [asyncio.create_task(agent.invoke_async(f"Hi {n}")) for n, agent in enumerate(crowd) if n]
-        assert await until(lambda: waiting() == len(crowd))
-    await asyncio.gather(turn, *others)
+    monkeypatch.setattr(_group_commit, "ATTEMPT_TIMEOUT", 30)
+    with holding(SESSIONS[ODD]):
+        with held_up(mongo_client) as waiting:
+            with pymongo.timeout(30):
+                turn = asyncio.create_task(crowd[0].invoke_async("Hi 0"))
+            others = [asyncio.create_task(agent.invoke_async(f"Hi {n}")) for n, agent in enumerate(crowd) if n]
+            assert await until(lambda: waiting() == len(crowd))
+        await turn
+        assert not any(other.done() for other in others)
+    await asyncio.gather(*others)
 
     assert_stored(history, crowd)
 
@@ -398,6 +414,46 @@ def test_what_may_share(
         assert binding_of(agent).history.offer() is None, "it may have arrived"
     manager.flush()
     assert manager.health == {"ok": True, "pending": 0, "last_error": None}
+
+
+@pytest.mark.parametrize(
+    ("limits", "most"),
+    [({"timeoutMS": 600}, 300), ({"socketTimeoutMS": 400}, 200), ({"serverSelectionTimeoutMS": 200}, 100), ({}, 500)],
+    ids=str,
+)
+async def test_an_attempt_leaves_time_to_send_alone(
+    mongodb_uri: str,
+    database: str,
+    new_agent: NewAgent,
+    command_counter: CommandCounter,
+    limits: dict[str, Any],
+    most: int,
+) -> None:
+    with Client(mongodb_uri, tz_aware=True, event_listeners=[command_counter], **limits) as client:
+        managers = [MongoDBSessionManager(s, client=client, database_name=database) for s in SESSIONS]
+        agents = [new_agent(manager) for manager in managers]
+        with command_counter.counting() as log:
+            await talk(client, agents)
+
+    together = [command for command in updates(log) if len(command.document["updates"]) > 1]
+    assert together
+    assert max(command.document["maxTimeMS"] for command in together) <= most
+
+
+async def test_an_attempt_is_made_once(
+    crowd: Crowd, mongo_client: Client, history: History, failing: Failing, command_counter: CommandCounter
+) -> None:
+    """The driver would repeat it until its time is over."""
+    with command_counter.counting() as log, failing("update", errorCode=262):
+        assert failed(await talk(mongo_client, crowd)) == dict.fromkeys(range(len(crowd)), OperationFailure)
+
+    # Two for each prompt that is alone, as ever, and for the end of its invocation.
+    assert sizes(log)[0] == len(crowd)
+    assert sizes(log)[1:] == [1] * (len(log.commands) - 1)
+    assert len(sizes(log)) <= 1 + 4 * len(crowd)
+    await asyncio.gather(*(agent.invoke_async("Go on") for agent in crowd))
+    for session_id, agent in zip(SESSIONS, crowd, strict=True):
+        assert history(session_id) == agent.messages
 
 
 # One of them fails, the others do not notice
@@ -622,6 +678,25 @@ async def test_a_client_that_closes_sends_what_waits(
     for number, session_id in enumerate(session_ids):
         if number != ODD:
             assert texts(history(session_id)) == [f"Hi {number}"]
+
+
+async def test_a_client_that_closes_sends_the_others_while_one_is_held(
+    mongodb_uri: str, database: str, new_agent: NewAgent, history: History, holding: Holding
+) -> None:
+    factory = MongoDBSessionManagerFactory(mongodb_uri, database)
+    agents = [new_agent(factory.create_session_manager(session_id)) for session_id in SESSIONS]
+    handle = factory._handle
+    with holding(SESSIONS[0]):
+        with held_up(handle.client) as waiting:
+            prompts = asyncio.create_task(prompt_at_once(agents))
+            assert await until(lambda: waiting() == len(agents))
+            executor, closing = handle.executor, asyncio.create_task(asyncio.to_thread(handle.close))
+            assert await until(lambda: executor._shutdown)
+        assert await until(lambda: all(texts(history(s)) == [f"Hi {n}"] for n, s in enumerate(SESSIONS) if n))
+    assert failed(await prompts) == {}
+    await closing
+
+    assert texts(history(SESSIONS[0])) == ["Hi 0"]
 
 
 async def test_a_client_that_has_waited_for_long_enough_tells_those_who_wait(
