@@ -41,7 +41,7 @@ def _hand_over_one(answer: Answer, sent: "Future[Any]") -> None:
 
 def dropped() -> InvalidOperation:
     """Return what is raised for a call that a client's threads did not come to."""
-    return InvalidOperation("The MongoClient was closed before this was sent.")
+    return InvalidOperation("This was not sent: the MongoClient was closed meanwhile, or no thread can be started.")
 
 
 def hand_over(answers: Iterable[tuple[Answer, Outcome]]) -> None:

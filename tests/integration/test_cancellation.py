@@ -578,3 +578,44 @@ def test_the_end_does_not_wait_long_for_a_server_that_is_gone(
     assert case.code == 0
     (told,) = [line for line in case.log.splitlines() if "not stored" in line]
     assert f"session_id=<{how}-{durability}>, pending=<1>" in told
+
+
+CROWD = """
+import sys
+from pymongo import MongoClient
+from strands import Agent
+from mongodb_session_manager import MongoDBSessionManager
+from mongodb_session_manager._group_commit import flush_behind
+from mongodb_session_manager.testing import ScriptedModel
+
+client = MongoClient(sys.argv[1], tz_aware=True)
+managers = [MongoDBSessionManager(f"s-{n}", client=client, durability="async") for n in range(int(sys.argv[2]))]
+agents = [Agent(model=ScriptedModel(["Okay."]), session_manager=m, callback_handler=None) for m in managers]
+print("ready", flush=True)
+sys.stdin.readline()
+
+for manager, agent in zip(managers, agents):
+    (binding,) = manager._live_bindings()
+    binding.capture_message(agent, {"role": "user", "content": [{"text": "pending"}]})
+    flush_behind(manager.session_repository.handle, binding.history)
+"""
+
+
+def test_the_end_does_not_wait_for_one_after_another() -> None:
+    many = 8
+    with Mongod() as mongod:
+        words = [sys.executable, "-c", CROWD, mongod.uri, str(many)]
+        process = subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        mongod.pause()
+        started = time.monotonic()
+        _, log = process.communicate("go\n", timeout=120)
+        seconds = time.monotonic() - started
+        mongod.resume()
+
+    assert process.returncode == 0
+    assert seconds < LONGEST_WAIT
+    assert len([line for line in log.splitlines() if "not stored" in line]) == many
