@@ -472,13 +472,13 @@ class MongoDBSessionRepository(SessionRepository):
         return PreparedWrite(session_id, write, change)
 
     def write_together(self, prepared: Sequence[PreparedWrite]) -> bool:
-        """Try to send guarded writes of several agents in one command, once: the driver repeats it in no case.
+        """Try to send guarded writes of several agents in one command, which the driver does not retry.
 
         Returns:
             Whether all are acknowledged. If not, any of them may have gone through all the same.
 
         Raises:
-            PyMongoError: As above; the command failed.
+            PyMongoError: The command failed. Any of them may have gone through all the same.
         """
         started = time.perf_counter()
         collection = self._collection

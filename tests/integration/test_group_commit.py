@@ -83,11 +83,16 @@ def holding(observer: Client, database: str, monkeypatch: pytest.MonkeyPatch) ->
     return hold
 
 
-async def talk(client: Any, agents: Sequence[Agent]) -> list[Any]:
-    """Have all prompts wait at one moment, and return what came of the turns."""
+def begin(agents: Sequence[Agent], first: int = 0) -> "list[asyncio.Task[Any]]":
+    """Have agents begin to talk, from the one of this number on."""
+    return [asyncio.create_task(agent.invoke_async(f"Hi {n}")) for n, agent in enumerate(agents) if n >= first]
+
+
+async def talk(client: Any, agents: Sequence[Agent], each: int = 1) -> list[Any]:
+    """Have all wait at one moment, each of them so many times, and return what came of the turns."""
     with held_up(client) as waiting:
-        turns = [asyncio.create_task(agent.invoke_async(f"Hi {n}")) for n, agent in enumerate(agents)]
-        assert await until(lambda: waiting() == len(agents))
+        turns = begin(agents)
+        assert await until(lambda: waiting() == each * len(agents))
     return await asyncio.gather(*turns, return_exceptions=True)
 
 
@@ -236,11 +241,8 @@ async def test_what_is_sent_behind_shares_a_command_too(
 ) -> None:
     agents = [new_agent(new_manager(session_id, durability="async")) for session_id in SESSIONS]
     with command_counter.counting() as log:
-        with held_up(mongo_client) as waiting:
-            turns = [asyncio.create_task(agent.invoke_async(f"Hi {n}")) for n, agent in enumerate(agents)]
-            # A prompt, an answer, and the end of the invocation.
-            assert await until(lambda: waiting() == 3 * len(agents))
-        await asyncio.gather(*turns)
+        # With a prompt, an answer, and the end of the invocation.
+        assert failed(await talk(mongo_client, agents, each=3)) == {}
 
     assert sum(sizes(log)) == len(agents)
     assert_stored(history, agents)
@@ -284,7 +286,7 @@ async def test_a_callers_deadline_is_nobody_elses(
         with held_up(mongo_client) as waiting:
             with pymongo.timeout(30):
                 turns = [asyncio.create_task(crowd[0].invoke_async("Hi 0"))]
-            turns += [asyncio.create_task(agent.invoke_async(f"Hi {n}")) for n, agent in enumerate(crowd) if n]
+            turns += begin(crowd, 1)
             assert await until(lambda: waiting() == len(crowd))
         await asyncio.gather(*turns)
 
@@ -303,7 +305,7 @@ async def test_a_callers_deadline_does_not_wait_for_the_others(
         with held_up(mongo_client) as waiting:
             with pymongo.timeout(30):
                 turn = asyncio.create_task(crowd[0].invoke_async("Hi 0"))
-            others = [asyncio.create_task(agent.invoke_async(f"Hi {n}")) for n, agent in enumerate(crowd) if n]
+            others = begin(crowd, 1)
             assert await until(lambda: waiting() == len(crowd))
         await turn
         assert not any(other.done() for other in others)
@@ -363,7 +365,7 @@ async def test_a_callers_transaction_is_nobody_elses(
         with held_up(mongo_client) as waiting:
             with session.bind(end_session=False):
                 turns = [asyncio.create_task(agents[0].invoke_async("Hi 0"))]
-            turns += [asyncio.create_task(agent.invoke_async(f"Hi {n}")) for n, agent in enumerate(agents) if n]
+            turns += begin(agents, 1)
             assert await until(lambda: waiting() == len(agents))
         await asyncio.gather(*turns)
         session.abort_transaction()
@@ -488,10 +490,7 @@ async def test_a_conflict_behind_is_told_by_the_end_of_the_invocation(
     winner = new_agent(new_manager(SESSIONS[ODD]))
     winner("I was faster")
 
-    with held_up(mongo_client) as waiting:
-        turns = [asyncio.create_task(agent.invoke_async(f"Hi {n}")) for n, agent in enumerate(agents)]
-        assert await until(lambda: waiting() == 3 * len(agents))
-    outcomes = await asyncio.gather(*turns, return_exceptions=True)
+    outcomes = await talk(mongo_client, agents, each=3)
 
     assert failed(outcomes) == {ODD: SessionConflictError}
     assert history(SESSIONS[ODD]) == winner.messages
@@ -514,7 +513,7 @@ async def test_a_session_that_is_deleted_while_it_waits(
 ) -> None:
     manager = manager_of(crowd[ODD])
     with held_up(mongo_client) as waiting:
-        turns = [asyncio.create_task(agent.invoke_async(f"Hi {n}")) for n, agent in enumerate(crowd)]
+        turns = begin(crowd)
         assert await until(lambda: waiting() == len(crowd))
         await asyncio.to_thread(manager.delete_session)
     outcomes = await asyncio.gather(*turns, return_exceptions=True)
@@ -560,7 +559,7 @@ async def test_a_session_that_is_held_holds_up_the_others_once_and_not_for_long(
 ) -> None:
     with holding(SESSIONS[ODD]):
         with held_up(mongo_client) as waiting:
-            turns = [asyncio.create_task(agent.invoke_async(f"Hi {n}")) for n, agent in enumerate(crowd)]
+            turns = begin(crowd)
             assert await until(lambda: waiting() == len(crowd))
         await asyncio.gather(*(turn for n, turn in enumerate(turns) if n != ODD))
         assert not turns[ODD].done()
@@ -601,7 +600,7 @@ async def test_a_state_that_no_document_can_hold(crowd: Crowd, mongo_client: Cli
 
 async def test_one_that_is_cancelled_while_it_waits(crowd: Crowd, mongo_client: Client, history: History) -> None:
     with held_up(mongo_client) as waiting:
-        turns = [asyncio.create_task(agent.invoke_async(f"Hi {n}")) for n, agent in enumerate(crowd)]
+        turns = begin(crowd)
         assert await until(lambda: waiting() == len(crowd))
         turns[ODD].cancel()
     outcomes = await asyncio.gather(*turns, return_exceptions=True)
