@@ -4,7 +4,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from strands import Agent
 from strands.agent.state import AgentState
@@ -13,23 +13,19 @@ from strands.types.content import Message
 from . import _codec, _document, _large_values
 from ._agent_state import AgentStateTracker
 from ._codec import Stored
-from ._document import AgentWrite, Guard, check_id, removed_count
+from ._document import AgentWrite, Guard, check_id
 from ._large_values import Files
-from ._repair import Restored
+from ._live_set import LiveIds, is_pinned
+from ._restoring import OwnMessages, live_messages, live_view, restore_manager
 from ._telemetry import ToolUsageMeter, call_metrics, ends_invocation
 from ._writer import AgentHistory
-from .errors import MongoDBSessionError, SessionConflictError, SessionLockedError
+from .errors import MongoDBSessionError
 from .mongodb_session_repository import MongoDBSessionRepository, RestoredAgent
 
 if TYPE_CHECKING:
     from strands.types.agent import LocalAgent
 
 logger = logging.getLogger(__name__)
-
-_MOST_RESTORES = 3
-
-# Where the history is, its messages with their ids, and whether any may have off-loaded values.
-_Bound: TypeAlias = tuple[Guard, list[tuple[int, Message]], bool]
 
 
 class AgentBinding:
@@ -53,6 +49,18 @@ class AgentBinding:
         # What is compared and what is queued belong together, also where two threads use one agent.
         self._capturing = threading.RLock()
 
+    def begin(self, agent: "LocalAgent", own: OwnMessages | None = None, stored: LiveIds | None = None) -> None:
+        """Take the live messages as they were made or restored.
+
+        Args:
+            agent: The agent.
+            own: The conversation manager's own messages among them.
+            stored: The live set that is stored.
+        """
+        view, own = live_view(agent), own or OwnMessages()
+        if view is not None:
+            self.history.begin(view, own.messages, own.kept, stored)
+
     def is_of(self, agent: "LocalAgent") -> bool:
         """Tell whether this very object is bound."""
         return self._agent() is agent
@@ -74,7 +82,7 @@ class AgentBinding:
         if tools:
             metrics["tool_usage"] = tools
         with self._tracker.capturing(agent) as changed:
-            self.history.append(message, changed, metrics, given)
+            self.history.append(message, changed, metrics, given, live_view(agent))
         if tools:
             self._tools.count(agent)
 
@@ -88,14 +96,25 @@ class AgentBinding:
     def capture_replacement(self, agent: "LocalAgent", message: Message) -> None:
         """Queue the new content of a stored message, by its tracking id."""
         with self._capturing, self._tracker.capturing(agent) as changed:
-            self.history.replace(message, changed)
+            self.history.replace(message, changed, live_view(agent))
 
     def capture_state(self, agent: "LocalAgent") -> None:
-        """Queue the agent's state as far as it changed."""
+        """Queue the agent's state, and which messages are live, as far as they changed."""
+        view = live_view(agent)
         with self._capturing, self._tracker.capturing(agent) as changed:
-            if changed:
-                self.history.change(changed)
-        self.history.prune(agent.messages)
+            self.history.change(changed, view)
+        if view is None:
+            self.history.prune(agent.messages)
+
+    def look(self, agent: "LocalAgent") -> None:
+        """Note which messages are live, before somebody puts others in the place of those that left."""
+        view = live_view(agent)
+        if view is not None:
+            self.history.look(view)
+
+    def unknown(self, agent: "LocalAgent", announced: Message | None = None) -> set[str]:
+        """Return the tracking ids of live messages that may be stored, but are not known here."""
+        return set() if live_view(agent) is None else self.history.unknown(agent.messages, announced)
 
 
 class AgentBinder:
@@ -152,15 +171,20 @@ class AgentBinder:
         """Store a new agent; where another process was faster, go on from what that one stored."""
         agent_id, at = agent.agent_id, _document.now()
         tracker = AgentStateTracker(self.place(agent_id))
+        _identify(agent.messages)
         messages = list(enumerate(agent.messages))
         appended = [_codec.encode_message(m, i, at, f"{self.place(agent_id)}, message {i}") for i, m in messages]
         with tracker.capturing(agent) as data:
             size, files = self._off_load(agent_id, appended)
             write = AgentWrite(agent_id, appended, data=data, at=at, size=size, files=files)
+            pinned = tuple(number for number, message in messages if is_pinned(message))
+            live = None if live_view(agent) is None else LiveIds(0, pinned=pinned)
+            write.live = live.stored if live else None
             created = self._repository.start_agent(self._session_id, write)
         if created:
             self._repository.keep_files(self._session_id, files)
             binding = self._bound(agent, tracker, Guard(1, len(messages), write.write_id), messages)
+            binding.begin(agent, stored=live)
             binding.history.measure(len(messages), size, bool(files))
             return binding
         found = self._restore(agent, self._repository.restore_agent(self._session_id, agent_id))
@@ -181,82 +205,35 @@ class AgentBinder:
     def _start_later(self, agent: "LocalAgent") -> AgentBinding:
         """Bind a new agent without I/O; its first write creates it."""
         binding = self._bound(agent, AgentStateTracker(self.place(agent.agent_id)), None, [])
+        _identify(agent.messages)
         for message in agent.messages:
             binding.capture_message(agent, message)
         return binding
 
     def _restore(self, agent: "LocalAgent", restored: RestoredAgent | None) -> AgentBinding | None:
-        for _ in range(_MOST_RESTORES - 1):
-            try:
-                return self._restored(agent, restored)
-            except SessionLockedError:
-                raise
-            except SessionConflictError:  # mending met another write: there is something newer to restore
-                restored = self._repository.restore_agent(self._session_id, agent.agent_id)
-        return self._restored(agent, restored)
-
-    def _restored(self, agent: "LocalAgent", restored: RestoredAgent | None) -> AgentBinding | None:
         if restored is None:
             return None
         agent.state = AgentState(restored.agent.state)
         restored.agent.initialize_internal_state(agent)
-        guard, messages, has_files = self._restore_messages(agent, restored)
+        own = OwnMessages()
+        if isinstance(agent, Agent):
+            own = restore_manager(agent, restored, self.place(agent.agent_id))
+            restored = self._recounted(agent, restored, own.removed)
+        # A model that keeps the conversation on its own side gets no messages.
+        if not (isinstance(agent, Agent) and agent.model.stateful):
+            agent.messages = live_messages(restored, own, self._mend)
         tracker = AgentStateTracker(self.place(agent.agent_id))
         tracker.adopt(agent, restored.data, rewrite=restored.guard.revision is None)
-        binding = self._bound(agent, tracker, guard, messages)
-        binding.history.measure(restored.live_count, restored.live_bytes, has_files)
+        binding = self._bound(agent, tracker, restored.guard, restored.messages)
+        binding.begin(agent, own, restored.live)
+        binding.history.measure(restored.live_count, restored.live_bytes, restored.has_files)
         return binding
 
-    def _restore_messages(self, agent: "LocalAgent", restored: RestoredAgent) -> _Bound:
-        prepended: list[Message] = []
-        messages = restored.messages
-        if isinstance(agent, Agent):
-            manager = agent.conversation_manager
-            prepended = manager.restore_from_session(restored.agent.conversation_manager_state) or []
-            messages = self._from_offset(agent.agent_id, restored, int(manager.removed_message_count))
-        # A model that keeps the conversation on its own side gets no messages.
-        if isinstance(agent, Agent) and agent.model.stateful:
-            return restored.guard, messages, restored.has_files
-        before = Restored.of(messages)
-        agent.messages = self._mend(prepended + [message for _, message in messages])
-        mended = [message for message in agent.messages if not any(message is other for other in prepended)]
-        if not before.is_mended(mended):
-            return restored.guard, messages, restored.has_files
-        guard, messages, has_files = self._repair(agent.agent_id, restored, before, mended)
-        return guard, messages, restored.has_files or has_files
-
-    def _repair(self, agent_id: str, restored: RestoredAgent, before: Restored, mended: list[Message]) -> _Bound:
-        """Store what the SDK mended, so that positions in the stored history are those in the live one."""
-        guard = restored.guard
-        found, live = self._repository.read_live(self._session_id, agent_id)
-        if found != guard:
-            raise self._conflict(agent_id)
-        if not before.can_be_rewritten(live):
-            # There the SDK goes on mending at each restore.
-            logger.warning(
-                "session_id=<%s>, agent_id=<%s> | a broken history stays as it is stored", self._session_id, agent_id
-            )
-            return guard, list(before.messages), False
-        write = AgentWrite(agent_id)
-        messages = before.rewritten(live, mended, write.at, self.place(agent_id))
-        _, write.files = self._off_load(agent_id, messages)
-        if not self._repository.repair_agent(self._session_id, write, guard, removed_count(restored.data), messages):
-            raise self._conflict(agent_id)
-        self._repository.keep_files(self._session_id, write.files)
-        logger.info("session_id=<%s>, agent_id=<%s> | mended the stored history", self._session_id, agent_id)
-        numbered = list(enumerate(mended, start=before.messages[0][0]))
-        return guard.after_repair(messages, write.write_id), numbered, bool(write.files)
-
-    def _conflict(self, agent_id: str) -> SessionConflictError:
-        reason = "was written by somebody else while it was restored; restore it again."
-        return SessionConflictError(self._session_id, agent_id, reason)
-
-    def _from_offset(self, agent_id: str, restored: RestoredAgent, offset: int) -> list[tuple[int, Message]]:
-        """The read took the stored offset; a conversation manager may have come to another one."""
-        if offset >= restored.offset:
-            return restored.messages[offset - restored.offset :]
-        found = self._repository.list_messages(self._session_id, agent_id, offset=offset)
-        return [(record.message_id, record.to_message()) for record in found]
+    def _recounted(self, agent: Agent, restored: RestoredAgent, removed: int) -> RestoredAgent:
+        """Read again where no live set is stored, and the conversation manager has come to another count."""
+        if restored.live is not None or removed == restored.removed:
+            return restored
+        return self._repository.restore_agent(self._session_id, agent.agent_id, removed) or restored
 
     def _bound(
         self,
@@ -267,3 +244,9 @@ class AgentBinder:
     ) -> AgentBinding:
         history = AgentHistory(self._repository, self._session_id, agent.agent_id, guard, messages)
         return AgentBinding(agent, tracker, history)
+
+
+def _identify(messages: list[Message]) -> None:
+    """Give messages the tracking id that the SDK would give them at the next prompt."""
+    for message in messages:
+        message.update(_codec.with_tracking_id(message))

@@ -12,7 +12,8 @@ escaped in users' own keys, so every stored value has one reading:
 import base64
 import functools
 import re
-from collections.abc import Callable, Mapping
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any, TypeAlias, cast
@@ -383,6 +384,17 @@ def decode_message(stored: Stored) -> Message:
     return cast(Message, {**body, **extra} if extra else body)
 
 
+def is_plain_user(message: Message) -> bool:
+    """Tell whether a history may begin with a message: a user's, and no tool's result."""
+    return message.get("role") == "user" and not any("toolResult" in block for block in message.get("content") or ())
+
+
+def last_plain_user(messages: Sequence[Stored]) -> int | None:
+    """Return the place of the last array element with which a history may begin."""
+    places = range(len(messages) - 1, -1, -1)
+    return next((place for place in places if is_plain_user(decode_message(messages[place]))), None)
+
+
 def message_record(stored: Stored) -> Stored:
     """Return an array element as ``list_messages`` shows it: the message, its id, times, metrics and events."""
     message = decode_message(stored)
@@ -428,6 +440,11 @@ def times(stored: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``created_at`` and ``updated_at`` in the SDK's form, ISO 8601, as far as they are stored."""
     found = {name: stored[name] for name in ("created_at", "updated_at") if stored.get(name) is not None}
     return {name: at.isoformat() if isinstance(at, datetime) else str(at) for name, at in found.items()}
+
+
+def with_tracking_id(message: Message) -> Message:
+    """Return a message that can be told apart; the SDK gives those an id that it appends itself."""
+    return message if message.get("tracking_id") else cast(Message, {**message, "tracking_id": str(uuid.uuid4())})
 
 
 def with_blocks(message: Message) -> Message:

@@ -3,7 +3,7 @@
 Functions return filters, updates and pipelines for one session each; every one names its ``_id``.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, TypeAlias
@@ -41,10 +41,11 @@ OPENING_FIELDS = dict.fromkeys(
 CONFIG_FIELDS = ("model", "system_prompt", "prompt_metadata")
 
 # What the SDK's conversation managers keep of what they left behind.
+_MANAGER_STATE = "conversation_manager_state"
 _WINDOW_STATE = frozenset({"__name__", "removed_message_count", "model_call_count"})
 
 NO_MESSAGE = 2**31 - 1
-_ALL = 2**31 - 1
+_LOWEST_ID = Int64(-(2**63))
 
 
 def now() -> datetime:
@@ -200,11 +201,6 @@ class Guard:
         """Return where the history is after a write that appended so many messages."""
         return Guard((self.revision or 0) + 1, self.next_message_id + appended, write_id)
 
-    def after_repair(self, messages: list[Stored], write_id: object) -> "Guard":
-        """Return where the history is when these have become all messages of the session document."""
-        next_message_id = messages[-1]["message_id"] + 1 if messages else self.next_message_id
-        return Guard((self.revision or 0) + 1, next_message_id, write_id)
-
 
 def _guard(revision: int | None, next_message_id: int, write_id: object) -> Stored:
     return {"revision": revision, "next_message_id": next_message_id, "write_id": write_id}
@@ -219,6 +215,8 @@ class AgentWrite:
         appended: Elements to append to ``messages``, with their ids.
         edited: A change of one stored message.
         data: Changed fields of ``agent_data``.
+        live: Which stored messages are live, in its stored form, where that is to be stored.
+        live_may_wait: Whether that only lost its head.
         guardrail_events: What to add to the session's record of redactions.
         size: The bytes of what is appended.
         files: Values that it refers to, by digest; they are uploaded ahead.
@@ -231,6 +229,8 @@ class AgentWrite:
     appended: list[Stored] = field(default_factory=list, repr=False)
     edited: MessageEdit | None = None
     data: Stored = field(default_factory=dict, repr=False)
+    live: Stored | None = field(default=None, repr=False)
+    live_may_wait: bool = True
     guardrail_events: list[Stored] = field(default_factory=list, repr=False)
     size: int = 0
     files: dict[str, bytes] = field(default_factory=dict, repr=False)
@@ -244,10 +244,11 @@ class AgentWrite:
 
         A conversation manager that keeps more than that, such as a summary, is not meant.
         """
-        window = self.data.get("conversation_manager_state")
-        if window is None or len(self.data) > 1 or self.appended or self.edited or self.guardrail_events:
+        if self.appended or self.edited or self.guardrail_events or not self.live_may_wait:
             return False
-        return _WINDOW_STATE.issuperset(window)
+        if not self.data:
+            return self.live is not None
+        return self.data.keys() == {_MANAGER_STATE} and _WINDOW_STATE.issuperset(self.data[_MANAGER_STATE])
 
     def leads_to(self, guard: Guard) -> Guard:
         """Return where the history is when this was written there."""
@@ -263,6 +264,8 @@ def new_agent(session_id: str, write: AgentWrite) -> tuple[Stored, Update]:
         "created_at": write.at,
         "updated_at": write.at,
     }
+    if write.live is not None:
+        agent["live"] = write.live
     path = agent_path(write.agent_id)
     update: Update = {
         "$set": {path: agent, "updated_at": write.at},
@@ -309,6 +312,8 @@ def _change(path: str, write: AgentWrite) -> Update:
     changed = {f"{path}.agent_data.{name}": value for name, value in write.data.items()}
     changed |= {f"{path}.updated_at": write.at, "updated_at": write.at}
     update: Update = {"$set": changed}
+    if write.live is not None:
+        changed[f"{path}.live"] = write.live
     if write.files:
         changed["has_files"] = True
     if write.edited is not None:
@@ -329,6 +334,9 @@ def unguarded(session_id: str, write: AgentWrite) -> tuple[Stored, Update]:
     path = agent_path(write.agent_id)
     wanted: Stored = {"_id": session_id, f"{path}.agent_data": {"$exists": True}}
     update = _change(path, write)
+    if write.data:
+        # The SDK's own verbs know the conversation manager's count instead.
+        update.setdefault("$unset", {})[f"{path}.live"] = ""
     update["$inc"] = {f"{path}.guard.revision": 1}
     update["$set"][f"{path}.guard.write_id"] = write.write_id
     if write.appended:
@@ -364,28 +372,62 @@ def agent_pipeline(session_id: str, agent_id: str, messages: Any = None) -> Pipe
 
 
 def restore_pipeline(session_id: str, agent_id: str) -> Pipeline:
-    """Return the aggregation that reads an agent with the messages that its conversation manager kept.
+    """Return the aggregation that reads an agent with the messages from its lowest live id on.
 
-    What that removed is a number of messages. It is an id too where ids are the positions, which the counter tells;
-    else (the first version; ids of a caller's own) all messages are read, and ``kept_messages`` leaves out the rest.
+    The live set itself is taken by the reader: where it has many ranges, the server would be slow at that. Without a
+    live set all messages are read that the session document holds.
     """
-    state = agent_path(agent_id, "agent_data", "conversation_manager_state", "removed_message_count")
-    count = {"$size": _messages(agent_id)}
-    kept = {"$gte": ["$$message.message_id", {"$ifNull": [f"${state}", 0]}]}
-    moved = {"$ifNull": [f"${agent_path(agent_id, 'moved_count')}", 0]}
-    numbered = {"$eq": [f"${agent_path(agent_id, 'guard', 'next_message_id')}", {"$add": [count, moved]}]}
-    stages = _message_stages(session_id, agent_id, {"$or": [{"$not": [numbered]}, kept]})
-    stages[-1]["$project"]["count"] = count
+    path = f"${agent_path(agent_id)}"
+    firsts = {"$map": {"input": {"$ifNull": [f"{path}.live.ranges", []]}, "as": "ends", "in": _first_of("$$ends")}}
+    lowest = {"$ifNull": [{"$min": [f"{path}.live.from", {"$min": firsts}]}, _LOWEST_ID]}
+    stages = agent_pipeline(session_id, agent_id, _let(lowest, _chosen(agent_id, _from_lowest("$$message.message_id"))))
+    moved = {"$ifNull": [f"{path}.segments", []]}
+    needed = {"$filter": {"input": moved, "as": "segment", "cond": _from_lowest("$$segment.last_id")}}
+    stages[-1]["$project"] |= {"live": f"{path}.live", "segments": _let(lowest, needed)}
+    stages[-1]["$project"]["count"] = {"$size": _messages(agent_id)}
     return stages
 
 
-def page_pipeline(session_id: str, agent_id: str, offset: int, limit: int | None) -> Pipeline:
-    """Return the aggregation that reads ``limit`` messages from ``offset`` on."""
-    if limit == 0:
-        return _with_segments(agent_pipeline(session_id, agent_id, {"$literal": []}), agent_id)
-    count = _ALL if limit is None else min(limit, _ALL)
-    page = {"$slice": [_messages(agent_id), min(offset, _ALL), count]}
-    return _with_segments(agent_pipeline(session_id, agent_id, page), agent_id)
+def _first_of(pair: str) -> Stored:
+    return {"$arrayElemAt": [pair, 0]}
+
+
+def _let(lowest: Stored, within: Stored) -> Stored:
+    return {"$let": {"vars": {"lowest": lowest}, "in": within}}
+
+
+def _from_lowest(number: str) -> Stored:
+    return {"$gte": [number, "$$lowest"]}
+
+
+def page_pipeline(session_id: str, agent_id: str, start: int, end: int | None) -> Pipeline:
+    """Return the aggregation that reads the messages from position ``start`` on, up to ``end``.
+
+    Ids are positions where the counter tells so; elsewhere (the first version; ids of a caller's own) all messages of
+    the session document are read, with the references of all segments.
+    """
+    path = f"${agent_path(agent_id)}"
+    count = {"$size": _messages(agent_id)}
+    moved = {"$ifNull": [f"{path}.moved_count", 0]}
+    numbered = {"$eq": [f"{path}.guard.next_message_id", {"$add": [count, moved]}]}
+
+    def within(first: str, last: str) -> Stored:
+        bounds = [{"$gte": [last, start]}] + ([] if end is None else [{"$lt": [first, end]}])
+        return {"$or": [{"$not": [numbered]}, {"$and": bounds}]}
+
+    stages = _message_stages(session_id, agent_id, within("$$message.message_id", "$$message.message_id"))
+    references = {"$ifNull": [f"{path}.segments", []]}
+    needed = {
+        "$filter": {"input": references, "as": "segment", "cond": within("$$segment.first_id", "$$segment.last_id")}
+    }
+    stages[-1]["$project"] |= {"segments": needed, "count": count}
+    return stages
+
+
+def is_numbered(agent: Mapping[str, Any]) -> bool:
+    """Tell whether the ids of an agent that a page was read of are positions."""
+    guard = agent.get("guard") or {}
+    return bool(guard.get("next_message_id") == agent["count"] + (agent.get("moved_count") or 0))
 
 
 def message_pipeline(session_id: str, agent_id: str, message_id: int) -> Pipeline:
@@ -403,10 +445,13 @@ def tail_pipeline(session_id: str, agent_id: str, message_id: int) -> Pipeline:
     return stages
 
 
-def tracked_pipeline(session_id: str, agent_id: str, tracking_id: Any) -> Pipeline:
-    """Return the aggregation that reads the messages in the session document that have a tracking id, as stored."""
-    # A literal, since whoever sends a message chooses it: "$role" would be read as a field.
-    return _message_stages(session_id, agent_id, {"$eq": ["$$message.tracking_id", {"$literal": tracking_id}]})
+def tracked_pipeline(session_id: str, agent_id: str, tracking_ids: Iterable[Any]) -> Pipeline:
+    """Return the aggregation that reads which messages in the session document have one of some tracking ids."""
+    # Literals, since whoever sends a message chooses it: "$role" would be read as a field.
+    wanted = {"$in": ["$$message.tracking_id", [{"$literal": tracking_id} for tracking_id in tracking_ids]]}
+    ids = {name: f"$$message.{name}" for name in ("message_id", "tracking_id")}
+    found = {"$map": {"input": _chosen(agent_id, wanted), "as": "message", "in": ids}}
+    return _with_segments(agent_pipeline(session_id, agent_id, found), agent_id)
 
 
 def live_pipeline(session_id: str, agent_id: str) -> Pipeline:
@@ -523,6 +568,20 @@ def has_tracking_id(agent_ids: Iterable[str], tracking_id: Any) -> Stored:
     return {"$or": [{agent_path(agent_id, "messages", "tracking_id"): tracking_id} for agent_id in agent_ids]}
 
 
+def segment_messages_pipeline(
+    session_id: str, references: Iterable[Stored], spans: Sequence[tuple[int, int | None]]
+) -> Pipeline:
+    """Return the aggregation that reads the messages of segments whose ids lie in one of some spans, ends included."""
+    wanted = {"$or": [_in_span(*span) for span in spans]}
+    messages = {"$filter": {"input": "$messages", "as": "message", "cond": wanted}}
+    return [{"$match": segments(session_id, references)}, {"$project": {"messages": messages}}]
+
+
+def _in_span(first: int, last: int | None) -> Stored:
+    bounds = [{"$gte": ["$$message.message_id", first]}]
+    return {"$and": bounds if last is None else [*bounds, {"$lte": ["$$message.message_id", last]}]}
+
+
 def segments(session_id: str, references: Iterable[Stored]) -> Stored:
     """Return the filter of the segments of a session that are referred to."""
     return {"_id": {"$in": [reference["_id"] for reference in references]}, "session_id": session_id}
@@ -552,22 +611,11 @@ def guard_of(agent: Mapping[str, Any]) -> Guard:
     return Guard(None if revision is None else int(revision), int(next_id), write_id, found)
 
 
-def removed_count(data: Mapping[str, Any]) -> Any:
-    """Return how many messages a conversation manager had removed, as it is stored; None where it is not."""
-    return (data.get("conversation_manager_state") or {}).get("removed_message_count")
-
-
-def kept_messages(agent: Mapping[str, Any]) -> tuple[int, list[Stored] | None]:
-    """Return how many messages a conversation manager had removed, and those that it kept.
-
-    None instead of the messages where some of them are in segments.
-    """
-    removed = int(removed_count(agent["agent_data"]) or 0)
-    kept = max(agent["count"] + (agent.get("moved_count") or 0) - removed, 0)
-    if kept > agent["count"]:
-        return removed, None
-    messages: list[Stored] = agent["messages"]
-    return removed, messages[len(messages) - kept :]
+def removed_count(data: Mapping[str, Any]) -> int:
+    """Return how many messages a conversation manager says it had removed; 0 where that is no number."""
+    state = data.get("conversation_manager_state")
+    count = state.get("removed_message_count") if isinstance(state, Mapping) else None
+    return int(count) if isinstance(count, int) and not isinstance(count, bool) and count > 0 else 0
 
 
 def new_segment(session_id: str, agent_id: str, messages: list[Stored]) -> tuple[Stored, Stored]:
@@ -595,23 +643,6 @@ def rolled_over(
     return wanted, update
 
 
-def repaired(
-    session_id: str, agent_id: str, guard: Guard, removed: Any, messages: list[Stored], write: AgentWrite
-) -> tuple[Stored, Update]:
-    """Return filter and update that put a mended history in the place of the one in the session document."""
-    wanted, update = guarded(session_id, write, guard)
-    path = agent_path(agent_id)
-    if messages:
-        # Or some have moved since they were read, and must not come back.
-        wanted[f"{path}.messages.0.message_id"] = messages[0]["message_id"]
-    # A window may move without the guard, and what it counts is the history as it was before.
-    wanted[f"{path}.agent_data.conversation_manager_state.removed_message_count"] = {"$eq": removed}
-    after = guard.after_repair(messages, write.write_id)
-    update["$set"] |= {f"{path}.messages": messages, f"{path}.guard": after.stored}
-    update["$push"] = {f"{path}.repairs": {"repaired_at": write.at, "revision": guard.revision}}
-    return wanted, update
-
-
 def moved_message(session_id: str, agent_id: str, edit: MessageEdit) -> tuple[Stored, Update]:
     """Return filter and update that change a message in whatever segments hold it, referred to or not."""
     update: Update = {"$set": {f"messages.$.{name}": value for name, value in edit.fields.items()}}
@@ -620,9 +651,10 @@ def moved_message(session_id: str, agent_id: str, edit: MessageEdit) -> tuple[St
     return {"session_id": session_id, "agent_id": agent_id, **_edited("messages", edit)}, update
 
 
-def tracked(session_id: str, agent_ids: Iterable[str], tracking_id: Any) -> Stored:
-    """Return the filter of the segments that hold a message with a tracking id, as stored."""
-    return {"session_id": session_id, "agent_id": {"$in": list(agent_ids)}, "messages.tracking_id": tracking_id}
+def tracked(session_id: str, agent_ids: Iterable[str], tracking_ids: Iterable[Any]) -> Stored:
+    """Return the filter of the segments that hold a message with one of some tracking ids, as stored."""
+    wanted = {"session_id": session_id, "agent_id": {"$in": list(agent_ids)}}
+    return {**wanted, "messages.tracking_id": {"$in": list(tracking_ids)}}
 
 
 def used_files_pipeline(session_id: str) -> Pipeline:

@@ -7,7 +7,7 @@ is invisible and goes with the session.
 
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,8 @@ KEPT_BYTES = 1024 * 1024
 LIVE_BYTES = 128 * 1024
 LARGE_LIVE_BYTES = 2 * KEPT_BYTES
 SEGMENT_BYTES = 4 * 1024 * 1024
+# The server compares each message with each span.
+MOST_SPANS = 16
 
 
 def outgrown(live_count: int, live_bytes: int) -> bool:
@@ -50,9 +52,6 @@ class RolledOver:
 
     live_count: int
     live_bytes: int
-
-
-Page = Callable[[int, int | None], Stored]
 
 
 class MessageSegments:
@@ -92,39 +91,38 @@ class MessageSegments:
         self._segments.delete_many(_document.segments(session_id, references))
         return None
 
-    def page(self, read: Page, session_id: str, offset: int, limit: int | None) -> list[Stored]:
-        """Return messages by position, across the boundary.
+    def page(self, session_id: str, agent: Stored, start: int, end: int | None) -> list[Stored]:
+        """Return the messages between two positions.
 
         Args:
-            read: Reads an agent with a page of the messages that the session document holds.
             session_id: The session.
-            offset: How many of the oldest to leave out.
-            limit: How many at most; None for all.
+            agent: What ``page_pipeline`` read for these positions.
+            start: The position of the first.
+            end: That of the first that is not wanted; None for all that follow.
         """
-        agent = read(offset, limit)
-        while moved := agent.get("moved_count") or 0:
-            end = None if limit is None else offset + limit
-            live_limit = None if end is None else max(end - max(moved, offset), 0)
-            again = read(max(offset - moved, 0), live_limit)
-            if (again.get("moved_count") or 0) == moved:
-                return self._older(session_id, again["segments"], offset, end) + list(again["messages"])
-            agent = again  # some more moved between the two reads
-        return list(agent["messages"])
-
-    def _older(self, session_id: str, references: Sequence[Stored], offset: int, end: int | None) -> list[Stored]:
+        embedded: list[Stored] = agent["messages"]
+        references: list[Stored] = agent["segments"]
+        if _document.is_numbered(agent):
+            last = None if end is None else end - 1
+            return self.read(session_id, references, [(start, last)] if start or end is not None else ()) + embedded
+        # Positions in what precedes the session document's part are counted by the references.
         ends = list(itertools.accumulate(reference["count"] for reference in references))
         wanted = [
-            (last - reference["count"], reference)
-            for reference, last in zip(references, ends, strict=True)
-            if last > offset and (end is None or last - reference["count"] < end)
+            (border - reference["count"], reference)
+            for reference, border in zip(references, ends, strict=True)
+            if border > start and (end is None or border - reference["count"] < end)
         ]
-        messages = self.read(session_id, [reference for _, reference in wanted])
+        moved = self.read(session_id, [reference for _, reference in wanted])
         first = wanted[0][0] if wanted else 0
-        return messages[max(offset - first, 0) : None if end is None else max(end - first, 0)]
+        older = moved[max(start - first, 0) : None if end is None else max(end - first, 0)]
+        border = ends[-1] if ends else 0
+        return older + embedded[max(start - border, 0) : None if end is None else max(end - border, 0)]
 
-    def read(self, session_id: str, references: Sequence[Stored]) -> list[Stored]:
-        """Return the messages of segments, in the order of their references."""
-        found = self._find(session_id, references)
+    def read(
+        self, session_id: str, references: Sequence[Stored], spans: Sequence[tuple[int, int | None]] = ()
+    ) -> list[Stored]:
+        """Return the messages of segments in the order of their references; with spans of ids, only those."""
+        found = self._find(session_id, references, spans)
         return [message for reference in references for message in found[reference["_id"]]["messages"]]
 
     def read_message(self, session_id: str, references: Iterable[Stored], message_id: int) -> Stored | None:
@@ -132,10 +130,17 @@ class MessageSegments:
         holding = [r for r in references if r["first_id"] <= message_id <= r["last_id"]]
         return next((m for m in self.read(session_id, holding) if m["message_id"] == message_id), None)
 
-    def _find(self, session_id: str, references: Sequence[Stored]) -> dict[Any, Stored]:
+    def _find(
+        self, session_id: str, references: Sequence[Stored], spans: Sequence[tuple[int, int | None]]
+    ) -> dict[Any, Stored]:
         if not references:
             return {}
-        found = {s["_id"]: s for s in self._segments.find(_document.segments(session_id, references))}
+        if len(spans) > MOST_SPANS:
+            spans = [(min(first for first, _ in spans), None)]
+        read: Iterable[Stored] = self._segments.find(_document.segments(session_id, references))
+        if spans:
+            read = self._segments.aggregate(_document.segment_messages_pipeline(session_id, references, spans))
+        found = {segment["_id"]: segment for segment in read}
         if len(found) < len(references):
             raise SessionNotFoundError(session_id)  # deleted between two reads
         return found
@@ -144,19 +149,15 @@ class MessageSegments:
         """Change a message wherever segments hold it; False where none does."""
         return self._segments.update_many(*_document.moved_message(session_id, agent_id, edit)).matched_count > 0
 
-    def tracked_ids(self, session_id: str, agent_id: str, tracking_id: Any) -> set[int]:
-        """Return the ids of the messages in segments, referred to or not, that have a tracking id, as stored."""
-        found = self._segments.find(_document.tracked(session_id, [agent_id], tracking_id))
-        return {
-            int(message["message_id"])
-            for segment in found
-            for message in segment["messages"]
-            if message.get("tracking_id") == tracking_id
-        }
+    def tracked(self, session_id: str, agent_id: str, tracking_ids: Sequence[Any]) -> list[Stored]:
+        """Return the messages in segments, referred to or not, that have one of some tracking ids, as stored."""
+        found = self._segments.find(_document.tracked(session_id, [agent_id], tracking_ids))
+        return [m for segment in found for m in segment["messages"] if m.get("tracking_id") in tracking_ids]
 
     def holds_tracked(self, session_id: str, agent_ids: Iterable[str], tracking_id: Any) -> bool:
         """Tell whether a message with this tracking id, as stored, has moved."""
-        return self._segments.find_one(_document.tracked(session_id, agent_ids, tracking_id), {"_id": 1}) is not None
+        wanted = _document.tracked(session_id, agent_ids, [tracking_id])
+        return self._segments.find_one(wanted, {"_id": 1}) is not None
 
 
 def _split(messages: list[Stored], kept_bytes: int) -> tuple[list[Stored], list[Stored]]:

@@ -12,7 +12,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -27,6 +27,7 @@ from . import _codec, _document, _large_values
 from ._codec import MessageEdit, Stored
 from ._document import AgentWrite, Guard
 from ._large_values import Files
+from ._live_set import LiveIds, LiveMessages, Record, Snapshot, View
 from ._segments import KEPT_BYTES, outgrown
 from .errors import (
     AgentNotFoundError,
@@ -65,6 +66,9 @@ class _Change:
     edited: MessageEdit | None = None
     data: Stored = field(default_factory=dict, repr=False)
     guardrail_events: list[Stored] = field(default_factory=list, repr=False)
+    # What stood in the live history when this was captured, where that is to be stored; and whether it may come late.
+    live: Snapshot | None = field(default=None, repr=False)
+    lost_head: bool = False
     size: int = 0
     # Off-loaded values of what is appended or edited.
     files: Files = field(default_factory=dict, repr=False)
@@ -77,24 +81,6 @@ class _Change:
             self.edited = replace(self.edited, message_id=self.edited.message_id - 1)
         elif self.edited is not None and self.edited.message_id == dropped:
             self.edited = None
-
-
-@dataclass(frozen=True)
-class _Record:
-    """A message of the live history and the id under which it is stored."""
-
-    message_id: int
-    message: Message = field(repr=False)
-    # What the caller gave, where it had to be brought into form.
-    given: Message | None = field(default=None, repr=False)
-
-    def without(self, dropped: int) -> "_Record":
-        """Return the record after a message before it was taken out."""
-        return replace(self, message_id=self.message_id - 1) if self.message_id > dropped else self
-
-    def is_of(self, message: Message) -> bool:
-        tracking_id = message.get("tracking_id")
-        return self.message is message or (tracking_id is not None and self.message.get("tracking_id") == tracking_id)
 
 
 @dataclass(frozen=True)
@@ -122,7 +108,7 @@ class AgentHistory:
         session_id: The session.
         agent_id: The agent.
         guard: Where the stored history stands; None where the agent is not stored yet and comes with the first write.
-        messages: The live messages that are stored, with their ids, oldest first.
+        messages: The stored messages that were restored or given, with their ids, oldest first.
     """
 
     def __init__(
@@ -137,7 +123,13 @@ class AgentHistory:
         self._session_id, self._agent_id = session_id, agent_id
         self._guard = guard or Guard(None, 0)
         self._stored = guard is not None
-        self._records = [_Record(message_id, message) for message_id, message in messages]
+        self._live = LiveMessages(Record(message_id, message) for message_id, message in messages)
+        # The live set that is stored, or on its way; None where there is none, or where that is not sure.
+        self._live_ids: LiveIds | None = None
+        # What an agent without a live set was restored from; that alone is not worth a write.
+        self._restored_ids: LiveIds | None = None
+        # Whether a look found a difference that nothing captured yet, and whether a look would mistake messages.
+        self._has_looked = self._is_unsure = False
         self._pending: deque[_Change] = deque()
         # What the session document holds of the history.
         self._live_count = self._live_bytes = 0
@@ -196,7 +188,12 @@ class AgentHistory:
     # Capturing
 
     def append(
-        self, message: Message, data: Stored, metrics: Stored | None = None, given: Message | None = None
+        self,
+        message: Message,
+        data: Stored,
+        metrics: Stored | None = None,
+        given: Message | None = None,
+        view: View | None = None,
     ) -> None:
         """Queue a message with the metrics of the call that brought it, and the agent data that changed with it.
 
@@ -205,6 +202,7 @@ class AgentHistory:
             data: Changed fields of ``agent_data``.
             metrics: Its ``event_loop_metrics``.
             given: What the caller gave, where the message was made of that.
+            view: The agent's live messages; None where no live set is stored.
 
         Raises:
             SessionConflictError: The history moved on without us; this binding is over.
@@ -219,10 +217,11 @@ class AgentHistory:
                 _codec.add_metrics(stored, metrics, self._place(message_id))
             # What is too large is refused here: queued, it could never be sent, and all after it would wait for ever.
             size, files = _large_values.off_load(stored, self._session_id, self._agent_id, message_id)
-            self._queue(_Change(appended=stored, data=data, size=size, files=files))
-            self._records.append(_Record(message_id, message, given))
+            self._check_room()
+            live = self._live_change(view, Record(message_id, message, given))
+            self._queue(_Change(appended=stored, data=data, size=size, files=files, **live))
 
-    def replace(self, message: Message, data: Stored) -> None:
+    def replace(self, message: Message, data: Stored, view: View | None = None) -> None:
         """Queue the new content of the stored message with the same tracking id.
 
         Raises:
@@ -232,24 +231,22 @@ class AgentHistory:
         """
         with self._state:
             self.check_open()
-            index, record = self._find(message)
+            record = self._find(message)
             place = self._place(record.message_id)
             edit = _codec.replacement(message, record.message_id, _document.now(), place)
             self._edit(edit, data=data)
-            self._records[index] = _Record(record.message_id, message)
+            record.message, record.given = message, None
+            self._queue_live(view)
 
     def latest(self) -> Message | None:
         """Return the message appended last, as far as it is in the live history."""
-        return self._records[-1].message if self._records else None
+        return self._live.records[-1].message if self._live.records else None
 
     def is_pending(self, message: Message) -> bool:
         """Tell whether this very message waits to be sent."""
         with self._state:
             waiting = {change.appended["message_id"] for change in self._pending if change.appended}
-            return any(
-                record.message_id in waiting and (record.message is message or record.given is message)
-                for record in self._records
-            )
+            return any(record.message_id in waiting and record.is_same(message) for record in self._live.records)
 
     def redact_latest(self, message: Message, event: Stored, copies: Iterable[int] = ()) -> None:
         """Queue the redaction of the latest message and of its copies.
@@ -266,12 +263,12 @@ class AgentHistory:
         """
         with self._state:
             self.check_open()
-            if not self._records:
+            if not self._live.records:
                 raise MongoDBSessionError(
                     f"Agent {self._agent_id!r} of session {self._session_id!r} has no message to redact."
                 )
-            latest = self._records[-1]
-            live = [r.message_id for r in self._records if r.is_of(latest.message) or r.is_of(message)]
+            latest = self._live.records[-1]
+            live = [r.message_id for r in self._live.records if r.matches(latest.message) or r.matches(message)]
             # A copy in a segment that nobody refers to may be numbered as before a repair.
             tracking_id = _codec.encode(latest.message.get("tracking_id"), self._place(latest.message_id))
             tracking_ids = dict.fromkeys(copies, tracking_id) | dict.fromkeys(live)
@@ -282,21 +279,34 @@ class AgentHistory:
             for edit in edits:
                 of_session = [{**event, **about}] if edit.message_id == latest.message_id else []
                 self._edit(edit, guardrail_events=of_session)
+            self._redact_kept(message, latest)
+
+    def _redact_kept(self, message: Message, latest: Record) -> None:
+        kept = [other for other in self._live.snapshot.kept if latest.matches(other)]
+        for other in kept:
+            other["content"] = message["content"]
+        if kept:
+            self._live_ids = self._ids(self._next_message_id())
+            self._queue(_Change(live=self._live.snapshot))
 
     def _redaction(self, message: Message, message_id: int, event: Stored, tracking_id: Any) -> MessageEdit:
         edit = _codec.redaction(message, message_id, _document.now(), self._place(message_id))
         edit.fields["guardrail_event"] = event
         return replace(edit, tracking_id=tracking_id)
 
-    def change(self, data: Stored) -> None:
-        """Queue a change of agent data alone.
+    def change(self, data: Stored, view: View | None = None) -> None:
+        """Queue a change of agent data and of the live set alone, as far as there is any.
 
         Raises:
             SessionConflictError: The history moved on without us; this binding is over.
         """
         with self._state:
-            self.check_open()
-            self._queue(_Change(data=data))
+            if data:
+                self.check_open()
+                self._check_room()
+                self._queue(_Change(data=data, **self._live_change(view)))
+            else:
+                self._queue_live(view)
 
     def end(self, error: MongoDBSessionError) -> MongoDBSessionError:
         """Forget what is queued, and raise this from now on."""
@@ -318,34 +328,131 @@ class AgentHistory:
         place of the old one; a prompt that is sent again stands in the history once more.
         """
         tracking_id = message.get("tracking_id")
-        latest = self._records[-1].message if self._records else None
+        latest = self.latest()
         if tracking_id is None or latest is None or latest is message:
             return False
         if latest.get("tracking_id") != tracking_id:
             return False
-        stored = sum(record.message.get("tracking_id") == tracking_id for record in self._records)
+        stored = sum(record.message.get("tracking_id") == tracking_id for record in self._live.records)
         return sum(other.get("tracking_id") == tracking_id for other in live) <= stored
 
     def prune(self, live: Sequence[Message]) -> None:
         """Forget the messages that left the live history, as soon as there are more than that has."""
-        if len(self._records) <= len(live):
+        records = self._live.records
+        if len(records) <= len(live):
             return
         tracking_ids = {message.get("tracking_id") for message in live} - {None}
         objects = {id(message) for message in live}
         with self._state:
-            self._records = [
+            self._live.records = [
                 record
-                for record in self._records
-                if record.message.get("tracking_id") in tracking_ids or id(record.message) in objects
+                for record in records
+                if record is records[-1]
+                or record.message.get("tracking_id") in tracking_ids
+                or id(record.message) in objects
             ]
+
+    # The live set
+
+    def begin(self, view: View, own: Sequence[Message], kept: Sequence[Message], stored: LiveIds | None) -> None:
+        """Take the live messages of an agent that was just made or restored.
+
+        Args:
+            view: The messages.
+            own: Those that are the conversation manager's, not stored ones.
+            kept: Those of them that no conversation manager's state holds.
+            stored: The live set that is stored.
+        """
+        with self._state:
+            self._live.begin(view, own, kept)
+            self._live_ids, self._restored_ids = stored, self._ids(self._next_message_id())
+            self._has_looked = stored is not None and stored != self._restored_ids
+
+    def look(self, view: View) -> None:
+        """Note how the live messages have changed since the last look; what is captured next tells it."""
+        with self._state:
+            self._has_looked |= self._has_changed(view, None)
+
+    def unknown(self, live: Sequence[Message], announced: Message | None = None) -> set[str]:
+        """Return the tracking ids of live messages that may be stored, but are not known here: to be looked up."""
+        with self._state:
+            grew = self._live.has_grown(live) and live[-1] is announced
+            if grew or self._live.is_seen(live) or len(self._live.records) >= self._next_message_id():
+                return set()
+            found = self._live.unknown(live, announced)
+            self._is_unsure = bool(found)
+            return found
+
+    def look_up(self, tracking_ids: Collection[str], live: Sequence[Message]) -> None:
+        """Find in storage which messages bear these tracking ids; where that fails, the next capture tries again."""
+        try:
+            found = self._repository.tracked_messages(self._session_id, self._agent_id, tracking_ids)
+        except (PyMongoError, MongoDBSessionError) as error:
+            logger.warning(
+                "session_id=<%s>, agent_id=<%s>, error=<%s> | live messages were not looked up",
+                self._session_id,
+                self._agent_id,
+                type(error).__name__,
+            )
+            return
+        with self._state:
+            self._live.recover(found, live)
+            self._is_unsure = False
+
+    def _queue_live(self, view: View | None) -> None:
+        live = self._live_change(view)
+        if live:
+            self.check_open()
+            self._queue(_Change(**live))
+
+    def _live_change(self, view: View | None, record: Record | None = None) -> dict[str, Any]:
+        """Return what of the live set is to be stored with what is captured now, as fields of a change."""
+        before, has_looked = self._live.snapshot, self._has_looked
+        if view is None or self._is_unsure:
+            self._live.records += [] if record is None else [record]
+            return {}
+        changed = self._has_changed(view, record) or has_looked
+        if not changed and (self._live_ids is not None or record is None):
+            return {}
+        ids = self._ids(self._next_message_id() + (record is not None))
+        if ids == self._live_ids or (record is None and self._live_ids is None and ids == self._restored_ids):
+            return {}
+        lost_head = self._live_ids is not None and not has_looked and self._live.snapshot.only_lost_head(before)
+        self._live_ids, self._has_looked = ids, False
+        return {"live": self._live.snapshot, "lost_head": lost_head}
+
+    def _has_changed(self, view: View, record: Record | None) -> bool:
+        """Look at the live messages; a list that cannot be gone through leaves the live set as it was."""
+        try:
+            if record is None:
+                return self._live.look(view)
+            view = view.until(record)
+            return not self._live.append(record, view) and self._live.look(view, closely=True)
+        except Exception as error:  # noqa: BLE001 - what stands in the list is anybody's, and never costs a message
+            logger.warning(
+                "session_id=<%s>, agent_id=<%s>, error=<%s> | the live messages could not be told",
+                self._session_id,
+                self._agent_id,
+                type(error).__name__,
+            )
+            return False
+
+    def _ids(self, next_id: int, of: Snapshot | None = None) -> LiveIds:
+        snapshot = self._live.snapshot if of is None else of
+        return snapshot.ids(next_id, lambda message: _codec.encode(message, "A kept message"))
+
+    def _forget_live(self) -> None:
+        """Have the next capture store the live set, whatever was captured of it."""
+        self._live_ids = self._restored_ids = None
+        self._has_looked = True
 
     def _next_message_id(self) -> int:
         return self._guard.next_message_id + sum(change.appended is not None for change in self._pending)
 
-    def _find(self, message: Message) -> tuple[int, _Record]:
-        for index in range(len(self._records) - 1, -1, -1):
-            if self._records[index].is_of(message):
-                return index, self._records[index]
+    def _find(self, message: Message) -> Record:
+        for record in reversed(self._live.records):
+            if record.matches(message):
+                return record
         raise MessageNotFoundError(self._session_id, self._agent_id, str(message.get("tracking_id")))
 
     def _edit(self, edit: MessageEdit, **along: Any) -> None:
@@ -378,13 +485,16 @@ class AgentHistory:
         change.files = instead
 
     def _queue(self, change: _Change) -> None:
+        self._check_room()
+        self._pending.append(change)
+        _unsent.add(self)
+
+    def _check_room(self) -> None:
         if len(self._pending) >= MAX_PENDING:
             raise MongoDBSessionError(
                 f"{len(self._pending)} changes of agent {self._agent_id!r} of session {self._session_id!r} could not "
                 "be written yet, and no more are held. Bring MongoDB back, then call flush()."
             )
-        self._pending.append(change)
-        _unsent.add(self)
 
     def check_open(self) -> None:
         """Raise what ended this binding, if anything did."""
@@ -522,6 +632,7 @@ class AgentHistory:
                 return False
             for _ in range(count):
                 self._pending.popleft()
+            self._forget_live()
             return True
 
     def _part(self, count: int) -> bool:
@@ -537,11 +648,19 @@ class AgentHistory:
                 return
             dropped = change.appended["message_id"]
             self._give_up_files(change, {})
-            self._records = [record.without(dropped) for record in self._records if record.message_id != dropped]
+            self._drop_record(dropped, change)
             for later in self._pending:
                 later.renumber_without(dropped)
-            if change.data or change.guardrail_events:
-                self._pending.appendleft(_Change(data=change.data, guardrail_events=change.guardrail_events))
+            if change.data or change.guardrail_events or change.live:
+                self._pending.appendleft(replace(change, appended=None, size=0))
+
+    def _drop_record(self, dropped: int, change: _Change) -> None:
+        captured = [other.live.records for other in (change, *self._pending) if other.live]
+        for record in {*self._live.records, *itertools.chain(*captured)}:
+            record.is_gone |= record.message_id == dropped
+            record.message_id -= record.message_id > dropped
+        self._live.records = [record for record in self._live.records if not record.is_gone]
+        self._forget_live()
 
     def _send(self, write: AgentWrite, guard: Guard) -> bool:
         self._prepare_files(write)
@@ -594,6 +713,10 @@ class AgentHistory:
             if change.appended:
                 write.appended.append(dict(change.appended))  # an edit may change the queued one meanwhile
             write.data |= change.data
+            if change.live is not None:
+                next_id = self._guard.next_message_id + len(write.appended)
+                write.live = self._ids(next_id, change.live).stored
+                write.live_may_wait &= change.lost_head
             write.guardrail_events += change.guardrail_events
             write.size += change.size
             write.files |= change.files

@@ -196,7 +196,8 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
     def register_hooks(self, registry: "HookRegistry", **kwargs: Any) -> None:
         """Register for every event of an agent, a bidirectional agent, a Graph or a Swarm that is to be stored."""
         registry.add_callback(AgentInitializedEvent, self._on_agent_initialized)
-        registry.add_callback(BeforeInvocationEvent, self._on_invocation_start)
+        # Before everybody else's, who may put messages of their own into the agent's list.
+        registry.add_callback(BeforeInvocationEvent, self._on_invocation_start, order=HookOrder.SDK_FIRST)
         registry.add_callback(MessageAddedEvent, self._on_message_added)
         registry.add_callback(MessageUpdatedEvent, self._on_message_updated)
         # After everybody else's, so that what their callbacks changed is captured too.
@@ -215,8 +216,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
 
         Raises:
             MongoDBSessionError: Another agent object with this id uses the manager.
-            SessionConflictError: Its stored history is broken, and others wrote it each time that it was mended.
-            SessionLockedError: It is new, or its stored history is broken, and another manager is the only writer.
+            SessionLockedError: It is new, and another manager is the only writer.
             SessionNotFoundError: The session was deleted.
         """
         agent_id = check_id("agent_id", agent.agent_id)
@@ -285,7 +285,8 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         """
         binding = self._bound(agent)
         if not binding.history.is_pending(message):  # else it is tried again
-            binding.capture_message(agent, _codec.with_blocks(message), message)
+            self._look_up(binding, agent)
+            binding.capture_message(agent, _codec.with_tracking_id(_codec.with_blocks(message)), message)
         binding.history.flush()
 
     def redact_latest_message(
@@ -363,9 +364,22 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             SessionNotFoundError: The session was deleted.
         """
         binding = self._bound(agent)
+        self._look_up(binding, agent)
         binding.capture_state(agent)
         with self._degrading():
             binding.history.flush()
+
+    def _look_up(self, binding: AgentBinding, agent: "LocalAgent") -> None:
+        """Find live messages in storage that this process has not seen there: an application has put them back."""
+        unknown = binding.unknown(agent)
+        if unknown:
+            binding.history.look_up(unknown, agent.messages)
+
+    async def _alook_up(self, binding: AgentBinding, agent: "LocalAgent", announced: Message | None = None) -> None:
+        unknown = binding.unknown(agent, announced)
+        if unknown:
+            live = list(agent.messages)
+            await self._off_loop(lambda: binding.history.look_up(unknown, live))
 
     # Events
 
@@ -375,6 +389,8 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
     async def _on_invocation_start(self, event: BeforeInvocationEvent) -> None:
         binding = self._bound(event.agent)
         binding.invoked, binding.failure = True, None
+        await self._alook_up(binding, event.agent)
+        binding.look(event.agent)
 
     async def _on_message_added(self, event: MessageAddedEvent) -> None:
         binding = self._bound(event.agent)
@@ -391,6 +407,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         failure, binding.failure, binding.invoked = binding.failure, None, False
         if failure is not None:
             await self._end_of_failed(binding, event.agent, failure)
+        await self._alook_up(binding, event.agent)
         binding.capture_state(event.agent)
         if binding.history.only_window_moved:
             # Nobody needs to wait for a moved window: an older one restores to the same conversation. It goes out
@@ -415,6 +432,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         capture: Callable[["LocalAgent", Message], None],
     ) -> None:
         try:
+            await self._alook_up(binding, event.agent, event.message)
             capture(event.agent, event.message)
             await self._flush_as_agreed(binding, event.agent)
         except Exception as error:

@@ -30,6 +30,7 @@ from ._driver_errors import forget_values, is_too_large
 from ._files import SessionFiles
 from ._indexes import ensure_indexes
 from ._lease import Lease
+from ._live_set import LiveIds
 from ._segments import FEEDBACK_BYTES, KEPT_BYTES, FeedbackSegments, MessageSegments, RolledOver
 from .errors import (
     AgentNotFoundError,
@@ -97,7 +98,7 @@ class OpenedSession:
 
 @dataclass(frozen=True)
 class RestoredAgent:
-    """An agent as it is stored, with the messages that its conversation manager kept.
+    """An agent as it is stored, with its live messages.
 
     Attributes:
         agent: The SDK's record: state, conversation manager state, internal state.
@@ -106,8 +107,9 @@ class RestoredAgent:
         live_count: How many messages the session document holds.
         live_bytes: About how large they are together.
         has_files: Whether messages of the session refer to off-loaded values, or did once.
-        offset: How many of the oldest messages were left out.
-        messages: The others as (message_id, message), oldest first.
+        live: The live set; None where none is stored.
+        removed: Where none is, how many of the oldest messages were left out at most.
+        messages: The live ones as (message_id, message), in live order.
     """
 
     agent: SessionAgent = field(repr=False)
@@ -116,7 +118,8 @@ class RestoredAgent:
     live_count: int
     live_bytes: int
     has_files: bool
-    offset: int
+    live: LiveIds | None
+    removed: int
     messages: list[tuple[int, Message]] = field(repr=False)
 
 
@@ -427,23 +430,30 @@ class MongoDBSessionRepository(SessionRepository):
         if not self._write_unguarded("update_agent", session_id, write):
             raise SessionConflictError(session_id, agent_id, _CONTENDED)
 
-    def restore_agent(self, session_id: str, agent_id: str) -> RestoredAgent | None:
-        """Return an agent with the messages that are to be used, or None where there is no such agent.
+    def restore_agent(self, session_id: str, agent_id: str, removed: int | None = None) -> RestoredAgent | None:
+        """Return an agent with its live messages, or None where there is no such agent.
+
+        Args:
+            session_id: The session.
+            agent_id: The agent.
+            removed: Where no live set is stored, how many of the oldest messages are not live; what the stored state
+                of the conversation manager says by default.
 
         Raises:
             SessionNotFoundError: There is no such session.
         """
-        return self._with_values(lambda: self._restore_agent(session_id, agent_id))
+        return self._with_values(lambda: self._restore_agent(session_id, agent_id, removed))
 
-    def _restore_agent(self, session_id: str, agent_id: str) -> RestoredAgent | None:
+    def _restore_agent(self, session_id: str, agent_id: str, removed: int | None) -> RestoredAgent | None:
         stored = self._read_agent("restore_agent", session_id, agent_id, _document.restore_pipeline)
         if stored is None:
             raise SessionNotFoundError(session_id)
-        if not stored.get("agent_data"):
-            return None
-        removed, messages = _document.kept_messages(stored)
-        if messages is None:
-            messages = self._read_page(session_id, agent_id, offset=removed)
+        return self._restored(session_id, agent_id, stored, removed) if stored.get("agent_data") else None
+
+    def _restored(self, session_id: str, agent_id: str, stored: Stored, removed: int | None) -> RestoredAgent:
+        live = LiveIds.of(stored.get("live"))
+        removed = _document.removed_count(stored["agent_data"]) if removed is None else removed
+        messages = self._after(session_id, stored, removed) if live is None else self._chosen(session_id, stored, live)
         live_bytes = _live_bytes(stored)  # before the large values are back, which are stored elsewhere
         self._put_values_back(session_id, agent_id, messages)
         return RestoredAgent(
@@ -453,9 +463,36 @@ class MongoDBSessionRepository(SessionRepository):
             live_count=stored["count"],
             live_bytes=live_bytes,
             has_files=bool(stored.get("has_files")),
-            offset=removed,
+            live=live,
+            removed=removed,
             messages=[(int(m["message_id"]), _codec.decode_message(m)) for m in messages],
         )
+
+    def _chosen(self, session_id: str, stored: Stored, live: LiveIds) -> list[Stored]:
+        """Return the messages of a live set, in live order."""
+        older = self._segments.read(session_id, live.holding(stored["segments"]), live.spans)
+        found = {int(message["message_id"]): message for message in (*older, *stored["messages"])}
+        ids = sorted(found)
+        if live.missing(ids):
+            logger.warning(
+                "session_id=<%s>, messages=<%d> | live messages are not stored", session_id, live.missing(ids)
+            )
+        return [found[number] for number in live.choose(ids)]
+
+    def _after(self, session_id: str, stored: Stored, removed: int) -> list[Stored]:
+        """Return the messages from a position on, or from the user's message before it; past the end, all."""
+        messages, references = list(stored["messages"]), list(stored["segments"])
+        first = sum(reference["count"] for reference in references)
+        if removed == first + len(messages):
+            return []
+        start = removed if removed < first + len(messages) else 0
+        while references and (first > start or _codec.last_plain_user(messages[: start - first + 1]) is None):
+            needed = [references.pop()]
+            while references and first - sum(r["count"] for r in needed) > start:
+                needed.insert(0, references.pop())
+            messages = self._segments.read(session_id, needed) + messages
+            first -= sum(reference["count"] for reference in needed)
+        return messages[_codec.last_plain_user(messages[: start - first + 1]) or 0 :]
 
     def write_agent(self, session_id: str, write: AgentWrite, guard: Guard) -> bool:
         """Send one guarded write; False when the history is not where the guard says."""
@@ -491,57 +528,6 @@ class MongoDBSessionRepository(SessionRepository):
             _log_done("write_agent", one.session_id, one.write.agent_id, len(one.write.appended), started)
         return True
 
-    def read_live(self, session_id: str, agent_id: str) -> tuple[Guard, list[Stored]]:
-        """Return the messages that the session document holds of an agent, as stored, and where its history stands.
-
-        Raises:
-            AgentNotFoundError: The session holds no such agent.
-            SessionNotFoundError: There is no such session.
-        """
-        stored = self._found(session_id, self._read_agent("read_live", session_id, agent_id, _document.live_pipeline))
-        if not stored.get("agent_data"):
-            raise AgentNotFoundError(session_id, agent_id)
-        return _document.guard_of(stored), stored["messages"]
-
-    def repair_agent(
-        self, session_id: str, write: AgentWrite, guard: Guard, removed: Any, messages: list[Stored]
-    ) -> bool:
-        """Put a mended history in the place of the one in the session document, as one guarded write.
-
-        Args:
-            session_id: The session.
-            write: What else is written.
-            guard: Where the history must stand.
-            removed: How many messages the stored window must have left behind; as it is stored.
-            messages: The mended history.
-
-        Returns:
-            False when the history, or the window, is not there.
-
-        Raises:
-            AgentNotFoundError: The session holds no such agent.
-            SessionNotFoundError: There is no such session.
-            SessionLockedError: The session is another manager's.
-        """
-
-        def repair() -> bool:
-            if self._repair_agent(session_id, write, guard, removed, messages):
-                return True
-            position = self.locate_agent(session_id, write.agent_id)
-            self.check_lease(session_id, position.lease)
-            return position.guard == guard and self._repair_agent(session_id, write, guard, removed, messages)
-
-        return self._or_take_back(session_id, write.files, repair)
-
-    def _repair_agent(
-        self, session_id: str, write: AgentWrite, guard: Guard, removed: Any, messages: list[Stored]
-    ) -> bool:
-        check_id("agent_id", write.agent_id)
-        change = _document.repaired(session_id, write.agent_id, guard, removed, messages, write)
-        self.store_files(session_id, write.files)
-        with _operation("repair_agent", session_id, write.agent_id, messages=len(messages)):
-            return self._update(session_id, change)
-
     def index_segments(self) -> None:
         """See to the index of the segments, before any are written; failing is a warning."""
         self._segments.index()
@@ -573,10 +559,34 @@ class MongoDBSessionRepository(SessionRepository):
             SessionNotFoundError: There is no such session.
             TypeError: ``tracking_id`` is not a string.
         """
-        wanted = _stored_tracking_id(session_id, tracking_id)
-        found = self._read_agent("tracked_ids", session_id, agent_id, _document.tracked_pipeline, wanted)
-        live = {int(message["message_id"]) for message in self._found(session_id, found)["messages"]}
-        return live | self._segments.tracked_ids(session_id, agent_id, wanted)
+        # A copy may be left in a segment that nobody refers to.
+        found = self.tracked_messages(session_id, agent_id, [tracking_id], everywhere=True)
+        return set(found.get(tracking_id, ()))
+
+    def tracked_messages(
+        self, session_id: str, agent_id: str, tracking_ids: Iterable[str], *, everywhere: bool = False
+    ) -> dict[str, list[int]]:
+        """Return the ids of the stored messages that have one of some tracking ids, ascending, by tracking id.
+
+        Args:
+            session_id: The session.
+            agent_id: The agent.
+            tracking_ids: What to look for.
+            everywhere: Whether also segments are meant that nobody refers to.
+
+        Raises:
+            SessionNotFoundError: There is no such session.
+            TypeError: A tracking id is not a string.
+        """
+        stored = [_stored_tracking_id(session_id, each) for each in tracking_ids]
+        agent = self._read_agent("tracked_messages", session_id, agent_id, _document.tracked_pipeline, stored)
+        found = list(self._found(session_id, agent)["messages"])
+        if everywhere or (agent and agent["segments"]):
+            found += self._segments.tracked(session_id, agent_id, stored)
+        ids: dict[str, list[int]] = {}
+        for number, message in sorted({int(m["message_id"]): m for m in found}.items()):
+            ids.setdefault(_codec.decode(message["tracking_id"]), []).append(number)
+        return ids
 
     def edit_moved(
         self, session_id: str, agent_id: str, edit: MessageEdit, files: Mapping[str, bytes] = _NOTHING
@@ -827,14 +837,13 @@ class MongoDBSessionRepository(SessionRepository):
         if offset < 0 or (limit is not None and limit < 0):
             raise ValueError(f"limit and offset must not be negative, got limit={limit!r}, offset={offset!r}")
 
-        def read(live_offset: int, live_limit: int | None) -> Stored:
-            page = (_document.page_pipeline, live_offset, live_limit)
-            stored = self._found(session_id, self._read_agent("list_messages", session_id, agent_id, *page))
-            if not stored.get("agent_data"):
-                raise AgentNotFoundError(session_id, agent_id)
-            return stored
-
-        return self._segments.page(read, session_id, offset, limit)
+        start = min(offset, _document.MAX_MESSAGE_ID)
+        end = None if limit is None else min(offset + limit, _document.MAX_MESSAGE_ID)
+        page = (_document.page_pipeline, start, end)
+        agent = self._found(session_id, self._read_agent("list_messages", session_id, agent_id, *page))
+        if not agent.get("agent_data"):
+            raise AgentNotFoundError(session_id, agent_id)
+        return self._segments.page(session_id, agent, start, end)
 
     def count_messages(self, session_id: str, agent_id: str) -> int:
         """Return the number of an agent's messages; 0 where there is no such agent.

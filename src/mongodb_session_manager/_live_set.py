@@ -1,0 +1,460 @@
+"""Which stored messages stand in ``agent.messages``, and under which ids; pure.
+
+Conversation managers, hooks and applications change that list as they like and tell nobody, so it is compared with
+the list that was seen last. Messages are told apart by identity and by tracking id, never by content, but for a new
+object that bears the tracking id of a stored message.
+"""
+
+import itertools
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from operator import is_
+from typing import Any
+
+from strands.types.content import Message
+
+from ._codec import Stored, is_plain_user
+
+# A set of more ranges than this is told in the log: each costs 22 bytes whenever the set changes.
+MANY_RANGES = 5_000
+
+
+@dataclass(eq=False)
+class Record:
+    """A message and the id under which it is stored, or will be.
+
+    Attributes:
+        message_id: The id; it follows where a message before it turns out to be too large.
+        message: What was announced, given or restored.
+        given: What the caller gave, where the message was made of that.
+        has_stood: Whether it has been seen in ``agent.messages``.
+        is_gone: Whether it will not be live again: dropped, or it never stood and what came after it has left.
+    """
+
+    message_id: int
+    message: Message = field(repr=False)
+    given: Message | None = field(default=None, repr=False)
+    has_stood: bool = False
+    is_gone: bool = False
+
+    def matches(self, message: Message) -> bool:
+        """Tell whether a message is this one, or bears its tracking id."""
+        tracking_id = message.get("tracking_id")
+        return self.is_same(message) or (tracking_id is not None and self.message.get("tracking_id") == tracking_id)
+
+    def is_same(self, message: Message) -> bool:
+        """Tell whether this very object was stored."""
+        return self.message is message or self.given is message
+
+    @property
+    def keys(self) -> set[object]:
+        """What a live message may be recognised by."""
+        found: set[object] = {id(self.message), id(self.given or self.message), self.message.get("tracking_id")}
+        return found - {None}
+
+
+@dataclass(frozen=True)
+class LiveIds:
+    """A live set as it is stored.
+
+    Attributes:
+        start: Every stored message with this id or a higher one is live.
+        ranges: First and last ids of the others, in live order.
+        pinned: The ids that carry the pin flag.
+        at: How many messages stand before the conversation manager's own.
+        kept: Own messages that no conversation manager's state holds any more, in their stored form.
+    """
+
+    start: int
+    ranges: tuple[tuple[int, int], ...] = ()
+    pinned: tuple[int, ...] = ()
+    at: int = 0
+    kept: tuple[Stored, ...] = field(default=(), repr=False)
+
+    @classmethod
+    def of(cls, stored: Any) -> "LiveIds | None":
+        """Return a stored set; None where there is none that can be read."""
+        try:
+            ranges = tuple((int(first), int(last)) for first, last in stored.get("ranges", ()))
+            pinned = tuple(map(int, stored.get("pinned", ())))
+            return cls(int(stored["from"]), ranges, pinned, int(stored.get("at", 0)), tuple(stored.get("kept", ())))
+        except (AttributeError, KeyError, TypeError, ValueError):
+            return None
+
+    @property
+    def stored(self) -> Stored:
+        """The set as a document holds it, without what is empty."""
+        parts = {"ranges": [list(ends) for ends in self.ranges], "pinned": list(self.pinned), "at": self.at}
+        filled = {name: part for name, part in {**parts, "kept": list(self.kept)}.items() if part}
+        return {"from": self.start, **filled}
+
+    @property
+    def spans(self) -> tuple[tuple[int, int | None], ...]:
+        """First and last ids of all live messages; None for the end."""
+        return (*self.ranges, (self.start, None))
+
+    def holding(self, references: Iterable[Stored]) -> list[Stored]:
+        """Return the references of the segments that hold live messages."""
+        return [r for r in references if any(_meet(r["first_id"], r["last_id"], *span) for span in self.spans)]
+
+    def choose(self, ids: Sequence[int]) -> list[int]:
+        """Return the live ones among ascending ids, in live order."""
+        chosen: list[int] = []
+        for first, last in self.ranges:
+            chosen += ids[bisect_left(ids, first) : bisect_right(ids, last)]
+        return chosen + list(ids[bisect_left(ids, self.start) :])
+
+    def missing(self, ids: Sequence[int]) -> int:
+        """Return how many live messages are not among the ids, as far as the set names them."""
+        return sum(last - first + 1 - _count(ids, first, last) for first, last in self.ranges)
+
+
+def _count(ids: Sequence[int], first: int, last: int) -> int:
+    return bisect_right(ids, last) - bisect_left(ids, first)
+
+
+def _meet(first: int, last: int, start: int, end: int | None) -> bool:
+    return last >= start and (end is None or first <= end)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What stands in a live history at one moment.
+
+    Attributes:
+        records: The stored messages, in live order.
+        pinned: Those of them that carry the pin flag.
+        at: How many stand before the conversation manager's own messages.
+        kept: Own messages that no conversation manager's state holds.
+    """
+
+    records: tuple[Record, ...] = field(default=(), repr=False)
+    pinned: frozenset[Record] = field(default=frozenset(), repr=False)
+    at: int = 0
+    kept: tuple[Message, ...] = field(default=(), repr=False)
+
+    def ids(self, next_id: int, encode: Callable[[Message], Stored]) -> LiveIds:
+        """Return the set in its stored form.
+
+        Args:
+            next_id: The id of the next message; what gets it is live.
+            encode: Returns the stored form of a kept message.
+        """
+        ranges = _ranges(record.message_id for record in self.records if not record.is_gone)
+        start = next_id
+        if ranges and ranges[-1][1] == next_id - 1:
+            start = ranges.pop()[0]
+        pinned = tuple(sorted(record.message_id for record in self.pinned if not record.is_gone))
+        at = sum(not record.is_gone for record in self.records[: self.at])
+        return LiveIds(start, tuple(ranges), pinned, at, tuple(encode(message) for message in self.kept))
+
+    def only_lost_head(self, before: "Snapshot") -> bool:
+        """Tell whether this is what was before, less some of the first messages: restoring either is equivalent."""
+        count = len(self.records)
+        if not count or self.kept or before.kept or self.at:
+            return False
+        return before.records[-count:] == self.records and self.pinned == before.pinned.intersection(self.records)
+
+
+def _ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    ranges: list[tuple[int, int]] = []
+    for number in numbers:
+        if ranges and ranges[-1][1] == number - 1:
+            ranges[-1] = (ranges[-1][0], number)
+        else:
+            ranges.append((number, number))
+    return ranges
+
+
+@dataclass(frozen=True)
+class View:
+    """An agent's live messages, and what is asked of them only when they changed.
+
+    Attributes:
+        messages: ``agent.messages``.
+        held: Returns the messages that the conversation manager's state holds.
+        with_pins: Whether anything may heed the pin flag.
+    """
+
+    messages: Sequence[Message] = field(repr=False)
+    held: Callable[[], Sequence[Message]]
+    with_pins: bool
+
+    def until(self, record: Record) -> "View":
+        """Return the view without what stands behind a message: that is not announced yet."""
+        last = len(self.messages) - 1
+        place = next((place for place in range(last, -1, -1) if record.is_same(self.messages[place])), last)
+        return self if place == last else replace(self, messages=self.messages[: place + 1])
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """A place in the list that was seen last: its message is stored, stands for stored ones, or neither."""
+
+    message: Message
+    record: Record | None
+    stands_for: tuple[Record, ...] = ()
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        return self.stands_for if self.record is None else (self.record, *self.stands_for)
+
+    def tells_more(self, is_anew: bool) -> bool:
+        """Tell whether the message may hold what others said; in a list that was made anew, copies do not."""
+        if self.record is None:
+            return True
+        return not (is_anew or self.record.is_same(self.message)) and (
+            self.record.message.get("content") != self.message.get("content")
+        )
+
+
+class LiveMessages:
+    """Follows which stored messages stand in an agent's list.
+
+    Args:
+        records: The stored messages that may stand there, by ascending id.
+    """
+
+    def __init__(self, records: Iterable[Record] = ()) -> None:
+        self.records = list(records)
+        self._seen: list[Message] = []
+        self._slots: list[_Slot] = []
+        # The conversation manager's own messages in the list; those of them that its state holds, or no state.
+        self._own: list[Message] = []
+        self._held: list[Message] = []
+        self._kept: list[Message] = []
+        # The latest plain message of a user before the first live one.
+        self._user_before: Record | None = None
+        self._snapshot = Snapshot()
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What stood in the list when it was looked at."""
+        return self._snapshot
+
+    def begin(self, view: View, own: Sequence[Message] = (), kept: Sequence[Message] = ()) -> None:
+        """Take a list that was just made or restored.
+
+        Args:
+            view: The list.
+            own: Messages in it that are the conversation manager's.
+            kept: Those of them that no conversation manager's state holds.
+        """
+        self._own, self._kept = list(own), list(kept)
+        self.look(replace(view, with_pins=True))
+
+    def has_grown(self, live: Sequence[Message]) -> bool:
+        """Tell by a glance whether the list seen last is longer by one, and else the same."""
+        seen = self._seen
+        return len(live) == len(seen) + 1 and (not seen or (live[0] is seen[0] and live[-2] is seen[-1]))
+
+    def append(self, record: Record, view: View) -> bool:
+        """Add a record, and its message where the list only grew by that; False where it has to be looked at."""
+        self.records.append(record)
+        if not (self.has_grown(view.messages) and record.is_same(view.messages[-1])):
+            return False
+        if view.with_pins and is_pinned(record.message):
+            return False
+        record.has_stood = True
+        self._seen.append(view.messages[-1])
+        self._slots.append(_Slot(view.messages[-1], record))
+        self._snapshot = replace(self._snapshot, records=(*self._snapshot.records, record))
+        return True
+
+    def look(self, view: View, *, closely: bool = False) -> bool:
+        """Compare the list with the one seen last; False where nothing is different.
+
+        Args:
+            view: The list.
+            closely: Whether records have come meanwhile, so that the same list may mean something else.
+        """
+        live = view.messages
+        if not closely and self.is_seen(live):
+            return view.with_pins and self._look_at_pins()
+        matched = self._match(live)
+        strangers = [message for message, record in zip(live, matched, strict=True) if record is None]
+        self._note_own(strangers, view.held())
+        slots = self._stand(live, matched)
+        records = self._in_order(slots)
+        self._begin_with_user(slots, records)
+        pinned = self._pinned(slots, view.with_pins).intersection(records)
+        self._snapshot = Snapshot(tuple(records), pinned, self._place_of_own(slots, records), tuple(self._kept))
+        self._seen, self._slots = list(live), slots
+        self._prune()
+        return True
+
+    def is_seen(self, live: Sequence[Message]) -> bool:
+        """Tell whether the list is the one seen last."""
+        return len(live) == len(self._seen) and all(map(is_, live, self._seen))
+
+    def unknown(self, live: Sequence[Message], announced: Message | None) -> set[str]:
+        """Return the tracking ids of new messages that no record bears, up to one that was just announced."""
+        known: set[object] = set(map(id, self._seen))
+        for record in self.records:
+            known.update(record.keys)
+        found = set()
+        for message in live:
+            if message is announced:
+                break
+            tracking_id = message.get("tracking_id")
+            if isinstance(tracking_id, str) and known.isdisjoint((tracking_id, id(message))):
+                found.add(tracking_id)
+        return found
+
+    def recover(self, ids: Mapping[str, Iterable[int]], live: Sequence[Message]) -> None:
+        """Add records of live messages that were found in storage, by tracking id."""
+        known = {record.message_id for record in self.records}
+        for message in live:
+            found = [number for number in ids.get(message.get("tracking_id", ""), ()) if number not in known]
+            known.update(found)
+            self.records += [Record(number, message) for number in found]
+        self.records.sort(key=_id_of)
+
+    def _look_at_pins(self) -> bool:
+        pinned = self._pinned(self._slots, with_pins=True)
+        if pinned == self._snapshot.pinned:
+            return False
+        self._snapshot = replace(self._snapshot, pinned=pinned)
+        return True
+
+    def _pinned(self, slots: Sequence[_Slot], with_pins: bool) -> frozenset[Record]:
+        """Return what carries the pin flag; of what is not in the list, what carried it."""
+        if not with_pins:
+            return self._snapshot.pinned
+        there = {slot.record: slot.message for slot in slots if slot.record}
+        return self._snapshot.pinned.difference(there).union(r for r, message in there.items() if is_pinned(message))
+
+    def _match(self, live: Sequence[Message]) -> list[Record | None]:
+        """Return the record of each message: from the end backward, the latest free one that is it."""
+        free: dict[object, list[Record]] = defaultdict(list)
+        for record in self.records:
+            for key in record.keys:
+                free[key].append(record)
+        taken: set[Record] = set()
+        matched: list[Record | None] = []
+        for message in reversed(live):
+            found = _latest(free[id(message)], taken) or _latest(free.get(message.get("tracking_id"), []), taken)
+            if found is not None:
+                taken.add(found)
+                found.has_stood = True
+            matched.append(found)
+        return matched[::-1]
+
+    def _note_own(self, strangers: Sequence[Message], held: Sequence[Message]) -> None:
+        """Follow the messages that are a conversation manager's own; what its state gave up is kept."""
+        now, before = _Messages(held), _Messages([*self._kept, *self._held])
+        candidates = _Messages([*held, *self._own])
+        self._own = [message for message in strangers if message in candidates]
+        self._held = [message for message in self._own if message in now]
+        self._kept = [message for message in self._own if message in before and message not in now]
+
+    def _stand(self, live: Sequence[Message], matched: Sequence[Record | None]) -> list[_Slot]:
+        """Return the list's slots; a new message in the place of stored ones that left stands for them.
+
+        What left at the same moment elsewhere may be told by it too: restored is then more than live, never less.
+        """
+        places = {id(message): place for place, message in enumerate(self._seen)}
+        old = [places.get(id(message)) for message in live]
+        slots = [
+            _Slot(message, record, () if place is None else self._slots[place].stands_for)
+            for message, record, place in zip(live, matched, old, strict=True)
+        ]
+        present = {record for slot in slots for record in slot.records}
+        left = {r: place for place, slot in enumerate(self._slots) for r in slot.records if r not in present}
+        if left and (heir := self._heir(slots, old, sorted(left.values()))) is not None:
+            slots[heir] = replace(slots[heir], stands_for=(*slots[heir].stands_for, *left))
+        return slots
+
+    def _heir(self, slots: Sequence[_Slot], old: Sequence[int | None], left: Sequence[int]) -> int | None:
+        """Return which new message stands where others left, if any does."""
+        of_record = {record: place for place, slot in enumerate(self._slots) for record in slot.records}
+        where = [
+            place if place is not None else of_record.get(slot.record) if slot.record else None
+            for place, slot in zip(old, slots, strict=True)
+        ]
+        own, is_anew = _Messages(self._own), all(place is None for place in old)
+        for index, slot in enumerate(slots):
+            if old[index] is None and slot.message not in own and slot.tells_more(is_anew):
+                before = next((place for place in where[:index][::-1] if place is not None), -1)
+                after = next((place for place in where[index + 1 :] if place is not None), len(self._slots))
+                if bisect_right(left, before) < bisect_left(left, after):
+                    return index
+        return None
+
+    def _in_order(self, slots: Sequence[_Slot]) -> list[Record]:
+        """Return the live records, in the order of their ids where the list has that order too."""
+        found = self._with_unseen([record for slot in slots for record in slot.records])
+        direct = [slot.record.message_id for slot in slots if slot.record]
+        if all(one < other for one, other in itertools.pairwise(direct)):
+            found.sort(key=_id_of)
+        return found
+
+    def _with_unseen(self, found: Sequence[Record]) -> list[Record]:
+        """Add what never stood in the list: it is live until the next higher message that did leaves."""
+        live, unseen = set(found), defaultdict[Record | None, list[Record]](list)
+        after: Record | None = None
+        for record in reversed(self.records):
+            if record.has_stood:
+                after = record
+            elif after is not None and after not in live:
+                record.is_gone = True
+            elif not record.is_gone:
+                unseen[after].insert(0, record)
+        return [each for record in found for each in (*unseen[record], record)] + unseen[None]
+
+    def _begin_with_user(self, slots: Sequence[_Slot], records: list[Record]) -> None:
+        """Have a history that begins with nobody's message restored from a user's on, not from an answer."""
+        if not records:
+            return
+        for record in self.records:
+            if record.message_id >= records[0].message_id:
+                break
+            if record.has_stood and is_plain_user(record.message):
+                self._user_before = record
+        begins_with_stranger = slots and slots[0].record is None and slots[0].message not in _Messages(self._own)
+        if begins_with_stranger and self._user_before and not is_plain_user(records[0].message):
+            records.insert(0, self._user_before)
+
+    def _place_of_own(self, slots: Sequence[_Slot], records: Sequence[Record]) -> int:
+        own = _Messages(self._own)
+        place = next((index for index, slot in enumerate(slots) if slot.message in own), len(slots))
+        after = next((slot.record for slot in slots[place:] if slot.record), None)
+        if place == len(slots):
+            return 0
+        return len(records) if after is None else records.index(after)
+
+    def _prune(self) -> None:
+        """Forget what left; the latest stays, since it may be redacted."""
+        wanted = {*self._snapshot.records, *self.records[-1:], self._user_before}
+        self.records = [record for record in self.records if record in wanted]
+
+
+class _Messages:
+    """A few messages, found by identity or by tracking id."""
+
+    def __init__(self, messages: Iterable[Message]) -> None:
+        found = list(messages)
+        self._objects = {id(message) for message in found}
+        self._tracking_ids = {message.get("tracking_id") for message in found} - {None}
+
+    def __contains__(self, message: Message) -> bool:
+        return id(message) in self._objects or message.get("tracking_id") in self._tracking_ids
+
+
+def _latest(records: list[Record], taken: set[Record]) -> Record | None:
+    while records and (records[-1] in taken or records[-1].is_gone):
+        records.pop()
+    return records[-1] if records else None
+
+
+def _id_of(record: Record) -> int:
+    return record.message_id
+
+
+def is_pinned(message: Message) -> bool:
+    """Tell whether a message carries the SDK's pin flag."""
+    metadata = message.get("metadata")
+    custom = metadata.get("custom") if isinstance(metadata, dict) else None
+    return isinstance(custom, dict) and custom.get("pinned") is True
