@@ -51,6 +51,11 @@ def user(text: str) -> Message:
     return {"role": "user", "content": [{"text": text}]}
 
 
+def without_ids(messages: Iterable[Message]) -> list[dict[str, Any]]:
+    """What was said; messages that the SDK does not append itself get their tracking ids from the library."""
+    return [{name: part for name, part in message.items() if name != "tracking_id"} for message in messages]
+
+
 def texts(messages: Iterable[Message]) -> list[str]:
     return [block["text"] for message in messages for block in message["content"] if "text" in block]
 

@@ -409,11 +409,11 @@ def page_pipeline(session_id: str, agent_id: str, start: int, end: int | None) -
     path = f"${agent_path(agent_id)}"
     count = {"$size": _messages(agent_id)}
     moved = {"$ifNull": [f"{path}.moved_count", 0]}
-    numbered = {"$eq": [f"{path}.guard.next_message_id", {"$add": [count, moved]}]}
+    others = {"$ne": [f"{path}.guard.next_message_id", {"$add": [count, moved]}]}
 
     def within(first: str, last: str) -> Stored:
         bounds = [{"$gte": [last, start]}] + ([] if end is None else [{"$lt": [first, end]}])
-        return {"$or": [{"$not": [numbered]}, {"$and": bounds}]}
+        return {"$or": [others, {"$and": bounds}]}
 
     stages = _message_stages(session_id, agent_id, within("$$message.message_id", "$$message.message_id"))
     references = {"$ifNull": [f"{path}.segments", []]}

@@ -268,7 +268,8 @@ class AgentHistory:
                     f"Agent {self._agent_id!r} of session {self._session_id!r} has no message to redact."
                 )
             latest = self._live.records[-1]
-            live = [r.message_id for r in self._live.records if r.matches(latest.message) or r.matches(message)]
+            same = (latest.message, latest.given or message, message)
+            live = [r.message_id for r in self._live.records if any(map(r.matches, same))]
             # A copy in a segment that nobody refers to may be numbered as before a repair.
             tracking_id = _codec.encode(latest.message.get("tracking_id"), self._place(latest.message_id))
             tracking_ids = dict.fromkeys(copies, tracking_id) | dict.fromkeys(live)

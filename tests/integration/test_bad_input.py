@@ -16,6 +16,7 @@ from strands.types.session import Session, SessionAgent, SessionMessage, Session
 from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager.errors import SchemaVersionError, SessionTooLargeError, UnstorableValueError
 from mongodb_session_manager.testing import CommandCounter
+from tests.talking import without_ids
 
 NewManager = Callable[..., MongoDBSessionManager]
 NewAgent = Callable[..., Agent]
@@ -226,7 +227,7 @@ def test_a_refused_message_is_not_in_the_way(new_manager: NewManager, new_agent:
 
     manager.append_message(user({"text": "Hi"}), agent)
 
-    assert history() == [user({"text": "Hi"})]
+    assert without_ids(history()) == [user({"text": "Hi"})]
 
 
 def test_a_tool_result_that_would_not_come_back_equal(
@@ -250,8 +251,8 @@ def test_a_redaction_that_would_not_come_back_equal(
     with command_counter.counting() as log, pytest.raises(UnstorableValueError):
         manager.redact_latest_message(user({"text": {1, 2}}), agent)
 
-    assert log.commands == []
-    assert history() == [user({"text": "Hi"})]
+    assert log.writes == 0
+    assert without_ids(history()) == [user({"text": "Hi"})]
 
 
 def test_initial_messages_that_would_not_come_back_equal(
@@ -298,4 +299,4 @@ def test_a_message_that_is_too_large_is_not_in_the_way(
 
     manager.append_message(user({"text": "Hi"}), agent)
 
-    assert history() == [user({"text": "Hi"})]
+    assert without_ids(history()) == [user({"text": "Hi"})]

@@ -99,6 +99,8 @@ def test_the_event_is_on_the_message_and_on_the_session(
         manager.redact_latest_message(HIDDEN, agent, **options)
 
     assert [(command.name, command.collection) for command in log.commands] == [
+        ("aggregate", "agent_sessions"),
+        ("find", "agent_sessions_segments"),
         ("update", "agent_sessions"),
         ("update", "agent_sessions_segments"),
     ]

@@ -164,9 +164,8 @@ AGENT_VERBS: dict[str, Verb] = {
     "write_agent": lambda r, s, a: r.write_agent(s, AgentWrite(a, data={"state": {}}), Guard(1, 0)),
     "locate_agent": lambda r, s, a: r.locate_agent(s, a),
     "roll_over": lambda r, s, a: r.roll_over(s, a, Guard(1, 0), bson.ObjectId()),
-    "read_live": lambda r, s, a: r.read_live(s, a),
-    "repair_agent": lambda r, s, a: r.repair_agent(s, AgentWrite(a), Guard(1, 0), 0, []),
     "tracked_ids": lambda r, s, a: r.tracked_ids(s, a, "t-1"),
+    "tracked_messages": lambda r, s, a: r.tracked_messages(s, a, ["t-1"]),
     "edit_moved": lambda r, s, a: r.edit_moved(s, a, _codec.MessageEdit(0, {"role": "user"}, ())),
     "create_message": lambda r, s, a: r.create_message(s, a, a_message(0)),
     "read_message": lambda r, s, a: r.read_message(s, a, 0),
@@ -347,8 +346,10 @@ GAPS = (0, 2, 5, 9)
 
 
 @pytest.mark.parametrize("removed", range(6))
-def test_restoring_leaves_out_as_many_as_were_removed(repository: MongoDBSessionRepository, removed: int) -> None:
-    """The conversation manager counts messages, whatever ids these have."""
+def test_without_a_live_set_the_conversation_managers_count_tells(
+    repository: MongoDBSessionRepository, removed: int
+) -> None:
+    """It counts messages, whatever ids these have; past the end it cannot be right."""
     fill(repository, *GAPS)
     agent = SessionAgent(AGENT, {}, {"removed_message_count": removed})
     repository.update_agent(SESSION, agent)
@@ -356,8 +357,9 @@ def test_restoring_leaves_out_as_many_as_were_removed(repository: MongoDBSession
     restored = repository.restore_agent(SESSION, AGENT)
 
     assert restored is not None
-    assert [message_id for message_id, _ in restored.messages] == list(GAPS)[removed:]
-    assert restored.offset == removed
+    left_out = removed if removed <= len(GAPS) else 0
+    assert [message_id for message_id, _ in restored.messages] == list(GAPS)[left_out:]
+    assert restored.live is None
     assert restored.agent.conversation_manager_state == agent.conversation_manager_state
 
 

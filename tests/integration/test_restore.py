@@ -20,7 +20,7 @@ from strands.types.interrupt import InterruptResponseContent
 
 from mongodb_session_manager import MongoDBSessionError, MongoDBSessionManager
 from mongodb_session_manager.testing import ScriptedModel
-from tests.talking import LOOK, look_up, texts
+from tests.talking import LOOK, look_up, texts, without_ids
 
 NewManager = Callable[..., MongoDBSessionManager]
 NewAgent = Callable[..., Agent]
@@ -101,8 +101,8 @@ def test_initial_messages_are_stored_with_a_new_agent(
 
     restored = new_agent(new_manager())
 
-    # The SDK gives initial messages their tracking ids later, without an event.
-    assert restored.messages == history() == initial() + agent.messages[2:]
+    assert restored.messages == history() == agent.messages
+    assert without_ids(agent.messages[:2]) == initial()
 
 
 def test_initial_messages_of_a_stored_agent_give_way_to_what_is_stored(
@@ -197,18 +197,30 @@ def test_conversation_manager_state_comes_back(
     assert restored.messages == agent.messages
 
 
-def test_another_conversation_manager_is_refused_as_in_the_sdk(new_manager: NewManager, new_agent: NewAgent) -> None:
-    new_agent(new_manager(), conversation_manager=SlidingWindowConversationManager())
+def test_another_conversation_manager_goes_on_with_the_same_messages(
+    new_manager: NewManager, new_agent: NewAgent, caplog: pytest.LogCaptureFixture
+) -> None:
+    agent = new_agent(new_manager(), conversation_manager=SlidingWindowConversationManager())
+    agent("Hi")
 
-    with pytest.raises(ValueError, match="conversation manager"):
-        new_agent(new_manager(), conversation_manager=NullConversationManager())
+    restored = new_agent(new_manager(), conversation_manager=NullConversationManager())
+
+    assert restored.messages == agent.messages
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(told) == 1
+    assert all(name in told[0] for name in ("s-1", "default", "SlidingWindow", "NullConversationManager"))
+
+
+class Refusing(SlidingWindowConversationManager):
+    def restore_from_session(self, state: dict[str, Any]) -> list[Message] | None:
+        raise ValueError("this conversation manager refuses")
 
 
 def test_an_agent_that_could_not_be_restored_can_be_made_again(new_manager: NewManager, new_agent: NewAgent) -> None:
-    new_agent(new_manager(), conversation_manager=SlidingWindowConversationManager())("Hi")
+    new_agent(new_manager(), conversation_manager=Refusing())("Hi")
     manager = new_manager()
-    with pytest.raises(ValueError, match="conversation manager"):
-        new_agent(manager, conversation_manager=NullConversationManager())
+    with pytest.raises(ValueError, match="refuses"):
+        new_agent(manager, conversation_manager=Refusing())
 
     assert len(new_agent(manager).messages) == 2
 

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from pymongo import MongoClient
@@ -22,7 +22,7 @@ from mongodb_session_manager import (
     _segments,
 )
 from mongodb_session_manager.testing import CommandCounter
-from tests.talking import texts, user
+from tests.talking import user
 
 NewManager = Callable[..., MongoDBSessionManager]
 NewAgent = Callable[..., Agent]
@@ -268,27 +268,6 @@ def test_who_was_restored_before_a_move_goes_on(new_manager: NewManager, new_age
         agent("I am late")
 
 
-def test_what_moved_while_a_history_was_mended_does_not_come_back(
-    new_manager: NewManager, new_agent: NewAgent, mongodb_uri: str, document: Callable[[], Any]
-) -> None:
-    first = new_manager()
-    agent = new_agent(first, **keeping_all())
-    use = {"toolUse": {"toolUseId": "t-1", "name": "add", "input": {}}}
-    first.append_message(cast(Message, {"role": "assistant", "content": [use]}), agent)
-    for number in range(7):
-        first.append_message(user(str(number)), agent)
-    listener = Meanwhile("update", lambda: first._live_bindings()[0].history.roll())
-    second = new_manager(connection_string=mongodb_uri, event_listeners=[listener])
-
-    restored = new_agent(second, **keeping_all())
-
-    assert [message["message_id"] for message in document()["messages"]] == [4, 5, 6, 7]
-    assert len(first.list_messages("default")) == 8
-    # What would reach into segments is mended at each restore.
-    assert [list(block) for block in restored.messages[1]["content"]] == [["toolResult"]]
-    assert texts(restored.messages) == [str(number) for number in range(7)]
-
-
 def test_a_reader_in_between_sees_everything(new_manager: NewManager, new_agent: NewAgent) -> None:
     manager = new_manager()
     agent = new_agent(manager)
@@ -335,33 +314,6 @@ def test_a_redaction_reaches_segments_and_copies(
     assert SECRET.encode() not in everything()
     found = [message["content"][0]["text"] for message in manager.list_messages("default")]
     assert found.count("[hidden]") == 2
-
-
-def test_a_redaction_spares_what_has_the_number_of_a_copy_now(
-    new_manager: NewManager, new_agent: NewAgent, failing: Failing, everything: Callable[[], bytes]
-) -> None:
-    first = new_manager()
-    agent = new_agent(first, **keeping_all())
-    use = {"toolUse": {"toolUseId": "t-1", "name": "add", "input": {}}}
-    first.append_message(cast(Message, {"role": "assistant", "content": [use]}), agent)
-    prompt: Message = {**user(SECRET), "tracking_id": "t-1"}
-    first.append_message(prompt, agent)
-    for number in range(6):
-        first.append_message(user(str(number)), agent)
-    with failing("update", errorCode=50), pytest.raises(PyMongoError):
-        first._live_bindings()[0].history.roll()
-    # A result is put in, so what follows gets other numbers than in the segment that was left.
-    second = new_manager()
-    other = new_agent(second, **keeping_all())
-    result = other.messages[1]
-    second.append_message(prompt, other)
-
-    second.redact_latest_message(user("[hidden]"), other)
-
-    assert SECRET.encode() not in everything()
-    found = [message["content"][0].get("text") for message in second.list_messages("default")]
-    assert found == [None, None, "[hidden]", *"012345", "[hidden]"]
-    assert second.list_messages("default")[1]["content"] == result["content"]
 
 
 def test_feedback_may_be_about_a_message_that_moved(new_manager: NewManager, new_agent: NewAgent) -> None:

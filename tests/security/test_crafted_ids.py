@@ -83,7 +83,7 @@ OF_ID = {
 }
 FIRST = ["create_session", "open_session", "create_agent", "create_message", "create_multi_agent"]
 # What ends a session, or empties the history that the others work on.
-LAST = ["repair_agent", "delete_session", "close", "aclose"]
+LAST = ["delete_session", "close", "aclose"]
 # Their clients, threads and collections are no data of a session.
 NO_VERBS = {"client", "handle", "health", "namespace", "undelivered"}
 

@@ -177,7 +177,7 @@ def mend(client: Client, database: str) -> None:
         make_agent(manager, messages=[text(0), call, text(1)])
     with MongoDBSessionManager("s-6", client=client, database_name=database) as manager:
         make_agent(manager)
-        assert manager.get_message_count("a") == 4
+        assert manager.get_message_count("a") == 3
 
 
 def serve(client: Client, database: str) -> None:
