@@ -48,6 +48,7 @@ _MANAGER_ARGUMENTS: Final = (
     "application_name",
     "durability",
     "on_error",
+    "create",
     *_LEASE_ARGUMENTS,
 )
 
@@ -120,6 +121,7 @@ class MongoDBSessionManagerFactory:
         Raises:
             RuntimeError: The factory has been closed or replaced.
             SessionLockedError: Another manager was the session's only writer for all of ``lease_timeout``.
+            SessionNotFoundError: The session is not there, and ``create`` is False.
             TypeError: There is no such argument.
             ValueError: ``session_id`` is not fit.
         """
@@ -156,6 +158,7 @@ class MongoDBSessionManagerFactory:
         Raises:
             RuntimeError: The factory has been closed or replaced.
             SessionLockedError: Another manager was the session's only writer for all of ``lease_timeout``.
+            SessionNotFoundError: The session is not there, and ``create`` is False.
             TypeError: There is no such argument, or ``agent_ids`` is a string.
             ValueError: An id is not fit; nothing was sent then.
         """

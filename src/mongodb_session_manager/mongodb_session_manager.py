@@ -122,12 +122,15 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         lease_timeout: With ``exclusive``, seconds to wait for another such manager.
         lease_duration: With ``exclusive``, seconds without a write after which others may take over, as from a
             process that has died. What this one writes afterwards is refused then.
+        create: Whether to create the session where it is not there. With False that is an error, and opening is a
+            read: it writes nothing but the lease, where one is wanted.
         **client_options: Options for the ``MongoClient`` made from ``connection_string``; pymongo validates them.
 
     Raises:
         PyMongoError: The server did not answer within ``serverSelectionTimeoutMS``, or refused.
         SchemaVersionError: A newer version of this library wrote the session.
         SessionLockedError: Another manager was its only writer for all of ``lease_timeout``.
+        SessionNotFoundError: The session is not there, and ``create`` is False.
         TypeError: An argument has the wrong type, or client options were given beside ``client``.
         ValueError: ``session_id``, a choice or a number is not fit, or neither ``connection_string`` nor ``client``
             was given.
@@ -152,12 +155,15 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         exclusive: bool = False,
         lease_timeout: float = LEASE_TIMEOUT,
         lease_duration: float = LEASE_DURATION,
+        create: bool = True,
         **client_options: Any,
     ) -> None:
         check_id("session_id", session_id)
         self._durability = _check_choice("durability", durability, get_args(Durability))
         self._degrades = _check_choice("on_error", on_error, get_args(OnError)) == "degrade"
         self._is_exclusive = exclusive
+        if not isinstance(create, bool):
+            raise TypeError(f"create must be True or False, got {create!r}")
         lease = Lease.wanted(exclusive, lease_timeout, lease_duration)
         client_options |= {"metadata_hook": metadata_hook, "feedback_hook": feedback_hook}
         client_options = with_new_spellings(client_options)
@@ -172,15 +178,17 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             **client_options,
         )
         try:
-            self._open(session_id, repository, lease)
+            self._open(session_id, repository, lease, create=create)
             self._set_hooks(*hooks)
         except BaseException:
             _release_lease(repository, session_id, UNUSED_LEASE_TIMEOUT)
             repository.close()
             raise
 
-    def _open(self, session_id: str, repository: MongoDBSessionRepository, lease: Lease | None) -> None:
-        opened = repository.open_session(session_id, lease=lease)
+    def _open(
+        self, session_id: str, repository: MongoDBSessionRepository, lease: Lease | None, *, create: bool
+    ) -> None:
+        opened = repository.open_session(session_id, lease=lease, create=create)
         super().__init__(session_id, cast(SessionRepository, _OpenedRepository(opened.session)))
         self.session_repository = repository
         self._is_new_session = opened.created
