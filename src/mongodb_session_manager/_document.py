@@ -504,6 +504,11 @@ def new_feedback(session_id: str, feedback: Stored, size: int, about: Stored) ->
     }
 
 
+def with_little_feedback(wanted: Stored, size: int) -> Stored:
+    """Return a filter that also wants the feedback in the session document to have no more bytes than that."""
+    return {**wanted, "feedback_bytes": {"$not": {"$gt": size}}}
+
+
 def record(update: Update, outbox: list[Stored]) -> None:
     """Have an update record notifications too."""
     if outbox:

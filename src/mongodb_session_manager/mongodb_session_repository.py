@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 import bson
 from bson import ObjectId
-from pymongo import MongoClient, ReadPreference, ReturnDocument
+from pymongo import MongoClient, ReadPreference
 from pymongo.collection import Collection
 from pymongo.errors import DocumentTooLarge, DuplicateKeyError, OperationFailure, PyMongoError
 from strands.session.session_repository import SessionRepository
@@ -992,15 +992,18 @@ class MongoDBSessionRepository(SessionRepository):
     def _push_feedback(self, session_id: str, stored: Stored, about: Stored | None, records: list[Stored]) -> bool:
         if about is None:
             return False
-        wanted, update = _document.new_feedback(session_id, stored, len(bson.encode(stored)), about)
+        size = len(bson.encode(stored))
+        wanted, update = _document.new_feedback(session_id, stored, size, about)
         _document.record(update, records)
         with _operation("add_feedback", session_id):
-            after = self._collection.find_one_and_update(
-                wanted, update, {"feedback_bytes": 1}, return_document=ReturnDocument.AFTER
-            )
-        if after is not None and after["feedback_bytes"] > FEEDBACK_BYTES:
+            # Asking for the size afterwards would leave an image of the document, which no redaction reaches.
+            fitting = _document.with_little_feedback(wanted, FEEDBACK_BYTES - size)
+            if size <= FEEDBACK_BYTES and self._collection.update_one(fitting, update).matched_count:
+                return True
+            added = self._collection.update_one(wanted, update).matched_count > 0
+        if added:
             self._feedback.move(session_id)
-        return after is not None
+        return added
 
     def acknowledge_outbox(self, session_id: str, ids: Iterable[str]) -> None:
         """Remove notifications that were delivered.

@@ -147,7 +147,7 @@ OPERATIONS = [
     Operation(
         "delete_metadata", "update", lambda c: c.manager.delete_metadata(["topic"]), lambda c, _: metadata(c) == {}
     ),
-    Operation("add_feedback", "findAndModify", lambda c: c.manager.add_feedback({"comment": "Good"}), feedback),
+    Operation("add_feedback", "update", lambda c: c.manager.add_feedback({"comment": "Good"}), feedback),
     Operation("get_feedbacks", "find", lambda c: c.manager.get_feedbacks(), reads=True),
     Operation("list_messages", "aggregate", lambda c: c.manager.list_messages("default"), reads=True),
     Operation(
