@@ -529,7 +529,7 @@ class MongoDBSessionRepository(SessionRepository):
             return self._update(session_id, change)
 
     def index_segments(self) -> None:
-        """See to the index of the segments, before any are written; failing is a warning."""
+        """See to the index of the segments, which nobody waits for."""
         self._segments.index()
 
     def roll_over(
