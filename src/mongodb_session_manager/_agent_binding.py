@@ -57,6 +57,11 @@ class AgentBinding:
         """Tell whether this very object is bound."""
         return self._agent() is agent
 
+    @property
+    def at_work(self) -> bool:
+        """Whether the agent is in an invocation, and still there."""
+        return self.invoked and self._agent() is not None
+
     def capture_message(self, agent: "LocalAgent", message: Message, given: Message | None = None) -> None:
         """Queue a message with what it tells of its model call, and the agent's state as far as it changed.
 

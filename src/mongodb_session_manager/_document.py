@@ -151,7 +151,7 @@ def taken(session_id: str, update: Update, lease: Lease) -> Change:
     """Return filter and update that open a session and take its lease, where nobody has it."""
     at = now()
     free: Stored = {"_id": session_id, "$or": [{"lease": None}, {"lease.expires_at": {"$lte": at}}]}
-    held = {"owner": lease.owner, "expires_at": at + lease.duration}
+    held = {"owner": lease.owner, "expires_at": lease.renewed(at)}
     return free, {**update, "$set": {"lease": held}}
 
 
@@ -162,8 +162,13 @@ def leased(change: Change, lease: Lease | None) -> Change:
         wanted["lease"] = None
     else:
         wanted["lease.owner"] = lease.owner
-        update.setdefault("$set", {})["lease.expires_at"] = now() + lease.duration
+        update.setdefault("$set", {})["lease.expires_at"] = lease.renewed(now())
     return change
+
+
+def renewed(session_id: str, lease: Lease) -> Change:
+    """Return filter and update that renew a lease, where it is still held."""
+    return leased(({"_id": session_id}, {}), lease)
 
 
 def released(session_id: str, lease: Lease) -> Change:

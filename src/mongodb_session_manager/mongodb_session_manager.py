@@ -28,6 +28,7 @@ from strands.hooks.events import (
     AfterNodeCallEvent,
     AgentInitializedEvent,
     BeforeInvocationEvent,
+    BeforeMultiAgentInvocationEvent,
     MessageAddedEvent,
     MessageUpdatedEvent,
     MultiAgentInitializedEvent,
@@ -43,6 +44,7 @@ from ._arguments import with_new_spellings
 from ._client import CLOSE_TIMEOUT, THREAD_NAME
 from ._document import check_id
 from ._group_commit import flush_behind, flush_off_loop
+from ._heartbeat import Heartbeat
 from ._hook_chain import as_hooks
 from ._lease import LEASE_DURATION, LEASE_TIMEOUT, Lease
 from ._off_loop import run_off_loop
@@ -200,6 +202,21 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         self._multi_agents: dict[str, _LatestState] = {}
         self._lock = threading.Lock()
         self._closed = False
+        # Graphs and Swarms that run, by id.
+        self._running: set[str] = set()
+        self._heartbeat = None if lease is None else self._new_heartbeat(lease)
+
+    def _new_heartbeat(self, lease: Lease) -> Heartbeat:
+        repository, session_id = self.session_repository, self.session_id
+        renew = functools.partial(repository.renew_lease, session_id)
+        return Heartbeat(lease, self._is_at_work, renew, lambda: repository.handle.executor)
+
+    def _is_at_work(self) -> bool:
+        return not self._closed and (bool(self._running) or any(binding.at_work for binding in self._live_bindings()))
+
+    def _show_life(self) -> None:
+        if self._heartbeat is not None:
+            self._heartbeat.begin()
 
     def register_hooks(self, registry: "HookRegistry", **kwargs: Any) -> None:
         """Register for every event of an agent, a bidirectional agent, a Graph or a Swarm that is to be stored."""
@@ -211,6 +228,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         registry.add_callback(AfterInvocationEvent, self._on_invocation_end, order=HookOrder.SDK_LAST + 1)
         registry.add_callback(BidiAgentStopEvent, self._on_invocation_end, order=HookOrder.SDK_LAST + 1)
         registry.add_callback(MultiAgentInitializedEvent, self._on_multi_agent_initialized)
+        registry.add_callback(BeforeMultiAgentInvocationEvent, self._on_multi_agent_start)
         registry.add_callback(AfterNodeCallEvent, self._on_multi_agent_step)
         registry.add_callback(AfterMultiAgentInvocationEvent, self._on_multi_agent_step)
 
@@ -383,10 +401,18 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
     async def _on_invocation_start(self, event: BeforeInvocationEvent) -> None:
         binding = self._bound(event.agent)
         binding.invoked, binding.failure = True, None
+        self._show_life()
 
     async def _on_message_added(self, event: MessageAddedEvent) -> None:
         binding = self._bound(event.agent)
+        self._note_stream(binding, event.agent)
         await self._store(binding, event, binding.capture_announced)
+
+    def _note_stream(self, binding: AgentBinding, agent: "LocalAgent") -> None:
+        """A bidirectional agent tells when it stops, and not when it starts."""
+        if not isinstance(agent, Agent):
+            binding.invoked = True
+            self._show_life()
 
     async def _on_message_updated(self, event: MessageUpdatedEvent) -> None:
         binding = self._bound(event.agent)
@@ -519,7 +545,13 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         if stored is not None:
             source.deserialize_state(stored)
 
+    async def _on_multi_agent_start(self, event: BeforeMultiAgentInvocationEvent) -> None:
+        self._running.add(event.source.id)
+        self._show_life()
+
     async def _on_multi_agent_step(self, event: AfterNodeCallEvent | AfterMultiAgentInvocationEvent) -> None:
+        if isinstance(event, AfterMultiAgentInvocationEvent):
+            self._running.discard(event.source.id)
         if self._durability == "exit" and isinstance(event, AfterNodeCallEvent):
             return
         source = event.source

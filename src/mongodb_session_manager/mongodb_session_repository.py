@@ -294,6 +294,14 @@ class MongoDBSessionRepository(SessionRepository):
         with _operation("clear_lease", session_id):
             self._collection.update_one(*_document.expired(session_id, stored))
 
+    def renew_lease(self, session_id: str) -> bool:
+        """Show that the holder of a lease that was taken here lives; False where it is somebody else's by now."""
+        lease = self._leases.get(check_id("session_id", session_id))
+        if lease is None:
+            return False
+        with _operation("renew_lease", session_id):
+            return self._collection.update_one(*_document.renewed(session_id, lease)).matched_count > 0
+
     def release_lease(self, session_id: str) -> None:
         """Let others write the session, if a lease of it was taken here."""
         lease = self._leases.get(check_id("session_id", session_id))
