@@ -38,6 +38,9 @@ OPENING_FIELDS = dict.fromkeys(
     1,
 )
 
+# The field in which the agents come that an opening brings along.
+BROUGHT = "brought"
+
 CONFIG_FIELDS = ("model", "system_prompt", "prompt_metadata")
 
 # What the SDK's conversation managers keep of what they left behind.
@@ -140,6 +143,12 @@ def open_session(session_id: str, session_type: str, application_name: str | Non
     """Return the upsert that opens a session, new or existing, and what a new one starts with."""
     fresh = new_session(session_id, session_type, application_name, now())
     return fresh, {"$setOnInsert": {"schema_version": SCHEMA_VERSION, **fresh}}
+
+
+def opening_fields(agent_ids: Iterable[str]) -> Stored:
+    """Return what opening a session reads: with it come agents, each as ``restore_pipeline`` reads it."""
+    agents = [restore_pipeline("", agent_id)[-1]["$project"] for agent_id in agent_ids]
+    return {**OPENING_FIELDS, BROUGHT: agents} if agents else dict(OPENING_FIELDS)
 
 
 def upgraded(session_id: str) -> Change:

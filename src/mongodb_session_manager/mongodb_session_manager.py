@@ -42,6 +42,7 @@ from . import _codec, _document
 from ._agent_binding import AgentBinder, AgentBinding
 from ._arguments import with_new_spellings
 from ._client import CLOSE_TIMEOUT, THREAD_NAME
+from ._contents import SessionContents
 from ._document import check_id
 from ._group_commit import flush_behind, flush_off_loop
 from ._heartbeat import Heartbeat
@@ -52,7 +53,7 @@ from ._session_data import SessionData
 from ._telemetry import policies_triggered
 from ._writer import MAX_PENDING, AgentHistory, flush_unsent
 from .errors import MongoDBSessionError, SessionConflictError, SessionLockedError, SessionNotFoundError
-from .mongodb_session_repository import MongoDBSessionRepository
+from .mongodb_session_repository import MongoDBSessionRepository, OpenedSession
 from .types import Durability, FeedbackHook, Health, MetadataHook, OnError
 
 if TYPE_CHECKING:
@@ -158,6 +159,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         lease_timeout: float = LEASE_TIMEOUT,
         lease_duration: float = LEASE_DURATION,
         create: bool = True,
+        _agent_ids: Sequence[str] = (),
         **client_options: Any,
     ) -> None:
         check_id("session_id", session_id)
@@ -180,24 +182,23 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             **client_options,
         )
         try:
-            self._open(session_id, repository, lease, create=create)
+            opened = repository.open_session(session_id, lease=lease, create=create, agent_ids=_agent_ids)
+            self._adopt(session_id, repository, opened, lease)
             self._set_hooks(*hooks)
         except BaseException:
             _release_lease(repository, session_id, UNUSED_LEASE_TIMEOUT)
             repository.close()
             raise
 
-    def _open(
-        self, session_id: str, repository: MongoDBSessionRepository, lease: Lease | None, *, create: bool
+    def _adopt(
+        self, session_id: str, repository: MongoDBSessionRepository, opened: OpenedSession, lease: Lease | None
     ) -> None:
-        opened = repository.open_session(session_id, lease=lease, create=create)
         super().__init__(session_id, cast(SessionRepository, _OpenedRepository(opened.session)))
         self.session_repository = repository
-        self._is_new_session = opened.created
         self._application_name = opened.application_name
-        self._stored_agents = opened.agent_ids
+        self._contents = SessionContents(opened.agent_ids, opened.created)
         self._outbox = opened.outbox
-        self._binder = AgentBinder(repository, session_id, opened.agent_ids, opened.created, self._fix_broken_tool_use)
+        self._binder = AgentBinder(repository, session_id, self._contents, opened.agents, self._fix_broken_tool_use)
         self._bindings: dict[str, AgentBinding | None] = {}
         self._multi_agents: dict[str, _LatestState] = {}
         self._lock = threading.Lock()
@@ -254,7 +255,6 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         except BaseException:
             del self._bindings[agent_id]
             raise
-        self._is_new_session = False
 
     def _reserve(self, agent_id: str, agent: "LocalAgent") -> bool:
         with self._lock:
@@ -271,7 +271,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         )
 
     def _known_agents(self) -> set[str]:
-        return {*(self._stored_agents or ()), *self._bindings}
+        return self._contents.agent_ids
 
     def prefetch(self, agent_ids: Iterable[str]) -> None:
         """Read agents ahead, so that making them performs no I/O; a new one is stored with its first message.
@@ -525,11 +525,11 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
     def _stored_multi_agent(self, multi_agent_id: str, state: dict[str, Any]) -> dict[str, Any] | None:
         """Return the stored state; where there is none, store the given one and return None."""
         repository = self.session_repository
-        if not self._is_new_session:
+        if not self._contents.seems_new_multi_agent(multi_agent_id):
             stored = repository.read_multi_agent(self.session_id, multi_agent_id)
             if stored is not None:
                 return stored
-        self._is_new_session = False
+        self._contents.add_multi_agent(multi_agent_id)
         try:
             repository.write_multi_agent(self.session_id, multi_agent_id, state, create=True)
         except SessionLockedError:

@@ -19,6 +19,7 @@ FLOORS: list[set[str]] = [
     {"errors", "types"},
     {
         "_codec",
+        "_contents",
         "_telemetry",
         "_client",
         "_driver_errors",
