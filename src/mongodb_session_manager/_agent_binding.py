@@ -3,7 +3,7 @@
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from strands import Agent
@@ -13,7 +13,8 @@ from strands.types.content import Message
 from . import _codec, _document, _large_values
 from ._agent_state import AgentStateTracker
 from ._codec import Stored
-from ._document import AgentWrite, Guard, check_id
+from ._contents import SessionContents
+from ._document import AgentWrite, Guard
 from ._large_values import Files
 from ._live_set import LiveIds, is_pinned
 from ._restoring import OwnMessages, live_messages, live_view, restore_manager
@@ -64,6 +65,11 @@ class AgentBinding:
     def is_of(self, agent: "LocalAgent") -> bool:
         """Tell whether this very object is bound."""
         return self._agent() is agent
+
+    @property
+    def at_work(self) -> bool:
+        """Whether the agent is in an invocation, and still there."""
+        return self.invoked and self._agent() is not None
 
     def capture_message(self, agent: "LocalAgent", message: Message, given: Message | None = None) -> None:
         """Queue a message with what it tells of its model call, and the agent's state as far as it changed.
@@ -123,8 +129,8 @@ class AgentBinder:
     Args:
         repository: Where it is stored.
         session_id: The session.
-        stored_agents: The agents that the session surely holds; None where that is not known.
-        is_new: Whether this process created the session.
+        contents: What the session is known to hold.
+        prefetched: What was read ahead for agents that are about to be made; None where there is no such agent yet.
         mend: Makes a restored history valid for a model.
     """
 
@@ -132,27 +138,27 @@ class AgentBinder:
         self,
         repository: MongoDBSessionRepository,
         session_id: str,
-        stored_agents: frozenset[str] | None,
-        is_new: bool,
+        contents: SessionContents,
+        prefetched: Mapping[str, RestoredAgent | None],
         mend: Callable[[list[Message]], list[Message]],
     ) -> None:
         self._repository, self._session_id = repository, session_id
-        self._stored_agents, self._is_new = stored_agents, is_new
+        self._contents, self._prefetched = contents, dict(prefetched)
         self._mend = mend
-        # What was read ahead for agents that are about to be made: None where there is no such agent yet.
-        self._prefetched: dict[str, RestoredAgent | None] = {}
 
     def prefetch(self, agent_ids: Iterable[str]) -> None:
         """Read agents ahead of ``bind``."""
         for agent_id in agent_ids:
-            check_id("agent_id", agent_id)
-            # A new agent will be stored without another look, so here a list that may have gaps is not enough.
-            known_new = self._is_new and agent_id not in (self._stored_agents or ())
-            restored = None if known_new else self._repository.restore_agent(self._session_id, agent_id)
-            self._prefetched[agent_id] = restored
+            # A new agent will be stored without another look, and others may have added it since the opening.
+            self._prefetched[agent_id] = self._repository.restore_agent(self._session_id, agent_id)
 
     def bind(self, agent: "LocalAgent") -> AgentBinding:
         """Restore the agent, or store it as a new one with its messages; what was read ahead costs no I/O."""
+        binding = self._bind(agent)
+        self._contents.add_agent(agent.agent_id)
+        return binding
+
+    def _bind(self, agent: "LocalAgent") -> AgentBinding:
         if agent.agent_id not in self._prefetched:
             return self._restore(agent, self._read(agent.agent_id)) or self._start(agent)
         restored = self._prefetched.pop(agent.agent_id)
@@ -163,7 +169,7 @@ class AgentBinder:
         return f"Agent {agent_id!r} of session {self._session_id!r}"
 
     def _read(self, agent_id: str) -> RestoredAgent | None:
-        if self._stored_agents is not None and agent_id not in self._stored_agents:
+        if self._contents.seems_new_agent(agent_id):
             return None
         return self._repository.restore_agent(self._session_id, agent_id)
 

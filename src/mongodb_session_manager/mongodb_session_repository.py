@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 import bson
 from bson import ObjectId
-from pymongo import MongoClient, ReadPreference, ReturnDocument
+from pymongo import MongoClient, ReadPreference
 from pymongo.collection import Collection
 from pymongo.errors import DocumentTooLarge, DuplicateKeyError, OperationFailure, PyMongoError
 from strands.session.session_repository import SessionRepository
@@ -25,12 +25,13 @@ from strands.types.session import Session, SessionAgent, SessionMessage, Session
 from . import _codec, _document, _large_values
 from ._client import CLOSE_TIMEOUT, ClientHandle, check_client_arguments
 from ._codec import CODEC_OPTIONS, MessageEdit, Stored
-from ._document import AgentWrite, Change, Guard, Pipeline, Update, check_id, check_key, check_message_id
+from ._document import AgentWrite, Change, Guard, Pipeline, check_id, check_key, check_message_id
 from ._driver_errors import forget_values, is_too_large
 from ._files import SessionFiles
 from ._indexes import ensure_indexes
 from ._lease import Lease
 from ._live_set import LiveIds
+from ._opening import HELD, SessionOpener
 from ._segments import FEEDBACK_BYTES, KEPT_BYTES, FeedbackSegments, MessageSegments, RolledOver
 from .errors import (
     AgentNotFoundError,
@@ -63,10 +64,6 @@ _USUAL_MESSAGE_BYTES = 1024
 # A lease may change hands between a try and the look at what was in its way.
 _CREATE_TRIES = 5
 _CONTENDED = "is being written by several at once; read it again before writing."
-_HELD = (
-    "is locked: another manager is its only writer for now. Let the user ask again (HTTP 409), or make the manager "
-    "with exclusive=True and a lease_timeout that is long enough to wait for the other one."
-)
 _LOST = (
     "is no longer locked by this manager: it wrote nothing for longer than its lease_duration, and somebody else took "
     "over. Make a new manager and agent to go on from what is stored."
@@ -87,6 +84,7 @@ class OpenedSession:
         application_name: As it was when the session was created.
         agent_ids: The agents that it surely holds; None where that was not recorded (the first version).
         outbox: Notifications that were recorded with a change and not acknowledged.
+        agents: Those that were to be brought along, by id; None for one that it does not hold.
     """
 
     session: Session
@@ -94,6 +92,7 @@ class OpenedSession:
     application_name: str | None
     agent_ids: frozenset[str] | None
     outbox: tuple[dict[str, Any], ...] = field(repr=False)
+    agents: "Mapping[str, RestoredAgent | None]" = field(repr=False, default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -193,6 +192,7 @@ class MongoDBSessionRepository(SessionRepository):
         self._feedback = FeedbackSegments(self._collection, segments)
         self._segments = MessageSegments(self._collection, segments)
         self._leases: dict[str, Lease] = {}
+        self._opener = SessionOpener(self._collection, self._leases)
         self._files = SessionFiles(self._collection, segments, *files)
 
     def _open_collection(self, database_name: str | None, name: str) -> Collection[Stored]:
@@ -232,62 +232,68 @@ class MongoDBSessionRepository(SessionRepository):
     # Sessions
 
     def open_session(
-        self, session_id: str, application_name: str | None = None, lease: Lease | None = None
+        self,
+        session_id: str,
+        application_name: str | None = None,
+        lease: Lease | None = None,
+        *,
+        create: bool = True,
+        agent_ids: Iterable[str] = (),
     ) -> OpenedSession:
-        """Create the session, or open it where it exists already.
+        """Open the session, and create it where it is not there.
 
         Args:
             session_id: The session.
             application_name: Stored if the session is new; the repository's by default.
             lease: What this repository then writes the session under; waited for while it is somebody else's.
+            create: False: only a session that is there is opened, and nothing is written but the lease.
+            agent_ids: Agents to bring along, as ``restore_agent`` gives them.
 
         Raises:
             SchemaVersionError: A newer version of this library wrote it.
             SessionLockedError: The lease was not to be had in time.
+            SessionNotFoundError: It is not there, and was not to be created.
         """
         fresh, update = _document.open_session(
             check_id("session_id", session_id),
             SessionType.AGENT.value,
             _check_name(application_name) or self.application_name,
         )
+        wanted = [check_id("agent_id", agent_id) for agent_id in dict.fromkeys(agent_ids)]
+        fields = _document.opening_fields(wanted if self._projects_expressions else ())
         with _operation("open_session", session_id):
-            before = self._upsert(session_id, update, lease)
-        ensure_indexes(self._collection, self.metadata_fields)
-        stored = before if before is not None else fresh
-        agent_ids = stored.get("agent_ids")
+            if create:
+                found, created = self._opener.create(session_id, update, lease, fields)
+            else:
+                found, created = self._opener.find(session_id, lease, fields), False
+            stored = fresh if found is None else found
+            session = _session(session_id, stored)
+            if create and not created and stored.get("schema_version") is None:
+                self._opener.upgrade(session_id)
+        if create:
+            ensure_indexes(self._collection, self.metadata_fields)
+        recorded = stored.get("agent_ids")
+        parts = zip(wanted, stored.get(_document.BROUGHT) or itertools.repeat(None), strict=False)
         return OpenedSession(
-            session=_session(session_id, stored),
-            created=before is None,
+            session=session,
+            created=created,
             application_name=stored.get("application_name"),
-            agent_ids=None if agent_ids is None else frozenset(agent_ids),
+            agent_ids=None if recorded is None else frozenset(recorded),
             outbox=tuple(_codec.decode(record) for record in stored.get("outbox", ())),
+            agents={name: None if created else self._brought(session_id, name, part) for name, part in parts},
         )
 
-    def _upsert(self, session_id: str, update: Update, lease: Lease | None) -> Stored | None:
-        # Two first requests at once: the server may answer one with a duplicate key; it then exists. Where a
-        # lease is wanted, the same answer says that somebody else has it.
-        pauses = itertools.chain([0.0], lease.pauses() if lease else ())
-        while True:
-            try:
-                return self._take(session_id, update, lease)
-            except DuplicateKeyError:
-                pause = next(pauses, None)
-                if pause is None and lease is None:
-                    raise
-            if pause is None:
-                raise SessionLockedError(session_id, None, _HELD)
-            time.sleep(pause)
+    @property
+    def _projects_expressions(self) -> bool:
+        """Whether the server computes in a projection; mongomock does not."""
+        return isinstance(self._handle.client, MongoClient)
 
-    def _take(self, session_id: str, update: Update, lease: Lease | None) -> Stored | None:
-        if lease is not None:
-            # Known before it is sent: what got no answer may be ours, and must be released then.
-            self._leases[session_id] = lease
-        change = _document.taken(session_id, update, lease)
-        try:
-            return self._collection.find_one_and_update(*change, projection=_document.OPENING_FIELDS, upsert=True)
-        except DuplicateKeyError:
-            self._leases.pop(session_id, None)
-            raise
+    def _brought(self, session_id: str, agent_id: str, stored: Stored | None) -> "RestoredAgent | None":
+        """Return an agent that came with the opening, or read it where it has not."""
+        with suppress(_MissingValueError):
+            if stored is not None:
+                return self._restored(session_id, agent_id, stored)
+        return self.restore_agent(session_id, agent_id)
 
     def check_lease(self, session_id: str, stored: Stored | None) -> None:
         """Raise where a stored lease is in the way of our writes; clear one that nobody renews any more.
@@ -307,9 +313,17 @@ class MongoDBSessionRepository(SessionRepository):
         if stored is None:
             return
         if stored["expires_at"] > _document.now():
-            raise SessionLockedError(session_id, None, _HELD)
+            raise SessionLockedError(session_id, None, HELD)
         with _operation("clear_lease", session_id):
             self._collection.update_one(*_document.expired(session_id, stored))
+
+    def renew_lease(self, session_id: str) -> bool:
+        """Show that the holder of a lease that was taken here lives; False where it is somebody else's by now."""
+        lease = self._leases.get(check_id("session_id", session_id))
+        if lease is None:
+            return False
+        with _operation("renew_lease", session_id):
+            return self._collection.update_one(*_document.renewed(session_id, lease)).matched_count > 0
 
     def release_lease(self, session_id: str) -> None:
         """Let others write the session, if a lease of it was taken here."""
@@ -448,9 +462,13 @@ class MongoDBSessionRepository(SessionRepository):
         stored = self._read_agent("restore_agent", session_id, agent_id, _document.restore_pipeline)
         if stored is None:
             raise SessionNotFoundError(session_id)
-        return self._restored(session_id, agent_id, stored, removed) if stored.get("agent_data") else None
+        return self._restored(session_id, agent_id, stored, removed)
 
-    def _restored(self, session_id: str, agent_id: str, stored: Stored, removed: int | None) -> RestoredAgent:
+    def _restored(
+        self, session_id: str, agent_id: str, stored: Stored, removed: int | None = None
+    ) -> RestoredAgent | None:
+        if not stored.get("agent_data"):
+            return None
         live = LiveIds.of(stored.get("live"))
         removed = _document.removed_count(stored["agent_data"]) if removed is None else removed
         messages = self._after(session_id, stored, removed) if live is None else self._chosen(session_id, stored, live)
@@ -529,7 +547,7 @@ class MongoDBSessionRepository(SessionRepository):
         return True
 
     def index_segments(self) -> None:
-        """See to the index of the segments, before any are written; failing is a warning."""
+        """See to the index of the segments, which nobody waits for."""
         self._segments.index()
 
     def roll_over(
@@ -1015,15 +1033,18 @@ class MongoDBSessionRepository(SessionRepository):
     def _push_feedback(self, session_id: str, stored: Stored, about: Stored | None, records: list[Stored]) -> bool:
         if about is None:
             return False
-        wanted, update = _document.new_feedback(session_id, stored, len(bson.encode(stored)), about)
+        size = len(bson.encode(stored))
+        wanted, update = _document.new_feedback(session_id, stored, size, about)
         _document.record(update, records)
         with _operation("add_feedback", session_id):
-            after = self._collection.find_one_and_update(
-                wanted, update, {"feedback_bytes": 1}, return_document=ReturnDocument.AFTER
-            )
-        if after is not None and after["feedback_bytes"] > FEEDBACK_BYTES:
+            # Asking for the size afterwards would leave an image of the document, which no redaction reaches.
+            fitting = _document.with_little_feedback(wanted, FEEDBACK_BYTES - size)
+            if size <= FEEDBACK_BYTES and self._collection.update_one(fitting, update).matched_count:
+                return True
+            added = self._collection.update_one(wanted, update).matched_count > 0
+        if added:
             self._feedback.move(session_id)
-        return after is not None
+        return added
 
     def acknowledge_outbox(self, session_id: str, ids: Iterable[str]) -> None:
         """Remove notifications that were delivered.

@@ -23,6 +23,7 @@ from mongodb_session_manager import (
 )
 from mongodb_session_manager._segments import FEEDBACK_BYTES
 from mongodb_session_manager.testing import ScriptedModel
+from tests.watching import wait_for_indexes
 
 UNAUTHORIZED = 13
 
@@ -218,6 +219,7 @@ USES = (converse, move, move_feedback, conflict, compose, mend, serve, attach, d
 def use(client: Client, database: str) -> None:
     for one in USES:
         one(client, database)
+    wait_for_indexes()
 
 
 # With it, and with less
