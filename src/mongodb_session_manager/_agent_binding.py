@@ -16,9 +16,10 @@ from ._codec import Stored
 from ._document import AgentWrite, Guard, check_id, removed_count
 from ._large_values import Files
 from ._repair import Restored
+from ._restoring import restoring
 from ._telemetry import ToolUsageMeter, call_metrics, ends_invocation
 from ._writer import AgentHistory
-from .errors import MongoDBSessionError, SessionConflictError, SessionLockedError
+from .errors import MongoDBSessionError, SessionConflictError, SessionLockedError, SessionTooLargeError
 from .mongodb_session_repository import MongoDBSessionRepository, RestoredAgent
 
 if TYPE_CHECKING:
@@ -70,7 +71,9 @@ class AgentBinding:
 
     def _capture_message(self, agent: "LocalAgent", message: Message, given: Message | None) -> None:
         metrics = call_metrics(message, agent) or {}
-        tools = self._tools.since(agent) if ends_invocation(message) else {}
+        tools = self._tools.since(agent)
+        if not ends_invocation(message):
+            tools = {}
         if tools:
             metrics["tool_usage"] = tools
         with self._tracker.capturing(agent) as changed:
@@ -90,12 +93,41 @@ class AgentBinding:
         with self._capturing, self._tracker.capturing(agent) as changed:
             self.history.replace(message, changed)
 
+    def store_new(self) -> None:
+        """Store the agent now, where it would come with its first message only; else this costs nothing."""
+        agent = self._agent()
+        if agent is not None and not self.history.is_stored:
+            self.capture_state(agent)
+            self.history.create()
+
     def capture_state(self, agent: "LocalAgent") -> None:
         """Queue the agent's state as far as it changed."""
         with self._capturing, self._tracker.capturing(agent) as changed:
             if changed:
                 self.history.change(changed)
         self.history.prune(agent.messages)
+
+    @property
+    def left_out(self) -> Exception | None:
+        """Why a field of the agent is not stored, as long as nobody was told."""
+        errors = [*self._tracker.refused, *self.history.refused]
+        return errors[0] if errors else None
+
+    def tell_left_out(self) -> None:
+        """Raise, once, why fields of the agent were left out of what is stored.
+
+        Raises:
+            Exception: The first reason as it was, with a note of the others.
+        """
+        with self._capturing:
+            errors = [*self._tracker.refused, *self.history.take_refused()]
+            self._tracker.refused = []
+        if not errors:
+            return
+        first, *others = errors
+        if others:
+            first.__notes__ = [*getattr(first, "__notes__", ()), *(f"left out too: {error}" for error in others)]
+        raise first.with_traceback(None)
 
 
 class AgentBinder:
@@ -157,11 +189,14 @@ class AgentBinder:
         with tracker.capturing(agent) as data:
             size, files = self._off_load(agent_id, appended)
             write = AgentWrite(agent_id, appended, data=data, at=at, size=size, files=files)
-            created = self._repository.start_agent(self._session_id, write)
+            created, left = self._start_fitting(write)
         if created:
             self._repository.keep_files(self._session_id, files)
             binding = self._bound(agent, tracker, Guard(1, len(messages), write.write_id), messages)
             binding.history.measure(len(messages), size, bool(files))
+            if left:
+                binding.history.change(left)
+                binding.history.flush()
             return binding
         found = self._restore(agent, self._repository.restore_agent(self._session_id, agent_id))
         if found is None:
@@ -170,6 +205,14 @@ class AgentBinder:
                 "session from a backup, or remove that field from the document."
             )
         return found
+
+    def _start_fitting(self, write: AgentWrite) -> tuple[bool, Stored]:
+        """Store a new agent; where it is too large, without its fields, which are returned then."""
+        try:
+            return self._repository.start_agent(self._session_id, write), {}
+        except SessionTooLargeError:
+            left, write.data = write.data, {}
+            return self._repository.start_agent(self._session_id, write), left
 
     def _off_load(self, agent_id: str, messages: list[Stored]) -> tuple[int, Files]:
         size, files = 0, Files()
@@ -198,8 +241,11 @@ class AgentBinder:
     def _restored(self, agent: "LocalAgent", restored: RestoredAgent | None) -> AgentBinding | None:
         if restored is None:
             return None
-        agent.state = AgentState(restored.agent.state)
-        restored.agent.initialize_internal_state(agent)
+        place = self.place(agent.agent_id)
+        with restoring(place, "state"):
+            agent.state = AgentState(restored.agent.state)
+        with restoring(place, "_internal_state"):
+            restored.agent.initialize_internal_state(agent)
         guard, messages, has_files = self._restore_messages(agent, restored)
         tracker = AgentStateTracker(self.place(agent.agent_id))
         tracker.adopt(agent, restored.data, rewrite=restored.guard.revision is None)
@@ -212,8 +258,10 @@ class AgentBinder:
         messages = restored.messages
         if isinstance(agent, Agent):
             manager = agent.conversation_manager
-            prepended = manager.restore_from_session(restored.agent.conversation_manager_state) or []
-            messages = self._from_offset(agent.agent_id, restored, int(manager.removed_message_count))
+            with restoring(self.place(agent.agent_id), "conversation_manager_state"):
+                prepended = manager.restore_from_session(restored.agent.conversation_manager_state) or []
+                offset = int(manager.removed_message_count)
+            messages = self._from_offset(agent.agent_id, restored, offset)
         # A model that keeps the conversation on its own side gets no messages.
         if isinstance(agent, Agent) and agent.model.stateful:
             return restored.guard, messages, restored.has_files

@@ -24,6 +24,7 @@ from pymongo.errors import InvalidOperation, PyMongoError
 from strands.types.content import Message
 
 from . import _codec, _document, _large_values
+from ._agent_state import fitting, parts
 from ._codec import MessageEdit, Stored
 from ._document import AgentWrite, Guard
 from ._large_values import Files
@@ -68,6 +69,16 @@ class _Change:
     size: int = 0
     # Off-loaded values of what is appended or edited.
     files: Files = field(default_factory=dict, repr=False)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is left to be stored."""
+        return self.is_of_fields and not self.data
+
+    @property
+    def is_of_fields(self) -> bool:
+        """Whether it is of agent data alone."""
+        return self.appended is None and self.edited is None and not self.guardrail_events
 
     def renumber_without(self, dropped: int) -> None:
         """Follow the numbers of the messages when one of them is taken out."""
@@ -155,6 +166,8 @@ class AgentHistory:
         # Why nothing can be written any more: somebody else wrote, or what was to be written to is gone.
         self._ended: MongoDBSessionError | None = None
         self._error: Exception | None = None
+        # Why fields of the agent were left out, as long as nobody was told.
+        self.refused: list[Exception] = []
         self.make_locks()
         _all.add(self)
 
@@ -168,6 +181,11 @@ class AgentHistory:
     def namespace(self) -> str:
         """Database and collection that it is stored in."""
         return self._repository.namespace
+
+    @property
+    def agent_id(self) -> str:
+        """The agent."""
+        return self._agent_id
 
     @property
     def pending(self) -> int:
@@ -298,6 +316,19 @@ class AgentHistory:
             self.check_open()
             self._queue(_Change(data=data))
 
+    @property
+    def is_stored(self) -> bool:
+        """Whether the agent is stored already; else it comes with the first write."""
+        return self._stored
+
+    def create(self) -> None:
+        """Store the agent, if it is not yet, with what is queued; errors are those of ``flush``."""
+        with self._state:
+            self.check_open()
+            if not (self._stored or self._pending):
+                self._queue(_Change())
+        self.flush()
+
     def end(self, error: MongoDBSessionError) -> MongoDBSessionError:
         """Forget what is queued, and raise this from now on."""
         with self._state:
@@ -383,6 +414,10 @@ class AgentHistory:
                 f"{len(self._pending)} changes of agent {self._agent_id!r} of session {self._session_id!r} could not "
                 "be written yet, and no more are held. Bring MongoDB back, then call flush()."
             )
+        change.data, too_large = fitting(change.data, self._session_id, self._agent_id)
+        self.refused += too_large
+        if too_large and change.is_empty:
+            return
         self._pending.append(change)
         _unsent.add(self)
 
@@ -498,7 +533,9 @@ class AgentHistory:
             arrived = self._send(write, guard)
         except SessionTooLargeError:
             self._unanswered.pop(write.write_id, None)
-            if not (self._stored and self.roll(kept_bytes=0)) and not self._part(count):
+            if self._stored and self.roll(kept_bytes=0):
+                return True
+            if not (self._part(count) or self._split() or self._leave_out_field()):
                 self._drop_too_large()
                 raise
             return True
@@ -528,6 +565,37 @@ class AgentHistory:
         """Send one change at a time from now on, until one has arrived; False where it was one alone already."""
         self._most_joined = 1
         return count > 1
+
+    def _split(self) -> bool:
+        """Send the fields of a change that is too large each by itself; False where there is nothing to part."""
+        with self._state:
+            head = self._pending[0]
+            parted = [] if head.is_of_fields else [replace(head, data={})]
+            parted += [_Change(data=data) for _, data in parts(head.data)]
+            more = len(parted) - 1
+            if more < 1:
+                return False
+            self._pending.popleft()
+            self._pending.extendleft(reversed(parted))
+            self._unanswered = {write: count + more if count else 0 for write, count in self._unanswered.items()}
+            return True
+
+    def _leave_out_field(self) -> bool:
+        """Go on without a field that does not fit; False where the change is something else."""
+        with self._state:
+            head = self._pending[0]
+            if not head.is_of_fields:
+                return False
+            self._pending.popleft()
+            for name, _ in parts(head.data):
+                self.refused.append(SessionTooLargeError(self._session_id, self._agent_id, field=name))
+            return True
+
+    def take_refused(self) -> list[Exception]:
+        """Return why fields were left out since this was last asked."""
+        with self._state:
+            refused, self.refused = self.refused, []
+            return refused
 
     def _drop_too_large(self) -> None:
         """Take out a change that no document can hold, so that it is not in the way of what comes after it."""

@@ -30,6 +30,7 @@ from ._driver_errors import forget_values, is_too_large
 from ._files import SessionFiles
 from ._indexes import ensure_indexes
 from ._lease import Lease
+from ._restoring import check_fields, restored_message, restoring
 from ._segments import FEEDBACK_BYTES, KEPT_BYTES, FeedbackSegments, MessageSegments, RolledOver
 from .errors import (
     AgentNotFoundError,
@@ -441,7 +442,10 @@ class MongoDBSessionRepository(SessionRepository):
             raise SessionNotFoundError(session_id)
         if not stored.get("agent_data"):
             return None
-        removed, messages = _document.kept_messages(stored)
+        place = _place(session_id, agent_id)
+        check_fields(place, stored["agent_data"])
+        with restoring(place, "conversation_manager_state"):
+            removed, messages = _document.kept_messages(stored)
         if messages is None:
             messages = self._read_page(session_id, agent_id, offset=removed)
         live_bytes = _live_bytes(stored)  # before the large values are back, which are stored elsewhere
@@ -454,7 +458,7 @@ class MongoDBSessionRepository(SessionRepository):
             live_bytes=live_bytes,
             has_files=bool(stored.get("has_files")),
             offset=removed,
-            messages=[(int(m["message_id"]), _codec.decode_message(m)) for m in messages],
+            messages=[restored_message(place, message) for message in messages],
         )
 
     def write_agent(self, session_id: str, write: AgentWrite, guard: Guard) -> bool:
@@ -1221,6 +1225,10 @@ def _feedback(session_id: str, feedback: object) -> Stored:
         raise TypeError(f"{place} must be a mapping, got {type(feedback).__name__}")
     if "created_at" in feedback:
         raise ValueError(f"{place}: 'created_at' is set here; give a time of your own another name")
+    # Its fields are queried by name, unlike keys inside values.
+    odd = next((type(key).__name__ for key in feedback if not isinstance(key, str)), None)
+    if odd is not None:
+        raise UnstorableValueError(place, f"it has a key of type {odd}; use strings as names of fields")
     stored: Stored = _codec.encode(dict(feedback), place, plain_dates=True)
     return {**stored, "created_at": _document.now()}
 

@@ -319,8 +319,8 @@ def test_what_would_not_come_back_is_refused_with_its_place(value: Any) -> None:
     assert "SECRET" not in str(caught.value)
 
 
-@pytest.mark.parametrize("key", [1, 1.5, None, True, b"SECRET", ("SECRET",), AT], ids=repr)
-def test_a_key_that_is_no_string_is_refused_with_its_place(key: Any) -> None:
+@pytest.mark.parametrize("key", [b"SECRET", ("SECRET",), AT, 1j, Decimal(1), frozenset(), Opaque], ids=repr)
+def test_a_key_that_json_does_not_take_is_refused_with_its_place(key: Any) -> None:
     with pytest.raises(UnstorableValueError) as caught:
         _codec.encode({"config": [{key: "SECRET"}]}, "here")
 
@@ -356,7 +356,7 @@ def test_a_refusal_below_the_marked_depth_names_the_whole_path() -> None:
 
 def test_a_refusal_hides_the_machinery() -> None:
     with pytest.raises(UnstorableValueError) as caught:
-        _codec.encode({1: 2}, "here")
+        _codec.encode({b"1": 2}, "here")
 
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
