@@ -258,8 +258,12 @@ class AgentBinder:
         messages = restored.messages
         if isinstance(agent, Agent):
             manager = agent.conversation_manager
+            state = restored.agent.conversation_manager_state
+            # One that says nothing could not be stored, or is of an agent that has no such manager.
+            passing = (ValueError,) if "__name__" in state else ()
+            with restoring(self.place(agent.agent_id), "conversation_manager_state", passing):
+                prepended = (manager.restore_from_session(state) if state else None) or []
             with restoring(self.place(agent.agent_id), "conversation_manager_state"):
-                prepended = manager.restore_from_session(restored.agent.conversation_manager_state) or []
                 offset = int(manager.removed_message_count)
             messages = self._from_offset(agent.agent_id, restored, offset)
         # A model that keeps the conversation on its own side gets no messages.

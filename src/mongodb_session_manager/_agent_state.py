@@ -82,7 +82,7 @@ class AgentStateTracker:
             if name != "state" or not _is_same(seen, self._seen):
                 self._capture_field(capture, name, look)
         config = configuration(agent)
-        captured = self._captured | _captured(config, config)
+        captured = self._captured | encode(_captured(config, config), self._place)
         if config != self._config:
             capture.changed |= self._changed_config(config, captured)
         yield capture.changed

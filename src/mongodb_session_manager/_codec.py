@@ -227,22 +227,33 @@ class _Encoder:
 
 
 class _TolerantEncoder(_Encoder):
-    """Leaves out what cannot be stored, wherever it stands; what is too deep costs the whole value."""
+    """Leaves out what cannot be stored, wherever it stands; what is too deep costs the whole figure."""
 
     def __init__(self, place: str) -> None:
         super().__init__()
         self._place = place
 
-    def field(self, key: Any, item: Any) -> Stored:
-        """Return a field by itself; nothing where that is too deep or too large."""
+    def fields(self, fields: Mapping[Any, Any], levels: int) -> Stored:
+        """Return fields each by itself, down to so many levels, without those that are too deep or too large."""
+        stored: Stored = {}
+        with self._leaving_out():
+            for key, item in fields.items():
+                stored |= self._field(key, item, levels)
+        return stored
+
+    def _field(self, key: Any, item: Any, levels: int) -> Stored:
         try:
             stored: Stored = self.encode({key: item})
-            if key not in _FIGURES or len(bson.encode(stored)) <= _FIGURE_BYTES:
-                return stored
-            logger.debug("place=<%s> | left out a figure that is too large", self._place)
-        except Exception as error:  # noqa: BLE001 - objects of others may raise anything
+        except RecursionError as error:
             self._log(error)
-        return {}
+            parted = levels > 0 and issubclass(type(item), dict)
+            stored = self.encode({key: {}}) if parted else {}
+            for name in stored:
+                stored[name] = self.fields(item, levels - 1)
+        if stored and key in _FIGURES and len(bson.encode(stored)) > _FIGURE_BYTES:
+            logger.debug("place=<%s> | left out a figure that is too large", self._place)
+            return {}
+        return stored
 
     def _dict(self, value: dict[Any, Any], depth: int) -> Any:
         if depth >= _BSON_DEPTH and self._is_deep(depth):
@@ -268,7 +279,7 @@ class _TolerantEncoder(_Encoder):
             yield
         except RecursionError:
             raise
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:  # noqa: BLE001 - objects of others may raise anything
             self._log(error)
 
     def _log(self, error: Exception) -> None:
@@ -281,13 +292,7 @@ def encode_tolerant(fields: Mapping[Any, Any], place: str) -> tuple[Stored, bool
     What cannot be stored is left out: each field by itself, and in it each value.
     """
     encoder = _TolerantEncoder(place)
-    stored: Stored = {}
-    try:
-        for key, item in fields.items():
-            stored |= encoder.field(key, item)
-    except Exception as error:  # noqa: BLE001 - an odd mapping
-        encoder._log(error)
-    return stored, encoder.escaped
+    return encoder.fields(fields, levels=1), encoder.escaped
 
 
 def encode(value: Any, place: str, *, plain_dates: bool = False) -> Any:

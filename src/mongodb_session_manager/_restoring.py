@@ -28,11 +28,19 @@ def _unreadable(place: str, what: str, reason: str, remedy: str) -> MongoDBSessi
 
 
 @contextmanager
-def restoring(place: str, field: str) -> Iterator[None]:
-    """Have what is raised over a stored field name agent and field; the error itself may quote what is stored."""
+def restoring(place: str, field: str, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Have what is raised over a stored field name agent and field; the error itself may quote what is stored.
+
+    Args:
+        place: What the agent is called.
+        field: The field.
+        passing: Errors that travel as they are.
+    """
     try:
         yield
     except (MongoDBSessionError, PyMongoError):
+        raise
+    except passing:
         raise
     except Exception as error:  # noqa: BLE001 - others read it, and may raise anything
         reason = f"has another shape than is read ({type(error).__name__})"
