@@ -96,9 +96,11 @@ class AgentBinding:
     def store_new(self) -> None:
         """Store the agent now, where it would come with its first message only; else this costs nothing."""
         agent = self._agent()
-        if agent is not None and not self.history.is_stored:
+        if self.history.is_stored or (agent is None and not self.history.pending):
+            return
+        if agent is not None:
             self.capture_state(agent)
-            self.history.create()
+        self.history.create()
 
     def capture_state(self, agent: "LocalAgent") -> None:
         """Queue the agent's state as far as it changed."""
@@ -110,8 +112,8 @@ class AgentBinding:
     @property
     def left_out(self) -> Exception | None:
         """Why a field of the agent is not stored, as long as nobody was told."""
-        errors = [*self._tracker.refused, *self.history.refused]
-        return errors[0] if errors else None
+        errors = self._tracker.refused | self.history.refused
+        return next(iter(errors.values()), None)
 
     def tell_left_out(self) -> None:
         """Raise, once, why fields of the agent were left out of what is stored.
@@ -120,11 +122,11 @@ class AgentBinding:
             Exception: The first reason as it was, with a note of the others.
         """
         with self._capturing:
-            errors = [*self._tracker.refused, *self.history.take_refused()]
-            self._tracker.refused = []
+            errors = self._tracker.refused | self.history.take_refused()
+            self._tracker.refused = {}
         if not errors:
             return
-        first, *others = errors
+        first, *others = errors.values()
         if others:
             first.__notes__ = [*getattr(first, "__notes__", ()), *(f"left out too: {error}" for error in others)]
         raise first.with_traceback(None)

@@ -28,14 +28,16 @@ class _Capture:
     """What a look at an agent found.
 
     Attributes:
+        has_version: Whether the state tells its version, so that one that is looked at has changed.
         changed: The changed fields, as they are stored.
         digests: Of the fields that were looked at, as they are stored.
-        refused: Why a changed field cannot be stored.
+        refused: Why a changed field cannot be stored, by field.
     """
 
+    has_version: bool
     changed: Stored = field(default_factory=dict)
     digests: dict[str, bytes] = field(default_factory=dict)
-    refused: list[Exception] = field(default_factory=list)
+    refused: dict[str, Exception] = field(default_factory=dict)
 
 
 class AgentStateTracker:
@@ -45,7 +47,7 @@ class AgentStateTracker:
         place: What the agent is called in errors.
 
     Attributes:
-        refused: Why fields were left out, as long as nobody was told.
+        refused: Why fields are left out, by field, as long as nobody was told.
     """
 
     def __init__(self, place: str) -> None:
@@ -54,7 +56,7 @@ class AgentStateTracker:
         self._captured: Stored = {}
         self._seen: tuple[Any, int] | None = None
         self._config: dict[str, str | None] | None = None
-        self.refused: list[Exception] = []
+        self.refused: dict[str, Exception] = {}
 
     def adopt(self, agent: "LocalAgent", stored: Stored, *, rewrite: bool = False) -> None:
         """Take the stored ``agent_data``, from which the agent was just restored, as captured.
@@ -76,8 +78,8 @@ class AgentStateTracker:
 
         A field that cannot be stored is left out, and not tried again before it changes.
         """
-        capture = _Capture()
         seen = _state_version(agent)
+        capture = _Capture(has_version=seen is not None)
         for name, look in _fields(agent).items():
             if name != "state" or not _is_same(seen, self._seen):
                 self._capture_field(capture, name, look)
@@ -87,7 +89,7 @@ class AgentStateTracker:
             capture.changed |= self._changed_config(config, captured)
         yield capture.changed
         self._digests |= capture.digests
-        self.refused += capture.refused
+        self.refused = {name: e for name, e in self.refused.items() if name not in capture.changed} | capture.refused
         self._captured = captured
         self._seen, self._config = seen, config
 
@@ -108,8 +110,9 @@ class AgentStateTracker:
         """Note why a field is left out; once, as long as it stays what it is."""
         rest, _ = encode_tolerant({name: value}, f"{self._place}, {name}")
         capture.digests[name] = _digest([type(error).__name__, observed("error", lambda: str(error), ""), rest])
-        if capture.digests[name] != self._digests.get(name):
-            capture.refused.append(error)
+        is_known_new = name == "state" and capture.has_version
+        if is_known_new or capture.digests[name] != self._digests.get(name):
+            capture.refused[name] = error
 
     def _changed_config(self, config: Mapping[str, str | None], captured: Stored) -> Stored:
         """Model and prompt, where the agent's own differ from what an agent last wrote.
@@ -130,12 +133,17 @@ def parts(data: Stored) -> list[tuple[str, Stored]]:
     return [*others, ("configuration", config)] if config else others
 
 
-def fitting(data: Stored, session_id: str, agent_id: str) -> tuple[Stored, list[SessionTooLargeError]]:
+def fitting(data: Stored, session_id: str, agent_id: str) -> tuple[Stored, dict[str, SessionTooLargeError]]:
     """Return the changed fields that a document can hold, and why the others are left out."""
-    sizes = {name: len(bson.encode(part)) for name, part in parts(data)}
-    kept = {key: value for name, part in parts(data) if sizes[name] <= MAX_BYTES for key, value in part.items()}
-    too_large = {name: size for name, size in sizes.items() if size > MAX_BYTES}
-    return kept, [SessionTooLargeError(session_id, agent_id, size=size, field=name) for name, size in too_large.items()]
+    kept: Stored = {}
+    too_large = {}
+    for name, part in parts(data):
+        size = len(bson.encode(part))
+        if size <= MAX_BYTES:
+            kept |= part
+        else:
+            too_large[name] = SessionTooLargeError(session_id, agent_id, size=size, field=name)
+    return kept, too_large
 
 
 def _captured(config: Mapping[str, Any], names: Iterable[str]) -> Stored:

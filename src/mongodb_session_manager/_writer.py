@@ -166,8 +166,8 @@ class AgentHistory:
         # Why nothing can be written any more: somebody else wrote, or what was to be written to is gone.
         self._ended: MongoDBSessionError | None = None
         self._error: Exception | None = None
-        # Why fields of the agent were left out, as long as nobody was told.
-        self.refused: list[Exception] = []
+        # Why fields of the agent are left out, by field, as long as nobody was told.
+        self.refused: dict[str, Exception] = {}
         self.make_locks()
         _all.add(self)
 
@@ -414,8 +414,10 @@ class AgentHistory:
                 f"{len(self._pending)} changes of agent {self._agent_id!r} of session {self._session_id!r} could not "
                 "be written yet, and no more are held. Bring MongoDB back, then call flush()."
             )
+        for name, _ in parts(change.data):
+            self.refused.pop(name, None)
         change.data, too_large = fitting(change.data, self._session_id, self._agent_id)
-        self.refused += too_large
+        self.refused |= too_large
         if too_large and change.is_empty:
             return
         self._pending.append(change)
@@ -588,13 +590,13 @@ class AgentHistory:
                 return False
             self._pending.popleft()
             for name, _ in parts(head.data):
-                self.refused.append(SessionTooLargeError(self._session_id, self._agent_id, field=name))
+                self.refused[name] = SessionTooLargeError(self._session_id, self._agent_id, field=name)
             return True
 
-    def take_refused(self) -> list[Exception]:
-        """Return why fields were left out since this was last asked."""
+    def take_refused(self) -> dict[str, Exception]:
+        """Return why fields are left out, by field, and take it as told."""
         with self._state:
-            refused, self.refused = self.refused, []
+            refused, self.refused = self.refused, {}
             return refused
 
     def _drop_too_large(self) -> None:
