@@ -17,10 +17,11 @@ from ._contents import SessionContents
 from ._document import AgentWrite, Guard
 from ._large_values import Files
 from ._live_set import LiveIds, is_pinned
+from ._restorable import restoring
 from ._restoring import OwnMessages, live_messages, live_view, restore_manager
 from ._telemetry import ToolUsageMeter, call_metrics, ends_invocation
 from ._writer import AgentHistory
-from .errors import MongoDBSessionError
+from .errors import MongoDBSessionError, SessionTooLargeError
 from .mongodb_session_repository import MongoDBSessionRepository, RestoredAgent
 
 if TYPE_CHECKING:
@@ -84,7 +85,9 @@ class AgentBinding:
 
     def _capture_message(self, agent: "LocalAgent", message: Message, given: Message | None) -> None:
         metrics = call_metrics(message, agent) or {}
-        tools = self._tools.since(agent) if ends_invocation(message) else {}
+        tools = self._tools.since(agent)
+        if not ends_invocation(message):
+            tools = {}
         if tools:
             metrics["tool_usage"] = tools
         with self._tracker.capturing(agent) as changed:
@@ -104,6 +107,15 @@ class AgentBinding:
         with self._capturing, self._tracker.capturing(agent) as changed:
             self.history.replace(message, changed, live_view(agent))
 
+    def store_new(self) -> None:
+        """Store the agent now, where it would come with its first message only; else this costs nothing."""
+        agent = self._agent()
+        if self.history.is_stored or (agent is None and not self.history.pending):
+            return
+        if agent is not None:
+            self.capture_state(agent)
+        self.history.create()
+
     def capture_state(self, agent: "LocalAgent") -> None:
         """Queue the agent's state, and which messages are live, as far as they changed."""
         view = live_view(agent)
@@ -121,6 +133,28 @@ class AgentBinding:
     def unknown(self, agent: "LocalAgent", announced: Message | None = None) -> set[str]:
         """Return the tracking ids of live messages that may be stored, but are not known here."""
         return set() if live_view(agent) is None else self.history.unknown(agent.messages, announced)
+
+    @property
+    def left_out(self) -> Exception | None:
+        """Why a field of the agent is not stored, as long as nobody was told."""
+        errors = self._tracker.refused | self.history.refused
+        return next(iter(errors.values()), None)
+
+    def tell_left_out(self) -> None:
+        """Raise, once, why fields of the agent were left out of what is stored.
+
+        Raises:
+            Exception: The first reason as it was, with a note of the others.
+        """
+        with self._capturing:
+            errors = self._tracker.refused | self.history.take_refused()
+            self._tracker.refused = {}
+        if not errors:
+            return
+        first, *others = errors.values()
+        if others:
+            first.__notes__ = [*getattr(first, "__notes__", ()), *(f"left out too: {error}" for error in others)]
+        raise first.with_traceback(None)
 
 
 class AgentBinder:
@@ -186,12 +220,15 @@ class AgentBinder:
             pinned = tuple(number for number, message in messages if is_pinned(message))
             live = None if live_view(agent) is None else LiveIds(0, pinned=pinned)
             write.live = live.stored if live else None
-            created = self._repository.start_agent(self._session_id, write)
+            created, left = self._start_fitting(write)
         if created:
             self._repository.keep_files(self._session_id, files)
             binding = self._bound(agent, tracker, Guard(1, len(messages), write.write_id), messages)
             binding.begin(agent, stored=live)
             binding.history.measure(len(messages), size, bool(files))
+            if left:
+                binding.history.change(left)
+                binding.history.flush()
             return binding
         found = self._restore(agent, self._repository.restore_agent(self._session_id, agent_id))
         if found is None:
@@ -200,6 +237,14 @@ class AgentBinder:
                 "session from a backup, or remove that field from the document."
             )
         return found
+
+    def _start_fitting(self, write: AgentWrite) -> tuple[bool, Stored]:
+        """Store a new agent; where it is too large, without its fields, which are returned then."""
+        try:
+            return self._repository.start_agent(self._session_id, write), {}
+        except SessionTooLargeError:
+            left, write.data = write.data, {}
+            return self._repository.start_agent(self._session_id, write), left
 
     def _off_load(self, agent_id: str, messages: list[Stored]) -> tuple[int, Files]:
         size, files = 0, Files()
@@ -219,16 +264,19 @@ class AgentBinder:
     def _restore(self, agent: "LocalAgent", restored: RestoredAgent | None) -> AgentBinding | None:
         if restored is None:
             return None
-        agent.state = AgentState(restored.agent.state)
-        restored.agent.initialize_internal_state(agent)
+        place = self.place(agent.agent_id)
+        with restoring(place, "state"):
+            agent.state = AgentState(restored.agent.state)
+        with restoring(place, "_internal_state"):
+            restored.agent.initialize_internal_state(agent)
         own = OwnMessages()
         if isinstance(agent, Agent):
-            own = restore_manager(agent, restored, self.place(agent.agent_id))
+            own = restore_manager(agent, restored, place)
             restored = self._recounted(agent, restored, own.removed)
         # A model that keeps the conversation on its own side gets no messages.
         if not (isinstance(agent, Agent) and agent.model.stateful):
             agent.messages = live_messages(restored, own, self._mend)
-        tracker = AgentStateTracker(self.place(agent.agent_id))
+        tracker = AgentStateTracker(place)
         tracker.adopt(agent, restored.data, rewrite=restored.guard.revision is None)
         binding = self._bound(agent, tracker, restored.guard, restored.messages)
         binding.begin(agent, own, restored.live)

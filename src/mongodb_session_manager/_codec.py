@@ -4,6 +4,7 @@ Values are stored as plain BSON wherever BSON gives them back equal. The rest is
 escaped in users' own keys, so every stored value has one reading:
 
 * keys: ``.``, ``$``, NUL, lone surrogates and the empty key become ``%2E``, ``%24``, ``%00``, ``%uD800``, ``%empty``;
+  numbers, true, false and null, which are keys for JSON too, ``%bson:`` with what they are: ``%bson:2024``;
 * values: ``{"%int": hex}`` (over 8 bytes), ``{"%text": UTF-8 with surrogates}``, ``{"%datetime": ISO 8601}``
   (finer than a millisecond, or not in UTC), ``{"%bson": bytes}`` (a subtree nested deeper than a server takes).
   The mark ``%file`` is ``_large_values``'s; here it is only kept from meaning anything else.
@@ -11,9 +12,11 @@ escaped in users' own keys, so every stored value has one reading:
 
 import base64
 import functools
+import logging
 import re
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any, TypeAlias, cast
@@ -26,6 +29,8 @@ from strands.types.content import Message
 from strands.types.session import SessionAgent, SessionMessage
 
 from .errors import UnstorableValueError
+
+logger = logging.getLogger(__name__)
 
 Stored: TypeAlias = dict[str, Any]
 
@@ -68,6 +73,45 @@ def _unescape(match: re.Match[str]) -> str:
     return chr(int(match[1] or match[2], 16))
 
 
+# What only tells of a model call, and cannot be a figure where it is larger than this.
+_FIGURES = frozenset({"usage", "metrics", "accumulated_usage", "accumulated_metrics", "tool_usage"})
+_FIGURE_BYTES = 1024 * 1024
+
+# Of a key that is no string; ``escape_key`` never lets a string begin so.
+_KEY_MARK = "%bson:"
+_KEY_WORDS: dict[str, bool | None] = {"true": True, "false": False, "null": None}
+
+
+def _mark_key(key: Any) -> str:
+    """Return the field name under which a key that is no string is stored."""
+    for word, value in _KEY_WORDS.items():
+        if key is value:
+            return _KEY_MARK + word
+    if isinstance(key, int):
+        number = int.__int__(key)
+        return _KEY_MARK + (str(number) if -_INT64 <= number < _INT64 else hex(number))
+    if isinstance(key, float):
+        return _KEY_MARK + float.__repr__(key).replace(".", _ESCAPES["."])
+    raise _RefusedError(f"it has a key of type {type(key).__name__}; JSON and MongoDB know no such keys")
+
+
+def _unmark_key(text: str) -> Any:
+    if text in _KEY_WORDS:
+        return _KEY_WORDS[text]
+    if "0x" in text:
+        return int(text, 16)
+    return int(text) if text.removeprefix("-").isdecimal() else float(unescape_key(text))
+
+
+@functools.lru_cache(maxsize=4096)
+def decode_key(name: str) -> Any:
+    """Return the key that is stored under a field name inside a value; it need not be a string."""
+    if name.startswith(_KEY_MARK):
+        with suppress(ValueError):  # else the first version's, or somebody else's
+            return _unmark_key(name[len(_KEY_MARK) :])
+    return unescape_key(name)
+
+
 class _RefusedError(Exception):
     def __init__(self, reason: str) -> None:
         self.reason, self.path = reason, ""
@@ -106,6 +150,8 @@ class _Encoder:
             # What is no string is a value rather than a name, and values are told to nobody.
             refused.path = f".{key}{refused.path}" if isinstance(key, str) else refused.path
             raise
+        if len(stored) < len(value):
+            raise _RefusedError("it has several keys that would be stored as one, such as two NaN")
         return stored
 
     def _list(self, value: Any, depth: int) -> Any:
@@ -122,16 +168,14 @@ class _Encoder:
 
     def _key(self, key: Any) -> str:
         if type(key) is not str:
-            key = self._uncommon_key(key)
+            if not isinstance(key, str):
+                self.escaped = True
+                return _mark_key(key)
+            key = str.__str__(key)
         name = escape_key(key)
         if name is not key and name != key:
             self.escaped = True
         return name
-
-    def _uncommon_key(self, key: Any) -> str:
-        if not isinstance(key, str):
-            raise _RefusedError(f"it has a key of type {type(key).__name__}; use strings as keys")
-        return str.__str__(key)
 
     def _mark(self, name: str, content: Any) -> Stored:
         self.escaped = True
@@ -181,6 +225,75 @@ class _Encoder:
         if isinstance(value, datetime):
             return self._datetime(value)
         raise _RefusedError(f"a value of type {type(value).__name__} would not come back as it was")
+
+
+class _TolerantEncoder(_Encoder):
+    """Leaves out what cannot be stored, wherever it stands; what is too deep costs the whole figure."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__()
+        self._place = place
+
+    def fields(self, fields: Mapping[Any, Any], levels: int) -> Stored:
+        """Return fields each by itself, down to so many levels, without those that are too deep or too large."""
+        stored: Stored = {}
+        with self._leaving_out():
+            for key, item in fields.items():
+                stored |= self._field(key, item, levels)
+        return stored
+
+    def _field(self, key: Any, item: Any, levels: int) -> Stored:
+        try:
+            stored: Stored = self.encode({key: item})
+        except RecursionError as error:
+            self._log(error)
+            parted = levels > 0 and issubclass(type(item), dict)
+            stored = self.encode({key: {}}) if parted else {}
+            for name in stored:
+                stored[name] = self.fields(item, levels - 1)
+        if stored and key in _FIGURES and len(bson.encode(stored)) > _FIGURE_BYTES:
+            logger.debug("place=<%s> | left out a figure that is too large", self._place)
+            return {}
+        return stored
+
+    def _dict(self, value: dict[Any, Any], depth: int) -> Any:
+        if depth >= _BSON_DEPTH and self._is_deep(depth):
+            return self._nested(value, depth)
+        stored: Stored = {}
+        for key, item in value.items():
+            with self._leaving_out():
+                stored.setdefault(self._key(key), self.encode(item, depth + 1))
+        return stored
+
+    def _list(self, value: Any, depth: int) -> Any:
+        if depth >= _BSON_DEPTH and self._is_deep(depth):
+            return self._nested(list(value), depth)
+        stored: list[Any] = []
+        for item in value:
+            with self._leaving_out():
+                stored.append(self.encode(item, depth + 1))
+        return stored
+
+    @contextmanager
+    def _leaving_out(self) -> Iterator[None]:
+        try:
+            yield
+        except RecursionError:
+            raise
+        except Exception as error:  # noqa: BLE001 - objects of others may raise anything
+            self._log(error)
+
+    def _log(self, error: Exception) -> None:
+        logger.debug("place=<%s>, error=<%s> | left out what cannot be stored", self._place, type(error).__name__)
+
+
+def encode_tolerant(fields: Mapping[Any, Any], place: str) -> tuple[Stored, bool]:
+    """Return a stored copy of what only tells of a message, and whether it differs from that.
+
+    What cannot be stored is left out: each field by itself, and in it each value.
+    """
+    encoder = _TolerantEncoder(place)
+    return encoder.fields(fields, levels=1), encoder.escaped
 
 
 def encode(value: Any, place: str, *, plain_dates: bool = False) -> Any:
@@ -254,7 +367,7 @@ def _decode_dict(value: Stored) -> Any:
         return base64.b64decode(value["data"])
     decoded = {}
     for name, item in value.items():
-        decoded[unescape_key(name)] = decode(item)
+        decoded[decode_key(name)] = decode(item)
     return decoded
 
 
@@ -291,12 +404,8 @@ _METADATA_FIELDS = ("usage", "metrics")
 
 
 def add_metrics(stored: Stored, metrics: Stored, place: str) -> None:
-    """Put the ``event_loop_metrics`` of a message into the array element that stores it.
-
-    Raises:
-        UnstorableValueError: They hold something that would not come back equal.
-    """
-    encoded, differs = encode_noting(metrics, f"{place}, metrics")
+    """Put the ``event_loop_metrics`` of a message into the array element that stores it, as far as they can be."""
+    encoded, differs = encode_tolerant(metrics, f"{place}, metrics")
     stored["event_loop_metrics"] = encoded
     metadata = stored.get("metadata")
     own = {name: encoded.get(name) for name in _METADATA_FIELDS}
@@ -306,13 +415,24 @@ def add_metrics(stored: Stored, metrics: Stored, place: str) -> None:
 
 
 def _body(message: Message, place: str) -> Stored:
-    known = {key: value for key, value in message.items() if key in MESSAGE_FIELDS}
+    known = {key: value for key, value in message.items() if key in MESSAGE_FIELDS and key != "metadata"}
     extra = {key: value for key, value in message.items() if key not in MESSAGE_FIELDS}
     body: Stored
     body, escaped = encode_noting({**known, "extra": extra} if extra else known, place)
+    if "metadata" in message:
+        metadata, differs = _metadata(message["metadata"], f"{place}, metadata")
+        body |= metadata
+        escaped = escaped or differs
     if escaped:
         body["escaped"] = True
     return body
+
+
+def _metadata(metadata: Any, place: str) -> tuple[Stored, bool]:
+    if not issubclass(type(metadata), dict):
+        return encode_tolerant({"metadata": metadata}, place)
+    stored, differs = encode_tolerant(metadata, place)
+    return {"metadata": stored}, differs
 
 
 @dataclass(frozen=True)

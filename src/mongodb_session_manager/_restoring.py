@@ -11,6 +11,7 @@ from strands.types.content import Message
 
 from . import _codec
 from ._live_set import View
+from ._restorable import restoring
 from .mongodb_session_repository import RestoredAgent
 
 if TYPE_CHECKING:
@@ -74,8 +75,10 @@ def restore_manager(agent: Agent, restored: RestoredAgent, place: str) -> OwnMes
     manager, state = agent.conversation_manager, restored.agent.conversation_manager_state
     kept = [cast(Message, _codec.decode(message)) for message in (restored.live.kept if restored.live else ())]
     if not _is_foreign(manager, state):
-        given = manager.restore_from_session(state) or []
-        return OwnMessages(kept, given, int(manager.removed_message_count))
+        # One that says nothing could not be stored, or is of an agent that has no such manager.
+        with restoring(place, "conversation_manager_state"):
+            given = (manager.restore_from_session(state) if state else None) or []
+            return OwnMessages(kept, given, int(manager.removed_message_count))
     try:
         given = manager.restore_from_session(state) or []
     except Exception:  # noqa: BLE001 - a state of another class may be refused in any way
@@ -92,7 +95,7 @@ def restore_manager(agent: Agent, restored: RestoredAgent, place: str) -> OwnMes
 
 
 def _is_foreign(manager: Any, state: Mapping[str, Any]) -> bool:
-    return bool(state) and state.get("__name__") != type(manager).__name__
+    return state.get("__name__") not in (None, type(manager).__name__)
 
 
 def _is_message(value: object) -> bool:
@@ -118,13 +121,13 @@ def live_messages(restored: RestoredAgent, own: OwnMessages, mend: _Mend) -> lis
 
 def _pin(messages: Sequence[tuple[int, Message]], pinned: frozenset[int]) -> None:
     for message_id, message in messages:
-        metadata = cast("dict[str, Any]", message.get("metadata") or {})
-        custom = metadata.get("custom") or {}
+        metadata: Any = message.get("metadata")
+        custom = metadata.get("custom") if isinstance(metadata, dict) else None
+        others = custom if isinstance(custom, dict) else {}
         if message_id in pinned:
-            metadata["custom"] = {**custom, "pinned": True}
-            message["metadata"] = cast(Any, metadata)
-        elif "pinned" in custom:
-            del custom["pinned"]
+            message["metadata"] = cast(Any, {**(metadata or {}), "custom": {**others, "pinned": True}})
+        elif "pinned" in others:
+            del others["pinned"]
 
 
 def _with_results(messages: list[Message]) -> list[Message]:

@@ -24,6 +24,8 @@ class SessionData:
     session_id: str
     session_repository: MongoDBSessionRepository
     _known_agents: Callable[[], set[str]]
+    # Of an agent, or of all, that would come with its first message only.
+    _store_new: Callable[..., None]
     _off_loop: Callable[[Callable[[], Any]], Awaitable[Any]]
     _check_open: Callable[[], None]
     _outbox: tuple[dict[str, Any], ...]
@@ -180,6 +182,8 @@ class SessionData:
         return found
 
     def _add_feedback(self, feedback: Any, outbox: Sequence[Mapping[str, Any]] = ()) -> None:
+        if isinstance(feedback, Mapping) and not feedback.keys().isdisjoint(("message_id", "tracking_id")):
+            self._store_new()
         self._repository.add_feedback(self.session_id, feedback, self._known_agents(), outbox)
 
     # Agents
@@ -190,6 +194,7 @@ class SessionData:
         Raises:
             SessionNotFoundError: The session was deleted.
         """
+        self._store_new(agent_id)
         config: Any = self._repository.read_agent_config(self.session_id, agent_id)
         return config  # type: ignore[no-any-return]
 
@@ -220,6 +225,7 @@ class SessionData:
                 raise TypeError(f"{name} of agent {agent_id!r} must be a {kind.__name__}, got {type(value).__name__}")
         given = {"model": model, "system_prompt": system_prompt, "prompt_metadata": prompt_metadata}
         config = {name: value for name, value in given.items() if value is not None}
+        self._store_new(agent_id)
         self._repository.update_agent_config(self.session_id, agent_id, config)
 
     def set_prompt_metadata(self, agent_id: str, prompt_metadata: Mapping[str, Any]) -> None:
@@ -241,6 +247,7 @@ class SessionData:
         Raises:
             SessionNotFoundError: The session was deleted.
         """
+        self._store_new()
         configs: Any = self._repository.list_agent_configs(self.session_id)
         return configs  # type: ignore[no-any-return]
 

@@ -1,7 +1,14 @@
-"""What a turn looked like: usage, metrics, tools, model id, guardrail trace. Pure functions of what the SDK reports."""
+"""What a turn looked like: usage, metrics, tools, configuration, guardrail trace.
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+All of it is read from objects of others: the SDK, a model's provider, an application. What is odd there costs the
+figure and nothing else.
+"""
+
+import functools
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from strands.telemetry.metrics import EventLoopMetrics
 from strands.types.content import Message
@@ -11,29 +18,66 @@ from .types import ToolUsage, UsageTotals
 if TYPE_CHECKING:
     from strands.types.agent import LocalAgent
 
+logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
 # Where the SDK's providers keep the id of their model.
 _MODEL_ID_NAMES = ("model_id", "model")
 
 
-def model_id(agent: "LocalAgent") -> str | None:
-    """Return the id of the agent's model as its provider keeps it, or None."""
-    model: Any = agent.model
-    config = getattr(model, "config", None)
-    if not isinstance(config, Mapping):
-        config = _called(model, "get_config")
-    for name in _MODEL_ID_NAMES:
-        found = config.get(name) or getattr(model, name, None)
-        if isinstance(found, str):
-            return found
-    return None
-
-
-def _called(model: Any, method: str) -> Mapping[str, Any]:
+def observed(figure: str, look: Callable[[], _T], otherwise: _T) -> _T:
+    """Return what a look at somebody else's object finds; ``otherwise`` where it raises."""
     try:
-        config = getattr(model, method)()
-    except Exception:  # noqa: BLE001 - a foreign provider's own method; the id is only information
-        return {}
-    return config if isinstance(config, Mapping) else {}
+        return look()
+    except Exception as error:  # noqa: BLE001 - foreign code may raise anything, and a figure is only information
+        logger.debug("figure=<%s>, error=<%s> | could not be observed", figure, type(error).__name__)
+        return otherwise
+
+
+def _mapping(value: object) -> dict[Any, Any]:
+    return observed("mapping", lambda: dict(value.items()) if isinstance(value, Mapping) else {}, {})
+
+
+_UNKNOWN: Any = object()
+
+
+def configuration(agent: "LocalAgent") -> dict[str, str | None]:
+    """Return ``model`` (its id, or None) and ``system_prompt``, without what cannot be told."""
+    looks: dict[str, Callable[[], str | None]] = {
+        "model": lambda: _model_id(agent.model),
+        "system_prompt": lambda: _text(agent.system_prompt),
+    }
+    found = {name: observed(name, look, _UNKNOWN) for name, look in looks.items()}
+    return {name: value for name, value in found.items() if value is not _UNKNOWN}
+
+
+def _text(value: Any) -> str | None:
+    # What looks like a string may be a subclass whose own methods do otherwise.
+    return None if value is None else str.__str__(value)
+
+
+def _model_id(model: Any) -> str | None:
+    own = [observed("model", functools.partial(getattr, model, name, None), None) for name in _MODEL_ID_NAMES]
+    try:
+        return _first_text([*_configured_ids(model), *own])
+    except Exception:
+        found = _first_text(own)
+        if found is None:
+            raise
+        return found
+
+
+def _configured_ids(model: Any) -> list[Any]:
+    config = observed("config", lambda: getattr(model, "config", None), None)
+    if not isinstance(config, Mapping):
+        config = model.get_config() if hasattr(model, "get_config") else {}
+    return [config.get(name) for name in _MODEL_ID_NAMES] if isinstance(config, Mapping) else []
+
+
+def _first_text(values: Iterable[Any]) -> str | None:
+    texts = (str.__str__(value) for value in values if issubclass(type(value), str))
+    return next(filter(None, texts), None)
 
 
 def call_metrics(message: Message, agent: "LocalAgent") -> dict[str, Any] | None:
@@ -42,21 +86,28 @@ def call_metrics(message: Message, agent: "LocalAgent") -> dict[str, Any] | None
     The SDK counts a call just after it announces the message, so the call's own figures are added here. It never
     counts the time to first byte, which is therefore the call's own in both places.
     """
-    metadata = message.get("metadata") or {}
-    usage: Mapping[str, int] = cast("Mapping[str, int]", metadata.get("usage") or {})
-    metrics: Mapping[str, int] = cast("Mapping[str, int]", metadata.get("metrics") or {})
+    return observed("event_loop_metrics", lambda: _call_metrics(message, agent), None)
+
+
+def _call_metrics(message: Message, agent: "LocalAgent") -> dict[str, Any] | None:
+    metadata = _mapping(message.get("metadata"))
+    usage, metrics = _mapping(metadata.get("usage")), _mapping(metadata.get("metrics"))
     if message["role"] != "assistant" or not (usage or metrics):
         return None
-    counted = _loop_metrics(agent)
-    accumulated = _added(getattr(counted, "accumulated_metrics", {}), metrics)
-    if "timeToFirstByteMs" in metrics:
-        accumulated["timeToFirstByteMs"] = metrics["timeToFirstByteMs"]
+    accumulated = _added(_counted(agent, "accumulated_metrics") or {}, metrics)
+    if (first_byte := _number(metrics.get("timeToFirstByteMs"))) is not None:
+        accumulated["timeToFirstByteMs"] = first_byte
     return {
-        "accumulated_usage": _added(getattr(counted, "accumulated_usage", {}), usage),
+        "accumulated_usage": _added(_counted(agent, "accumulated_usage") or {}, usage),
         "accumulated_metrics": accumulated,
-        "usage": dict(usage),
-        "metrics": dict(metrics),
+        "usage": usage,
+        "metrics": metrics,
     }
+
+
+def _counted(agent: "LocalAgent", name: str) -> dict[Any, Any] | None:
+    """Return one of the SDK's counts; None where there is none to be had."""
+    return observed(name, lambda: dict(getattr(_loop_metrics(agent), name, {}).items()), None)
 
 
 def _loop_metrics(agent: "LocalAgent") -> EventLoopMetrics | None:
@@ -66,44 +117,89 @@ def _loop_metrics(agent: "LocalAgent") -> EventLoopMetrics | None:
         return None
 
 
-def _added(counted: Mapping[str, Any], call: Mapping[str, Any]) -> dict[str, Any]:
-    names = dict.fromkeys([*counted, *call])
-    return {name: (counted.get(name) or 0) + (call.get(name) or 0) for name in names}
+def _added(counted: Mapping[Any, Any], call: Mapping[Any, Any]) -> dict[str, Any]:
+    then, now = _numbers(counted), _numbers(call)
+    return {name: _sum(then.get(name, 0), now.get(name, 0)) for name in then | now}
+
+
+def _numbers(figures: Mapping[Any, Any]) -> dict[str, Any]:
+    found = {str.__str__(name): _number(value) for name, value in figures.items() if issubclass(type(name), str)}
+    return {name: number for name, number in found.items() if number is not None}
+
+
+def _number(value: object) -> int | float | None:
+    """Return a finite number as a plain one; None for anything else."""
+    kind = type(value)
+    if kind is bool:
+        return None
+    if issubclass(kind, int):
+        return int.__int__(cast(int, value))
+    if issubclass(kind, float) and math.isfinite(number := float.__float__(cast(float, value))):
+        return number
+    return None
+
+
+def _sum(total: float, number: float) -> int | float:
+    try:
+        return total if (added := _number(total + number)) is None else added
+    except OverflowError:  # an int beyond all floats
+        return total
 
 
 class ToolUsageMeter:
     """Tells what the tools of an agent did since it was last asked; the SDK only counts totals."""
 
     def __init__(self, agent: "LocalAgent") -> None:
-        self._counted = _tool_totals(agent)
+        self._counted = _tool_totals(agent) or {}
 
     def since(self, agent: "LocalAgent") -> dict[str, ToolUsage]:
-        """Return the calls since the last ``count``, by tool."""
+        """Return the calls since the last ``count``, by tool. A total that fell began anew."""
         totals = _tool_totals(agent)
+        if totals is None:
+            return {}
+        self._counted = {name: then for name, then in self._counted.items() if not _began_anew(totals.get(name), then)}
         used = {name: _difference(total, self._counted.get(name)) for name, total in totals.items()}
         return {name: usage for name, usage in used.items() if usage["calls"]}
 
     def count(self, agent: "LocalAgent") -> None:
         """Take all calls so far as counted."""
-        self._counted = _tool_totals(agent)
+        totals = _tool_totals(agent)
+        self._counted = self._counted if totals is None else totals
 
 
-def _tool_totals(agent: "LocalAgent") -> dict[str, ToolUsage]:
-    metrics = getattr(_loop_metrics(agent), "tool_metrics", {})
-    return {
-        name: ToolUsage(calls=m.call_count, successes=m.success_count, errors=m.error_count, seconds=m.total_time)
-        for name, m in metrics.items()
-    }
+def _tool_totals(agent: "LocalAgent") -> dict[str, ToolUsage] | None:
+    counted = _counted(agent, "tool_metrics")
+    if counted is None:
+        return None
+    tools = {str.__str__(name): metrics for name, metrics in counted.items() if issubclass(type(name), str)}
+    usages = {name: _observed_usage(metrics) for name, metrics in tools.items()}
+    return {name: usage for name, usage in usages.items() if usage is not None}
+
+
+def _observed_usage(metrics: Any) -> ToolUsage | None:
+    return observed("tool_usage", lambda: _tool_usage(metrics), None)
+
+
+def _tool_usage(metrics: Any) -> ToolUsage:
+    counts = (metrics.call_count, metrics.success_count, metrics.error_count, metrics.total_time)
+    calls, successes, errors, seconds = (max(_number(value) or 0, 0) for value in counts)
+    return ToolUsage(calls=cast(int, calls), successes=cast(int, successes), errors=cast(int, errors), seconds=seconds)
+
+
+def _began_anew(total: ToolUsage | None, counted: ToolUsage) -> bool:
+    return total is None or any(_fell(total, counted, name) for name in counted)
 
 
 def _difference(total: ToolUsage, counted: ToolUsage | None) -> ToolUsage:
-    if counted is None:
-        return total
-    return cast(ToolUsage, {name: value - counted[name] for name, value in total.items()})  # type: ignore[literal-required]
+    return total if counted is None else cast(ToolUsage, _subtracted(total, counted))
 
 
 def ends_invocation(message: Message) -> bool:
     """Tell whether a message is an answer after which no tool runs."""
+    return observed("end of invocation", lambda: _ends_invocation(message), False)
+
+
+def _ends_invocation(message: Message) -> bool:
     return message["role"] == "assistant" and not any("toolUse" in block for block in message["content"])
 
 
@@ -115,36 +211,37 @@ def usage_totals(calls: Iterable[Mapping[str, Any]]) -> UsageTotals:
     """
     totals = UsageTotals(model_calls=0, usage={}, metrics={}, tools={})
     before: Mapping[str, Any] = {}
-    for call in calls:
-        usage, metrics = call.get("usage"), call.get("metrics")
+    for call in map(_mapping, calls):
+        usage, metrics = _mapping(call.get("usage")), _mapping(call.get("metrics"))
         if not (usage or metrics):
             usage, metrics = _difference_of_totals(call, before)
-        before, usage, metrics = call, usage or {}, metrics or {}
+        before = call
         totals["model_calls"] += bool(usage or metrics)
         totals["usage"] = _added(totals["usage"], usage)
-        totals["metrics"] = _added(totals["metrics"], {"latencyMs": metrics.get("latencyMs")})
-        totals["tools"] = _merged_tools(totals["tools"], call.get("tool_usage") or {})
+        totals["metrics"] = _added(totals["metrics"], {"latencyMs": _number(metrics.get("latencyMs")) or 0})
+        totals["tools"] = _merged_tools(totals["tools"], _mapping(call.get("tool_usage")))
     return totals
 
 
 def _difference_of_totals(call: Mapping[str, Any], before: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    usage, metrics = call.get("accumulated_usage") or {}, call.get("accumulated_metrics") or {}
-    used, measured = before.get("accumulated_usage") or {}, before.get("accumulated_metrics") or {}
+    usage, metrics = _mapping(call.get("accumulated_usage")), _mapping(call.get("accumulated_metrics"))
+    used, measured = _mapping(before.get("accumulated_usage")), _mapping(before.get("accumulated_metrics"))
     if _fell(usage, used, "totalTokens") or _fell(metrics, measured, "latencyMs"):
         used = measured = {}
     return _subtracted(usage, used), _subtracted(metrics, measured)
 
 
 def _fell(now: Mapping[str, Any], then: Mapping[str, Any], name: str) -> bool:
-    return (now.get(name) or 0) < (then.get(name) or 0)
+    return (_number(now.get(name)) or 0) < (_number(then.get(name)) or 0)
 
 
 def _subtracted(now: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: (value or 0) - (then.get(name) or 0) for name, value in now.items()}
+    before = _numbers(then)
+    return {name: _sum(value, -before.get(name, 0)) for name, value in _numbers(now).items()}
 
 
 def _merged_tools(tools: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, ToolUsage]:
-    return {name: _added(tools.get(name, {}), more.get(name, {})) for name in [*tools, *more]}  # type: ignore[misc]
+    return {name: _added(_mapping(tools.get(name)), _mapping(more.get(name))) for name in [*tools, *more]}  # type: ignore[misc]
 
 
 def sum_of_totals(totals: Sequence[UsageTotals]) -> UsageTotals:
@@ -177,6 +274,10 @@ def policies_triggered(trace: object) -> dict[str, list[str]]:
         trace: ``{"inputAssessment": …, "outputAssessments": …}``, also inside ``{"guardrail": …}`` or
             ``{"trace": …}``. What has another form is passed over.
     """
+    return observed("policies_triggered", lambda: _policies_triggered(trace), {})
+
+
+def _policies_triggered(trace: object) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for assessment in _assessments(trace):
         for policy, kinds in _FINDINGS.items():

@@ -24,6 +24,7 @@ from pymongo.errors import InvalidOperation, PyMongoError
 from strands.types.content import Message
 
 from . import _codec, _document, _large_values
+from ._agent_state import fitting, parts
 from ._codec import MessageEdit, Stored
 from ._document import AgentWrite, Guard
 from ._large_values import Files
@@ -72,6 +73,17 @@ class _Change:
     size: int = 0
     # Off-loaded values of what is appended or edited.
     files: Files = field(default_factory=dict, repr=False)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is left to be stored."""
+        return self.is_of_fields and not self.data
+
+    @property
+    def is_of_fields(self) -> bool:
+        """Whether it is of agent data alone."""
+        others = (self.appended, self.edited, self.live)
+        return all(each is None for each in others) and not self.guardrail_events
 
     def renumber_without(self, dropped: int) -> None:
         """Follow the numbers of the messages when one of them is taken out."""
@@ -147,6 +159,8 @@ class AgentHistory:
         # Why nothing can be written any more: somebody else wrote, or what was to be written to is gone.
         self._ended: MongoDBSessionError | None = None
         self._error: Exception | None = None
+        # Why fields of the agent are left out, by field, as long as nobody was told.
+        self.refused: dict[str, Exception] = {}
         self.make_locks()
         _all.add(self)
 
@@ -160,6 +174,11 @@ class AgentHistory:
     def namespace(self) -> str:
         """Database and collection that it is stored in."""
         return self._repository.namespace
+
+    @property
+    def agent_id(self) -> str:
+        """The agent."""
+        return self._agent_id
 
     @property
     def pending(self) -> int:
@@ -309,6 +328,19 @@ class AgentHistory:
             else:
                 self._queue_live(view)
 
+    @property
+    def is_stored(self) -> bool:
+        """Whether the agent is stored already; else it comes with the first write."""
+        return self._stored
+
+    def create(self) -> None:
+        """Store the agent, if it is not yet, with what is queued; errors are those of ``flush``."""
+        with self._state:
+            self.check_open()
+            if not (self._stored or self._pending):
+                self._queue(_Change())
+        self.flush()
+
     def end(self, error: MongoDBSessionError) -> MongoDBSessionError:
         """Forget what is queued, and raise this from now on."""
         with self._state:
@@ -416,10 +448,11 @@ class AgentHistory:
         if not changed and (self._live_ids is not None or record is None):
             return {}
         ids = self._ids(self._next_message_id() + (record is not None))
+        self._has_looked = False
         if ids == self._live_ids or (record is None and self._live_ids is None and ids == self._restored_ids):
             return {}
         lost_head = self._live_ids is not None and not has_looked and self._live.snapshot.only_lost_head(before)
-        self._live_ids, self._has_looked = ids, False
+        self._live_ids = ids
         return {"live": self._live.snapshot, "lost_head": lost_head}
 
     def _has_changed(self, view: View, record: Record | None) -> bool:
@@ -487,6 +520,12 @@ class AgentHistory:
 
     def _queue(self, change: _Change) -> None:
         self._check_room()
+        for name, _ in parts(change.data):
+            self.refused.pop(name, None)
+        change.data, too_large = fitting(change.data, self._session_id, self._agent_id)
+        self.refused |= too_large
+        if too_large and change.is_empty:
+            return
         self._pending.append(change)
         _unsent.add(self)
 
@@ -609,7 +648,9 @@ class AgentHistory:
             arrived = self._send(write, guard)
         except SessionTooLargeError:
             self._unanswered.pop(write.write_id, None)
-            if not (self._stored and self.roll(kept_bytes=0)) and not self._part(count):
+            if self._stored and self.roll(kept_bytes=0):
+                return True
+            if not (self._part(count) or self._split() or self._leave_out_field()):
                 self._drop_too_large()
                 raise
             return True
@@ -641,11 +682,43 @@ class AgentHistory:
         self._most_joined = 1
         return count > 1
 
+    def _split(self) -> bool:
+        """Send the fields of a change that is too large each by itself; False where there is nothing to part."""
+        with self._state:
+            head = self._pending[0]
+            parted = [] if head.is_of_fields else [replace(head, data={})]
+            parted += [_Change(data=data) for _, data in parts(head.data)]
+            more = len(parted) - 1
+            if more < 1:
+                return False
+            self._pending.popleft()
+            self._pending.extendleft(reversed(parted))
+            self._unanswered = {write: count + more if count else 0 for write, count in self._unanswered.items()}
+            return True
+
+    def _leave_out_field(self) -> bool:
+        """Go on without a field that does not fit; False where the change is something else."""
+        with self._state:
+            head = self._pending[0]
+            if not head.is_of_fields:
+                return False
+            self._pending.popleft()
+            for name, _ in parts(head.data):
+                self.refused[name] = SessionTooLargeError(self._session_id, self._agent_id, field=name)
+            return True
+
+    def take_refused(self) -> dict[str, Exception]:
+        """Return why fields are left out, by field, and take it as told."""
+        with self._state:
+            refused, self.refused = self.refused, {}
+            return refused
+
     def _drop_too_large(self) -> None:
         """Take out a change that no document can hold, so that it is not in the way of what comes after it."""
         with self._state:
             change = self._pending.popleft()
             if change.appended is None:
+                self._forget_live()
                 return
             dropped = change.appended["message_id"]
             self._give_up_files(change, {})

@@ -92,19 +92,28 @@ class SessionTooLargeError(MongoDBSessionError, ValueError):
         agent_id: The agent, where it was a write of one.
         message_id: The message that is too large by itself; None where it is something else.
         size: Its bytes, without the values that would have been stored as files.
+        field: The field of the agent, such as ``"state"``, that is left out; None where it is something else.
     """
 
     def __init__(
-        self, session_id: str, agent_id: str | None, message_id: int | None = None, size: int | None = None
+        self,
+        session_id: str,
+        agent_id: str | None,
+        message_id: int | None = None,
+        size: int | None = None,
+        field: str | None = None,
     ) -> None:
         self.session_id, self.agent_id = session_id, agent_id
-        self.message_id, self.size = message_id, size
+        self.message_id, self.size, self.field = message_id, size, field
         writer = "A write" if agent_id is None else f"A write for agent {agent_id!r}"
+        outcome = "Nothing was written; keep large data outside the conversation."
         if message_id is not None:
             writer = f"Message {message_id} of agent {agent_id!r}, {size} bytes beside its large values,"
+        elif field is not None:
+            writer = f"Field {field} of agent {agent_id!r}" + (f", {size} bytes," if size is not None else "")
+            outcome = "It is not stored, all else is; keep large data outside of it. It is tried again when it changes."
         super().__init__(
-            f"{writer} would take session {session_id!r} over MongoDB's limit of 16 MiB "
-            "a document. Nothing was written; keep large data outside the conversation."
+            f"{writer} would take session {session_id!r} over MongoDB's limit of 16 MiB a document. {outcome}"
         )
 
 

@@ -11,7 +11,6 @@ import itertools
 import logging
 import threading
 import time
-import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
@@ -50,7 +49,7 @@ from ._hook_chain import as_hooks
 from ._lease import LEASE_DURATION, LEASE_TIMEOUT, Lease
 from ._off_loop import run_off_loop
 from ._session_data import SessionData
-from ._telemetry import policies_triggered
+from ._telemetry import ends_invocation, policies_triggered
 from ._writer import MAX_PENDING, AgentHistory, flush_unsent
 from .errors import MongoDBSessionError, SessionConflictError, SessionLockedError, SessionNotFoundError
 from .mongodb_session_repository import MongoDBSessionRepository, OpenedSession
@@ -249,7 +248,6 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         agent_id = check_id("agent_id", agent.agent_id)
         if not self._reserve(agent_id, agent):
             return
-        _warn_of_unused_storage(agent)
         try:
             self._bindings[agent_id] = self._binder.bind(agent)
         except BaseException:
@@ -272,6 +270,12 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
 
     def _known_agents(self) -> set[str]:
         return self._contents.agent_ids
+
+    def _store_new(self, agent_id: str | None = None) -> None:
+        """Store one agent, or all, that would come with its first message only; the others cost nothing."""
+        for binding in self._live_bindings():
+            if agent_id in (None, binding.history.agent_id):
+                binding.store_new()
 
     def prefetch(self, agent_ids: Iterable[str]) -> None:
         """Read agents ahead, so that making them performs no I/O; a new one is stored with its first message.
@@ -314,6 +318,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             self._look_up(binding, agent)
             binding.capture_message(agent, _codec.with_tracking_id(_codec.with_blocks(message)), message)
         binding.history.flush()
+        _tell_outside(binding)
 
     def redact_latest_message(
         self,
@@ -394,6 +399,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         binding.capture_state(agent)
         with self._degrading():
             binding.history.flush()
+        _tell_outside(binding)
 
     def _look_up(self, binding: AgentBinding, agent: "LocalAgent") -> None:
         """Find live messages in storage that this process has not seen there: an application has put them back."""
@@ -449,6 +455,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             asyncio.get_running_loop().call_soon(self._flush_left, binding.history)
         else:
             await self._flush(binding)
+        binding.tell_left_out()
 
     async def _end_of_failed(self, binding: AgentBinding, agent: "LocalAgent", failure: Exception) -> None:
         """Raise what failed in the invocation, as it was: in mid-turn the SDK wraps what a handler raises."""
@@ -469,6 +476,8 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             await self._alook_up(binding, event.agent, event.message)
             capture(event.agent, event.message)
             await self._flush_as_agreed(binding, event.agent)
+            if isinstance(event.agent, Agent) and ends_invocation(event.message):
+                _tell_outside(binding)  # the last message of a direct tool call
         except Exception as error:
             binding.failure = error
             raise
@@ -588,7 +597,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
     @property
     def health(self) -> Health:
         """How the writes are doing, without any content."""
-        errors = [binding.history.error for binding in self._live_bindings()]
+        errors = [binding.history.error or binding.left_out for binding in self._live_bindings()]
         failed = [error for error in errors if error is not None]
         return {
             "ok": not failed,
@@ -621,6 +630,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         self._drain(self._unsent(), timeout)
         for binding in self._live_bindings():
             binding.history.check_open()
+            _tell_outside(binding)
 
     def _unsent(self) -> list[AgentHistory]:
         return [binding.history for binding in self._live_bindings() if binding.history.pending]
@@ -670,6 +680,8 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             self._log_unstored(error)
         for binding in self._live_bindings():
             binding.history.let_go()
+            if binding.left_out is not None:
+                self._log_unstored(binding.left_out)
         _release_lease(self.session_repository, self.session_id, deadline - time.monotonic())
         try:
             self._flush_hooks(max(deadline - time.monotonic(), 0.0))
@@ -703,6 +715,12 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             )
 
 
+def _tell_outside(binding: AgentBinding) -> None:
+    """Outside of an invocation a call itself tells what was left out; in one, its end does."""
+    if not binding.invoked:
+        binding.tell_left_out()
+
+
 def _release_lease(repository: MongoDBSessionRepository, session_id: str, timeout: float) -> None:
     """Let others write the session; where that fails, they may when the lease expires."""
     try:
@@ -723,14 +741,6 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> str:
 @atexit.register
 def _flush_all_at_exit() -> None:
     flush_unsent()
-
-
-def _warn_of_unused_storage(agent: "LocalAgent") -> None:
-    if agent.storage is not None:
-        warnings.warn(
-            "Agent(storage=…) is not used by MongoDBSessionManager, which stores the whole session itself",
-            stacklevel=2,
-        )
 
 
 def create_mongodb_session_manager(session_id: str, *args: Any, **kwargs: Any) -> MongoDBSessionManager:

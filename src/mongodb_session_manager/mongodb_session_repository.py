@@ -32,6 +32,7 @@ from ._indexes import ensure_indexes
 from ._lease import Lease
 from ._live_set import LiveIds
 from ._opening import HELD, SessionOpener
+from ._restorable import check_fields, restored_message
 from ._segments import FEEDBACK_BYTES, KEPT_BYTES, FeedbackSegments, MessageSegments, RolledOver
 from .errors import (
     AgentNotFoundError,
@@ -469,6 +470,8 @@ class MongoDBSessionRepository(SessionRepository):
     ) -> RestoredAgent | None:
         if not stored.get("agent_data"):
             return None
+        place = _place(session_id, agent_id)
+        check_fields(place, stored["agent_data"])
         live = LiveIds.of(stored.get("live"))
         removed = _document.removed_count(stored["agent_data"]) if removed is None else removed
         messages = self._after(session_id, stored, removed) if live is None else self._chosen(session_id, stored, live)
@@ -483,7 +486,7 @@ class MongoDBSessionRepository(SessionRepository):
             has_files=bool(stored.get("has_files")),
             live=live,
             removed=removed,
-            messages=[(int(m["message_id"]), _codec.decode_message(m)) for m in messages],
+            messages=[restored_message(place, message) for message in messages],
         )
 
     def _chosen(self, session_id: str, stored: Stored, live: LiveIds) -> list[Stored]:
@@ -1251,6 +1254,10 @@ def _feedback(session_id: str, feedback: object) -> Stored:
         raise TypeError(f"{place} must be a mapping, got {type(feedback).__name__}")
     if "created_at" in feedback:
         raise ValueError(f"{place}: 'created_at' is set here; give a time of your own another name")
+    # Its fields are queried by name, unlike keys inside values.
+    odd = next((type(key).__name__ for key in feedback if not isinstance(key, str)), None)
+    if odd is not None:
+        raise UnstorableValueError(place, f"it has a key of type {odd}; use strings as names of fields")
     stored: Stored = _codec.encode(dict(feedback), place, plain_dates=True)
     return {**stored, "created_at": _document.now()}
 

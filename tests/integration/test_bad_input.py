@@ -195,7 +195,7 @@ def test_a_session_of_a_newer_version_is_left_alone(
     [
         ({1, 2}, r"content\[0\]\.toolResult\.content\[0\]\.json\.value"),
         ({"deep": [0, {"er": Decimal("1.5")}]}, r"content\[0\]\.toolResult\.content\[0\]\.json\.value\.deep\[1\]\.er"),
-        ({1: "one"}, r"content\[0\]\.toolResult\.content\[0\]\.json\.value"),
+        ({b"1": "one"}, r"content\[0\]\.toolResult\.content\[0\]\.json\.value"),
         (object(), r"content\[0\]\.toolResult\.content\[0\]\.json\.value"),
     ],
 )

@@ -219,7 +219,7 @@ class Refusing(SlidingWindowConversationManager):
 def test_an_agent_that_could_not_be_restored_can_be_made_again(new_manager: NewManager, new_agent: NewAgent) -> None:
     new_agent(new_manager(), conversation_manager=Refusing())("Hi")
     manager = new_manager()
-    with pytest.raises(ValueError, match="refuses"):
+    with pytest.raises(MongoDBSessionError, match="conversation_manager_state"):
         new_agent(manager, conversation_manager=Refusing())
 
     assert len(new_agent(manager).messages) == 2

@@ -462,7 +462,7 @@ def unstorable(secret: str) -> list[Any]:
         {(secret, 1): secret},
         {secret.encode(): secret},
         [secret, object()],
-        {"text": [secret, {5: secret}]},
+        {"text": [secret, {(5,): secret}]},
         holding_itself,
         type("Odd", (), {"__repr__": lambda _: secret})(),
     ]

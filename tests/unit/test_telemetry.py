@@ -2,6 +2,8 @@
 
 import copy
 import json
+import math
+from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -288,3 +290,47 @@ def test_the_stop_reasons_are_those_of_the_sdk() -> None:
     assert types.CONTENT_FILTERED == "content_filtered"
     assert {types.GUARDRAIL_INTERVENED, types.CONTENT_FILTERED} == types.GUARDRAIL_STOP_REASONS
     assert set(get_args(StopReason)) >= types.GUARDRAIL_STOP_REASONS
+
+
+# Figures that are none
+
+
+DETAILS = [{"ttl": "5m", "inputTokens": 8}]
+
+
+@pytest.mark.parametrize("odd", [None, True, "5", DETAILS, {"a": "b"}, math.nan, math.inf, 1j, Decimal(1)], ids=str)
+def test_only_finite_numbers_are_added_up(odd: Any) -> None:
+    calls = [
+        {"usage": {"inputTokens": 1, "odd": 2}, "metrics": {"latencyMs": 1.5}, "tool_usage": {"t": {"calls": 1}}},
+        {"usage": {"inputTokens": 2, "odd": odd, "x": odd}, "metrics": {"latencyMs": odd}, "tool_usage": {"t": odd}},
+        {"usage": odd, "metrics": odd, "tool_usage": odd},
+        odd,
+    ]
+
+    totals = usage_totals(cast(Any, calls))
+
+    assert totals["usage"] == {"inputTokens": 3, "odd": 2}
+    assert totals["metrics"] == {"latencyMs": 1.5}
+    assert totals["tools"] == {"t": {"calls": 1}}
+    assert totals["model_calls"] == 2
+    assert sum_of_totals([totals, totals])["usage"] == {"inputTokens": 6, "odd": 4}
+
+
+@pytest.mark.parametrize("odd", [None, True, "5", DETAILS, {"a": "b"}, math.nan, math.inf], ids=str)
+def test_only_finite_numbers_of_the_first_version_are_added_up(odd: Any) -> None:
+    calls = [
+        {"accumulated_usage": {"totalTokens": 10, "cacheDetails": DETAILS, "x": odd}, "accumulated_metrics": odd},
+        {"accumulated_usage": {"totalTokens": 30, "cacheDetails": DETAILS * 2, "x": 5}, "accumulated_metrics": odd},
+        {"accumulated_usage": {"totalTokens": odd, "cacheDetails": odd, "x": odd}},
+        {"accumulated_usage": odd},
+    ]
+
+    totals = usage_totals(cast(Any, calls))
+
+    assert totals["usage"] == {"totalTokens": 30, "x": 5}
+
+
+def test_sums_stay_finite() -> None:
+    calls = [{"usage": {"a": 1.7e308, "b": 10**400, "c": 10**400}}, {"usage": {"a": 1.7e308, "b": 1, "c": 0.5}}]
+
+    assert usage_totals(calls)["usage"] == {"a": 1.7e308, "b": 10**400 + 1, "c": 10**400}

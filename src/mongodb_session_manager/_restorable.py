@@ -1,0 +1,79 @@
+"""Checks of what stands in a session before it is used: another version may have written it, or a hand.
+
+What does not fit raises an error that names session, agent and place, and says what to do.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from pymongo.errors import PyMongoError
+
+from ._codec import AGENT_FIELDS, Stored, decode_message
+from .errors import MongoDBSessionError
+
+_OF_AGENT = (
+    "Go on with the versions of strands-agents and of this library that wrote it, restore the document from a backup, "
+    "or remove the field, which gives up what it holds."
+)
+_OF_MESSAGE = (
+    "Restore the document from a backup, or put another message in its place with the repository's update_message()."
+)
+
+
+def _unreadable(place: str, what: str, reason: str, remedy: str) -> MongoDBSessionError:
+    return MongoDBSessionError(
+        f"{place} cannot be restored: {what} {reason}. {remedy} The rest of the session can be read."
+    )
+
+
+@contextmanager
+def restoring(place: str, field: str, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Have what is raised over a stored field name agent and field; the error itself may quote what is stored.
+
+    Args:
+        place: What the agent is called.
+        field: The field.
+        passing: Errors that travel as they are.
+    """
+    try:
+        yield
+    except (MongoDBSessionError, PyMongoError):
+        raise
+    except passing:
+        raise
+    except Exception as error:  # noqa: BLE001 - others read it, and may raise anything
+        reason = f"has another shape than is read ({type(error).__name__})"
+        raise _unreadable(place, field, reason, _OF_AGENT) from None
+
+
+def check_fields(place: str, data: Any) -> None:
+    """Check the stored ``agent_data``.
+
+    Raises:
+        MongoDBSessionError: It, or a field of it that an agent is restored from, is no object.
+    """
+    fields = {"agent_data": data}
+    if isinstance(data, Mapping):
+        fields |= {name: data[name] for name in AGENT_FIELDS if data.get(name) is not None}
+    for name, value in fields.items():
+        if not isinstance(value, Mapping):
+            raise _unreadable(place, name, f"is no object but of type {type(value).__name__}", _OF_AGENT)
+
+
+def restored_message(place: str, stored: Stored) -> tuple[int, Any]:
+    """Return the id of a stored message and the message.
+
+    Raises:
+        MongoDBSessionError: It is none that an agent can have.
+    """
+    try:
+        message_id, message = int(stored["message_id"]), decode_message(stored)
+        is_message = isinstance(message["role"], str) and all(isinstance(block, dict) for block in message["content"])
+        reason = None if is_message else "is no message"
+    except Exception as error:  # noqa: BLE001 - anything may stand there
+        reason = f"has another shape than is read ({type(error).__name__})"
+    if reason is not None:
+        found = stored.get("message_id") if isinstance(stored, Mapping) else None
+        raise _unreadable(place, f"message {found!r}", reason, _OF_MESSAGE)
+    return message_id, message
