@@ -6,9 +6,8 @@ history, and sent by the repository, off the event loop wherever the SDK allows 
 
 import asyncio
 import atexit
-import functools
-import itertools
 import logging
+import sys
 import threading
 import time
 import warnings
@@ -28,6 +27,7 @@ from strands.hooks.events import (
     AfterNodeCallEvent,
     AgentInitializedEvent,
     BeforeInvocationEvent,
+    BeforeMultiAgentInvocationEvent,
     MessageAddedEvent,
     MessageUpdatedEvent,
     MultiAgentInitializedEvent,
@@ -37,7 +37,7 @@ from strands.session.session_repository import SessionRepository
 from strands.types.content import Message
 from strands.types.session import Session
 
-from . import _codec, _document
+from . import _codec, _document, _multi_agents
 from ._agent_binding import AgentBinder, AgentBinding
 from ._arguments import with_new_spellings
 from ._client import CLOSE_TIMEOUT, THREAD_NAME
@@ -45,6 +45,8 @@ from ._document import check_id
 from ._group_commit import flush_behind, flush_off_loop
 from ._hook_chain import as_hooks
 from ._lease import LEASE_DURATION, LEASE_TIMEOUT, Lease
+from ._multi_agent_writer import MultiAgentWriter
+from ._multi_agents import MultiAgentState, StoredMultiAgent
 from ._off_loop import run_off_loop
 from ._session_data import SessionData
 from ._telemetry import policies_triggered
@@ -63,24 +65,6 @@ logger = logging.getLogger(__name__)
 
 # Seconds to give back a lease whose manager could not be made.
 UNUSED_LEASE_TIMEOUT = 1.0
-
-
-class _LatestState:
-    """Keeps an older state of a Graph or Swarm from being written over a newer one."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._stamps = itertools.count(1)
-        self._written = 0
-
-    def stamp(self) -> int:
-        return next(self._stamps)
-
-    def write(self, stamp: int, write: Callable[[], None]) -> None:
-        with self._lock:
-            if stamp > self._written:
-                write()
-                self._written = stamp
 
 
 class _OpenedRepository:
@@ -189,7 +173,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         self._outbox = opened.outbox
         self._binder = AgentBinder(repository, session_id, opened.agent_ids, opened.created, self._fix_broken_tool_use)
         self._bindings: dict[str, AgentBinding | None] = {}
-        self._multi_agents: dict[str, _LatestState] = {}
+        self._multi_agents: dict[str, MultiAgentWriter] = {}
         self._lock = threading.Lock()
         self._closed = False
 
@@ -203,8 +187,9 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         registry.add_callback(AfterInvocationEvent, self._on_invocation_end, order=HookOrder.SDK_LAST + 1)
         registry.add_callback(BidiAgentStopEvent, self._on_invocation_end, order=HookOrder.SDK_LAST + 1)
         registry.add_callback(MultiAgentInitializedEvent, self._on_multi_agent_initialized)
+        registry.add_callback(BeforeMultiAgentInvocationEvent, self._on_multi_agent_start)
         registry.add_callback(AfterNodeCallEvent, self._on_multi_agent_step)
-        registry.add_callback(AfterMultiAgentInvocationEvent, self._on_multi_agent_step)
+        registry.add_callback(AfterMultiAgentInvocationEvent, self._on_multi_agent_end)
 
     # Agents
 
@@ -471,12 +456,11 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         """Restore a Graph or Swarm from the session, or store it as new.
 
         Raises:
+            MongoDBSessionError: It is not built as it was when it stopped; what is stored stays as it is.
             SessionLockedError: It is new, and another manager is the session's only writer.
             SessionNotFoundError: The session was deleted.
         """
-        state = self._stored_multi_agent(source.id, source.serialize_state())
-        if state is not None:
-            source.deserialize_state(state)
+        self._restore_multi_agent(source, self._stored_multi_agent(_multi_agents.capture(self.session_id, source)))
 
     def sync_multi_agent(self, source: "MultiAgentBase", **kwargs: Any) -> None:
         """Store the state of a Graph or Swarm.
@@ -485,41 +469,63 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             AgentNotFoundError: It was never initialized with this session.
             SessionLockedError: Another manager is the session's only writer.
             SessionNotFoundError: The session was deleted.
+            UnstorableValueError: The state holds something that would not come back equal.
         """
         self.session_repository.update_multi_agent(self.session_id, source)
 
-    def _stored_multi_agent(self, multi_agent_id: str, state: dict[str, Any]) -> dict[str, Any] | None:
+    def _stored_multi_agent(self, state: MultiAgentState) -> StoredMultiAgent | None:
         """Return the stored state; where there is none, store the given one and return None."""
         repository = self.session_repository
         if not self._is_new_session:
-            stored = repository.read_multi_agent(self.session_id, multi_agent_id)
+            stored = repository.restore_multi_agent(self.session_id, state.multi_agent_id)
             if stored is not None:
                 return stored
         self._is_new_session = False
         try:
-            repository.write_multi_agent(self.session_id, multi_agent_id, state, create=True)
+            repository.store_multi_agent(self.session_id, state, create=True)
         except SessionLockedError:
             raise
         except SessionConflictError:  # another process was faster
-            return repository.read_multi_agent(self.session_id, multi_agent_id)
+            return repository.restore_multi_agent(self.session_id, state.multi_agent_id)
         return None
 
-    async def _on_multi_agent_initialized(self, event: MultiAgentInitializedEvent) -> None:
-        source = event.source
-        state = source.serialize_state()
-        stored = await self._off_loop(lambda: self._stored_multi_agent(source.id, state))
+    def _restore_multi_agent(self, source: "MultiAgentBase", stored: StoredMultiAgent | None) -> None:
         if stored is not None:
-            source.deserialize_state(stored)
+            _multi_agents.restore(self.session_id, source, stored)
 
-    async def _on_multi_agent_step(self, event: AfterNodeCallEvent | AfterMultiAgentInvocationEvent) -> None:
-        if self._durability == "exit" and isinstance(event, AfterNodeCallEvent):
+    async def _on_multi_agent_initialized(self, event: MultiAgentInitializedEvent) -> None:
+        state = _multi_agents.capture(self.session_id, event.source)
+        self._restore_multi_agent(event.source, await self._off_loop(lambda: self._stored_multi_agent(state)))
+
+    async def _on_multi_agent_start(self, event: BeforeMultiAgentInvocationEvent) -> None:
+        self._multi_agent_writer(event.source).failure = None
+
+    async def _on_multi_agent_step(self, event: AfterNodeCallEvent) -> None:
+        if self._durability == "exit":
             return
-        source = event.source
-        latest = self._multi_agents.setdefault(source.id, _LatestState())
-        stamp, state = latest.stamp(), source.serialize_state()
-        write = functools.partial(self.session_repository.write_multi_agent, self.session_id, source.id, state)
-        with self._degrading():
-            await self._off_loop(lambda: latest.write(stamp, write))
+        writer = self._multi_agent_writer(event.source)
+        try:
+            await self._write_multi_agent(writer, event.source)
+        except Exception as error:
+            writer.failure = error
+            raise
+
+    async def _on_multi_agent_end(self, event: AfterMultiAgentInvocationEvent) -> None:
+        writer = self._multi_agent_writer(event.source)
+        if writer.failure is None:
+            await self._write_multi_agent(writer, event.source)
+        elif sys.exc_info()[1] is None:  # a Swarm has kept it to itself
+            raise writer.failure
+
+    def _multi_agent_writer(self, source: "MultiAgentBase") -> MultiAgentWriter:
+        writer = MultiAgentWriter(self.session_repository, self.session_id)
+        return self._multi_agents.setdefault(source.id, writer)
+
+    async def _write_multi_agent(self, writer: MultiAgentWriter, source: "MultiAgentBase") -> None:
+        write = writer.capture(source)
+        if write is not None:
+            with self._degrading():
+                await self._off_loop(write)
 
     # The session
 

@@ -28,10 +28,18 @@ FLOORS: list[set[str]] = [
         "_lease",
         "_off_loop",
     },
-    {"_document", "_metadata_tool", "_agent_state", "_repair", "mongodb_connection_pool", "_large_values"},
+    {
+        "_document",
+        "_metadata_tool",
+        "_agent_state",
+        "_repair",
+        "mongodb_connection_pool",
+        "_large_values",
+        "_multi_agents",
+    },
     {"_segments", "_files"},
     {"mongodb_session_repository"},
-    {"_writer", "_session_data", "session_catalog", "storage"},
+    {"_writer", "_session_data", "session_catalog", "storage", "_multi_agent_writer"},
     {"_agent_binding", "_group_commit"},
     {"mongodb_session_manager"},
     {"mongodb_session_factory"},
@@ -255,7 +263,9 @@ def hook_floor(name: str) -> int:
     return found[0]
 
 
-@pytest.mark.parametrize("module", ["_codec", "_document", "_large_values", "_telemetry", "errors", "types"])
+@pytest.mark.parametrize(
+    "module", ["_codec", "_document", "_large_values", "_multi_agents", "_telemetry", "errors", "types"]
+)
 def test_what_is_pure_imports_no_driver(module: str) -> None:
     assert module not in MODULES or not {name for name in imported(module) if name.startswith("pymongo")}
 
