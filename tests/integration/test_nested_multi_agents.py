@@ -345,7 +345,7 @@ async def test_a_stream_that_is_left_on_the_answer_can_be_answered_again(
     asked = await graph_in_graph(new_manager()).invoke_async("Do it")
     before = stored()["multi_agents"]["outer"]
 
-    stream = graph_in_graph_done(new_manager()).stream_async(answers(asked.interrupts))
+    stream: Any = graph_in_graph_done(new_manager()).stream_async(answers(asked.interrupts))
     await anext(stream)
     await stream.aclose()
     assert stored()["multi_agents"]["outer"] == before
