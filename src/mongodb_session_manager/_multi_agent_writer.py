@@ -40,5 +40,5 @@ class MultiAgentWriter:
     def _write(self, stamp: int, state: MultiAgentState) -> None:
         with self._lock:
             if stamp > self._written:
-                self._repository.store_multi_agent(self._session_id, state)
+                self._repository.write_multi_agent(self._session_id, state.multi_agent_id, state)
                 self._written = stamp

@@ -45,12 +45,16 @@ class MultiAgentState:
     is_halfway: bool = False
 
 
-@dataclass(frozen=True)
-class StoredMultiAgent:
-    """A stored state as the SDK takes it, with those of the orchestrators inside, outer before inner."""
+class StoredState(dict[str, Any]):
+    """A state as it was serialised, with those of what was interrupted inside of it, outer before inner.
 
-    state: dict[str, Any] = field(repr=False)
-    inner: dict[Path, dict[str, Any]] = field(repr=False)
+    Attributes:
+        inner: Their states by path.
+    """
+
+    def __init__(self, state: Mapping[str, Any], inner: Mapping[Path, dict[str, Any]]) -> None:
+        super().__init__(state)
+        self.inner = dict(inner)
 
 
 def label(session_id: str, multi_agent_id: object) -> str:
@@ -79,7 +83,9 @@ def encode(session_id: str, multi_agent_id: str, state: Mapping[str, Any]) -> Mu
     Raises:
         UnstorableValueError: It holds something that would not come back equal.
     """
-    return MultiAgentState(multi_agent_id, _fields(label(session_id, multi_agent_id), dict(state), None, []))
+    inside = state.inner.items() if isinstance(state, StoredState) else ()
+    inner = [(path, inner_state, None) for path, inner_state in inside]
+    return MultiAgentState(multi_agent_id, _fields(label(session_id, multi_agent_id), dict(state), None, inner))
 
 
 _State = tuple[Path, dict[str, Any], Any]
@@ -98,7 +104,7 @@ def _states(source: MultiAgentBase, path: Path = ()) -> Iterator[_State]:
 def _interrupted(source: MultiAgentBase, state: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Find the nodes that were interrupted while they ran: their ids and what runs them."""
     context = _interrupts(state).get("context", {})
-    for node_id in sorted(state.get("interrupted_nodes") or ()):
+    for node_id in sorted(state.get("interrupted_nodes") or (), key=str):
         if not context.get(node_id, {}).get("from_hook"):
             yield node_id, getattr(_nodes(source).get(node_id), "executor", None)
 
@@ -134,7 +140,7 @@ def _fields(place: str, state: dict[str, Any], live: Any, inner: Iterable[_State
     fields = {"state": _codec.encode(bytes_out.of(state, live), f"{place}, state")}
     found = []
     for path, inner_state, inner_live in inner:
-        inside = f"{place}, state inside {'/'.join(path)}"
+        inside = f"{place}, state inside {'/'.join(map(str, path))}"
         found.append({"path": list(path), "state": bytes_out.of(inner_state, inner_live)})
         found[-1] = _codec.encode(found[-1], inside)
     if found:
@@ -213,12 +219,12 @@ def _mark(content: bytes) -> dict[str, Any]:
 # To read
 
 
-def decode(fields: Stored) -> StoredMultiAgent:
+def decode(fields: Stored) -> StoredState:
     """Return the states of stored fields, as they were serialised."""
     bytes_in = _BytesIn(fields.get("encoded"))
     state = bytes_in.of(_codec.decode(fields["state"]))
     inner = [_codec.decode(one) for one in fields.get("inner", ())]
-    return StoredMultiAgent(state, {tuple(one["path"]): bytes_in.of(one["state"]) for one in inner})
+    return StoredState(state, {tuple(one["path"]): bytes_in.of(one["state"]) for one in inner})
 
 
 class _OwnDict(dict[str, Any]):
@@ -265,18 +271,20 @@ class _BytesIn:
 # To restore
 
 
-def restore(session_id: str, source: MultiAgentBase, stored: StoredMultiAgent) -> None:
+def restore(session_id: str, source: MultiAgentBase, stored: StoredState) -> None:
     """Put a stored state into a source, and those beside it into what is inside of it.
 
     Raises:
         MongoDBSessionError: They do not fit.
     """
     place = label(session_id, source.id)
-    for path, target, state in list(_targets(place, source, stored, ())):
-        try:
+    try:
+        for target, state in list(_targets(place, source, stored, ())):
             _deserialize(target, state)
-        except Exception as error:
-            raise _UnfitStateError(place, path, f"the SDK refuses it ({type(error).__name__})") from error
+    except MongoDBSessionError:
+        raise
+    except Exception as error:
+        raise _UnfitStateError(place, (), f"Strands refuses its shape ({type(error).__name__})") from error
 
 
 def _deserialize(target: MultiAgentBase, state: dict[str, Any]) -> None:
@@ -290,21 +298,24 @@ def _deserialize(target: MultiAgentBase, state: dict[str, Any]) -> None:
         node.execution_status = Status.INTERRUPTED
 
 
-_Target = tuple[Path, MultiAgentBase, dict[str, Any]]
+_Target = tuple[MultiAgentBase, dict[str, Any]]
 
 
-def _targets(place: str, source: MultiAgentBase, stored: StoredMultiAgent, path: Path) -> Iterator[_Target]:
-    state = stored.inner[path] if path else stored.state
+def _targets(place: str, source: MultiAgentBase, stored: StoredState, path: Path) -> Iterator[_Target]:
+    state = stored.inner[path] if path else stored
     unfit = _unfit(source, state)
     if unfit is not None:
         raise _UnfitStateError(place, path, unfit)
-    yield path, source, state
+    yield source, state
     for node_id, executor in _interrupted(source, state):
         inside = (*path, node_id)
-        if isinstance(executor, MultiAgentBase) != (inside in stored.inner):
-            raise _UnfitStateError(place, inside, "it was interrupted there, and what ran there is not stored with it")
-        if isinstance(executor, MultiAgentBase):
+        if inside in stored.inner:
+            if not isinstance(executor, MultiAgentBase):
+                raise _UnfitStateError(place, inside, "a Graph or Swarm was interrupted there, and now it is none")
             yield from _targets(place, executor, stored, inside)
+        elif isinstance(executor, Graph | Swarm) and not _interrupts(executor.serialize_state()).get("activated"):
+            # One with a session manager of its own may have come back by itself.
+            raise _UnfitStateError(place, inside, "it was interrupted there, and what ran there is not stored with it")
 
 
 def _unfit(source: MultiAgentBase, state: Mapping[str, Any]) -> str | None:
@@ -313,9 +324,9 @@ def _unfit(source: MultiAgentBase, state: Mapping[str, Any]) -> str | None:
     if not isinstance(source, Graph | Swarm) or not (state.get("next_nodes_to_execute") or is_interrupted):
         return None
     kind = "graph" if isinstance(source, Graph) else "swarm"
-    if state.get("type") != kind:
-        return f"it is that of a {state.get('type')}, and this is a {kind}"
-    missing = sorted(_named_nodes(state) - source.nodes.keys())
+    if state.get("type") in {"graph", "swarm"} - {kind}:
+        return f"it is that of a {state['type']}, and this is a {kind}"
+    missing = sorted(_named_nodes(state) - source.nodes.keys(), key=str)
     if missing:
         return f"it needs nodes that are not there any more: {', '.join(map(repr, missing))}"
     return _unfit_interrupt(source, state) if is_interrupted else None
@@ -340,7 +351,7 @@ class _UnfitStateError(MongoDBSessionError):
     """What is stored of a Graph or Swarm does not fit the one that is to go on from it."""
 
     def __init__(self, place: str, path: Path, reason: str) -> None:
-        inside = f", inside node {'/'.join(path)!r}" if path else ""
+        inside = f", inside node {'/'.join(map(str, path))!r}" if path else ""
         super().__init__(
             f"{place} has a state that cannot be gone on from{inside}: {reason}. It stays stored. Build the same Graph "
             "or Swarm as before, with the same version of Strands, to go on; to begin anew, give it another id, or "

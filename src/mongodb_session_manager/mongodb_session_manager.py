@@ -46,7 +46,7 @@ from ._group_commit import flush_behind, flush_off_loop
 from ._hook_chain import as_hooks
 from ._lease import LEASE_DURATION, LEASE_TIMEOUT, Lease
 from ._multi_agent_writer import MultiAgentWriter
-from ._multi_agents import MultiAgentState, StoredMultiAgent
+from ._multi_agents import MultiAgentState, StoredState
 from ._off_loop import run_off_loop
 from ._session_data import SessionData
 from ._telemetry import policies_triggered
@@ -473,23 +473,23 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         """
         self.session_repository.update_multi_agent(self.session_id, source)
 
-    def _stored_multi_agent(self, state: MultiAgentState) -> StoredMultiAgent | None:
+    def _stored_multi_agent(self, state: MultiAgentState) -> StoredState | None:
         """Return the stored state; where there is none, store the given one and return None."""
         repository = self.session_repository
         if not self._is_new_session:
-            stored = repository.restore_multi_agent(self.session_id, state.multi_agent_id)
+            stored = repository.read_multi_agent(self.session_id, state.multi_agent_id)
             if stored is not None:
                 return stored
         self._is_new_session = False
         try:
-            repository.store_multi_agent(self.session_id, state, create=True)
+            repository.write_multi_agent(self.session_id, state.multi_agent_id, state, create=True)
         except SessionLockedError:
             raise
         except SessionConflictError:  # another process was faster
-            return repository.restore_multi_agent(self.session_id, state.multi_agent_id)
+            return repository.read_multi_agent(self.session_id, state.multi_agent_id)
         return None
 
-    def _restore_multi_agent(self, source: "MultiAgentBase", stored: StoredMultiAgent | None) -> None:
+    def _restore_multi_agent(self, source: "MultiAgentBase", stored: StoredState | None) -> None:
         if stored is not None:
             _multi_agents.restore(self.session_id, source, stored)
 

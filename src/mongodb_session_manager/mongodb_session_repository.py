@@ -30,7 +30,7 @@ from ._driver_errors import forget_values, is_too_large
 from ._files import SessionFiles
 from ._indexes import ensure_indexes
 from ._lease import Lease
-from ._multi_agents import MultiAgentState, StoredMultiAgent
+from ._multi_agents import MultiAgentState, StoredState
 from ._segments import FEEDBACK_BYTES, KEPT_BYTES, FeedbackSegments, MessageSegments, RolledOver
 from .errors import (
     AgentNotFoundError,
@@ -1059,7 +1059,8 @@ class MongoDBSessionRepository(SessionRepository):
             SessionNotFoundError: There is no such session.
             UnstorableValueError: The state holds something that would not come back equal.
         """
-        self.store_multi_agent(session_id, _multi_agents.capture(session_id, multi_agent), create=True)
+        captured = _multi_agents.capture(session_id, multi_agent)
+        self.write_multi_agent(session_id, multi_agent.id, captured, create=True)
 
     def update_multi_agent(self, session_id: str, multi_agent: "MultiAgentBase", **kwargs: Any) -> None:
         """Replace the stored state of a Graph or Swarm.
@@ -1070,26 +1071,24 @@ class MongoDBSessionRepository(SessionRepository):
             SessionNotFoundError: There is no such session.
             UnstorableValueError: The state holds something that would not come back equal.
         """
-        self.store_multi_agent(session_id, _multi_agents.capture(session_id, multi_agent))
+        self.write_multi_agent(session_id, multi_agent.id, _multi_agents.capture(session_id, multi_agent))
 
     def write_multi_agent(
-        self, session_id: str, multi_agent_id: str, state: Mapping[str, Any], *, create: bool = False
+        self, session_id: str, multi_agent_id: str, state: Mapping[str, Any] | MultiAgentState, *, create: bool = False
     ) -> None:
-        """Store a serialised state; see ``create_multi_agent`` and ``update_multi_agent``."""
-        self.store_multi_agent(session_id, _multi_agents.encode(session_id, multi_agent_id, state), create=create)
-
-    def store_multi_agent(self, session_id: str, state: MultiAgentState, *, create: bool = False) -> None:
-        """Store a captured state; see ``create_multi_agent`` and ``update_multi_agent``."""
-        check_id("multi_agent_id", state.multi_agent_id)
+        """Store a serialised or captured state; see ``create_multi_agent`` and ``update_multi_agent``."""
+        check_id("multi_agent_id", multi_agent_id)
+        if not isinstance(state, MultiAgentState):
+            state = _multi_agents.encode(session_id, multi_agent_id, state)
         fields, files = _large_values.off_load_state(state.fields)
         try:
-            self._store_multi_agent(session_id, state.multi_agent_id, fields, files, create=create)
+            self._store_multi_agent(session_id, multi_agent_id, fields, files, create=create)
         except SessionTooLargeError:
             if files:
                 raise
             # The session document has no room left, whatever takes it.
             fields, files = _large_values.off_load_state(state.fields, limit=0)
-            self._store_multi_agent(session_id, state.multi_agent_id, fields, files, create=create)
+            self._store_multi_agent(session_id, multi_agent_id, fields, files, create=create)
 
     def _store_multi_agent(
         self, session_id: str, multi_agent_id: str, fields: Stored, files: Mapping[str, bytes], *, create: bool
@@ -1133,17 +1132,15 @@ class MongoDBSessionRepository(SessionRepository):
         self.check_lease(session_id, session.get("lease"))
         return bool(stored and stored.get("files"))
 
-    def read_multi_agent(self, session_id: str, multi_agent_id: str, **kwargs: Any) -> dict[str, Any] | None:
-        """Return the stored state of a Graph or Swarm, or None where there is none."""
-        stored = self.restore_multi_agent(session_id, multi_agent_id)
-        return None if stored is None else stored.state
+    def read_multi_agent(self, session_id: str, multi_agent_id: str, **kwargs: Any) -> StoredState | None:
+        """Return the stored state of a Graph or Swarm, or None where there is none.
 
-    def restore_multi_agent(self, session_id: str, multi_agent_id: str) -> StoredMultiAgent | None:
-        """Return the stored state of a Graph or Swarm with those of what was interrupted inside, or None."""
+        Its ``inner`` has the states of what was interrupted inside of it.
+        """
         check_id("multi_agent_id", multi_agent_id)
-        return self._with_values(lambda: self._restore_multi_agent(session_id, multi_agent_id))
+        return self._with_values(lambda: self._read_multi_agent(session_id, multi_agent_id))
 
-    def _restore_multi_agent(self, session_id: str, multi_agent_id: str) -> StoredMultiAgent | None:
+    def _read_multi_agent(self, session_id: str, multi_agent_id: str) -> StoredState | None:
         pipeline = _document.multi_agent_pipeline(session_id, multi_agent_id)
         with _operation("read_multi_agent", session_id, multi_agent_id):
             stored = next(self._collection.aggregate(pipeline), {})

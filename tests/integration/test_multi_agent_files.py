@@ -366,7 +366,6 @@ def test_a_small_state_costs_one_operation(new_manager: NewManager, command_coun
         graph([document(PICTURE), {"text": "Read it"}])
 
     assert (log.writes, log.reads) == (3, 0)
-    new_manager("s-1")
     with command_counter.counting() as log:
         graph_of(new_manager(), "One.", "Two.")
     assert (log.writes, log.reads) == (1, 1)  # the session, and the state
