@@ -32,10 +32,15 @@ class MultiAgentWriter:
         self._stamps = itertools.count(1)
         self._written = 0
 
-    def capture(self, source: "MultiAgentBase") -> Callable[[], None] | None:
-        """Return what writes the present state; None where the stored one is the better one to go on from."""
+    def capture(self, source: "MultiAgentBase", *, ends: bool) -> Callable[[], None] | None:
+        """Return what writes the present state; None where only the stored one can be gone on from.
+
+        Between an interrupt and the end of what its answer wakes, the SDK's state does not tell which nodes are to run.
+        """
         stamp, state = next(self._stamps), _multi_agents.capture(self._session_id, source)
-        return None if state.is_halfway else lambda: self._write(stamp, state)
+        if state.is_activated and not (ends and state.waits):
+            return None
+        return lambda: self._write(stamp, state)
 
     def _write(self, stamp: int, state: MultiAgentState) -> None:
         with self._lock:

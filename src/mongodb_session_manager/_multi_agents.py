@@ -36,13 +36,14 @@ class MultiAgentState:
     Attributes:
         multi_agent_id: The Graph or Swarm.
         fields: ``state``, and ``inner`` and ``encoded`` where there are any.
-        is_halfway: Whether an interrupt was raised or answered in it and the nodes beside it are not done. It cannot
-            be gone on from, unlike the one before it.
+        is_activated: Whether an interrupt was raised, and what it woke is not done.
+        waits: Whether it is for the answer to an interrupt that the run has stopped.
     """
 
     multi_agent_id: str
     fields: Stored = field(repr=False)
-    is_halfway: bool = False
+    is_activated: bool = False
+    waits: bool = False
 
 
 class StoredState(dict[str, Any]):
@@ -72,9 +73,9 @@ def capture(session_id: str, source: MultiAgentBase) -> MultiAgentState:
         UnstorableValueError: It holds something that would not come back equal.
     """
     (_, state, live), *inner = _states(source)
-    found = _interrupts(state)
-    is_halfway = bool(found.get("activated")) and state.get("status") != Status.INTERRUPTED.value
-    return MultiAgentState(source.id, _fields(label(session_id, source.id), state, live, inner), is_halfway)
+    fields = _fields(label(session_id, source.id), state, live, inner)
+    waits = state.get("status") == Status.INTERRUPTED.value
+    return MultiAgentState(source.id, fields, bool(_interrupts(state).get("activated")), waits)
 
 
 def encode(session_id: str, multi_agent_id: str, state: Mapping[str, Any]) -> MultiAgentState:
@@ -103,14 +104,16 @@ def _states(source: MultiAgentBase, path: Path = ()) -> Iterator[_State]:
 
 def _interrupted(source: MultiAgentBase, state: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Find the nodes that were interrupted while they ran: their ids and what runs them."""
-    context = _interrupts(state).get("context", {})
+    nodes = getattr(source, "nodes", {})
     for node_id in sorted(state.get("interrupted_nodes") or (), key=str):
-        if not context.get(node_id, {}).get("from_hook"):
-            yield node_id, getattr(_nodes(source).get(node_id), "executor", None)
+        if not _node_context(state, node_id).get("from_hook"):
+            yield node_id, getattr(nodes.get(node_id), "executor", None)
 
 
-def _nodes(source: MultiAgentBase) -> Mapping[str, Any]:
-    return getattr(source, "nodes", {})
+def _node_context(state: Mapping[str, Any], node_id: str) -> dict[str, Any]:
+    # The SDK keeps lists beside them, under names that a node may have.
+    found = _interrupts(state).get("context", {}).get(node_id)
+    return found if isinstance(found, dict) else {}
 
 
 def _interrupts(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -342,7 +345,7 @@ def _unfit_interrupt(source: MultiAgentBase, state: Mapping[str, Any]) -> str | 
     if state.get("status") != Status.INTERRUPTED.value or "completed_nodes" not in context:
         return "its run ended while an interrupt was being raised or answered"
     for node_id, executor in _interrupted(source, state):
-        if isinstance(executor, Agent) and "messages" not in context.get(node_id, {}):
+        if isinstance(executor, Agent) and "messages" not in _node_context(state, node_id):
             return f"it was interrupted in node {node_id!r}, which was no agent then"
     return None
 

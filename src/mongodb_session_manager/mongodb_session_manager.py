@@ -505,7 +505,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             return
         writer = self._multi_agent_writer(event.source)
         try:
-            await self._write_multi_agent(writer, event.source)
+            await self._write_multi_agent(writer.capture(event.source, ends=False))
         except Exception as error:
             writer.failure = error
             raise
@@ -513,7 +513,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
     async def _on_multi_agent_end(self, event: AfterMultiAgentInvocationEvent) -> None:
         writer = self._multi_agent_writer(event.source)
         if writer.failure is None:
-            await self._write_multi_agent(writer, event.source)
+            await self._write_multi_agent(writer.capture(event.source, ends=True))
         elif sys.exc_info()[1] is None:  # a Swarm has kept it to itself
             raise writer.failure
 
@@ -521,8 +521,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         writer = MultiAgentWriter(self.session_repository, self.session_id)
         return self._multi_agents.setdefault(source.id, writer)
 
-    async def _write_multi_agent(self, writer: MultiAgentWriter, source: "MultiAgentBase") -> None:
-        write = writer.capture(source)
+    async def _write_multi_agent(self, write: Callable[[], None] | None) -> None:
         if write is not None:
             with self._degrading():
                 await self._off_loop(write)

@@ -10,7 +10,7 @@ import pytest
 from pymongo import MongoClient
 from pymongo.errors import AutoReconnect, PyMongoError
 from strands import Agent
-from strands.hooks import BeforeNodeCallEvent
+from strands.hooks import AfterNodeCallEvent, BeforeNodeCallEvent
 from strands.interrupt import Interrupt
 from strands.multiagent import GraphBuilder, Swarm
 from strands.multiagent.base import MultiAgentBase, MultiAgentResult, Status
@@ -369,6 +369,39 @@ def test_a_node_fails_beside_one_that_asks(new_manager: NewManager, stored: Stor
     result = build(new_manager(), "broken is done.")("Do it")
 
     assert result.status == Status.INTERRUPTED
+
+
+def test_a_process_ends_while_a_node_beside_the_one_that_asks_still_runs(
+    new_manager: NewManager, observer: Client, database: str, stored: Stored
+) -> None:
+    crashed: list[dict[str, Any]] = []
+
+    def build(manager: MongoDBSessionManager) -> Graph:
+        slow = Agent(name="slow", model=ScriptedModel(["Slow."], latency_ms=300), callback_handler=None)
+        inside = graph("inner", ("n", asker("n")))
+        work = graph("outer", ("inside", inside), ("slow", slow), manager=manager, chain=False)
+        work.add_hook(lambda event: crashed.append(stored()), AfterNodeCallEvent)
+        return work
+
+    build(new_manager())("Do it")
+    # The process ends right after the slow node has.
+    observer[database]["agent_sessions"].replace_one({"_id": "s-1"}, crashed[0])
+
+    asked = build(new_manager())("Do it")
+    assert asked.status == Status.INTERRUPTED
+    result = build(new_manager())(answers(asked.interrupts))
+
+    assert result.status == Status.COMPLETED
+    assert {*result.results} == {"inside", "slow"}
+
+
+@pytest.mark.parametrize("node_id", ["completed_nodes", "responses"])
+def test_a_node_whose_name_the_sdk_uses(new_manager: NewManager, stored: Stored, node_id: str) -> None:
+    """The SDK mixes these up when they are answered; storing them is no fault of ours."""
+    result = graph("outer", (node_id, graph("inner", ("n", asker("n")))), manager=new_manager())("Do it")
+
+    assert result.status == Status.INTERRUPTED
+    assert stored()["multi_agents"]["outer"]["inner"][0]["path"] == [node_id]
 
 
 # What does not fit
