@@ -679,12 +679,16 @@ def tracked(session_id: str, agent_ids: Iterable[str], tracking_ids: Iterable[An
 
 
 def used_files_pipeline(session_id: str) -> Pipeline:
-    """Return the aggregation that reads which off-loaded values the messages in a session document refer to."""
+    """Return the aggregation that reads which off-loaded values the messages and states in a document refer to."""
     used = {"$map": {"input": {"$ifNull": ["$$agent.v.messages", []]}, "as": "message", "in": _FILES_OF_MESSAGE}}
-    return agents_pipeline(session_id, "agents", messages=used)
+    stages = agents_pipeline(session_id, "agents", messages=used)
+    states = {"$objectToArray": {"$ifNull": ["$multi_agents", {}]}}
+    stages[-1]["$project"]["states"] = {"$map": {"input": states, "as": "state", "in": _FILES_OF_STATE}}
+    return stages
 
 
 _FILES_OF_MESSAGE = {"files": {"$ifNull": ["$$message.files", []]}}
+_FILES_OF_STATE = {"files": {"$ifNull": ["$$state.v.files", []]}}
 
 
 def new_file(session_id: str, digest: str, length: int, chunk_bytes: int) -> Stored:
@@ -759,28 +763,40 @@ def segments_with_files(session_id: str) -> tuple[Stored, dict[str, int]]:
     return {"session_id": session_id, "messages.files": {"$exists": True}}, {"messages.files": 1}
 
 
-def new_multi_agent(session_id: str, multi_agent_id: str, state: Stored) -> tuple[Stored, Update]:
+# What stands beside the ``state`` of a multi-agent, where there is any.
+_BESIDE_STATE = ("inner", "encoded", "files")
+
+
+def new_multi_agent(session_id: str, multi_agent_id: str, fields: Stored) -> tuple[Stored, Update]:
     """Return filter and update that store a multi-agent, where it does not exist yet."""
     at = now()
     path = multi_agent_path(multi_agent_id)
-    stored = {"multi_agent_id": multi_agent_id, "state": state, "created_at": at, "updated_at": at}
+    stored = {"multi_agent_id": multi_agent_id, **fields, "created_at": at, "updated_at": at}
     return {"_id": session_id, path: {"$exists": False}}, {"$set": {path: stored, "updated_at": at}}
 
 
-def changed_multi_agent(session_id: str, multi_agent_id: str, state: Stored) -> tuple[Stored, Update]:
+def changed_multi_agent(session_id: str, multi_agent_id: str, fields: Stored) -> tuple[Stored, Update]:
     """Return filter and update that replace the state of a stored multi-agent."""
     at = now()
     path = multi_agent_path(multi_agent_id)
-    changed = {f"{path}.state": state, f"{path}.updated_at": at, "updated_at": at}
-    return {"_id": session_id, path: {"$exists": True}}, {"$set": changed}
+    changed = {f"{path}.{name}": value for name, value in fields.items()}
+    changed |= {f"{path}.updated_at": at, "updated_at": at}
+    dropped = {f"{path}.{name}": "" for name in _BESIDE_STATE if name not in fields}
+    return {"_id": session_id, path: {"$exists": True}}, {"$set": changed, "$unset": dropped}
+
+
+def without_state_file(multi_agent_id: str) -> Stored:
+    """Return the condition that the state of a multi-agent is not in a file."""
+    return {multi_agent_path(multi_agent_id, "files"): None}
 
 
 def multi_agent_fields(multi_agent_id: str) -> dict[str, int]:
-    """Return the projection that tells whether a multi-agent is stored, and whose the session is."""
-    return {multi_agent_path(multi_agent_id, "multi_agent_id"): 1, "lease": 1}
+    """Return the projection that tells whether a multi-agent is stored and in which file, and whose the session is."""
+    return {multi_agent_path(multi_agent_id, name): 1 for name in ("multi_agent_id", "files")} | {"lease": 1}
 
 
 def multi_agent_pipeline(session_id: str, multi_agent_id: str) -> Pipeline:
-    """Return the aggregation that reads the state of one multi-agent."""
-    state = f"${multi_agent_path(multi_agent_id, 'state')}"
-    return [{"$match": {"_id": session_id}}, {"$project": {"state": state}}]
+    """Return the aggregation that reads the state of one multi-agent, and what stands beside it."""
+    path = f"${multi_agent_path(multi_agent_id)}"
+    fields = {name: f"{path}.{name}" for name in ("state", *_BESIDE_STATE)}
+    return [{"$match": {"_id": session_id}}, {"$project": fields}]

@@ -1,11 +1,11 @@
-"""The large values of a session's messages, in GridFS: content-addressed, and shared within the session only.
+"""The large values of a session's messages and states, in GridFS: content-addressed, shared within the session only.
 
 The layout is that of GridFS; the order is stricter than a ``GridFSBucket``'s. A file's document is there before its
 first chunk and goes after its last, so that nothing is ever stored that belongs to no session.
 
-A value goes when no message uses it. Whoever removes it marks the file, then looks who uses it, then deletes it or
-takes the mark back; whoever writes a message that uses it looks at the file once more when the message is stored. So
-at least one of the two sees the other.
+A value goes when no message and no state of a Graph or Swarm uses it. Whoever removes it marks the file, then looks who
+uses it, then deletes it or takes the mark back; whoever writes what uses it looks at the file once more when that is
+stored. So at least one of the two sees the other.
 """
 
 import hashlib
@@ -60,9 +60,9 @@ class SessionFiles:
         return missing
 
     def keep(self, session_id: str, values: Mapping[str, bytes]) -> None:
-        """See that the values of a message that was stored just now are there still."""
+        """See that the values of what was stored just now are there still."""
         again = self.store(session_id, values)
-        if again:  # somebody removed them meanwhile, perhaps with the message or the whole session
+        if again:  # somebody removed them meanwhile, perhaps with what uses them or the whole session
             self.remove_unused(session_id, again, ObjectId())
 
     def read(self, session_id: str, digests: Iterable[str]) -> Files:
@@ -80,7 +80,7 @@ class SessionFiles:
         self._files.update_many(*_document.marked_files(session_id, digests, removal))
 
     def remove_unused(self, session_id: str, digests: Iterable[str], removal: ObjectId) -> None:
-        """Remove values that no message uses: these, and those whose removal somebody announced."""
+        """Remove values that nothing uses: these, and those whose removal somebody announced."""
         self.mark(session_id, digests, removal)
         marked = list(self._files.find(_document.files_of_removal(session_id, removal)))
         if not marked:
@@ -92,7 +92,7 @@ class SessionFiles:
             self._files.update_many(*_document.kept_files(session_id, kept, removal))
 
     def remove_all_unused(self, session_id: str) -> None:
-        """Remove every value of a session that no message uses."""
+        """Remove every value of a session that nothing uses."""
         held = self._digests(_document.files(session_id))
         unused = held - self._used(session_id) if held else held
         if unused:
@@ -107,8 +107,10 @@ class SessionFiles:
 
     def _used(self, session_id: str) -> set[str]:
         # In this order a message that moves meanwhile is seen at least once: it stands in both for a moment.
-        session = next(self._sessions.aggregate(_document.used_files_pipeline(session_id)), None)
-        used = {d for agent in (session or {}).get("agents", ()) for d in _large_values.digests(agent["messages"])}
+        session = next(self._sessions.aggregate(_document.used_files_pipeline(session_id)), {})
+        used = _large_values.digests(session.get("states", ()))
+        for agent in session.get("agents", ()):
+            used |= _large_values.digests(agent["messages"])
         for segment in self._segments.find(*_document.segments_with_files(session_id)):
             used |= _large_values.digests(segment["messages"])
         return used

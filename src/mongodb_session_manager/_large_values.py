@@ -1,4 +1,4 @@
-"""Large values of messages <-> files; pure functions, no I/O.
+"""Large values of messages, and large states <-> files; pure functions, no I/O.
 
 A value that is too large for the session document gives its place in the stored message to a mark,
 ``{"%file": {"sha256", "length", "kind"}}``, and the message lists the digests under ``files``. Both happen to what the
@@ -20,6 +20,8 @@ VALUE_BYTES = 256 * 1024
 # A message of many smaller values. Segments are not larger than this either.
 MESSAGE_BYTES = 4 * 1024 * 1024
 SMALL_VALUE_BYTES = 16 * 1024
+# The state of a Graph or Swarm, which is replaced whole with each step.
+STATE_BYTES = 1024 * 1024
 # MongoDB's limit for a document, less what else the session document holds at least.
 MAX_BYTES = 16 * 1024 * 1024 - 64 * 1024
 
@@ -63,6 +65,25 @@ def off_load_edit(edit: MessageEdit, session_id: str, agent_id: str) -> tuple[Me
     """Do the same to what an edit puts into a message."""
     _, files = off_load(edit.fields, session_id, agent_id, edit.message_id)
     return replace(edit, dropped=tuple(name for name in edit.dropped if name not in edit.fields)), files
+
+
+def off_load_state(fields: Stored, limit: int = STATE_BYTES) -> tuple[Stored, Files]:
+    """Put a state with all that stands beside it into one file, where together they are over the limit.
+
+    Returns:
+        The fields to store, and the value by its digest.
+    """
+    files: Files = {}
+    document = bson.encode({"value": fields})
+    if len(document) <= limit:
+        return fields, files
+    return {"state": _mark(document, "bson", files), "files": sorted(files)}, files
+
+
+def put_back_state(stored: Stored, files: Mapping[str, bytes]) -> Stored:
+    """Return the fields of a stored state, which may be in a file."""
+    fields: Stored = _value(stored["state"][_MARK], files) if stored.get("files") else stored
+    return fields
 
 
 def _off_load(fields: Stored, limit: int, files: Files) -> int:

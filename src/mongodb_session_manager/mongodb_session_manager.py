@@ -7,8 +7,8 @@ history, and sent by the repository, off the event loop wherever the SDK allows 
 import asyncio
 import atexit
 import functools
-import itertools
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -37,7 +37,7 @@ from strands.session.session_repository import SessionRepository
 from strands.types.content import Message
 from strands.types.session import Session
 
-from . import _codec, _document
+from . import _codec, _document, _multi_agents
 from ._agent_binding import AgentBinder, AgentBinding
 from ._arguments import with_new_spellings
 from ._client import CLOSE_TIMEOUT, THREAD_NAME
@@ -47,6 +47,8 @@ from ._group_commit import flush_behind, flush_off_loop
 from ._heartbeat import Heartbeat
 from ._hook_chain import as_hooks
 from ._lease import LEASE_DURATION, LEASE_TIMEOUT, Lease
+from ._multi_agent_writer import MultiAgentWriter
+from ._multi_agents import MultiAgentState, StoredState
 from ._off_loop import run_off_loop
 from ._session_data import SessionData
 from ._telemetry import ends_invocation, policies_triggered
@@ -65,24 +67,6 @@ logger = logging.getLogger(__name__)
 
 # Seconds to give back a lease whose manager could not be made.
 UNUSED_LEASE_TIMEOUT = 1.0
-
-
-class _LatestState:
-    """Keeps an older state of a Graph or Swarm from being written over a newer one."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._stamps = itertools.count(1)
-        self._written = 0
-
-    def stamp(self) -> int:
-        return next(self._stamps)
-
-    def write(self, stamp: int, write: Callable[[], None]) -> None:
-        with self._lock:
-            if stamp > self._written:
-                write()
-                self._written = stamp
 
 
 class _OpenedRepository:
@@ -199,7 +183,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         self._outbox = opened.outbox
         self._binder = AgentBinder(repository, session_id, self._contents, opened.agents, self._fix_broken_tool_use)
         self._bindings: dict[str, AgentBinding | None] = {}
-        self._multi_agents: dict[str, _LatestState] = {}
+        self._multi_agents: dict[str, MultiAgentWriter] = {}
         self._lock = threading.Lock()
         self._closed = False
         # Graphs and Swarms that run, by id.
@@ -231,7 +215,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         registry.add_callback(MultiAgentInitializedEvent, self._on_multi_agent_initialized)
         registry.add_callback(BeforeMultiAgentInvocationEvent, self._on_multi_agent_start)
         registry.add_callback(AfterNodeCallEvent, self._on_multi_agent_step)
-        registry.add_callback(AfterMultiAgentInvocationEvent, self._on_multi_agent_step)
+        registry.add_callback(AfterMultiAgentInvocationEvent, self._on_multi_agent_end)
 
     # Agents
 
@@ -532,12 +516,11 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         """Restore a Graph or Swarm from the session, or store it as new.
 
         Raises:
+            MongoDBSessionError: It is not built as it was when it stopped; what is stored stays as it is.
             SessionLockedError: It is new, and another manager is the session's only writer.
             SessionNotFoundError: The session was deleted.
         """
-        state = self._stored_multi_agent(source.id, source.serialize_state())
-        if state is not None:
-            source.deserialize_state(state)
+        self._restore_multi_agent(source, self._stored_multi_agent(_multi_agents.capture(self.session_id, source)))
 
     def sync_multi_agent(self, source: "MultiAgentBase", **kwargs: Any) -> None:
         """Store the state of a Graph or Swarm.
@@ -546,47 +529,65 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             AgentNotFoundError: It was never initialized with this session.
             SessionLockedError: Another manager is the session's only writer.
             SessionNotFoundError: The session was deleted.
+            UnstorableValueError: The state holds something that would not come back equal.
         """
         self.session_repository.update_multi_agent(self.session_id, source)
 
-    def _stored_multi_agent(self, multi_agent_id: str, state: dict[str, Any]) -> dict[str, Any] | None:
+    def _stored_multi_agent(self, state: MultiAgentState) -> StoredState | None:
         """Return the stored state; where there is none, store the given one and return None."""
         repository = self.session_repository
-        if not self._contents.seems_new_multi_agent(multi_agent_id):
-            stored = repository.read_multi_agent(self.session_id, multi_agent_id)
+        if not self._contents.seems_new_multi_agent(state.multi_agent_id):
+            stored = repository.read_multi_agent(self.session_id, state.multi_agent_id)
             if stored is not None:
                 return stored
-        self._contents.add_multi_agent(multi_agent_id)
+        self._contents.add_multi_agent(state.multi_agent_id)
         try:
-            repository.write_multi_agent(self.session_id, multi_agent_id, state, create=True)
+            repository.write_multi_agent(self.session_id, state.multi_agent_id, state, create=True)
         except SessionLockedError:
             raise
         except SessionConflictError:  # another process was faster
-            return repository.read_multi_agent(self.session_id, multi_agent_id)
+            return repository.read_multi_agent(self.session_id, state.multi_agent_id)
         return None
 
-    async def _on_multi_agent_initialized(self, event: MultiAgentInitializedEvent) -> None:
-        source = event.source
-        state = source.serialize_state()
-        stored = await self._off_loop(lambda: self._stored_multi_agent(source.id, state))
+    def _restore_multi_agent(self, source: "MultiAgentBase", stored: StoredState | None) -> None:
         if stored is not None:
-            source.deserialize_state(stored)
+            _multi_agents.restore(self.session_id, source, stored)
+
+    async def _on_multi_agent_initialized(self, event: MultiAgentInitializedEvent) -> None:
+        state = _multi_agents.capture(self.session_id, event.source)
+        self._restore_multi_agent(event.source, await self._off_loop(lambda: self._stored_multi_agent(state)))
 
     async def _on_multi_agent_start(self, event: BeforeMultiAgentInvocationEvent) -> None:
         self._running.add(event.source.id)
         self._show_life()
+        self._multi_agent_writer(event.source).failure = None
 
-    async def _on_multi_agent_step(self, event: AfterNodeCallEvent | AfterMultiAgentInvocationEvent) -> None:
-        if isinstance(event, AfterMultiAgentInvocationEvent):
-            self._running.discard(event.source.id)
-        if self._durability == "exit" and isinstance(event, AfterNodeCallEvent):
+    async def _on_multi_agent_step(self, event: AfterNodeCallEvent) -> None:
+        if self._durability == "exit":
             return
-        source = event.source
-        latest = self._multi_agents.setdefault(source.id, _LatestState())
-        stamp, state = latest.stamp(), source.serialize_state()
-        write = functools.partial(self.session_repository.write_multi_agent, self.session_id, source.id, state)
-        with self._degrading():
-            await self._off_loop(lambda: latest.write(stamp, write))
+        writer = self._multi_agent_writer(event.source)
+        try:
+            await self._write_multi_agent(writer.capture(event.source, ends=False))
+        except Exception as error:
+            writer.failure = error
+            raise
+
+    async def _on_multi_agent_end(self, event: AfterMultiAgentInvocationEvent) -> None:
+        self._running.discard(event.source.id)
+        writer = self._multi_agent_writer(event.source)
+        if writer.failure is None:
+            await self._write_multi_agent(writer.capture(event.source, ends=True))
+        elif sys.exc_info()[1] is None:  # a Swarm has kept it to itself
+            raise writer.failure
+
+    def _multi_agent_writer(self, source: "MultiAgentBase") -> MultiAgentWriter:
+        writer = MultiAgentWriter(self.session_repository, self.session_id)
+        return self._multi_agents.setdefault(source.id, writer)
+
+    async def _write_multi_agent(self, write: Callable[[], None] | None) -> None:
+        if write is not None:
+            with self._degrading():
+                await self._off_loop(write)
 
     # The session
 

@@ -22,7 +22,7 @@ from strands.session.session_repository import SessionRepository
 from strands.types.content import Message
 from strands.types.session import Session, SessionAgent, SessionMessage, SessionType
 
-from . import _codec, _document, _large_values
+from . import _codec, _document, _large_values, _multi_agents
 from ._client import CLOSE_TIMEOUT, ClientHandle, check_client_arguments
 from ._codec import CODEC_OPTIONS, MessageEdit, Stored
 from ._document import AgentWrite, Change, Guard, Pipeline, check_id, check_key, check_message_id
@@ -31,6 +31,7 @@ from ._files import SessionFiles
 from ._indexes import ensure_indexes
 from ._lease import Lease
 from ._live_set import LiveIds
+from ._multi_agents import MultiAgentState, StoredState
 from ._opening import HELD, SessionOpener
 from ._restorable import check_fields, restored_message
 from ._segments import FEEDBACK_BYTES, KEPT_BYTES, FeedbackSegments, MessageSegments, RolledOver
@@ -69,6 +70,8 @@ _LOST = (
     "is no longer locked by this manager: it wrote nothing for longer than its lease_duration, and somebody else took "
     "over. Make a new manager and agent to go on from what is stored."
 )
+_REMEDY_FOR_MESSAGE = "another message in its place with the repository's update_message()."
+_REMEDY_FOR_STATE = "another state in its place with the repository's update_multi_agent()."
 _NOTHING: Mapping[str, bytes] = {}
 _NO_CONDITION: Mapping[str, Any] = {}
 # Seconds between attempts to read a value that is not there, but will be when its writer is done.
@@ -621,7 +624,7 @@ class MongoDBSessionRepository(SessionRepository):
                 self._collection.update_one(*_document.with_files(session_id))
             return self._segments.edit(session_id, agent_id, edit)
 
-    # Large values of messages
+    # Large values of messages and states
 
     def store_files(self, session_id: str, files: Mapping[str, bytes]) -> None:
         """Upload the values that the session does not hold yet, ahead of the write that refers to them."""
@@ -695,7 +698,7 @@ class MongoDBSessionRepository(SessionRepository):
             files = self._files.read(session_id, wanted)
         for message in messages:
             if not files.keys() >= _large_values.digests([message]):
-                raise _MissingValueError(_place(session_id, agent_id, message["message_id"]))
+                raise _MissingValueError(_place(session_id, agent_id, message["message_id"]), _REMEDY_FOR_MESSAGE)
             _large_values.put_back(message, files)
 
     def locate_agent(
@@ -1089,7 +1092,8 @@ class MongoDBSessionRepository(SessionRepository):
             SessionNotFoundError: There is no such session.
             UnstorableValueError: The state holds something that would not come back equal.
         """
-        self.write_multi_agent(session_id, multi_agent.id, multi_agent.serialize_state(), create=True)
+        captured = _multi_agents.capture(session_id, multi_agent)
+        self.write_multi_agent(session_id, multi_agent.id, captured, create=True)
 
     def update_multi_agent(self, session_id: str, multi_agent: "MultiAgentBase", **kwargs: Any) -> None:
         """Replace the stored state of a Graph or Swarm.
@@ -1100,40 +1104,86 @@ class MongoDBSessionRepository(SessionRepository):
             SessionNotFoundError: There is no such session.
             UnstorableValueError: The state holds something that would not come back equal.
         """
-        self.write_multi_agent(session_id, multi_agent.id, multi_agent.serialize_state())
+        self.write_multi_agent(session_id, multi_agent.id, _multi_agents.capture(session_id, multi_agent))
 
     def write_multi_agent(
-        self, session_id: str, multi_agent_id: str, state: Mapping[str, Any], *, create: bool = False
+        self, session_id: str, multi_agent_id: str, state: Mapping[str, Any] | MultiAgentState, *, create: bool = False
     ) -> None:
-        """Store a serialised state; see ``create_multi_agent`` and ``update_multi_agent``."""
+        """Store a serialised or captured state; see ``create_multi_agent`` and ``update_multi_agent``."""
         check_id("multi_agent_id", multi_agent_id)
-        encoded = _codec.encode(dict(state), f"Multi-agent {multi_agent_id!r} of session {session_id!r}, state")
-        shape = _document.new_multi_agent if create else _document.changed_multi_agent
-        with _operation("write_multi_agent", session_id, multi_agent_id):
-            if self._update(session_id, shape(session_id, multi_agent_id, encoded)):
-                return
-            self._check_multi_agent(session_id, multi_agent_id, create=create)
-            if not self._update(session_id, shape(session_id, multi_agent_id, encoded)):
-                raise SessionConflictError(session_id, multi_agent_id, _CONTENDED)
+        if not isinstance(state, MultiAgentState):
+            state = _multi_agents.encode(session_id, multi_agent_id, state)
+        fields, files = _large_values.off_load_state(state.fields)
+        try:
+            self._store_multi_agent(session_id, multi_agent_id, fields, files, create=create)
+        except SessionTooLargeError:
+            if files:
+                raise
+            # The session document has no room left, whatever takes it.
+            fields, files = _large_values.off_load_state(state.fields, limit=0)
+            self._store_multi_agent(session_id, multi_agent_id, fields, files, create=create)
 
-    def _check_multi_agent(self, session_id: str, multi_agent_id: str, *, create: bool) -> None:
-        """Raise why a write missed."""
+    def _store_multi_agent(
+        self, session_id: str, multi_agent_id: str, fields: Stored, files: Mapping[str, bytes], *, create: bool
+    ) -> None:
+        is_in_place = not files
+        if is_in_place and self._write_multi_agent(session_id, multi_agent_id, fields, create=create):
+            return
+        try:
+            is_in_place &= not self._check_multi_agent(session_id, multi_agent_id, create=create)
+            self.store_files(session_id, files)
+            if not self._write_multi_agent(session_id, multi_agent_id, fields, create=create, over_files=True):
+                raise SessionConflictError(session_id, multi_agent_id, _CONTENDED)
+        except MongoDBSessionError:
+            self._take_back(session_id, files)
+            raise
+        if not is_in_place:
+            with _operation("keep_files", session_id, multi_agent_id):
+                self._files.keep(session_id, files)
+                self._files.remove_all_unused(session_id)
+
+    def _write_multi_agent(
+        self, session_id: str, multi_agent_id: str, fields: Stored, *, create: bool, over_files: bool = False
+    ) -> bool:
+        """Write a state; False where there is something else than expected, or a file that is to go unless told."""
+        shape = _document.new_multi_agent if create else _document.changed_multi_agent
+        condition = {} if create or over_files else _document.without_state_file(multi_agent_id)
+        wanted, update = shape(session_id, multi_agent_id, fields)
+        with _operation("write_multi_agent", session_id, multi_agent_id):
+            return self._update(session_id, ({**wanted, **condition}, update))
+
+    def _check_multi_agent(self, session_id: str, multi_agent_id: str, *, create: bool) -> bool:
+        """Raise why a state cannot be written; return whether the stored one is in a file."""
         fields = _document.multi_agent_fields(multi_agent_id)
-        session = self._found(session_id, self._collection.find_one({"_id": session_id}, fields))
-        exists = _codec.escape_key(multi_agent_id) in session.get("multi_agents", {})
-        if exists and create:
+        with _operation("read_multi_agent", session_id, multi_agent_id):
+            session = self._found(session_id, self._collection.find_one({"_id": session_id}, fields))
+        stored = session.get("multi_agents", {}).get(_codec.escape_key(multi_agent_id))
+        if stored is not None and create:
             raise SessionConflictError(session_id, multi_agent_id, "exists already; update it instead.")
-        if not (exists or create):
+        if stored is None and not create:
             raise AgentNotFoundError(session_id, multi_agent_id)
         self.check_lease(session_id, session.get("lease"))
+        return bool(stored and stored.get("files"))
 
-    def read_multi_agent(self, session_id: str, multi_agent_id: str, **kwargs: Any) -> dict[str, Any] | None:
-        """Return the stored state of a Graph or Swarm, or None where there is none."""
+    def read_multi_agent(self, session_id: str, multi_agent_id: str, **kwargs: Any) -> StoredState | None:
+        """Return the stored state of a Graph or Swarm, or None where there is none.
+
+        Its ``inner`` has the states of what was interrupted inside of it.
+        """
         check_id("multi_agent_id", multi_agent_id)
+        return self._with_values(lambda: self._read_multi_agent(session_id, multi_agent_id))
+
+    def _read_multi_agent(self, session_id: str, multi_agent_id: str) -> StoredState | None:
         pipeline = _document.multi_agent_pipeline(session_id, multi_agent_id)
         with _operation("read_multi_agent", session_id, multi_agent_id):
             stored = next(self._collection.aggregate(pipeline), {})
-        return None if "state" not in stored else cast("dict[str, Any]", _codec.decode(stored["state"]))
+        if "state" not in stored:
+            return None
+        wanted = _large_values.digests([stored])
+        files = self._files.read(session_id, wanted) if wanted else {}
+        if not files.keys() >= wanted:
+            raise _MissingValueError(_multi_agents.label(session_id, multi_agent_id), _REMEDY_FOR_STATE)
+        return _multi_agents.decode(_large_values.put_back_state(stored, files))
 
     # One read and one write, which the verbs share
 
@@ -1314,12 +1364,11 @@ def _session(session_id: str, stored: Mapping[str, Any]) -> Session:
 
 
 class _MissingValueError(MongoDBSessionError):
-    """A message refers to a value that is not in the bucket."""
+    """A message or state refers to a value that is not in the bucket."""
 
-    def __init__(self, place: str) -> None:
+    def __init__(self, place: str, remedy: str) -> None:
         super().__init__(
-            f"{place} has a large value that is not stored any more, or not whole. Restore the bucket, or put "
-            "another message in its place with the repository's update_message()."
+            f"{place} has a large value that is not stored any more, or not whole. Restore the bucket, or put {remedy}"
         )
 
 

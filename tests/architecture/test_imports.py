@@ -37,10 +37,11 @@ FLOORS: list[set[str]] = [
         "_restorable",
         "mongodb_connection_pool",
         "_large_values",
+        "_multi_agents",
     },
     {"_segments", "_files", "_opening", "_agent_state"},
     {"mongodb_session_repository"},
-    {"_writer", "_session_data", "session_catalog", "storage"},
+    {"_writer", "_session_data", "session_catalog", "storage", "_multi_agent_writer"},
     {"_restoring"},
     {"_agent_binding", "_group_commit"},
     {"mongodb_session_manager"},
@@ -273,7 +274,9 @@ def hook_floor(name: str) -> int:
     return found[0]
 
 
-@pytest.mark.parametrize("module", ["_codec", "_document", "_large_values", "_telemetry", "errors", "types"])
+@pytest.mark.parametrize(
+    "module", ["_codec", "_document", "_large_values", "_multi_agents", "_telemetry", "errors", "types"]
+)
 def test_what_is_pure_imports_no_driver(module: str) -> None:
     assert module not in MODULES or not {name for name in imported(module) if name.startswith("pymongo")}
 

@@ -861,7 +861,6 @@ LARGE = {
     "agent": Large(lambda r: r.create_agent(SESSION, an_agent("other", text=BIG))),
     "agent over the rest": Large(lambda r: r.create_agent(SESSION, an_agent("other", text=HALF)), before=9),
     "state": Large(lambda r: r.update_agent(SESSION, an_agent(text=BIG))),
-    "multi-agent": Large(lambda r: r.create_multi_agent(SESSION, a_graph("other", text=BIG))),
 }
 
 

@@ -1,0 +1,49 @@
+"""How the states of one Graph or Swarm go out while it runs."""
+
+import itertools
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from . import _multi_agents
+from ._multi_agents import MultiAgentState
+from .mongodb_session_repository import MongoDBSessionRepository
+
+if TYPE_CHECKING:
+    from strands.multiagent.base import MultiAgentBase
+
+
+class MultiAgentWriter:
+    """Stores the states of one Graph or Swarm; an older one is never written over a newer one.
+
+    Args:
+        repository: Where they are stored.
+        session_id: The session.
+
+    Attributes:
+        failure: What failed at a step of the present invocation. The SDK takes that for a failure of the node: the
+            state that it then has is not to replace the stored one, which can be gone on from.
+    """
+
+    def __init__(self, repository: MongoDBSessionRepository, session_id: str) -> None:
+        self.failure: Exception | None = None
+        self._repository, self._session_id = repository, session_id
+        self._lock = threading.Lock()
+        self._stamps = itertools.count(1)
+        self._written = 0
+
+    def capture(self, source: "MultiAgentBase", *, ends: bool) -> Callable[[], None] | None:
+        """Return what writes the present state; None where only the stored one can be gone on from.
+
+        Between an interrupt and the end of what its answer wakes, the SDK's state does not tell which nodes are to run.
+        """
+        stamp, state = next(self._stamps), _multi_agents.capture(self._session_id, source)
+        if state.is_activated and not (ends and state.waits):
+            return None
+        return lambda: self._write(stamp, state)
+
+    def _write(self, stamp: int, state: MultiAgentState) -> None:
+        with self._lock:
+            if stamp > self._written:
+                self._repository.write_multi_agent(self._session_id, state.multi_agent_id, state)
+                self._written = stamp
