@@ -3,7 +3,8 @@
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from strands import Agent
@@ -21,7 +22,7 @@ from ._restorable import restoring
 from ._restoring import OwnMessages, live_messages, live_view, restore_manager
 from ._telemetry import ToolUsageMeter, call_metrics, ends_invocation
 from ._writer import AgentHistory
-from .errors import MongoDBSessionError, SessionTooLargeError
+from .errors import MongoDBSessionError, SessionConflictError, SessionLockedError, SessionTooLargeError
 from .mongodb_session_repository import MongoDBSessionRepository, RestoredAgent
 
 if TYPE_CHECKING:
@@ -39,15 +40,21 @@ class AgentBinding:
         history: What is stored, and what is on its way.
         failure: What went wrong in the current invocation.
         invoked: Whether the agent is in an invocation.
+        syncs_apart: Whether the state is captured by itself only, not along with messages.
     """
 
-    def __init__(self, agent: "LocalAgent", tracker: AgentStateTracker, history: AgentHistory) -> None:
+    def __init__(
+        self, agent: "LocalAgent", tracker: AgentStateTracker, history: AgentHistory, *, syncs_apart: bool = False
+    ) -> None:
         self._agent = weakref.ref(agent)
         self._tracker = tracker
         self._tools = ToolUsageMeter(agent)
         self.history = history
         self.failure: Exception | None = None
         self.invoked = False
+        self.syncs_apart = syncs_apart
+        # What is announced just now, and whether it takes the place of a stored message.
+        self._announced: tuple[Message, bool] | None = None
         # What is compared and what is queued belong together, also where two threads use one agent.
         self._capturing = threading.RLock()
 
@@ -84,35 +91,51 @@ class AgentBinding:
             self._capture_message(agent, message, given)
 
     def _capture_message(self, agent: "LocalAgent", message: Message, given: Message | None) -> None:
-        metrics = call_metrics(message, agent) or {}
+        metrics = call_metrics(given or message, agent) or {}
         tools = self._tools.since(agent)
         if not ends_invocation(message):
             tools = {}
         if tools:
             metrics["tool_usage"] = tools
-        with self._tracker.capturing(agent) as changed:
+        with self._state_along(agent) as changed:
             self.history.append(message, changed, metrics, given, live_view(agent))
         if tools:
             self._tools.count(agent)
 
-    def capture_announced(self, agent: "LocalAgent", message: Message) -> None:
-        """Queue a message that the SDK announced: a new one, or the latest one grown longer."""
-        if self.history.is_continuation(message, agent.messages):
-            self.capture_replacement(agent, message)
-        else:
-            self.capture_message(agent, message)
+    def _state_along(self, agent: "LocalAgent") -> AbstractContextManager[Stored]:
+        return nullcontext({}) if self.syncs_apart else self._tracker.capturing(agent)
 
-    def capture_replacement(self, agent: "LocalAgent", message: Message) -> None:
+    @contextmanager
+    def announcing(self, message: Message, *, replaces: bool = False) -> Iterator[None]:
+        """Have ``capture_announced`` know what was announced, whatever an application makes of it."""
+        with self._capturing:
+            self._announced = message, replaces
+            try:
+                yield
+            finally:
+                self._announced = None
+
+    def capture_announced(self, agent: "LocalAgent", message: Message) -> None:
+        """Queue what is to be stored of an announced message: a new one, or the latest one grown longer."""
+        announced, self._announced = self._announced, None
+        given, replaces = announced or (message, False)
+        message = _codec.with_tracking_id(_codec.with_blocks(message), given.get("tracking_id"))
+        if replaces or self.history.is_continuation(given, agent.messages):
+            self.capture_replacement(agent, message, given)
+        else:
+            self.capture_message(agent, message, given)
+
+    def capture_replacement(self, agent: "LocalAgent", message: Message, given: Message | None = None) -> None:
         """Queue the new content of a stored message, by its tracking id."""
-        with self._capturing, self._tracker.capturing(agent) as changed:
-            self.history.replace(message, changed, live_view(agent))
+        with self._capturing, self._state_along(agent) as changed:
+            self.history.replace(message, changed, given, live_view(agent))
 
     def store_new(self) -> None:
         """Store the agent now, where it would come with its first message only; else this costs nothing."""
         agent = self._agent()
         if self.history.is_stored or (agent is None and not self.history.pending):
             return
-        if agent is not None:
+        if agent is not None and not self.syncs_apart:
             self.capture_state(agent)
         self.history.create()
 
@@ -166,6 +189,8 @@ class AgentBinder:
         contents: What the session is known to hold.
         prefetched: What was read ahead for agents that are about to be made; None where there is no such agent yet.
         mend: Makes a restored history valid for a model.
+        announce: Captures messages of a new agent in the application's own way; None where it has none.
+        syncs_apart: Whether the state is captured by itself only.
     """
 
     def __init__(
@@ -175,7 +200,11 @@ class AgentBinder:
         contents: SessionContents,
         prefetched: Mapping[str, RestoredAgent | None],
         mend: Callable[[list[Message]], list[Message]],
+        announce: Callable[..., None] | None = None,
+        *,
+        syncs_apart: bool = False,
     ) -> None:
+        self._announce, self._syncs_apart = announce, syncs_apart
         self._repository, self._session_id = repository, session_id
         self._contents, self._prefetched = contents, dict(prefetched)
         self._mend = mend
@@ -209,6 +238,8 @@ class AgentBinder:
 
     def _start(self, agent: "LocalAgent") -> AgentBinding:
         """Store a new agent; where another process was faster, go on from what that one stored."""
+        if self._announce is not None:
+            return self._start_announced(agent)
         agent_id, at = agent.agent_id, _document.now()
         tracker = AgentStateTracker(self.place(agent_id))
         _identify(agent.messages)
@@ -257,8 +288,24 @@ class AgentBinder:
         """Bind a new agent without I/O; its first write creates it."""
         binding = self._bound(agent, AgentStateTracker(self.place(agent.agent_id)), None, [])
         _identify(agent.messages)
+        if self._announce is not None:
+            self._announce(binding, agent, *agent.messages)
+            return binding
         for message in agent.messages:
             binding.capture_message(agent, message)
+        return binding
+
+    def _start_announced(self, agent: "LocalAgent") -> AgentBinding:
+        binding = self._start_later(agent)
+        try:
+            binding.store_new()
+        except SessionLockedError:
+            raise
+        except SessionConflictError:  # another process was faster
+            found = self._restore(agent, self._repository.restore_agent(self._session_id, agent.agent_id))
+            if found is None:
+                raise
+            return found
         return binding
 
     def _restore(self, agent: "LocalAgent", restored: RestoredAgent | None) -> AgentBinding | None:
@@ -297,7 +344,7 @@ class AgentBinder:
         messages: list[tuple[int, Message]],
     ) -> AgentBinding:
         history = AgentHistory(self._repository, self._session_id, agent.agent_id, guard, messages)
-        return AgentBinding(agent, tracker, history)
+        return AgentBinding(agent, tracker, history, syncs_apart=self._syncs_apart)
 
 
 def _identify(messages: list[Message]) -> None:

@@ -562,9 +562,11 @@ def times(stored: Mapping[str, Any]) -> dict[str, Any]:
     return {name: at.isoformat() if isinstance(at, datetime) else str(at) for name, at in found.items()}
 
 
-def with_tracking_id(message: Message) -> Message:
+def with_tracking_id(message: Message, tracking_id: str | None = None) -> Message:
     """Return a message that can be told apart; the SDK gives those an id that it appends itself."""
-    return message if message.get("tracking_id") else cast(Message, {**message, "tracking_id": str(uuid.uuid4())})
+    if message.get("tracking_id"):
+        return message
+    return cast(Message, {**message, "tracking_id": tracking_id or str(uuid.uuid4())})
 
 
 def with_blocks(message: Message) -> Message:

@@ -240,7 +240,7 @@ class AgentHistory:
             live = self._live_change(view, Record(message_id, message, given))
             self._queue(_Change(appended=stored, data=data, size=size, files=files, **live))
 
-    def replace(self, message: Message, data: Stored, view: View | None = None) -> None:
+    def replace(self, message: Message, data: Stored, given: Message | None = None, view: View | None = None) -> None:
         """Queue the new content of the stored message with the same tracking id.
 
         Raises:
@@ -254,7 +254,7 @@ class AgentHistory:
             place = self._place(record.message_id)
             edit = _codec.replacement(message, record.message_id, _document.now(), place)
             self._edit(edit, data=data)
-            record.message, record.given = message, None
+            record.message, record.given = message, given
             self._queue_live(view)
 
     def latest(self) -> Message | None:
@@ -361,10 +361,10 @@ class AgentHistory:
         place of the old one; a prompt that is sent again stands in the history once more.
         """
         tracking_id = message.get("tracking_id")
-        latest = self.latest()
-        if tracking_id is None or latest is None or latest is message:
+        latest = self._live.records[-1] if self._live.records else None
+        if tracking_id is None or latest is None or latest.is_same(message):
             return False
-        if latest.get("tracking_id") != tracking_id:
+        if latest.message.get("tracking_id") != tracking_id:
             return False
         stored = sum(record.message.get("tracking_id") == tracking_id for record in self._live.records)
         return sum(other.get("tracking_id") == tracking_id for other in live) <= stored

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 import pymongo
@@ -67,6 +68,19 @@ logger = logging.getLogger(__name__)
 
 # Seconds to give back a lease whose manager could not be made.
 UNUSED_LEASE_TIMEOUT = 1.0
+
+
+# The agent that one of our handlers captures on this thread.
+_capturing: ContextVar[AgentBinding | None] = ContextVar("_capturing", default=None)
+
+
+@contextmanager
+def _capturing_for(binding: AgentBinding) -> Iterator[None]:
+    token = _capturing.set(binding)
+    try:
+        yield
+    finally:
+        _capturing.reset(token)
 
 
 class _OpenedRepository:
@@ -181,7 +195,15 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         self._application_name = opened.application_name
         self._contents = SessionContents(opened.agent_ids, opened.created)
         self._outbox = opened.outbox
-        self._binder = AgentBinder(repository, session_id, self._contents, opened.agents, self._fix_broken_tool_use)
+        self._binder = AgentBinder(
+            repository,
+            session_id,
+            self._contents,
+            opened.agents,
+            self._fix_broken_tool_use,
+            self._announce if self._is_overridden("append_message") or self._is_overridden("sync_agent") else None,
+            syncs_apart=self._is_overridden("sync_agent"),
+        )
         self._bindings: dict[str, AgentBinding | None] = {}
         self._multi_agents: dict[str, MultiAgentWriter] = {}
         self._lock = threading.Lock()
@@ -209,6 +231,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         registry.add_callback(BeforeInvocationEvent, self._on_invocation_start, order=HookOrder.SDK_FIRST)
         registry.add_callback(MessageAddedEvent, self._on_message_added)
         registry.add_callback(MessageUpdatedEvent, self._on_message_updated)
+        registry.add_callback(AfterInvocationEvent, self._on_invocation_ending, order=HookOrder.SDK_FIRST)
         # After everybody else's, so that what their callbacks changed is captured too.
         registry.add_callback(AfterInvocationEvent, self._on_invocation_end, order=HookOrder.SDK_LAST + 1)
         registry.add_callback(BidiAgentStopEvent, self._on_invocation_end, order=HookOrder.SDK_LAST + 1)
@@ -297,6 +320,10 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             SessionNotFoundError: The session was deleted.
             UnstorableValueError: The message holds something that would not come back equal.
         """
+        captured = self._captured_now(agent)
+        if captured is not None:
+            captured.capture_announced(agent, message)
+            return
         binding = self._bound(agent)
         if not binding.history.is_pending(message):  # else it is tried again
             self._look_up(binding, agent)
@@ -378,6 +405,10 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             SessionConflictError: Somebody else wrote this agent's history meanwhile.
             SessionNotFoundError: The session was deleted.
         """
+        captured = self._captured_now(agent)
+        if captured is not None:
+            captured.capture_state(agent)
+            return
         binding = self._bound(agent)
         self._look_up(binding, agent)
         binding.capture_state(agent)
@@ -409,10 +440,32 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         binding.look(event.agent)
         self._show_life()
 
+    # Subclasses may override append_message and sync_agent, to mask or encrypt what is stored. The handlers call them,
+    # on the thread of the agent: there they capture only, and the handler sends and waits off the event loop.
+
+    def _captured_now(self, agent: "LocalAgent") -> AgentBinding | None:
+        """Return the agent's binding, where one of our own handlers calls."""
+        binding = _capturing.get()
+        return binding if binding is not None and binding.is_of(agent) else None
+
+    def _announce(self, binding: AgentBinding, agent: "LocalAgent", *messages: Message, replaces: bool = False) -> None:
+        for message in messages:
+            with _capturing_for(binding), binding.announcing(message, replaces=replaces):
+                self.append_message(message, agent)
+        if binding.syncs_apart:
+            self._capture_state(binding, agent)
+
+    def _capture_state(self, binding: AgentBinding, agent: "LocalAgent") -> None:
+        with _capturing_for(binding):
+            self.sync_agent(agent)
+
+    def _is_overridden(self, name: str) -> bool:
+        return getattr(getattr(self, name), "__func__", None) is not getattr(MongoDBSessionManager, name)
+
     async def _on_message_added(self, event: MessageAddedEvent) -> None:
         binding = self._bound(event.agent)
         self._note_stream(binding, event.agent)
-        await self._store(binding, event, binding.capture_announced)
+        await self._store(binding, event)
 
     def _note_stream(self, binding: AgentBinding, agent: "LocalAgent") -> None:
         """A bidirectional agent tells when it stops, and not when it starts."""
@@ -421,8 +474,23 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             self._show_life()
 
     async def _on_message_updated(self, event: MessageUpdatedEvent) -> None:
+        await self._store(self._bound(event.agent), event, replaces=True)
+
+    async def _on_invocation_ending(self, event: AfterInvocationEvent) -> None:
+        """Send what there is before the callbacks of others, any of which may raise and so keep the last from us."""
+        if self._closed:
+            return
         binding = self._bound(event.agent)
-        await self._store(binding, event, binding.capture_replacement)
+        binding.invoked = False
+        if binding.failure is not None:
+            return
+        try:
+            await self._alook_up(binding, event.agent)
+            self._capture_state(binding, event.agent)
+            if not binding.history.only_window_moved:
+                await self._flush(binding)
+        except Exception as error:  # noqa: BLE001 - told at the end, when the others have had their turn
+            binding.failure = error
 
     async def _on_invocation_end(self, event: AfterInvocationEvent | BidiAgentStopEvent) -> None:
         if self._closed:  # a stream that was left behind ends late; what was said is stored
@@ -432,7 +500,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         if failure is not None:
             await self._end_of_failed(binding, event.agent, failure)
         await self._alook_up(binding, event.agent)
-        binding.capture_state(event.agent)
+        self._capture_state(binding, event.agent)
         if binding.history.only_window_moved:
             # Nobody needs to wait for a moved window: an older one restores to the same conversation. It goes out
             # when the caller has the answer, so as not to compete with that for the interpreter.
@@ -446,7 +514,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         with suppress(PyMongoError, MongoDBSessionError):
             if not isinstance(failure, PyMongoError | SessionConflictError):
                 # One message was refused; the others wait for the end of the invocation.
-                binding.capture_state(agent)
+                self._capture_state(binding, agent)
                 await self._flush(binding)
         raise failure
 
@@ -454,11 +522,12 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         self,
         binding: AgentBinding,
         event: MessageAddedEvent | MessageUpdatedEvent,
-        capture: Callable[["LocalAgent", Message], None],
+        *,
+        replaces: bool = False,
     ) -> None:
         try:
             await self._alook_up(binding, event.agent, event.message)
-            capture(event.agent, event.message)
+            self._announce(binding, event.agent, event.message, replaces=replaces)
             await self._flush_as_agreed(binding, event.agent)
             if isinstance(event.agent, Agent) and ends_invocation(event.message):
                 _tell_outside(binding)  # the last message of a direct tool call
