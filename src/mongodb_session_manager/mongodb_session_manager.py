@@ -39,7 +39,7 @@ from strands.types.session import Session
 
 from . import _codec, _document
 from ._agent_binding import AgentBinder, AgentBinding
-from ._arguments import with_new_spellings
+from ._arguments import NotCopied, check_message, shown, with_new_spellings
 from ._client import CLOSE_TIMEOUT, THREAD_NAME
 from ._document import check_id
 from ._group_commit import flush_behind, flush_off_loop
@@ -50,7 +50,7 @@ from ._session_data import SessionData
 from ._telemetry import policies_triggered
 from ._writer import MAX_PENDING, AgentHistory, flush_unsent
 from .errors import MongoDBSessionError, SessionConflictError, SessionLockedError, SessionNotFoundError
-from .mongodb_session_repository import MongoDBSessionRepository
+from .mongodb_session_repository import MongoDBSessionRepository, check_names, index_fields
 from .types import Durability, FeedbackHook, Health, MetadataHook, OnError
 
 if TYPE_CHECKING:
@@ -58,6 +58,9 @@ if TYPE_CHECKING:
     from strands.hooks.registry import HookRegistry
     from strands.multiagent.base import MultiAgentBase
     from strands.types.agent import LocalAgent
+    from typing_extensions import Unpack
+
+    from .types import ManagerOptions, OtherOptions
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +96,7 @@ class _OpenedRepository:
         return self._session
 
 
-class MongoDBSessionManager(SessionData, RepositorySessionManager):
+class MongoDBSessionManager(NotCopied, SessionData, RepositorySessionManager):
     """Keeps a Strands agent's conversation and state in MongoDB; pass it as ``Agent(session_manager=…)``.
 
     The session document exists once the constructor has returned. Several agents may share one manager, each with
@@ -134,6 +137,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
     """
 
     session_repository: MongoDBSessionRepository
+    _instead = "Make a manager where it is used, from the session id; what it holds is stored in MongoDB."
 
     def __init__(
         self,
@@ -152,16 +156,17 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         exclusive: bool = False,
         lease_timeout: float = LEASE_TIMEOUT,
         lease_duration: float = LEASE_DURATION,
-        **client_options: Any,
+        **client_options: "Unpack[OtherOptions]",
     ) -> None:
         check_id("session_id", session_id)
-        self._durability = _check_choice("durability", durability, get_args(Durability))
-        self._degrades = _check_choice("on_error", on_error, get_args(OnError)) == "degrade"
+        _check_choices(durability, on_error)
+        self._durability = durability
+        self._degrades = on_error == "degrade"
         self._is_exclusive = exclusive
         lease = Lease.wanted(exclusive, lease_timeout, lease_duration)
-        client_options |= {"metadata_hook": metadata_hook, "feedback_hook": feedback_hook}
-        client_options = with_new_spellings(client_options)
-        hooks = [as_hooks(client_options.pop(name), name) for name in ("metadata_hook", "feedback_hook")]
+        given = {**client_options, "metadata_hook": metadata_hook, "feedback_hook": feedback_hook}
+        options = with_new_spellings(given)
+        hooks = [as_hooks(options.pop(name), name) for name in ("metadata_hook", "feedback_hook")]
         repository = MongoDBSessionRepository(
             connection_string,
             database_name,
@@ -169,7 +174,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             client,
             metadata_fields,
             application_name,
-            **client_options,
+            **options,
         )
         try:
             self._open(session_id, repository, lease)
@@ -192,6 +197,10 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         self._multi_agents: dict[str, _LatestState] = {}
         self._lock = threading.Lock()
         self._closed = False
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open"
+        return f"MongoDBSessionManager({self.session_id!r}, {self.session_repository.namespace!r}, {state})"
 
     def register_hooks(self, registry: "HookRegistry", **kwargs: Any) -> None:
         """Register for every event of an agent, a bidirectional agent, a Graph or a Swarm that is to be stored."""
@@ -219,7 +228,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             SessionLockedError: It is new, or its stored history is broken, and another manager is the only writer.
             SessionNotFoundError: The session was deleted.
         """
-        agent_id = check_id("agent_id", agent.agent_id)
+        agent_id = check_id("agent_id", _agent_id(agent))
         if not self._reserve(agent_id, agent):
             return
         _warn_of_unused_storage(agent)
@@ -231,17 +240,33 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         self._is_new_session = False
 
     def _reserve(self, agent_id: str, agent: "LocalAgent") -> bool:
+        """Take an id for an agent; False where it is this agent's already."""
         with self._lock:
-            if agent_id not in self._bindings:
-                self._check_open()
-                self._bindings[agent_id] = None
-                return True
-            bound = self._bindings[agent_id]
-        if bound is not None and bound.is_of(agent):
-            return False
-        raise MongoDBSessionError(
+            bound = self._bindings.get(agent_id)
+            if bound is not None and bound.is_of(agent):
+                return False
+            self._check_open()
+            if agent_id in self._bindings and (bound is None or not bound.is_left()):
+                raise self._in_use(agent_id)
+            self._bindings[agent_id] = None
+        if bound is not None:
+            self._send_what_is_left(agent_id, bound)
+        return True
+
+    def _send_what_is_left(self, agent_id: str, bound: AgentBinding) -> None:
+        """Let the successor of an agent that nobody holds any more restore all that it said."""
+        try:
+            if bound.history.pending:
+                bound.history.flush()
+        except BaseException:
+            self._bindings[agent_id] = bound
+            raise
+
+    def _in_use(self, agent_id: str) -> MongoDBSessionError:
+        return MongoDBSessionError(
             f"Session {self.session_id!r} is in use by another agent object with agent_id {agent_id!r}. Give each "
-            "agent of a session its own agent_id, or make a new manager for the new object."
+            "agent of a session its own agent_id, or make a new manager for the new object. In a notebook, drop the "
+            "former agent first (del agent)."
         )
 
     def _known_agents(self) -> set[str]:
@@ -257,7 +282,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
 
     def _bound(self, agent: "LocalAgent") -> AgentBinding:
         self._check_open()
-        binding = self._bindings.get(agent.agent_id)
+        binding = self._bindings.get(_agent_id(agent))
         if binding is None or not binding.is_of(agent):
             raise MongoDBSessionError(
                 f"{self._binder.place(agent.agent_id)} is not bound to this manager. Pass session_manager=… when "
@@ -281,8 +306,11 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             PyMongoError: The write failed; the message stays queued and goes out first with the next one.
             SessionConflictError: Somebody else wrote this agent's history meanwhile.
             SessionNotFoundError: The session was deleted.
+            TypeError: The message is no mapping, or the agent no agent.
             UnstorableValueError: The message holds something that would not come back equal.
+            ValueError: The message has another role than "user" or "assistant", or no content.
         """
+        check_message(message)
         binding = self._bound(agent)
         if not binding.history.is_pending(message):  # else it is tried again
             binding.capture_message(agent, _codec.with_blocks(message), message)
@@ -316,7 +344,10 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             MongoDBSessionError: The agent has no message yet.
             PyMongoError: The write failed; the redaction stays queued and goes out first with the next write.
             SessionConflictError: Somebody else wrote this agent's history meanwhile.
+            TypeError: The message is no mapping, or the agent no agent.
+            ValueError: The message has another role than "user" or "assistant", or no content.
         """
+        check_message(redact_message)
         binding = self._bound(agent)
         event: dict[str, Any] = {"action": action, "timestamp": _document.now()}
         if stop_reason is not None:
@@ -463,6 +494,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
 
     async def _off_loop(self, call: Callable[[], Any]) -> Any:
         """Run a blocking call on the client's threads; a cancelled caller does not tear it."""
+        self._check_open()
         return await run_off_loop(self.session_repository.handle.executor, call)
 
     # Multi-agents
@@ -543,6 +575,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
 
         Later calls raise ``SessionNotFoundError``.
         """
+        self._check_open()
         for binding in self._live_bindings():
             binding.history.end(SessionNotFoundError(self.session_id))
         return self.session_repository.delete_session(self.session_id)
@@ -656,10 +689,39 @@ def _release_lease(repository: MongoDBSessionRepository, session_id: str, timeou
         )
 
 
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> str:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
-    return value
+def _agent_id(agent: object) -> Any:
+    try:
+        return agent.agent_id  # type: ignore[attr-defined]
+    except AttributeError:
+        raise TypeError(f"agent must be a strands.Agent, got {type(agent).__name__}") from None
+
+
+def check_defaults(arguments: Mapping[str, Any]) -> None:
+    """Refuse what no manager would take, when it is given to all of them.
+
+    Args:
+        arguments: Of ``MongoDBSessionManager``, by name; None counts as not given.
+
+    Raises:
+        TypeError: An argument has the wrong type.
+        ValueError: A name, a choice or a number is not fit.
+    """
+    given = {name: value for name, value in arguments.items() if value is not None}
+    check_names(*(given.get(name) for name in ("database_name", "collection_name", "application_name")))
+    index_fields(given.get("metadata_fields"))
+    for hook in ("metadata_hook", "feedback_hook"):
+        as_hooks(given.get(hook), hook)
+    _check_choices(given.get("durability", "sync"), given.get("on_error", "raise"))
+    Lease.wanted(**{name: given[name] for name in ("exclusive", "lease_timeout", "lease_duration") if name in given})
+
+
+def _check_choices(durability: object, on_error: object) -> None:
+    for name, value, choices in (
+        ("durability", durability, get_args(Durability)),
+        ("on_error", on_error, get_args(OnError)),
+    ):
+        if value not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {shown(value)}")
 
 
 @atexit.register
@@ -675,6 +737,27 @@ def _warn_of_unused_storage(agent: "LocalAgent") -> None:
         )
 
 
-def create_mongodb_session_manager(session_id: str, *args: Any, **kwargs: Any) -> MongoDBSessionManager:
+def create_mongodb_session_manager(
+    session_id: str,
+    connection_string: str | None = None,
+    database_name: str | None = None,
+    collection_name: str | None = None,
+    client: "MongoClient[dict[str, Any]] | None" = None,
+    metadata_fields: Sequence[str] | None = None,
+    metadata_hook: MetadataHook | Sequence[MetadataHook] | None = None,
+    feedback_hook: FeedbackHook | Sequence[FeedbackHook] | None = None,
+    application_name: str | None = None,
+    **options: "Unpack[ManagerOptions]",
+) -> MongoDBSessionManager:
     """Return ``MongoDBSessionManager(session_id, …)``; arguments and errors are the same."""
-    return MongoDBSessionManager(session_id, *args, **with_new_spellings(kwargs))
+    hooks = {"metadata_hook": metadata_hook, "feedback_hook": feedback_hook}
+    return MongoDBSessionManager(
+        session_id,
+        connection_string,
+        database_name,
+        collection_name,
+        client,
+        metadata_fields,
+        application_name=application_name,
+        **with_new_spellings({**hooks, **options}),
+    )

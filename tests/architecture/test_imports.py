@@ -17,13 +17,13 @@ NAME = "mongodb_session_manager"
 # From the ground up. A module imports modules of lower floors, and of its own where the floor says so.
 FLOORS: list[set[str]] = [
     {"errors", "types"},
+    {"_arguments"},
     {
         "_codec",
         "_telemetry",
         "_client",
         "_driver_errors",
         "_indexes",
-        "_arguments",
         "_hook_chain",
         "_lease",
         "_off_loop",

@@ -88,6 +88,9 @@ class ScriptedModel(Model):
         self._usage: Usage = usage or {"inputTokens": 10, "outputTokens": 5, "totalTokens": 15}
         self._lock = Lock()
 
+    def __repr__(self) -> str:
+        return f"ScriptedModel({self.config['model_id']!r}, {len(self.calls)} calls)"
+
     def update_config(self, **model_config: Any) -> None:
         """Change the configuration."""
         self.config.update(model_config)
