@@ -15,6 +15,7 @@ from strands.types.content import Message
 
 from mongodb_session_manager import MongoDBSessionManager, MongoDBSessionManagerFactory, MongoDBSessionRepository
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel
+from tests.watching import wait_for_indexes
 
 pytest_plugins = ["mongodb_session_manager.testing.pytest_plugin"]
 
@@ -80,6 +81,7 @@ def new_manager(
             if "connection_string" not in options:
                 options.setdefault("client", mongo_client)
             manager = MongoDBSessionManager(session_id, database_name=database, **options)
+            wait_for_indexes()
             return stack.enter_context(closing(manager))
 
         yield make
@@ -90,6 +92,7 @@ def factory(mongo_client: MongoClient[dict[str, Any]], database: str) -> Iterato
     """On the counted client; the collection's indexes are there."""
     with MongoDBSessionManagerFactory(client=mongo_client, database_name=database) as made:
         made.create_session_manager("another session").close()
+        wait_for_indexes()
         yield made
 
 

@@ -1,6 +1,7 @@
 """Waiting for what happens in other threads and tasks, and watching what it costs."""
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -9,6 +10,7 @@ from typing import Any
 from pymongo import MongoClient
 from pymongo.errors import InvalidOperation
 
+from mongodb_session_manager._indexes import THREAD_NAME
 from mongodb_session_manager.testing import CommandLog
 
 
@@ -20,6 +22,11 @@ def eventually(condition: Callable[[], Any], seconds: float = 15) -> bool:
             return False
         time.sleep(0.01)
     return True
+
+
+def wait_for_indexes() -> None:
+    """Wait until the indexes are made that were asked for."""
+    assert eventually(lambda: THREAD_NAME not in {thread.name for thread in threading.enumerate()}, 30)
 
 
 async def until(condition: Callable[[], bool], seconds: float = 10) -> bool:

@@ -144,14 +144,16 @@ def new_session(session_id: str, session_type: str, application_name: str | None
 def open_session(session_id: str, session_type: str, application_name: str | None) -> tuple[Stored, Update]:
     """Return the upsert that opens a session, new or existing, and what a new one starts with."""
     fresh = new_session(session_id, session_type, application_name, now())
-    # $max brings sessions of the first version up to date and leaves those of a newer one alone.
-    return fresh, {"$setOnInsert": fresh, "$max": {"schema_version": SCHEMA_VERSION}}
+    return fresh, {"$setOnInsert": {"schema_version": SCHEMA_VERSION, **fresh}}
 
 
-def taken(session_id: str, update: Update, lease: Lease | None) -> Change:
-    """Return filter and update that open a session, and take its lease where one is wanted and nobody has it."""
-    if lease is None:
-        return {"_id": session_id}, update
+def upgraded(session_id: str) -> Change:
+    """Return filter and update that bring a session of the first version up to date."""
+    return {"_id": session_id, "schema_version": None}, {"$set": {"schema_version": SCHEMA_VERSION}}
+
+
+def taken(session_id: str, update: Update, lease: Lease) -> Change:
+    """Return filter and update that open a session and take its lease, where nobody has it."""
     at = now()
     free: Stored = {"_id": session_id, "$or": [{"lease": None}, {"lease.expires_at": {"$lte": at}}]}
     held = {"owner": lease.owner, "expires_at": at + lease.duration}
@@ -505,6 +507,11 @@ def new_feedback(session_id: str, feedback: Stored, size: int, about: Stored) ->
         "$inc": {"feedback_bytes": size},
         "$set": {"updated_at": feedback["created_at"]},
     }
+
+
+def with_little_feedback(wanted: Stored, size: int) -> Stored:
+    """Return a filter that also wants the feedback in the session document to have no more bytes than that."""
+    return {**wanted, "feedback_bytes": {"$not": {"$gt": size}}}
 
 
 def record(update: Update, outbox: list[Stored]) -> None:

@@ -67,7 +67,7 @@ class MessageSegments:
         self._sessions, self._segments = sessions, segments
 
     def index(self) -> None:
-        """See to the index by which the segments of a session are found; failing is a warning."""
+        """See to the index by which the segments of a session are found; nobody waits for it."""
         ensure_segment_index(self._segments)
 
     def roll(

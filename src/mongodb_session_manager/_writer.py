@@ -695,7 +695,7 @@ class AgentHistory:
     def roll(self, kept_bytes: int = KEPT_BYTES) -> bool:
         """Move the oldest messages out of the session document; True if any moved."""
         write_id = ObjectId()
-        self._repository.index_segments()  # which can take its time; the next message does not wait for it
+        self._repository.index_segments()
         with self._sending:
             with self._state:
                 self.check_open()

@@ -127,6 +127,7 @@ class MongoDBSessionManagerFactory(NotCopied):
         Raises:
             MongoDBSessionError: The factory has been closed or replaced; it is a RuntimeError too.
             SessionLockedError: Another manager was the session's only writer for all of ``lease_timeout``.
+            SessionNotFoundError: The session is not there, and ``create`` is False.
             TypeError: There is no such argument.
             ValueError: ``session_id`` is not fit.
         """
@@ -163,6 +164,7 @@ class MongoDBSessionManagerFactory(NotCopied):
         Raises:
             MongoDBSessionError: The factory has been closed or replaced; it is a RuntimeError too.
             SessionLockedError: Another manager was the session's only writer for all of ``lease_timeout``.
+            SessionNotFoundError: The session is not there, and ``create`` is False.
             TypeError: There is no such argument, or ``agent_ids`` is a string.
             ValueError: An id is not fit; nothing was sent then.
         """

@@ -125,12 +125,15 @@ class MongoDBSessionManager(NotCopied, SessionData, RepositorySessionManager):
         lease_timeout: With ``exclusive``, seconds to wait for another such manager.
         lease_duration: With ``exclusive``, seconds without a write after which others may take over, as from a
             process that has died. What this one writes afterwards is refused then.
+        create: Whether to create the session where it is not there. With False that is an error, and opening is a
+            read: it writes nothing but the lease, where one is wanted.
         **client_options: Options for the ``MongoClient`` made from ``connection_string``; pymongo validates them.
 
     Raises:
         PyMongoError: The server did not answer within ``serverSelectionTimeoutMS``, or refused.
         SchemaVersionError: A newer version of this library wrote the session.
         SessionLockedError: Another manager was its only writer for all of ``lease_timeout``.
+        SessionNotFoundError: The session is not there, and ``create`` is False.
         TypeError: An argument has the wrong type, or client options were given beside ``client``.
         ValueError: ``session_id``, a choice or a number is not fit, or neither ``connection_string`` nor ``client``
             was given.
@@ -156,6 +159,7 @@ class MongoDBSessionManager(NotCopied, SessionData, RepositorySessionManager):
         exclusive: bool = False,
         lease_timeout: float = LEASE_TIMEOUT,
         lease_duration: float = LEASE_DURATION,
+        create: bool = True,
         **client_options: "Unpack[OtherOptions]",
     ) -> None:
         check_id("session_id", session_id)
@@ -163,6 +167,7 @@ class MongoDBSessionManager(NotCopied, SessionData, RepositorySessionManager):
         self._durability = durability
         self._degrades = on_error == "degrade"
         self._is_exclusive = exclusive
+        _check_create(create)
         lease = Lease.wanted(exclusive, lease_timeout, lease_duration)
         given = {**client_options, "metadata_hook": metadata_hook, "feedback_hook": feedback_hook}
         options = with_new_spellings(given)
@@ -177,15 +182,17 @@ class MongoDBSessionManager(NotCopied, SessionData, RepositorySessionManager):
             **options,
         )
         try:
-            self._open(session_id, repository, lease)
+            self._open(session_id, repository, lease, create=create)
             self._set_hooks(*hooks)
         except BaseException:
             _release_lease(repository, session_id, UNUSED_LEASE_TIMEOUT)
             repository.close()
             raise
 
-    def _open(self, session_id: str, repository: MongoDBSessionRepository, lease: Lease | None) -> None:
-        opened = repository.open_session(session_id, lease=lease)
+    def _open(
+        self, session_id: str, repository: MongoDBSessionRepository, lease: Lease | None, *, create: bool
+    ) -> None:
+        opened = repository.open_session(session_id, lease=lease, create=create)
         super().__init__(session_id, cast(SessionRepository, _OpenedRepository(opened.session)))
         self.session_repository = repository
         self._is_new_session = opened.created
@@ -712,6 +719,7 @@ def check_defaults(arguments: Mapping[str, Any]) -> None:
     for hook in ("metadata_hook", "feedback_hook"):
         as_hooks(given.get(hook), hook)
     _check_choices(given.get("durability", "sync"), given.get("on_error", "raise"))
+    _check_create(given.get("create", True))
     Lease.wanted(**{name: given[name] for name in ("exclusive", "lease_timeout", "lease_duration") if name in given})
 
 
@@ -722,6 +730,11 @@ def _check_choices(durability: object, on_error: object) -> None:
     ):
         if value not in choices:
             raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {shown(value)}")
+
+
+def _check_create(create: object) -> None:
+    if not isinstance(create, bool):
+        raise TypeError(f"create must be True or False, got {shown(create)}")
 
 
 @atexit.register

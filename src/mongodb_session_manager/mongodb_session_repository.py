@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 import bson
 from bson import ObjectId
-from pymongo import MongoClient, ReadPreference, ReturnDocument
+from pymongo import MongoClient, ReadPreference
 from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import DocumentTooLarge, DuplicateKeyError, OperationFailure, PyMongoError
@@ -28,11 +28,12 @@ from . import _codec, _document, _large_values
 from ._arguments import NotCopied, check_name, shown
 from ._client import CLOSE_TIMEOUT, ClientHandle, check_client_arguments
 from ._codec import CODEC_OPTIONS, MessageEdit, Stored
-from ._document import AgentWrite, Change, Guard, Pipeline, Update, check_id, check_key, check_message_id
+from ._document import AgentWrite, Change, Guard, Pipeline, check_id, check_key, check_message_id
 from ._driver_errors import forget_values, is_too_large
 from ._files import SessionFiles
 from ._indexes import ensure_indexes
 from ._lease import Lease
+from ._opening import HELD, SessionOpener
 from ._segments import FEEDBACK_BYTES, KEPT_BYTES, FeedbackSegments, MessageSegments, RolledOver
 from .errors import (
     AgentNotFoundError,
@@ -68,10 +69,6 @@ _USUAL_MESSAGE_BYTES = 1024
 # A lease may change hands between a try and the look at what was in its way.
 _CREATE_TRIES = 5
 _CONTENDED = "is being written by several at once; read it again before writing."
-_HELD = (
-    "is locked: another manager is its only writer for now. Let the user ask again (HTTP 409), or make the manager "
-    "with exclusive=True and a lease_timeout that is long enough to wait for the other one."
-)
 _LOST = (
     "is no longer locked by this manager: it wrote nothing for longer than its lease_duration, and somebody else took "
     "over. Make a new manager and agent to go on from what is stored."
@@ -199,6 +196,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         self._feedback = FeedbackSegments(self._collection, segments)
         self._segments = MessageSegments(self._collection, segments)
         self._leases: dict[str, Lease] = {}
+        self._opener = SessionOpener(self._collection, self._leases)
         self._files = SessionFiles(self._collection, segments, *files)
 
     def _open_collection(self, database_name: str | None, name: str) -> Collection[Stored]:
@@ -242,18 +240,25 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
     # Sessions
 
     def open_session(
-        self, session_id: str, application_name: str | None = None, lease: Lease | None = None
+        self,
+        session_id: str,
+        application_name: str | None = None,
+        lease: Lease | None = None,
+        *,
+        create: bool = True,
     ) -> OpenedSession:
-        """Create the session, or open it where it exists already.
+        """Open the session, and create it where it is not there.
 
         Args:
             session_id: The session.
             application_name: Stored if the session is new; the repository's by default.
             lease: What this repository then writes the session under; waited for while it is somebody else's.
+            create: False: only a session that is there is opened, and nothing is written but the lease.
 
         Raises:
             SchemaVersionError: A newer version of this library wrote it.
             SessionLockedError: The lease was not to be had in time.
+            SessionNotFoundError: It is not there, and was not to be created.
         """
         fresh, update = _document.open_session(
             check_id("session_id", session_id),
@@ -261,43 +266,24 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
             check_name("application_name", application_name) or self.application_name,
         )
         with _operation("open_session", session_id):
-            before = self._upsert(session_id, update, lease)
-        ensure_indexes(self._collection, self.metadata_fields)
-        stored = before if before is not None else fresh
+            if create:
+                found, created = self._opener.create(session_id, update, lease, _document.OPENING_FIELDS)
+            else:
+                found, created = self._opener.find(session_id, lease, _document.OPENING_FIELDS), False
+            stored = fresh if found is None else found
+            session = _session(session_id, stored)
+            if create and not created and stored.get("schema_version") is None:
+                self._opener.upgrade(session_id)
+        if create:
+            ensure_indexes(self._collection, self.metadata_fields)
         agent_ids = stored.get("agent_ids")
         return OpenedSession(
-            session=_session(session_id, stored),
-            created=before is None,
+            session=session,
+            created=created,
             application_name=stored.get("application_name"),
             agent_ids=None if agent_ids is None else frozenset(agent_ids),
             outbox=tuple(_codec.decode(record) for record in stored.get("outbox", ())),
         )
-
-    def _upsert(self, session_id: str, update: Update, lease: Lease | None) -> Stored | None:
-        # Two first requests at once: the server may answer one with a duplicate key; it then exists. Where a
-        # lease is wanted, the same answer says that somebody else has it.
-        pauses = itertools.chain([0.0], lease.pauses() if lease else ())
-        while True:
-            try:
-                return self._take(session_id, update, lease)
-            except DuplicateKeyError:
-                pause = next(pauses, None)
-                if pause is None and lease is None:
-                    raise
-            if pause is None:
-                raise SessionLockedError(session_id, None, _HELD)
-            time.sleep(pause)
-
-    def _take(self, session_id: str, update: Update, lease: Lease | None) -> Stored | None:
-        if lease is not None:
-            # Known before it is sent: what got no answer may be ours, and must be released then.
-            self._leases[session_id] = lease
-        change = _document.taken(session_id, update, lease)
-        try:
-            return self._collection.find_one_and_update(*change, projection=_document.OPENING_FIELDS, upsert=True)
-        except DuplicateKeyError:
-            self._leases.pop(session_id, None)
-            raise
 
     def check_lease(self, session_id: str, stored: Stored | None) -> None:
         """Raise where a stored lease is in the way of our writes; clear one that nobody renews any more.
@@ -317,7 +303,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         if stored is None:
             return
         if stored["expires_at"] > _document.now():
-            raise SessionLockedError(session_id, None, _HELD)
+            raise SessionLockedError(session_id, None, HELD)
         with _operation("clear_lease", session_id):
             self._collection.update_one(*_document.expired(session_id, stored))
 
@@ -556,7 +542,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
             return outcome.of(self._update(session_id, change))
 
     def index_segments(self) -> None:
-        """See to the index of the segments, before any are written; failing is a warning."""
+        """See to the index of the segments, which nobody waits for."""
         self._segments.index()
 
     def roll_over(
@@ -1019,15 +1005,18 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
     def _push_feedback(self, session_id: str, stored: Stored, about: Stored | None, records: list[Stored]) -> bool:
         if about is None:
             return False
-        wanted, update = _document.new_feedback(session_id, stored, len(bson.encode(stored)), about)
+        size = len(bson.encode(stored))
+        wanted, update = _document.new_feedback(session_id, stored, size, about)
         _document.record(update, records)
         with _operation("add_feedback", session_id):
-            after = self._collection.find_one_and_update(
-                wanted, update, {"feedback_bytes": 1}, return_document=ReturnDocument.AFTER
-            )
-        if after is not None and after["feedback_bytes"] > FEEDBACK_BYTES:
+            # Asking for the size afterwards would leave an image of the document, which no redaction reaches.
+            fitting = _document.with_little_feedback(wanted, FEEDBACK_BYTES - size)
+            if size <= FEEDBACK_BYTES and self._collection.update_one(fitting, update).matched_count:
+                return True
+            added = self._collection.update_one(wanted, update).matched_count > 0
+        if added:
             self._feedback.move(session_id)
-        return after is not None
+        return added
 
     def acknowledge_outbox(self, session_id: str, ids: Iterable[str]) -> None:
         """Remove notifications that were delivered.

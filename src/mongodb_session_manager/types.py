@@ -241,6 +241,7 @@ class SessionOptions(TypedDict, total=False):
     exclusive: bool
     lease_timeout: float
     lease_duration: float
+    create: bool
 
 
 class ManagerOptions(SessionOptions, OtherOptions, total=False):
@@ -268,3 +269,4 @@ class SessionOverrides(OldSpellings, total=False):
     exclusive: bool | None
     lease_timeout: float | None
     lease_duration: float | None
+    create: bool | None

@@ -29,7 +29,7 @@ FLOORS: list[set[str]] = [
         "_off_loop",
     },
     {"_document", "_metadata_tool", "_agent_state", "_repair", "mongodb_connection_pool", "_large_values"},
-    {"_segments", "_files"},
+    {"_segments", "_files", "_opening"},
     {"mongodb_session_repository"},
     {"_writer", "_session_data", "session_catalog", "storage"},
     {"_agent_binding", "_group_commit"},
@@ -73,7 +73,15 @@ COLLECTION_METHODS = {
     "update_one",
     "watch",
 }
-MAY_TOUCH_COLLECTIONS = {"mongodb_session_repository", "_indexes", "_segments", "_files", "session_catalog", "storage"}
+MAY_TOUCH_COLLECTIONS = {
+    "mongodb_session_repository",
+    "_indexes",
+    "_opening",
+    "_segments",
+    "_files",
+    "session_catalog",
+    "storage",
+}
 MAY_NAME_OPERATORS = {"_document", "_codec", "_indexes"}
 
 PUBLIC = {

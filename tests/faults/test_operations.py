@@ -16,6 +16,7 @@ from mongodb_session_manager.testing import ScriptedModel
 from tests.faults.conversation import Conversation, make_agent
 from tests.faults.cutting_proxy import CuttingProxy
 from tests.faults.fault import CLOSED, LOST, UNCONFIRMED, Fault
+from tests.watching import wait_for_indexes
 
 Converse = Callable[..., Conversation]
 Inject = Callable[..., AbstractContextManager[None]]
@@ -72,6 +73,11 @@ def open_manager(conversation: Conversation) -> None:
     conversation.open().close()
 
 
+def index(conversation: Conversation) -> None:
+    with conversation.open():
+        wait_for_indexes()
+
+
 def restore(conversation: Conversation) -> None:
     with conversation.open() as manager:
         make_agent(manager)
@@ -119,6 +125,7 @@ def redact(conversation: Conversation) -> None:
 
 def move(conversation: Conversation) -> None:
     conversation.manager._live_bindings()[0].history._roll_quietly()
+    wait_for_indexes()
 
 
 def metadata(conversation: Conversation) -> Any:
@@ -132,7 +139,7 @@ def feedback(conversation: Conversation, twice: bool) -> bool:
 
 OPERATIONS = [
     Operation("opening a session", "findAndModify", open_manager),
-    Operation("creating the indexes", "createIndexes", open_manager, quiet=True),
+    Operation("creating the indexes", "createIndexes", index, quiet=True),
     Operation("restoring an agent", "aggregate", restore, reads=True),
     Operation("a new agent", "update", start_agent, other_agents_messages),
     Operation("append_message", "update", append, again=flush),
@@ -147,7 +154,7 @@ OPERATIONS = [
     Operation(
         "delete_metadata", "update", lambda c: c.manager.delete_metadata(["topic"]), lambda c, _: metadata(c) == {}
     ),
-    Operation("add_feedback", "findAndModify", lambda c: c.manager.add_feedback({"comment": "Good"}), feedback),
+    Operation("add_feedback", "update", lambda c: c.manager.add_feedback({"comment": "Good"}), feedback),
     Operation("get_feedbacks", "find", lambda c: c.manager.get_feedbacks(), reads=True),
     Operation("list_messages", "aggregate", lambda c: c.manager.list_messages("default"), reads=True),
     Operation(

@@ -14,6 +14,7 @@ from mongodb_session_manager._indexes import ensure_segment_index
 from mongodb_session_manager.testing import Mongod, MongodSet
 from tests.faults.conversation import Conversation
 from tests.faults.stream import stream_of
+from tests.watching import wait_for_indexes
 
 # Messages move in between.
 pytestmark = pytest.mark.usefixtures("small_documents")
@@ -111,6 +112,7 @@ def test_an_index_does_not_wait_for_a_member_that_is_down(
         segments.insert_one({"session_id": "s-1"})
         with dead(replica_set, replica_set.secondaries()[0]):
             ensure_segment_index(segments)
+            wait_for_indexes()
             segments.drop_index("session_id_1")
 
     assert not caplog.records

@@ -25,7 +25,7 @@ CALLS: dict[str, tuple[str, Later]] = {
     "aupdate_metadata": ("update", lambda manager: manager.aupdate_metadata({"b.c": 2})),
     "aget_metadata": ("find", lambda manager: manager.aget_metadata()),
     "adelete_metadata": ("update", lambda manager: manager.adelete_metadata(["a"])),
-    "aadd_feedback": ("findAndModify", lambda manager: manager.aadd_feedback({"rating": "up"})),
+    "aadd_feedback": ("update", lambda manager: manager.aadd_feedback({"rating": "up"})),
     "aget_feedbacks": ("find", lambda manager: manager.aget_feedbacks()),
     "alist_messages": ("aggregate", lambda manager: manager.alist_messages("default", 1, offset=1)),
 }

@@ -36,6 +36,7 @@ from mongodb_session_manager._document import AgentWrite
 from mongodb_session_manager.errors import MongoDBSessionError
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel
 from tests.talking import every_durability
+from tests.watching import wait_for_indexes
 
 NewManager = Callable[..., MongoDBSessionManager]
 NewAgent = Callable[..., Agent]
@@ -872,6 +873,7 @@ def test_without_the_privilege_to_create_indexes(
         with caplog.at_level(logging.WARNING):
             agent([document(noise(LARGE)), image(noise(LARGE, 1))])
             agent([document(noise(LARGE, 2))])
+            wait_for_indexes()
     finally:
         observer.admin.command({**fail_point, "mode": "off"})
 
@@ -888,6 +890,7 @@ def test_the_indexes_are_those_that_gridfs_asks_for(
     with command_counter.counting() as log:
         agent([document(noise(LARGE))])
         agent([document(noise(LARGE, 1))])
+        wait_for_indexes()
 
     chunks = bucket.chunks.index_information()["files_id_1_n_1"]
     assert chunks["unique"]

@@ -639,7 +639,7 @@ def test_a_missing_message_is_named(repository: MongoDBSessionRepository, sessio
 
 
 COMMANDS = {
-    "findAndModify": ["open_session", "add_feedback"],
+    "findAndModify": ["open_session"],
     "insert": ["create_session"],
     "find": ["read_session", "get_metadata", "get_feedbacks", "read_agent_config"],
     "delete": ["delete_session"],
@@ -654,6 +654,7 @@ COMMANDS = {
         "read_multi_agent",
     ],
     "update": [
+        "add_feedback",
         "create_agent",
         "start_agent",
         "update_agent",

@@ -1,8 +1,8 @@
 """Histories that outgrow the session document, on the real mongod."""
 
 import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from typing import Any, cast
 
@@ -23,6 +23,7 @@ from mongodb_session_manager import (
 )
 from mongodb_session_manager.testing import CommandCounter
 from tests.talking import texts, user
+from tests.watching import wait_for_indexes
 
 NewManager = Callable[..., MongoDBSessionManager]
 NewAgent = Callable[..., Agent]
@@ -147,13 +148,14 @@ def test_moving_is_behind_the_append_and_costs_no_more_writes(
 
     with command_counter.counting() as log:
         talk(manager, agent, 1, start=4)
+        wait_for_indexes()
 
     appended = [c for c in log.commands if "$push" in str(c.document) and "segments" not in str(c.document)]
     assert len(appended) == 2
     assert sorted(set(log.names) - {"update"}) == ["aggregate", "createIndexes", "insert"]
 
 
-def test_the_next_message_does_not_wait_for_the_index_of_a_first_move(
+def test_nothing_waits_for_the_index_of_a_first_move(
     new_manager: NewManager, new_agent: NewAgent, failing: Failing
 ) -> None:
     manager = new_manager()
@@ -161,11 +163,12 @@ def test_the_next_message_does_not_wait_for_the_index_of_a_first_move(
     history = manager._live_bindings()[0].history
     slow = {"blockConnection": True, "blockTimeMS": 2_000, "collection": "agent_sessions_segments"}
     talk(manager, agent, 3)
-    with failing("createIndexes", **slow) as met, ThreadPoolExecutor(1) as threads:
-        moved = threads.submit(history.roll)
+    with failing("createIndexes", **slow) as met:
+        started = time.monotonic()
+        assert history.roll()
         talk(manager, agent, 1, start=3)
-        assert not moved.done()
-        assert moved.result()
+        assert time.monotonic() - started < 1
+        wait_for_indexes()
 
     assert met == [1]
 

@@ -23,7 +23,7 @@ from mongodb_session_manager.mongodb_session_factory import (
     get_global_factory,
     initialize_global_factory,
 )
-from tests.watching import answers, eventually
+from tests.watching import answers, eventually, wait_for_indexes
 
 Client = MongoClient[dict[str, Any]]
 MakeFactory = Callable[..., MongoDBSessionManagerFactory]
@@ -60,6 +60,7 @@ class TestArguments:
     def test_defaults_reach_the_session(self, make_factory: MakeFactory, mongo_client: Client) -> None:
         factory = make_factory(collection_name="chats", metadata_fields=["tier"], application_name="shop")
         factory.create_session_manager("s1")
+        wait_for_indexes()
         database = mongo_client[factory._defaults["database_name"]]
         stored = database.chats.find_one({"_id": "s1"})
         assert stored is not None

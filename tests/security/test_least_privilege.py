@@ -23,6 +23,7 @@ from mongodb_session_manager import (
 )
 from mongodb_session_manager._segments import FEEDBACK_BYTES
 from mongodb_session_manager.testing import ScriptedModel
+from tests.watching import wait_for_indexes
 
 UNAUTHORIZED = 13
 
@@ -90,7 +91,9 @@ def connected(secured: Any, new_user: NewUser) -> Iterator[Callable[..., Client]
 @pytest.fixture
 def index_warnings(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     caplog.set_level(logging.WARNING, logger="mongodb_session_manager")
-    return lambda: [record.getMessage() for record in caplog.records if record.name.startswith("mongodb_session")]
+    return lambda: [
+        record.getMessage() for record in caplog.records if record.name == "mongodb_session_manager._indexes"
+    ]
 
 
 # Everything that the library does
@@ -218,6 +221,7 @@ USES = (converse, move, move_feedback, conflict, compose, mend, serve, attach, d
 def use(client: Client, database: str) -> None:
     for one in USES:
         one(client, database)
+    wait_for_indexes()
 
 
 # With it, and with less

@@ -40,7 +40,7 @@ def accepted(client: MongoClient[dict[str, Any]], options: dict[str, Any]) -> No
 async def accepted_of_a_factory(client: MongoClient[dict[str, Any]], options: dict[str, Any]) -> None:
     factory = MongoDBSessionManagerFactory(URI, durability="exit", exclusive=True, lease_timeout=0, maxPoolSize=5)
     MongoDBSessionManagerFactory(client=client, feedback_hook=hook, metadataHook=hook, **options)
-    factory.create_session_manager("s", database_name="shop", durability="sync", metadata_hook=None)
+    factory.create_session_manager("s", database_name="shop", durability="sync", metadata_hook=None, create=False)
     factory.create_session_manager("s", **options)
     async with factory.session("s", agent_ids=["a"], exclusive=True, lease_timeout=0.0) as manager:
         manager.get_metadata()
@@ -55,7 +55,6 @@ def refused(client: MongoClient[dict[str, Any]]) -> None:
     MongoDBSessionManager("s", client=client["shop"])  # type: ignore[arg-type]
     create_mongodb_session_manager("s", URI, durabilty="exit")  # type: ignore[call-arg]
     create_mongodb_session_manager("s", URI, durability="exiit")  # type: ignore[arg-type]
-    create_mongodb_session_manager("s", URI, None, None, client, None, hook, hook, "shop", "exit")  # type: ignore[call-arg]
     MongoDBSessionRepository(URI, durability="exit")  # type: ignore[call-arg]
     MongoDBConnectionPool.initialize(URI, maxPoolSiez=5)  # type: ignore[call-arg]
     initialize_global_factory(URI, durabilty="exit")  # type: ignore[call-arg]

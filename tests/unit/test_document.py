@@ -281,12 +281,10 @@ def test_a_new_session_has_every_part() -> None:
     assert (fresh["application_name"], fresh["created_at"], fresh["updated_at"]) == ("app", AT, AT)
 
 
-def test_opening_changes_nothing_of_an_existing_session_but_the_schema_version() -> None:
+def test_opening_changes_nothing_of_an_existing_session() -> None:
     fresh, update = _document.open_session(SESSION, "AGENT", None)
 
-    assert update["$setOnInsert"] is fresh
-    assert set(update) == {"$setOnInsert", "$max"}
-    assert update["$max"] == {"schema_version": _document.SCHEMA_VERSION}
+    assert update == {"$setOnInsert": {"schema_version": _document.SCHEMA_VERSION, **fresh}}
 
 
 def test_opening_never_reads_the_history() -> None:
