@@ -1,10 +1,11 @@
 """What a newcomer does wrong in the first hour, and what is said of it."""
 
+import asyncio
 import copy
 import gc
 import logging
 import pickle
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import mongomock
@@ -12,7 +13,7 @@ import pymongo
 import pytest
 from pymongo import MongoClient
 from pymongo.errors import ConfigurationError
-from strands import Agent
+from strands import Agent, tool
 from strands.types.session import Session, SessionAgent, SessionType
 
 from mongodb_session_manager import (
@@ -182,6 +183,48 @@ def test_the_default_database_is_logged_once(
 
     (record,) = caplog.records
     assert "database=<database_name>" in record.getMessage()
+
+
+# Two requests at once
+
+
+@pytest.mark.parametrize("lease", [False, True], ids=["without a lease", "with a lease"])
+async def test_a_retry_in_the_middle_of_a_turn(
+    lease: bool, factory: MongoDBSessionManagerFactory, new_agent: NewAgent
+) -> None:
+    """What README and the guide say of it: the earlier one loses, and a tool ran twice; with a lease neither is so."""
+    bought: list[str] = []
+    answering, retried = asyncio.Event(), asyncio.Event()
+
+    @tool
+    def buy(what: str) -> str:
+        """Buy something."""
+        bought.append(what)
+        return "bought"
+
+    class Waiting(ScriptedModel):
+        async def stream(self, messages: Any, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
+            if len(messages) == 3:
+                answering.set()
+                await retried.wait()
+            async for event in super().stream(messages, *args, **kwargs):
+                yield event
+
+    async def request(model: ScriptedModel) -> Any:
+        options: Any = {"exclusive": True, "lease_timeout": 0} if lease else {}
+        async with factory.session("s-1", agent_ids=["default"], **options) as manager:
+            return await new_agent(manager, model=model, tools=[buy]).invoke_async("Buy a ticket")
+
+    script: list[Any] = [{"toolUse": {"toolUseId": "t", "name": "buy", "input": {"what": "a ticket"}}}, "Bought."]
+    earlier = asyncio.create_task(request(Waiting(script)))
+    await answering.wait()
+    retry = await asyncio.gather(request(ScriptedModel(script)), return_exceptions=True)
+    retried.set()
+    outcomes = [*await asyncio.gather(earlier, return_exceptions=True), *retry]
+
+    refused = [isinstance(outcome, SessionConflictError) for outcome in outcomes]
+    assert refused == ([False, True] if lease else [True, False])
+    assert len(bought) == (1 if lease else 2)
 
 
 # What things say of themselves
