@@ -11,6 +11,7 @@ from .types import OldSpellings, SessionOverrides
 
 __all__ = [
     "OPTIONS",
+    "NotAsynchronous",
     "NotCopied",
     "check_message",
     "check_name",
@@ -33,6 +34,8 @@ _MAY_BE_URI = re.compile(r"://|@", re.IGNORECASE)
 _SHOWN = 50
 
 _ROLES = ("user", "assistant")
+# What would be stored as the text by which Python shows it.
+_NO_CONTENT = (Mapping, tuple, set, frozenset, bytes, bytearray, int, float)
 _MESSAGE = "a dict with the role 'user' or 'assistant' and a content, such as {'role': 'user', 'content': 'Hello'}"
 
 
@@ -75,7 +78,7 @@ def spelling_hint(unknown: Iterable[str]) -> str:
 def _similar(given: str) -> list[str]:
     plain = {name.replace("_", ""): name for name in _NAMES}
     found = difflib.get_close_matches(given.replace("_", "").lower(), plain, n=1, cutoff=0.75)
-    return [plain[name] for name in found]
+    return [plain[name] for name in found if plain[name] != given]
 
 
 def is_uri(value: object) -> bool:
@@ -109,7 +112,7 @@ def check_message(value: object) -> None:
     """Refuse what is no message.
 
     Raises:
-        TypeError: It is no mapping.
+        TypeError: It is no mapping, or its content is none.
         ValueError: Its role is none, or it has no content.
     """
     if not isinstance(value, Mapping):
@@ -119,6 +122,22 @@ def check_message(value: object) -> None:
         raise ValueError(f"A message must be {_MESSAGE}; this one has {role}")
     if value.get("content") is None:
         raise ValueError(f"A message must be {_MESSAGE}; this one has no content")
+    _check_content(value["content"])
+
+
+def _check_content(content: object) -> None:
+    if isinstance(content, list):
+        wrong = next((block for block in content if not isinstance(block, Mapping)), None)
+        if wrong is not None:
+            raise TypeError(
+                "The content of a message must be a list of blocks, such as [{'text': 'Hello'}]; this one holds a "
+                f"{type(wrong).__name__}"
+            )
+    elif isinstance(content, _NO_CONTENT):
+        raise TypeError(
+            f"The content of a message must be a string, an AgentResult or a list of blocks, such as [{{'text': "
+            f"'Hello'}}], got {type(content).__name__}"
+        )
 
 
 class NotCopied:
@@ -131,3 +150,15 @@ class NotCopied:
             f"A {type(self).__name__} cannot be pickled or copied: it holds connections, threads and locks of this "
             f"process. {self._instead}"
         )
+
+
+class NotAsynchronous:
+    """Refuses ``async with``, which looks as if nothing of it blocked."""
+
+    _instead_of_async: ClassVar[str]
+
+    def __aenter__(self) -> NoReturn:
+        raise TypeError(f"A {type(self).__name__} has no 'async with'. {self._instead_of_async}")
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Never called."""

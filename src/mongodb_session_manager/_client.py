@@ -73,6 +73,8 @@ _PARTS: Final = {
     "collection_name=collection.name",
 }
 _ASYNCHRONOUS: Final = frozenset({"AsyncMongoClient", "AsyncIOMotorClient", "MotorClient", "AsyncMongoMockClient"})
+# A password that is not escaped ends early: what follows would be taken for a host, and be shown in errors.
+_LATE_USER: Final = re.compile(r"\s*\w+(\+srv)?://[^/?]*(/[^?]*|\?[^=]*)@", re.IGNORECASE)
 _NO_SERVER: Final = (
     "Neither connection_string nor client was given. Pass connection_string='mongodb://host:27017/my_database' "
     "or client=, a pymongo.MongoClient."
@@ -109,6 +111,8 @@ def _check_connection_string(connection_string: object) -> None:
     # pymongo takes a bare name of a host too; where a user stands before it, the scheme was forgotten.
     if not is_uri(connection_string) and re.search("@|://", connection_string):
         raise InvalidURI("connection_string must begin with 'mongodb://' or 'mongodb+srv://'; it is not shown here")
+    if _LATE_USER.match(connection_string):
+        raise InvalidURI("connection_string: user and password must be escaped with urllib.parse.quote_plus()")
 
 
 def _check_client(client: object) -> None:
@@ -118,7 +122,7 @@ def _check_client(client: object) -> None:
     if kind in _PARTS:
         raise TypeError(f"client must be a pymongo.MongoClient, not a {kind}. Pass {_PARTS[kind]}.")
     if isinstance(client, type):
-        raise TypeError(f"client must be a pymongo.MongoClient, not the class {kind}. Pass {kind}(…).")
+        raise TypeError(f"client must be a pymongo.MongoClient, not the class {kind}.")
     if kind in _ASYNCHRONOUS:
         raise TypeError(
             f"client must be a pymongo.MongoClient, not {kind}. Pass a MongoClient: its calls run off the event loop."

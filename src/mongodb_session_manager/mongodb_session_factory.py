@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from pymongo.errors import InvalidOperation
 
-from ._arguments import OPTIONS, NotCopied, shown, spelling_hint, with_new_spellings
+from ._arguments import OPTIONS, NotAsynchronous, NotCopied, shown, spelling_hint, with_new_spellings
 from ._client import (
     CLOSE_TIMEOUT,
     Client,
@@ -51,7 +51,7 @@ class _FactoryEndedError(MongoDBSessionError, RuntimeError):
     """The factory makes no more managers."""
 
 
-class MongoDBSessionManagerFactory(NotCopied):
+class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
     """Makes session managers that share one client.
 
     A client made from ``connection_string`` is the one of ``MongoDBConnectionPool`` and of every other factory with
@@ -76,6 +76,7 @@ class MongoDBSessionManagerFactory(NotCopied):
     """
 
     _instead = "Make a factory in each process; within one, pass it on or call get_global_factory()."
+    _instead_of_async = "Call close() off the event loop; what a request takes is 'async with factory.session(…)'."
 
     def __init__(
         self,
@@ -169,8 +170,8 @@ class MongoDBSessionManagerFactory(NotCopied):
             ValueError: An id is not fit; nothing was sent then.
         """
         self._check_open()
-        if isinstance(agent_ids, str):
-            raise TypeError(f"agent_ids must be a list of ids, not a string: {shown(agent_ids)}")
+        if isinstance(agent_ids, str) or not isinstance(agent_ids, Iterable):
+            raise TypeError(f"agent_ids must be a list of ids, got the {type(agent_ids).__name__} {shown(agent_ids)}")
         wanted = [check_id("agent_id", agent_id) for agent_id in agent_ids]
         manager = await self._opened(session_id, wanted, self._arguments(with_new_spellings(overrides)))
         try:
@@ -256,6 +257,7 @@ class MongoDBSessionManagerFactory(NotCopied):
             self._handle.release(self, timeout=max(0.0, deadline - time.monotonic()))
 
     def __enter__(self) -> "MongoDBSessionManagerFactory":
+        self._check_open()
         return self
 
     def __exit__(

@@ -39,7 +39,7 @@ from strands.types.session import Session
 
 from . import _codec, _document
 from ._agent_binding import AgentBinder, AgentBinding
-from ._arguments import NotCopied, check_message, shown, with_new_spellings
+from ._arguments import NotAsynchronous, NotCopied, check_message, shown, with_new_spellings
 from ._client import CLOSE_TIMEOUT, THREAD_NAME
 from ._document import check_id
 from ._group_commit import flush_behind, flush_off_loop
@@ -96,7 +96,7 @@ class _OpenedRepository:
         return self._session
 
 
-class MongoDBSessionManager(NotCopied, SessionData, RepositorySessionManager):
+class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositorySessionManager):
     """Keeps a Strands agent's conversation and state in MongoDB; pass it as ``Agent(session_manager=…)``.
 
     The session document exists once the constructor has returned. Several agents may share one manager, each with
@@ -141,6 +141,7 @@ class MongoDBSessionManager(NotCopied, SessionData, RepositorySessionManager):
 
     session_repository: MongoDBSessionRepository
     _instead = "Make a manager where it is used, from the session id; what it holds is stored in MongoDB."
+    _instead_of_async = "Take 'with', or 'async with factory.session(…)', whose I/O is all off the event loop."
 
     def __init__(
         self,
@@ -667,6 +668,7 @@ class MongoDBSessionManager(NotCopied, SessionData, RepositorySessionManager):
         )
 
     def __enter__(self) -> "MongoDBSessionManager":
+        self._check_open()
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -823,6 +823,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         return self._with_values(read)
 
     def _read_page(self, session_id: str, agent_id: str, limit: int | None = None, offset: int = 0) -> list[Stored]:
+        _check_numbers(limit=limit, offset=offset)
         if offset < 0 or (limit is not None and limit < 0):
             raise ValueError(f"limit and offset must not be negative, got limit={limit!r}, offset={offset!r}")
 
@@ -1183,6 +1184,12 @@ def _stored_tracking_id(session_id: str, tracking_id: object) -> Any:
     if not isinstance(tracking_id, str):
         raise TypeError(f"{place} must be a string, got {type(tracking_id).__name__}")
     return _codec.encode(tracking_id, place)
+
+
+def _check_numbers(**numbers: object) -> None:
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int | None):
+            raise TypeError(f"{name} must be a number, got {type(value).__name__}")
 
 
 def _live_bytes(agent: Stored) -> int:

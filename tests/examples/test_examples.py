@@ -97,8 +97,8 @@ SERVICES = ("example_fastapi.py", "example_fastapi_streaming.py")
 
 
 @pytest.mark.parametrize("name", sorted({*NAMES} - {"example_aws_hooks.py", *SERVICES}))
-def test_runs_as_its_docstring_says(name: str, root: Path, tmp_path: Path) -> None:
-    assert "Run it as it is: it needs no account and no network." in (EXAMPLES / name).read_text("utf-8")
+def test_runs_as_its_docstring_says(name: str, tmp_path: Path) -> None:
+    assert COMMAND.findall((EXAMPLES / name).read_text("utf-8")) == []  # it needs none but the one that runs it
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MONGODB", "AWS_"))}
 
     done = subprocess.run(

@@ -108,6 +108,30 @@ def test_a_connection_string_without_its_scheme(uri: str) -> None:
     assert SECRET not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "mongodb://a:b@s3cr3t/w@h/shop",
+        "mongodb://a:12?s3cr3t@h/shop",
+        "mongodb+srv://a:b/s3cr3t@h",
+        "mongodb://a:12/s3cr3t@h/shop",
+        "mongodb://a@b:s3cr3t@h",
+    ],
+)
+def test_a_password_that_is_not_escaped(uri: str) -> None:
+    for make in (MongoDBSessionManagerFactory, MongoDBSessionRepository, MongoDBConnectionPool.initialize):
+        with pytest.raises((ConfigurationError, ValueError), match=r"(?i)escaped") as caught:
+            make(uri)
+        assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "uri", ["mongodb://u:p@h:1/?ssl=true&appName=@u@", "mongodb://h:1/?appname=a@b", "mongodb://h:1"]
+)
+def test_an_at_sign_elsewhere_is_fine(uri: str) -> None:
+    MongoDBSessionRepository(uri, connect=False).close()
+
+
 @pytest.mark.parametrize("wrong", [5, b"mongodb://h", ["mongodb://h"], {}.keys(), MongoClient(connect=False)])
 def test_something_else_as_connection_string(wrong: Any) -> None:
     makers: list[Callable[..., Any]] = [
@@ -162,7 +186,7 @@ def test_what_is_no_client(mongo_client: Client) -> None:
         (mongo_client["shop"]["sessions"], "collection_name=collection.name"),
         (mongomock.MongoClient()["shop"], "client=database.client"),
         (mongomock.MongoClient()["shop"]["sessions"], "client=collection.database.client"),
-        (MongoClient, r"MongoClient\(…\)"),
+        (MongoClient, "the class MongoClient"),
         (pymongo.AsyncMongoClient(connect=False), "off the event loop"),
         (URI, "str"),
     ]
@@ -262,6 +286,37 @@ def test_what_cannot_be_copied_says_what_to_do(
             how(thing)
 
 
+# Pages
+
+
+@pytest.mark.parametrize("wrong", ["5", 1.5, True, b"5"])
+def test_a_page_of_no_number(wrong: Any, new_manager: NewManager, new_agent: NewAgent) -> None:
+    manager = new_manager()
+    new_agent(manager)
+    for page in ({"limit": wrong}, {"offset": wrong}):
+        with pytest.raises(TypeError, match=f"{next(iter(page))} must be a number, got {type(wrong).__name__}"):
+            manager.list_messages("default", **page)
+
+
+# The wrong kind of with
+
+
+async def test_async_with(new_manager: NewManager, factory: MongoDBSessionManagerFactory) -> None:
+    things: list[Any] = [new_manager(), factory]
+    for thing in things:
+        with pytest.raises(TypeError, match=r"async with factory\.session"):
+            async with thing:
+                pass
+
+
+async def test_agent_ids_that_are_none(factory: MongoDBSessionManagerFactory) -> None:
+    wrongs: list[Any] = ["support", 5, None]
+    for wrong in wrongs:
+        with pytest.raises(TypeError, match="agent_ids must be a list of ids"):
+            async with factory.session("s-1", wrong):
+                pass
+
+
 # Closed things
 
 
@@ -282,6 +337,8 @@ async def test_closed_things_raise_one_family(
         lambda: manager.list_messages("default"),
         lambda: manager.update_metadata({"a": 1}),
         lambda: agent("Hello?"),
+        manager.__enter__,
+        factory.__enter__,
         manager.delete_session,
     ]
     for call in calls:
@@ -311,6 +368,11 @@ async def test_closed_things_raise_one_family(
         ({"role": "system", "content": "Hello"}, ValueError),
         ({"role": ["user"], "content": "Hello"}, ValueError),
         ({"role": "user"}, ValueError),
+        ({"role": "user", "content": None}, ValueError),
+        ({"role": "user", "content": 5}, TypeError),
+        ({"role": "user", "content": {"text": "Hello"}}, TypeError),
+        ({"role": "user", "content": ["Hello"]}, TypeError),
+        ({"role": "user", "content": b"Hello"}, TypeError),
         ({}, ValueError),
     ],
 )
@@ -323,7 +385,7 @@ def test_what_is_no_message(
     before = stored()
 
     for refused in (manager.append_message, manager.redact_latest_message):
-        with pytest.raises(error, match="the role 'user' or 'assistant'"):
+        with pytest.raises(error, match=r"the role 'user' or 'assistant'|content of a message must be .* \[\{'text'"):
             refused(message, agent)
 
     assert stored() == before

@@ -81,6 +81,8 @@ class ScriptedModel(Model):
         cycle: bool = False,
         **config: Any,
     ) -> None:
+        if isinstance(turns, str | Mapping):
+            raise TypeError(f"turns must be a list of turns, got a {type(turns).__name__}; one for ever is default=")
         self.config: dict[str, Any] = {"model_id": model_id, **config}
         self.calls: list[Messages] = []
         self._turns = _script(list(turns), default, cycle)
