@@ -4,7 +4,7 @@ import gc
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
 from strands import Agent
@@ -14,7 +14,8 @@ from strands.types.content import Message
 from . import _codec, _document, _large_values
 from ._agent_state import AgentStateTracker
 from ._codec import Stored
-from ._document import AgentWrite, Guard, check_id, removed_count
+from ._contents import SessionContents
+from ._document import AgentWrite, Guard, removed_count
 from ._large_values import Files
 from ._repair import Restored
 from ._telemetry import ToolUsageMeter, call_metrics, ends_invocation
@@ -64,6 +65,11 @@ class AgentBinding:
             gc.collect()  # one that refers to itself, as through a tool, goes late
         return self._agent() is None
 
+    @property
+    def at_work(self) -> bool:
+        """Whether the agent is in an invocation, and still there."""
+        return self.invoked and self._agent() is not None
+
     def capture_message(self, agent: "LocalAgent", message: Message, given: Message | None = None) -> None:
         """Queue a message with what it tells of its model call, and the agent's state as far as it changed.
 
@@ -111,8 +117,8 @@ class AgentBinder:
     Args:
         repository: Where it is stored.
         session_id: The session.
-        stored_agents: The agents that the session surely holds; None where that is not known.
-        is_new: Whether this process created the session.
+        contents: What the session is known to hold.
+        prefetched: What was read ahead for agents that are about to be made; None where there is no such agent yet.
         mend: Makes a restored history valid for a model.
     """
 
@@ -120,27 +126,27 @@ class AgentBinder:
         self,
         repository: MongoDBSessionRepository,
         session_id: str,
-        stored_agents: frozenset[str] | None,
-        is_new: bool,
+        contents: SessionContents,
+        prefetched: Mapping[str, RestoredAgent | None],
         mend: Callable[[list[Message]], list[Message]],
     ) -> None:
         self._repository, self._session_id = repository, session_id
-        self._stored_agents, self._is_new = stored_agents, is_new
+        self._contents, self._prefetched = contents, dict(prefetched)
         self._mend = mend
-        # What was read ahead for agents that are about to be made: None where there is no such agent yet.
-        self._prefetched: dict[str, RestoredAgent | None] = {}
 
     def prefetch(self, agent_ids: Iterable[str]) -> None:
         """Read agents ahead of ``bind``."""
         for agent_id in agent_ids:
-            check_id("agent_id", agent_id)
-            # A new agent will be stored without another look, so here a list that may have gaps is not enough.
-            known_new = self._is_new and agent_id not in (self._stored_agents or ())
-            restored = None if known_new else self._repository.restore_agent(self._session_id, agent_id)
-            self._prefetched[agent_id] = restored
+            # A new agent will be stored without another look, and others may have added it since the opening.
+            self._prefetched[agent_id] = self._repository.restore_agent(self._session_id, agent_id)
 
     def bind(self, agent: "LocalAgent") -> AgentBinding:
         """Restore the agent, or store it as a new one with its messages; what was read ahead costs no I/O."""
+        binding = self._bind(agent)
+        self._contents.add_agent(agent.agent_id)
+        return binding
+
+    def _bind(self, agent: "LocalAgent") -> AgentBinding:
         if agent.agent_id not in self._prefetched:
             return self._restore(agent, self._read(agent.agent_id)) or self._start(agent)
         restored = self._prefetched.pop(agent.agent_id)
@@ -151,7 +157,7 @@ class AgentBinder:
         return f"Agent {agent_id!r} of session {self._session_id!r}"
 
     def _read(self, agent_id: str) -> RestoredAgent | None:
-        if self._stored_agents is not None and agent_id not in self._stored_agents:
+        if self._contents.seems_new_agent(agent_id):
             return None
         return self._repository.restore_agent(self._session_id, agent_id)
 

@@ -39,6 +39,9 @@ OPENING_FIELDS = dict.fromkeys(
     1,
 )
 
+# The field in which the agents come that an opening brings along.
+BROUGHT = "brought"
+
 CONFIG_FIELDS = ("model", "system_prompt", "prompt_metadata")
 
 # What the SDK's conversation managers keep of what they left behind.
@@ -147,6 +150,12 @@ def open_session(session_id: str, session_type: str, application_name: str | Non
     return fresh, {"$setOnInsert": {"schema_version": SCHEMA_VERSION, **fresh}}
 
 
+def opening_fields(agent_ids: Iterable[str]) -> Stored:
+    """Return what opening a session reads: with it come agents, each as ``restore_pipeline`` reads it."""
+    agents = [restore_pipeline("", agent_id)[-1]["$project"] for agent_id in agent_ids]
+    return {**OPENING_FIELDS, BROUGHT: agents} if agents else dict(OPENING_FIELDS)
+
+
 def upgraded(session_id: str) -> Change:
     """Return filter and update that bring a session of the first version up to date."""
     return {"_id": session_id, "schema_version": None}, {"$set": {"schema_version": SCHEMA_VERSION}}
@@ -156,7 +165,7 @@ def taken(session_id: str, update: Update, lease: Lease) -> Change:
     """Return filter and update that open a session and take its lease, where nobody has it."""
     at = now()
     free: Stored = {"_id": session_id, "$or": [{"lease": None}, {"lease.expires_at": {"$lte": at}}]}
-    held = {"owner": lease.owner, "expires_at": at + lease.duration}
+    held = {"owner": lease.owner, "expires_at": lease.renewed(at)}
     return free, {**update, "$set": {"lease": held}}
 
 
@@ -167,8 +176,13 @@ def leased(change: Change, lease: Lease | None) -> Change:
         wanted["lease"] = None
     else:
         wanted["lease.owner"] = lease.owner
-        update.setdefault("$set", {})["lease.expires_at"] = now() + lease.duration
+        update.setdefault("$set", {})["lease.expires_at"] = lease.renewed(now())
     return change
+
+
+def renewed(session_id: str, lease: Lease) -> Change:
+    """Return filter and update that renew a lease, where it is still held."""
+    return leased(({"_id": session_id}, {}), lease)
 
 
 def released(session_id: str, lease: Lease) -> Change:

@@ -11,6 +11,7 @@ import asyncio
 import contextvars
 import functools
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,9 +22,8 @@ from typing import Any, Final, TypeAlias
 from weakref import WeakKeyDictionary
 
 import pymongo
-from pymongo import _csot
+from pymongo.client_session import ClientSession
 from pymongo.errors import PyMongoError
-from pymongo.synchronous import client_session
 
 from ._client import ClientHandle
 from ._off_loop import Answer, dropped, hand_over
@@ -40,12 +40,24 @@ MOST_SHARED = 16
 ATTEMPT_TIMEOUT = 0.5
 PAUSE = 10.0
 
-# Where the driver keeps a caller's pymongo.timeout(), and (not in each version) a session that the caller has bound,
-# with its transaction: for the caller alone. There is no public question for either.
-_OF_CALLER: Final[tuple[contextvars.ContextVar[Any] | None, ...]] = (
-    _csot.TIMEOUT,
-    getattr(client_session, "_SESSION", None),
-)
+_Variables: TypeAlias = tuple[contextvars.ContextVar[Any], ...]
+
+
+def _of_caller() -> _Variables | None:
+    """Return where the driver keeps a caller's pymongo.timeout(), and a session that the caller has bound.
+
+    Both are for the caller alone, and there is no public question for either; None where one is not to be found.
+    """
+    wanted = [(getattr(pymongo, "_csot", None), "TIMEOUT")]
+    if hasattr(ClientSession, "bind"):  # not in each version
+        wanted.append((sys.modules[ClientSession.__module__], "_SESSION"))
+    found = [getattr(module, name, None) for module, name in wanted]
+    variables = tuple(variable for variable in found if isinstance(variable, contextvars.ContextVar))
+    return variables if len(variables) == len(wanted) else None
+
+
+# Without it nothing is shared.
+_OF_CALLER: Final = _of_caller()
 
 
 @dataclass(eq=False)
@@ -64,7 +76,7 @@ class _Waiting:
 
     @property
     def may_share(self) -> bool:
-        return all(variable is None or self.context.get(variable) is None for variable in _OF_CALLER)
+        return _OF_CALLER is not None and all(self.context.get(variable) is None for variable in _OF_CALLER)
 
     def send(self, timeout: float | None) -> None:
         self.context.run(self._send, timeout)

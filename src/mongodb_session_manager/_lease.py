@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from bson import ObjectId
 
@@ -21,7 +21,7 @@ _PAUSES = 0.05, 0.5
 _LONGEST = timedelta(days=36_500)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Lease:
     """A manager's claim to a session.
 
@@ -29,11 +29,13 @@ class Lease:
         timeout: Seconds to wait for it.
         duration: How long it is held without a sign of life.
         owner: Tells it from every other claim.
+        renewed_at: When a sign of life was last made, by ``time.monotonic()``.
     """
 
     timeout: float
     duration: timedelta
     owner: ObjectId = field(default_factory=ObjectId)
+    renewed_at: float = field(default_factory=time.monotonic)
 
     @classmethod
     def wanted(
@@ -51,6 +53,11 @@ class Lease:
         if not 0 < seconds <= _LONGEST.total_seconds():
             raise ValueError(f"lease_duration must be more than 0 seconds and at most 100 years, got {seconds!r}")
         return cls(timeout, timedelta(seconds=seconds)) if exclusive else None
+
+    def renewed(self, at: datetime) -> datetime:
+        """Note a sign of life, and return how long it lasts."""
+        self.renewed_at = time.monotonic()
+        return at + self.duration
 
     def pauses(self) -> Iterator[float]:
         """Give the seconds to wait before each new try, until the time is over."""

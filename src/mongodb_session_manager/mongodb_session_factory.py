@@ -5,9 +5,10 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import asynccontextmanager
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -132,9 +133,13 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
             TypeError: There is no such argument.
             ValueError: ``session_id`` is not fit.
         """
-        arguments = self._arguments(with_new_spellings(overrides))
+        return self._make(session_id, self._arguments(with_new_spellings(overrides)))
+
+    def _make(self, session_id: str, arguments: dict[str, Any], agent_ids: Sequence[str] = ()) -> MongoDBSessionManager:
         self._check_open()
         try:
+            if agent_ids:
+                arguments = {**arguments, "_agent_ids": agent_ids}
             manager = MongoDBSessionManager(session_id, client=self._handle.client, **arguments)
         except InvalidOperation:
             self._check_open()  # closed meanwhile: that is what the caller should read
@@ -153,9 +158,9 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
     ) -> AsyncIterator[MongoDBSessionManager]:
         """Give a manager for one request of a web service; all of its I/O is off the event loop.
 
-        Agents that are named in ``agent_ids`` are read ahead, so that ``Agent(…)`` inside performs no I/O. At the end
-        what is pending is sent and the manager is closed. A window that moved is not waited for, unless the manager
-        is ``exclusive``; ``close()`` of the factory waits for it.
+        Agents that are named in ``agent_ids`` come with the session, so that ``Agent(…)`` inside performs no I/O. At
+        the end what is pending is sent and the manager is closed. A window that moved is not waited for, unless the
+        manager is ``exclusive``; ``close()`` of the factory waits for it.
 
         Args:
             session_id: Any string of 1 to 1,024 bytes in UTF-8 without NUL.
@@ -194,7 +199,7 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
         left.add_done_callback(self._left.discard)
 
     async def _opened(
-        self, session_id: str, agent_ids: Iterable[str], arguments: dict[str, Any]
+        self, session_id: str, agent_ids: Sequence[str], arguments: dict[str, Any]
     ) -> MongoDBSessionManager:
         """Open a session on the client's threads; a lease is waited for without one, whoever has it needs them."""
         lease = Lease.wanted(**{name: arguments[name] for name in _LEASE_ARGUMENTS if name in arguments})
@@ -209,24 +214,15 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
             await asyncio.sleep(pause)
 
     async def _open_off_loop(
-        self, session_id: str, agent_ids: Iterable[str], arguments: dict[str, Any]
+        self, session_id: str, agent_ids: Sequence[str], arguments: dict[str, Any]
     ) -> MongoDBSessionManager:
-        opening = asyncio.wrap_future(self._handle.executor.submit(self._open, session_id, agent_ids, arguments))
+        executor = self._handle.executor
+        opening = _Opening(partial(self._make, session_id, arguments, agent_ids))
         try:
-            return await asyncio.shield(opening)
-        except asyncio.CancelledError:
-            # Who was to use it has gone; what was opened is closed by whoever finishes last.
-            opening.add_done_callback(_close_unused)
+            return await asyncio.wrap_future(executor.submit(opening.run))
+        except BaseException:  # also where the loop has ended, and nobody waits any more
+            opening.give_up(executor)
             raise
-
-    def _open(self, session_id: str, agent_ids: Iterable[str], overrides: dict[str, Any]) -> MongoDBSessionManager:
-        manager = self.create_session_manager(session_id, **overrides)
-        try:
-            manager.prefetch(agent_ids)
-        except BaseException:
-            manager.close()
-            raise
-        return manager
 
     def get_connection_stats(self) -> dict[str, Any]:
         """Ask the server how it is, for at most 5 s, and count the connections; nothing in it is secret.
@@ -294,9 +290,36 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
         self._check_open()
 
 
-def _close_unused(opening: "asyncio.Future[MongoDBSessionManager]") -> None:
-    if not opening.cancelled() and opening.exception() is None:
-        threading.Thread(target=opening.result().close, name="mongodb-session-manager-close", daemon=True).start()
+class _Opening:
+    """A manager that is made on a thread, for somebody who may have gone when it is there.
+
+    Who finishes last closes it, on a thread of the client: the end of the interpreter waits for those.
+    """
+
+    def __init__(self, make: Callable[[], MongoDBSessionManager]) -> None:
+        self._make, self._lock = make, threading.Lock()
+        self._made: MongoDBSessionManager | None = None
+        self._given_up = False
+
+    def run(self) -> MongoDBSessionManager:
+        manager = self._make()
+        with self._lock:
+            self._made = manager
+            given_up = self._given_up
+        if given_up:
+            manager.close()
+        return manager
+
+    def give_up(self, executor: Executor) -> None:
+        with self._lock:
+            self._given_up = True
+            made = self._made
+        if made is None:
+            return
+        try:
+            executor.submit(made.close)
+        except RuntimeError:  # these threads have ended
+            made.close()
 
 
 def _check_overrides(overrides: Collection[str]) -> None:

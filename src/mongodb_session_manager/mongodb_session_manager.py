@@ -28,6 +28,7 @@ from strands.hooks.events import (
     AfterNodeCallEvent,
     AgentInitializedEvent,
     BeforeInvocationEvent,
+    BeforeMultiAgentInvocationEvent,
     MessageAddedEvent,
     MessageUpdatedEvent,
     MultiAgentInitializedEvent,
@@ -41,8 +42,10 @@ from . import _codec, _document
 from ._agent_binding import AgentBinder, AgentBinding
 from ._arguments import NotAsynchronous, NotCopied, check_message, shown, with_new_spellings
 from ._client import CLOSE_TIMEOUT, THREAD_NAME
+from ._contents import SessionContents
 from ._document import check_id
 from ._group_commit import flush_behind, flush_off_loop
+from ._heartbeat import Heartbeat
 from ._hook_chain import as_hooks
 from ._lease import LEASE_DURATION, LEASE_TIMEOUT, Lease
 from ._off_loop import run_off_loop
@@ -50,7 +53,7 @@ from ._session_data import SessionData
 from ._telemetry import policies_triggered
 from ._writer import MAX_PENDING, AgentHistory, flush_unsent
 from .errors import MongoDBSessionError, SessionConflictError, SessionLockedError, SessionNotFoundError
-from .mongodb_session_repository import MongoDBSessionRepository, check_names, index_fields
+from .mongodb_session_repository import MongoDBSessionRepository, OpenedSession, check_names, index_fields
 from .types import Durability, FeedbackHook, Health, MetadataHook, OnError
 
 if TYPE_CHECKING:
@@ -161,6 +164,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         lease_timeout: float = LEASE_TIMEOUT,
         lease_duration: float = LEASE_DURATION,
         create: bool = True,
+        _agent_ids: Sequence[str] = (),
         **client_options: "Unpack[OtherOptions]",
     ) -> None:
         check_id("session_id", session_id)
@@ -183,28 +187,42 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
             **options,
         )
         try:
-            self._open(session_id, repository, lease, create=create)
+            opened = repository.open_session(session_id, lease=lease, create=create, agent_ids=_agent_ids)
+            self._adopt(session_id, repository, opened, lease)
             self._set_hooks(*hooks)
         except BaseException:
             _release_lease(repository, session_id, UNUSED_LEASE_TIMEOUT)
             repository.close()
             raise
 
-    def _open(
-        self, session_id: str, repository: MongoDBSessionRepository, lease: Lease | None, *, create: bool
+    def _adopt(
+        self, session_id: str, repository: MongoDBSessionRepository, opened: OpenedSession, lease: Lease | None
     ) -> None:
-        opened = repository.open_session(session_id, lease=lease, create=create)
         super().__init__(session_id, cast(SessionRepository, _OpenedRepository(opened.session)))
         self.session_repository = repository
-        self._is_new_session = opened.created
         self._application_name = opened.application_name
-        self._stored_agents = opened.agent_ids
+        self._contents = SessionContents(opened.agent_ids, opened.created)
         self._outbox = opened.outbox
-        self._binder = AgentBinder(repository, session_id, opened.agent_ids, opened.created, self._fix_broken_tool_use)
+        self._binder = AgentBinder(repository, session_id, self._contents, opened.agents, self._fix_broken_tool_use)
         self._bindings: dict[str, AgentBinding | None] = {}
         self._multi_agents: dict[str, _LatestState] = {}
         self._lock = threading.Lock()
         self._closed = False
+        # Graphs and Swarms that run, by id.
+        self._running: set[str] = set()
+        self._heartbeat = None if lease is None else self._new_heartbeat(lease)
+
+    def _new_heartbeat(self, lease: Lease) -> Heartbeat:
+        repository, session_id = self.session_repository, self.session_id
+        renew = functools.partial(repository.renew_lease, session_id)
+        return Heartbeat(lease, self._is_at_work, renew, lambda: repository.handle.executor)
+
+    def _is_at_work(self) -> bool:
+        return not self._closed and (bool(self._running) or any(binding.at_work for binding in self._live_bindings()))
+
+    def _show_life(self) -> None:
+        if self._heartbeat is not None:
+            self._heartbeat.begin()
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"
@@ -220,6 +238,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         registry.add_callback(AfterInvocationEvent, self._on_invocation_end, order=HookOrder.SDK_LAST + 1)
         registry.add_callback(BidiAgentStopEvent, self._on_invocation_end, order=HookOrder.SDK_LAST + 1)
         registry.add_callback(MultiAgentInitializedEvent, self._on_multi_agent_initialized)
+        registry.add_callback(BeforeMultiAgentInvocationEvent, self._on_multi_agent_start)
         registry.add_callback(AfterNodeCallEvent, self._on_multi_agent_step)
         registry.add_callback(AfterMultiAgentInvocationEvent, self._on_multi_agent_step)
 
@@ -245,7 +264,6 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         except BaseException:
             del self._bindings[agent_id]
             raise
-        self._is_new_session = False
 
     def _reserve(self, agent_id: str, agent: "LocalAgent") -> bool:
         """Take an id for an agent; False where it is this agent's already."""
@@ -278,7 +296,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         )
 
     def _known_agents(self) -> set[str]:
-        return {*(self._stored_agents or ()), *self._bindings}
+        return self._contents.agent_ids
 
     def prefetch(self, agent_ids: Iterable[str]) -> None:
         """Read agents ahead, so that making them performs no I/O; a new one is stored with its first message.
@@ -414,10 +432,18 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
     async def _on_invocation_start(self, event: BeforeInvocationEvent) -> None:
         binding = self._bound(event.agent)
         binding.invoked, binding.failure = True, None
+        self._show_life()
 
     async def _on_message_added(self, event: MessageAddedEvent) -> None:
         binding = self._bound(event.agent)
+        self._note_stream(binding, event.agent)
         await self._store(binding, event, binding.capture_announced)
+
+    def _note_stream(self, binding: AgentBinding, agent: "LocalAgent") -> None:
+        """A bidirectional agent tells when it stops, and not when it starts."""
+        if not isinstance(agent, Agent):
+            binding.invoked = True
+            self._show_life()
 
     async def _on_message_updated(self, event: MessageUpdatedEvent) -> None:
         binding = self._bound(event.agent)
@@ -531,11 +557,11 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
     def _stored_multi_agent(self, multi_agent_id: str, state: dict[str, Any]) -> dict[str, Any] | None:
         """Return the stored state; where there is none, store the given one and return None."""
         repository = self.session_repository
-        if not self._is_new_session:
+        if not self._contents.seems_new_multi_agent(multi_agent_id):
             stored = repository.read_multi_agent(self.session_id, multi_agent_id)
             if stored is not None:
                 return stored
-        self._is_new_session = False
+        self._contents.add_multi_agent(multi_agent_id)
         try:
             repository.write_multi_agent(self.session_id, multi_agent_id, state, create=True)
         except SessionLockedError:
@@ -551,7 +577,13 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         if stored is not None:
             source.deserialize_state(stored)
 
+    async def _on_multi_agent_start(self, event: BeforeMultiAgentInvocationEvent) -> None:
+        self._running.add(event.source.id)
+        self._show_life()
+
     async def _on_multi_agent_step(self, event: AfterNodeCallEvent | AfterMultiAgentInvocationEvent) -> None:
+        if isinstance(event, AfterMultiAgentInvocationEvent):
+            self._running.discard(event.source.id)
         if self._durability == "exit" and isinstance(event, AfterNodeCallEvent):
             return
         source = event.source

@@ -89,6 +89,7 @@ class OpenedSession:
         application_name: As it was when the session was created.
         agent_ids: The agents that it surely holds; None where that was not recorded (the first version).
         outbox: Notifications that were recorded with a change and not acknowledged.
+        agents: Those that were to be brought along, by id; None for one that it does not hold.
     """
 
     session: Session
@@ -96,6 +97,7 @@ class OpenedSession:
     application_name: str | None
     agent_ids: frozenset[str] | None
     outbox: tuple[dict[str, Any], ...] = field(repr=False)
+    agents: "Mapping[str, RestoredAgent | None]" = field(repr=False, default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -246,6 +248,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         lease: Lease | None = None,
         *,
         create: bool = True,
+        agent_ids: Iterable[str] = (),
     ) -> OpenedSession:
         """Open the session, and create it where it is not there.
 
@@ -254,6 +257,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
             application_name: Stored if the session is new; the repository's by default.
             lease: What this repository then writes the session under; waited for while it is somebody else's.
             create: False: only a session that is there is opened, and nothing is written but the lease.
+            agent_ids: Agents to bring along, as ``restore_agent`` gives them.
 
         Raises:
             SchemaVersionError: A newer version of this library wrote it.
@@ -265,25 +269,41 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
             SessionType.AGENT.value,
             check_name("application_name", application_name) or self.application_name,
         )
+        wanted = [check_id("agent_id", agent_id) for agent_id in dict.fromkeys(agent_ids)]
+        fields = _document.opening_fields(wanted if self._projects_expressions else ())
         with _operation("open_session", session_id):
             if create:
-                found, created = self._opener.create(session_id, update, lease, _document.OPENING_FIELDS)
+                found, created = self._opener.create(session_id, update, lease, fields)
             else:
-                found, created = self._opener.find(session_id, lease, _document.OPENING_FIELDS), False
+                found, created = self._opener.find(session_id, lease, fields), False
             stored = fresh if found is None else found
             session = _session(session_id, stored)
             if create and not created and stored.get("schema_version") is None:
                 self._opener.upgrade(session_id)
         if create:
             ensure_indexes(self._collection, self.metadata_fields)
-        agent_ids = stored.get("agent_ids")
+        recorded = stored.get("agent_ids")
+        parts = zip(wanted, stored.get(_document.BROUGHT) or itertools.repeat(None), strict=False)
         return OpenedSession(
             session=session,
             created=created,
             application_name=stored.get("application_name"),
-            agent_ids=None if agent_ids is None else frozenset(agent_ids),
+            agent_ids=None if recorded is None else frozenset(recorded),
             outbox=tuple(_codec.decode(record) for record in stored.get("outbox", ())),
+            agents={name: None if created else self._brought(session_id, name, part) for name, part in parts},
         )
+
+    @property
+    def _projects_expressions(self) -> bool:
+        """Whether the server computes in a projection; mongomock does not."""
+        return isinstance(self._handle.client, MongoClient)
+
+    def _brought(self, session_id: str, agent_id: str, stored: Stored | None) -> "RestoredAgent | None":
+        """Return an agent that came with the opening, or read it where it has not."""
+        with suppress(_MissingValueError):
+            if stored is not None:
+                return self._restored(session_id, agent_id, stored)
+        return self.restore_agent(session_id, agent_id)
 
     def check_lease(self, session_id: str, stored: Stored | None) -> None:
         """Raise where a stored lease is in the way of our writes; clear one that nobody renews any more.
@@ -306,6 +326,14 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
             raise SessionLockedError(session_id, None, HELD)
         with _operation("clear_lease", session_id):
             self._collection.update_one(*_document.expired(session_id, stored))
+
+    def renew_lease(self, session_id: str) -> bool:
+        """Show that the holder of a lease that was taken here lives; False where it is somebody else's by now."""
+        lease = self._leases.get(check_id("session_id", session_id))
+        if lease is None:
+            return False
+        with _operation("renew_lease", session_id):
+            return self._collection.update_one(*_document.renewed(session_id, lease)).matched_count > 0
 
     def release_lease(self, session_id: str) -> None:
         """Let others write the session, if a lease of it was taken here."""
@@ -438,6 +466,9 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         stored = self._read_agent("restore_agent", session_id, agent_id, _document.restore_pipeline)
         if stored is None:
             raise SessionNotFoundError(session_id)
+        return self._restored(session_id, agent_id, stored)
+
+    def _restored(self, session_id: str, agent_id: str, stored: Stored) -> RestoredAgent | None:
         if not stored.get("agent_data"):
             return None
         removed, messages = _document.kept_messages(stored)

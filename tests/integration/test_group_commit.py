@@ -4,6 +4,8 @@ import asyncio
 import contextvars
 import logging
 import os
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -800,3 +802,59 @@ def nobody_is_left() -> Iterator[None]:
     yield
     groups = [group for of_threads in list(_group_commit._groups.values()) for group in of_threads.values()]
     assert [(group._line, group._called) for group in groups] == [([], False)] * len(groups)
+
+
+# Another driver
+
+HIDDEN = """
+import asyncio, sys, types
+import pymongo
+from pymongo.synchronous import client_session
+
+hidden = sys.argv[3]
+if hidden == "timeout":
+    pymongo._csot = types.SimpleNamespace(_TimeoutContext=pymongo._csot._TimeoutContext)
+    sys.modules["pymongo._csot"] = pymongo._csot
+elif hidden == "session":
+    client_session.ClientSession.bind = None
+    vars(client_session).pop("_SESSION", None)
+
+from strands import Agent
+from mongodb_session_manager import MongoDBSessionManagerFactory
+from mongodb_session_manager.testing import CommandCounter, ScriptedModel
+
+counter = CommandCounter()
+client = pymongo.MongoClient(sys.argv[1], event_listeners=[counter])
+factory = MongoDBSessionManagerFactory(client=client, database_name=sys.argv[2])
+
+
+async def request(number):
+    async with factory.session(f"s-{number}", agent_ids=["default"]) as manager:
+        agent = Agent(model=ScriptedModel(default="Okay."), session_manager=manager, callback_handler=None)
+        for turn in range(5):
+            await agent.invoke_async(f"Hi {turn}")
+            with pymongo.timeout(5):
+                await manager.aflush()
+
+
+async def main():
+    await asyncio.gather(*(request(number) for number in range(10)))
+
+
+asyncio.run(main())
+factory.close()
+print(max(len(command.document["updates"]) for command in counter.commands if command.name == "update"))
+"""
+
+
+@pytest.mark.parametrize("hidden", ["timeout", "session", "nothing"])
+def test_without_the_drivers_own_names_nothing_is_shared_and_all_is_stored(
+    hidden: str, mongodb_uri: str, database: str, history: History
+) -> None:
+    words = [sys.executable, "-c", HIDDEN, mongodb_uri, database, hidden]
+    ran = subprocess.run(words, capture_output=True, text=True, check=False)
+
+    assert ran.returncode == 0, ran.stderr
+    assert (int(ran.stdout) == 1) or hidden == "nothing"
+    for number in range(10):
+        assert texts(history(f"s-{number}")) == [text for turn in range(5) for text in (f"Hi {turn}", "Okay.")]

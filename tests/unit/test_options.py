@@ -11,7 +11,7 @@ from mongodb_session_manager._arguments import OPTIONS, shown, spelling_hint
 from mongodb_session_manager.mongodb_session_factory import _LEASE_ARGUMENTS
 
 OF_THE_MANAGER = set(inspect.signature(MongoDBSessionManager.__init__).parameters) - {
-    *("self", "session_id", "connection_string", "client", "client_options")
+    *("self", "session_id", "connection_string", "client", "client_options", "_agent_ids")
 }
 
 
