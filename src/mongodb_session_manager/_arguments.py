@@ -28,9 +28,10 @@ _OLD_SPELLINGS = {"metadataHook": "metadata_hook", "feedbackHook": "feedback_hoo
 OPTIONS: Final = tuple(name for name in SessionOverrides.__annotations__ if name not in OldSpellings.__annotations__)
 _NAMES: Final = ("session_id", "connection_string", "client", *OPTIONS)
 
-_URI = re.compile(r"\s*mongodb(\+srv)?://", re.IGNORECASE)
+# A blank or a quote before it is a slip of the same kind.
+_URI = re.compile(r"[\s'\"]*mongodb(\+srv)?://", re.IGNORECASE)
 # A user and a password may stand before the first, also where the scheme is missing or another one.
-_MAY_BE_URI = re.compile(r"://|@", re.IGNORECASE)
+_MAY_BE_URI = re.compile("://|@")
 _SHOWN = 50
 
 _ROLES = ("user", "assistant")

@@ -112,6 +112,8 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
             self._handle.acquire(self, owner=True)
 
     def __repr__(self) -> str:
+        if "_handle" not in vars(self):  # in the traceback of a constructor that failed
+            return "MongoDBSessionManagerFactory(not open)"
         state = self._handle.state if self._ended is None else self._ended
         namespace = namespace_of(
             self._handle.client, self._defaults["database_name"], self._defaults["collection_name"]

@@ -111,7 +111,8 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         database_name: The database; by default the one that the URI (or the client's URI) names, else
             ``"database_name"``.
         collection_name: The collection; ``"agent_sessions"`` by default.
-        client: A client to borrow instead: ``connection_string`` is ignored then, and ``close()`` leaves it open.
+        client: A client to borrow instead: ``connection_string`` is ignored then, with a warning, and ``close()``
+            leaves it open.
         metadata_fields: Metadata fields to index; nothing is written for them.
         metadata_hook: Called around metadata calls, also those of the metadata tool; of a list the first is the
             outermost.
@@ -225,6 +226,8 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
             self._heartbeat.begin()
 
     def __repr__(self) -> str:
+        if "_closed" not in vars(self):  # in the traceback of a constructor that failed
+            return "MongoDBSessionManager(not open)"
         state = "closed" if self._closed else "open"
         return f"MongoDBSessionManager({self.session_id!r}, {self.session_repository.namespace!r}, {state})"
 

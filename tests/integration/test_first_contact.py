@@ -31,7 +31,7 @@ from mongodb_session_manager.testing import CommandCounter, ScriptedModel
 
 SECRET = "s3cr3t"
 URI = f"mongodb://ada:{SECRET}@db.example:27017/shop"
-URIS = [URI, URI.replace("mongodb", "MongoDB"), URI.replace("mongodb", "mongodb+srv"), f" {URI}"]
+URIS = [URI, URI.replace("mongodb", "MongoDB"), URI.replace("mongodb", "mongodb+srv"), f" {URI}", f"'{URI}'"]
 
 NewManager = Callable[..., MongoDBSessionManager]
 NewAgent = Callable[..., Agent]
@@ -268,6 +268,7 @@ def test_reprs(new_manager: NewManager, mongo_client: Client, database: str, mon
     factory.close()
     assert repr(factory) == "MongoDBSessionManagerFactory('shop.agent_sessions', closed)"
     assert repr(MongoDBConnectionPool()) == "MongoDBConnectionPool(not initialized)"
+    assert repr(MongoDBSessionManager.__new__(MongoDBSessionManager)) == "MongoDBSessionManager(not open)"
     assert repr(ScriptedModel(["Yes."], default="No.")) == "ScriptedModel('scripted', 0 calls)"
 
 
