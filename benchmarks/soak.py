@@ -79,8 +79,8 @@ def main(arguments: Sequence[str]) -> int:
     quiet()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with ExitStack() as stack:
-        uri, mongod = os.environ.get("MONGODB_URI"), None
-        if uri is None:
+        uri, mongod = os.environ.get("MONGODB_URI", "").strip(), None
+        if not uri:
             mongod = stack.enter_context(Mongod(parameters={"enableTestCommands": "1"}))
             uri = mongod.uri
         load = Load(uri, settings, mongod)

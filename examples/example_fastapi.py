@@ -12,17 +12,19 @@ import argparse
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Annotated, Any, Literal, TypeAlias
 
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Path, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
+from pymongo.errors import PyMongoError
 from strands import Agent
 from strands.types.content import Messages
 
 from mongodb_session_manager import (
+    MessageNotFoundError,
     MongoDBSessionManager,
     MongoDBSessionManagerFactory,
     SessionConflictError,
@@ -31,14 +33,16 @@ from mongodb_session_manager import (
 from mongodb_session_manager.testing import MongodNotFoundError, MongodStartError, ScriptedModel, running_mongodb
 
 AGENT_ID = "assistant"
+# The library takes any string of up to 1,024 bytes; decide what your ids look like, and refuse the rest (422).
+SessionId: TypeAlias = Annotated[str, Path(max_length=200, pattern=r"^[^\x00-\x1f]+$")]
 
 
 class Prompt(BaseModel):
     """What a user says."""
 
-    prompt: str
+    prompt: str = Field(min_length=1, max_length=100_000)
     # How long the model takes for its answer, so that you can try what happens meanwhile.
-    thinking_ms: int = 1
+    thinking_ms: int = Field(1, ge=0, le=60_000)
     # How long to wait while another request of this conversation is answered; 0 does not wait.
     wait_seconds: float = Field(0, ge=0, le=60)
 
@@ -46,9 +50,10 @@ class Prompt(BaseModel):
 class Feedback(BaseModel):
     """What a user thinks of an answer."""
 
-    rating: str | None = None
-    comment: str = ""
-    message_id: int | None = None
+    rating: Literal["up", "down"] | None = None
+    comment: str = Field("", max_length=10_000)
+    # Of an answer, as /history tells it; without one the feedback is about the whole conversation.
+    message_id: int | None = Field(None, ge=0)
 
 
 @asynccontextmanager
@@ -71,30 +76,40 @@ def factory_of(request: Request) -> MongoDBSessionManagerFactory:
 
 
 # 2. A request to go on with a conversation: opening and reading are off the event loop, Agent(…) does no I/O.
+# It is the only one that writes the conversation: a retry or a double click is refused before its model is asked.
 @app.post("/sessions/{session_id}/chat")
-async def chat(session_id: str, body: Prompt, request: Request) -> dict[str, Any]:
-    lease: dict[str, Any] = {"exclusive": body.wait_seconds > 0, "lease_timeout": body.wait_seconds}
-    async with factory_of(request).session(session_id, agent_ids=[AGENT_ID], **lease) as manager:
+async def chat(session_id: SessionId, body: Prompt, request: Request) -> dict[str, Any]:
+    async with factory_of(request).session(
+        session_id, agent_ids=[AGENT_ID], exclusive=True, lease_timeout=body.wait_seconds
+    ) as manager:
         result = await make_agent(manager, body.thinking_ms).invoke_async(body.prompt)
         return {"answer": str(result).strip()}
 
 
+# 3. What only looks at a conversation, or adds to it, opens it with create=False: an id that nobody knows makes none.
 @app.get("/sessions/{session_id}/history")
-async def history(session_id: str, request: Request, limit: int = 50, offset: int = 0) -> list[dict[str, Any]]:
-    async with factory_of(request).session(session_id) as manager:
+async def history(
+    session_id: SessionId,
+    request: Request,
+    limit: Annotated[int, Query(ge=0, le=1000)] = 50,
+    offset: Annotated[int, Query(ge=0)] = 0,
+) -> list[dict[str, Any]]:
+    async with factory_of(request).session(session_id, create=False) as manager:
         messages = await manager.alist_messages(AGENT_ID, limit, offset)
     return [{key: message[key] for key in ("message_id", "role", "content", "created_at")} for message in messages]
 
 
 @app.post("/sessions/{session_id}/feedback", status_code=201)
-async def feedback(session_id: str, body: Feedback, request: Request) -> None:
-    async with factory_of(request).session(session_id) as manager:
-        await manager.aadd_feedback(body.model_dump(exclude_none=True))
+async def feedback(session_id: SessionId, body: Feedback, request: Request) -> None:
+    # With agent_id the library checks that there is such a message.
+    about = {} if body.message_id is None else {"agent_id": AGENT_ID}
+    async with factory_of(request).session(session_id, create=False) as manager:
+        await manager.aadd_feedback(body.model_dump(exclude_none=True) | about)
 
 
 @app.delete("/sessions/{session_id}", status_code=204)
-async def delete(session_id: str, request: Request) -> None:
-    async with factory_of(request).session(session_id) as manager:
+async def delete(session_id: SessionId, request: Request) -> None:
+    async with factory_of(request).session(session_id, create=False) as manager:
         await run_in_threadpool(manager.delete_session)
 
 
@@ -104,15 +119,25 @@ async def health(request: Request) -> JSONResponse:
     return JSONResponse(stats, 200 if stats["status"] in {"connected", "external_client"} else 503)
 
 
-# 3. Two requests at once to one conversation: one is answered, the other is told, or both wait. Nothing is overwritten.
+# 4. Two requests at once to one conversation: one is answered, the other is told, or waits. Nothing is overwritten.
 @app.exception_handler(SessionConflictError)
 async def conflict(request: Request, error: SessionConflictError) -> JSONResponse:
     return JSONResponse({"detail": "Another request of this conversation is being answered. Ask again."}, 409)
 
 
 @app.exception_handler(SessionNotFoundError)
-async def not_found(request: Request, error: SessionNotFoundError) -> JSONResponse:
-    return JSONResponse({"detail": "This conversation was deleted."}, 404)
+async def no_conversation(request: Request, error: SessionNotFoundError) -> JSONResponse:
+    return JSONResponse({"detail": "There is no such conversation."}, 404)
+
+
+@app.exception_handler(MessageNotFoundError)
+async def no_message(request: Request, error: MessageNotFoundError) -> JSONResponse:
+    return JSONResponse({"detail": "There is no such message in this conversation."}, 404)
+
+
+@app.exception_handler(PyMongoError)
+async def no_database(request: Request, error: PyMongoError) -> JSONResponse:
+    return JSONResponse({"detail": "The conversations cannot be reached. Ask again later."}, 503)
 
 
 def make_agent(manager: MongoDBSessionManager, thinking_ms: int) -> Agent:

@@ -5,7 +5,8 @@ Run it as it is and listen to it; it needs no account and no network::
     python examples/example_fastapi_streaming.py
     curl -N -X POST localhost:8000/sessions/s-1/chat -H 'content-type: application/json' -d '{"prompt": "Hello"}'
 
-A client that leaves in the middle ends the invocation. What was said until then is stored; the next request goes on.
+A client that leaves in the middle ends the invocation. The prompt is stored, and so are the calls and the results of
+tools that were done by then; of the answer that was being said, nothing is. The next request goes on from there.
 """
 
 import argparse
@@ -14,30 +15,37 @@ import json
 import os
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Path, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import StreamingResponse
-from pydantic import BaseModel
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import BaseModel, Field
+from pymongo.errors import PyMongoError
 from strands import Agent
 from strands.types.content import Messages
 from strands.types.streaming import StreamEvent
 
-from mongodb_session_manager import MongoDBSessionManager, MongoDBSessionManagerFactory, SessionConflictError
+from mongodb_session_manager import (
+    MongoDBSessionManager,
+    MongoDBSessionManagerFactory,
+    SessionConflictError,
+    SessionNotFoundError,
+)
 from mongodb_session_manager.testing import MongodNotFoundError, MongodStartError, ScriptedModel, running_mongodb
 
 AGENT_ID = "assistant"
+SessionId: TypeAlias = Annotated[str, Path(max_length=200, pattern=r"^[^\x00-\x1f]+$")]
 
 
 class Prompt(BaseModel):
     """What a user says."""
 
-    prompt: str
+    prompt: str = Field(min_length=1, max_length=100_000)
     # How many words the answer has, and how long the model takes for each.
-    words: int = 10
-    word_ms: int = 50
+    words: int = Field(10, ge=1, le=1000)
+    word_ms: int = Field(50, ge=0, le=10_000)
 
 
 @asynccontextmanager
@@ -55,34 +63,55 @@ app = FastAPI(title="Streaming chat", lifespan=lifespan)
 
 
 @app.post("/sessions/{session_id}/chat")
-async def chat(session_id: str, body: Prompt, request: Request) -> StreamingResponse:
+async def chat(session_id: SessionId, body: Prompt, request: Request) -> StreamingResponse:
     events = answer_events(request.app.state.factory, session_id, body)
+    # 2. Until the session is open: who is refused is told by the status, which is sent before the first word.
+    await anext(events)
     return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
 
 
 @app.get("/sessions/{session_id}/history")
-async def history(session_id: str, request: Request) -> list[dict[str, Any]]:
-    async with request.app.state.factory.session(session_id) as manager:
+async def history(session_id: SessionId, request: Request) -> list[dict[str, Any]]:
+    async with request.app.state.factory.session(session_id, create=False) as manager:
         messages = await manager.alist_messages(AGENT_ID)
     return [{key: message[key] for key in ("message_id", "role", "content")} for message in messages]
 
 
-# 2. The session is opened inside the generator, so that it stays open as long as somebody listens.
+# 3. The session is opened inside the generator, so that it stays open as long as somebody listens. It is the only
+# one that writes the conversation meanwhile: a retry is refused before its model is asked.
 async def answer_events(factory: MongoDBSessionManagerFactory, session_id: str, body: Prompt) -> AsyncIterator[str]:
-    try:
-        async with factory.session(session_id, agent_ids=[AGENT_ID]) as manager:
-            agent = make_agent(manager, body)
-            # aclosing() ends the invocation before the session, also when the client has left.
-            stream: Any = agent.stream_async(body.prompt)
+    lease: Any = {"exclusive": True, "lease_timeout": 0}
+    async with factory.session(session_id, agent_ids=[AGENT_ID], **lease) as manager:
+        yield "opened"
+        agent = make_agent(manager, body)
+        # aclosing() ends the invocation before the session, also when the client has left.
+        stream: Any = agent.stream_async(body.prompt)
+        try:
             async with aclosing(stream):
                 async for event in stream:
                     if "data" in event:
                         yield server_sent("word", event["data"])
-        # 3. After the session, so that the client hears of the end only when everything is stored.
-        yield server_sent("done", "")
-    except SessionConflictError:
-        # The status is long sent: the client is told in the stream.
-        yield server_sent("conflict", "Another request of this conversation is being answered. Ask again.")
+        except (SessionConflictError, SessionNotFoundError, PyMongoError) as error:
+            # The status is long sent: the client is told in the stream.
+            yield server_sent("failed", f"The answer may not be stored ({type(error).__name__}). Ask again.")
+            return
+    # 4. After the session, so that the client hears of the end only when everything is stored.
+    yield server_sent("done", "")
+
+
+@app.exception_handler(SessionConflictError)
+async def conflict(request: Request, error: SessionConflictError) -> JSONResponse:
+    return JSONResponse({"detail": "Another request of this conversation is being answered. Ask again."}, 409)
+
+
+@app.exception_handler(SessionNotFoundError)
+async def not_found(request: Request, error: SessionNotFoundError) -> JSONResponse:
+    return JSONResponse({"detail": "There is no such conversation."}, 404)
+
+
+@app.exception_handler(PyMongoError)
+async def no_database(request: Request, error: PyMongoError) -> JSONResponse:
+    return JSONResponse({"detail": "The conversations cannot be reached. Ask again later."}, 503)
 
 
 def server_sent(event: str, data: str) -> str:

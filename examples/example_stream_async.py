@@ -25,7 +25,7 @@ async def converse(factory: MongoDBSessionManagerFactory, prefix: str) -> None:
     # 1. A whole answer. It is stored when the stream has ended.
     print(f"answer:    {await stream(factory, f'{prefix}-Ada', 'My name is Ada.')}")
 
-    # 2. A stream that is left in the middle. What was said until then is stored.
+    # 2. A stream that is left in the middle. The prompt is stored, and a note of the SDK in the place of the answer.
     async with factory.session(f"{prefix}-Ada", agent_ids=["assistant"]) as manager:
         agent = make_agent(manager)
         async for event in agent.stream_async("Tell me a long story."):

@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import re
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -79,7 +80,8 @@ def start_server(stack: ExitStack) -> str | None:
     except (MongodNotFoundError, MongodStartError) as error:
         print(str(error).splitlines()[0])
         return None
-    print("MongoDB: " + ("MONGODB_URI" if "MONGODB_URI" in os.environ else f"a private server, data in {DATA_FOLDER}/"))
+    is_private = not os.environ.get("MONGODB_URI", "").strip()
+    print("MongoDB: " + (f"a private server, data in {DATA_FOLDER}/" if is_private else "MONGODB_URI"))
     return uri
 
 
@@ -108,4 +110,8 @@ def show(session: dict[str, Any] | None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads has seen enough, as in `quickstart.py | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

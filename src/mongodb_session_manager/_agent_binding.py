@@ -1,5 +1,6 @@
 """Ties a live agent to its stored history: makes or restores it, and captures what it does from then on."""
 
+import gc
 import logging
 import threading
 import weakref
@@ -73,6 +74,12 @@ class AgentBinding:
     def is_of(self, agent: "LocalAgent") -> bool:
         """Tell whether this very object is bound."""
         return self._agent() is agent
+
+    def is_left(self) -> bool:
+        """Tell whether nobody holds the agent any more."""
+        if self._agent() is not None:
+            gc.collect()  # one that refers to itself, as through a tool, goes late
+        return self._agent() is None
 
     @property
     def at_work(self) -> bool:

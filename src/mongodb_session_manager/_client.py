@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Final
 import pymongo
 from pymongo import MongoClient
 from pymongo.driver_info import DriverInfo
-from pymongo.errors import ConfigurationError, InvalidOperation, PyMongoError
+from pymongo.errors import ConfigurationError, InvalidOperation, InvalidURI, PyMongoError
 from pymongo.monitoring import (
     ConnectionCheckedInEvent,
     ConnectionCheckedOutEvent,
@@ -27,6 +27,9 @@ from pymongo.monitoring import (
     ConnectionCreatedEvent,
     ConnectionPoolListener,
 )
+
+from ._arguments import is_uri, spelling_hint, warn_caller
+from .errors import MongoDBSessionError
 
 __all__ = [
     "CLOSE_TIMEOUT",
@@ -63,29 +66,69 @@ ANSWER_TIMEOUT: Final = 5.0
 THREAD_NAME: Final = "mongodb-session-manager"
 
 
+# What a MongoClient is made of, and how to get from there to what is wanted.
+_PARTS: Final = {
+    "Database": "client=database.client and database_name=database.name",
+    "Collection": "client=collection.database.client, database_name=collection.database.name and "
+    "collection_name=collection.name",
+}
+_ASYNCHRONOUS: Final = frozenset({"AsyncMongoClient", "AsyncIOMotorClient", "MotorClient", "AsyncMongoMockClient"})
+# A password that is not escaped ends early: what follows would be taken for a host, and be shown in errors.
+_LATE_USER: Final = re.compile(r"\s*\w+(\+srv)?://[^/?]*(/[^?]*|\?[^=]*)@", re.IGNORECASE)
+_NO_SERVER: Final = (
+    "Neither connection_string nor client was given. Pass connection_string='mongodb://host:27017/my_database' "
+    "or client=, a pymongo.MongoClient."
+)
+
+
 def check_client_arguments(connection_string: str | None, client: object, options: Mapping[str, Any]) -> None:
-    """Refuse arguments that name no server, or that would be ignored.
+    """Refuse arguments that name no server, or that would be ignored; warn of a connection string beside a client.
 
     Raises:
         ValueError: Neither a connection string nor a client was given.
-        TypeError: Client options were given beside a client, which has its own.
+        TypeError: Client options were given beside a client, which has its own, or something is of the wrong type.
     """
     if client is None and not connection_string:
-        raise ValueError(
-            "Neither connection_string nor client was given. Pass connection_string='mongodb://host:27017/' "
-            "or client=, a pymongo.MongoClient."
-        )
+        raise ValueError(_NO_SERVER)
     if client is not None and options:
         raise TypeError(
             f"Client options ({', '.join(sorted(options))}) have no effect on a client that exists already. "
-            "Pass them to that MongoClient, or pass connection_string instead of client."
+            "Pass them to that MongoClient, or pass connection_string instead of client. "
+            f"{spelling_hint(options)}"
         )
+    if client is None:
+        _check_connection_string(connection_string)
+    elif connection_string:
+        warn_caller("connection_string is ignored, since client= was given. Pass one of them.")
+
+
+def _check_connection_string(connection_string: object) -> None:
+    if not isinstance(connection_string, str):
+        raise TypeError(
+            f"connection_string must be a string, got {type(connection_string).__name__}. Pass a MongoClient as "
+            "client=."
+        )
+    # pymongo takes a bare name of a host too; where a user stands before it, the scheme was forgotten.
+    if not is_uri(connection_string) and re.search("@|://", connection_string):
+        raise InvalidURI("connection_string must begin with 'mongodb://' or 'mongodb+srv://'; it is not shown here")
+    if _LATE_USER.match(connection_string):
+        raise InvalidURI("connection_string: user and password must be escaped with urllib.parse.quote_plus()")
 
 
 def _check_client(client: object) -> None:
-    # By what it can do, not by its class: a mongomock.MongoClient is welcome.
-    if isinstance(client, pymongo.AsyncMongoClient) or not hasattr(client, "get_default_database"):
-        raise TypeError(f"client must be a pymongo.MongoClient, not {type(client).__name__}")
+    # By what it can do, not by its class: a mongomock.MongoClient is welcome. A database takes any name for one of
+    # its collections, so it can be told by its class alone.
+    kind = client.__name__ if isinstance(client, type) else type(client).__name__
+    if kind in _PARTS:
+        raise TypeError(f"client must be a pymongo.MongoClient, not a {kind}. Pass {_PARTS[kind]}.")
+    if isinstance(client, type):
+        raise TypeError(f"client must be a pymongo.MongoClient, not the class {kind}.")
+    if kind in _ASYNCHRONOUS:
+        raise TypeError(
+            f"client must be a pymongo.MongoClient, not {kind}. Pass a MongoClient: its calls run off the event loop."
+        )
+    if not hasattr(client, "get_default_database"):
+        raise TypeError(f"client must be a pymongo.MongoClient, not {kind}.")
 
 
 # Options
@@ -142,11 +185,17 @@ def _make_client(connection_string: str, options: dict[str, Any]) -> Client:
     try:
         return MongoClient(connection_string, **options)
     except (ConfigurationError, ValueError) as error:
-        text = _without_credentials(str(error), connection_string)
+        text = _with_own_options(_without_credentials(str(error), connection_string), options)
         if text == str(error):
             raise
         failure = type(error) if isinstance(error, ConfigurationError) else ValueError
     raise failure(text)  # out here, so that the original does not travel along as the context
+
+
+def _with_own_options(text: str, options: Mapping[str, Any]) -> str:
+    """Add to pymongo's words on an option that it does not know: it may be one of ours, misspelt."""
+    unknown = [name for name in options if re.match(rf"unknown option\W+{re.escape(name)}\b", text, re.I)]
+    return f"{text} {spelling_hint(unknown)}" if unknown else text
 
 
 def _without_credentials(text: str, connection_string: str) -> str:
@@ -269,6 +318,13 @@ def not_initialized_stats() -> dict[str, Any]:
 # Who uses a client
 
 
+class _ClientClosedError(MongoDBSessionError, InvalidOperation):
+    """The client was closed, by us."""
+
+    def __init__(self) -> None:
+        super().__init__("This MongoClient has been closed. Make a new factory or session manager to go on.")
+
+
 @dataclass
 class _Use:
     finalizer: "weakref.finalize[Any, Any]"
@@ -331,6 +387,11 @@ class ClientHandle:
     def closed(self) -> bool:
         """Whether the client has been closed by this handle; never so for a borrowed one."""
         return self._closed
+
+    @property
+    def state(self) -> str:
+        """``"open"`` or ``"closed"``, for a repr."""
+        return "closed" if self._closed else "open"
 
     @property
     def timeout(self) -> float | None:
@@ -458,7 +519,7 @@ class ClientHandle:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise InvalidOperation("This MongoClient has been closed. Make a new factory or session manager to go on.")
+            raise _ClientClosedError
 
     def _forget(self, user: object) -> _Use | None:
         use = self._users.pop(id(user), None)

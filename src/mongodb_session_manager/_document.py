@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 from bson import ObjectId
 from bson.int64 import Int64
 
+from ._arguments import is_uri, shown
 from ._codec import MessageEdit, Stored, escape_key
 from ._lease import Lease
 
@@ -62,18 +63,22 @@ def check_id(name: str, value: object) -> str:
 
     Raises:
         TypeError: It is not a string.
-        ValueError: It is empty, holds NUL, is no valid Unicode or is longer than 1,024 bytes in UTF-8.
+        ValueError: It is empty, holds NUL, is no valid Unicode, is longer than 1,024 bytes in UTF-8, or is a
+            connection string.
     """
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a string, got {type(value).__name__}")
+    if is_uri(value):
+        # It would be stored and logged, with its password.
+        raise ValueError(f"{name} must be an id, got a connection string. Pass that as connection_string=.")
     if not value or "\0" in value:
-        raise ValueError(f"{name} must not be empty and must not hold NUL, got {value[:50]!r}")
+        raise ValueError(f"{name} must not be empty and must not hold NUL, got {shown(value)}")
     try:
         size = len(value.encode())
     except UnicodeEncodeError:
-        raise ValueError(f"{name} must be valid Unicode, got {value[:50]!r}") from None
+        raise ValueError(f"{name} must be valid Unicode, got {shown(value)}") from None
     if size > MAX_ID_BYTES:
-        raise ValueError(f"{name} must have at most {MAX_ID_BYTES} bytes in UTF-8, got {size}: {value[:50]!r}…")
+        raise ValueError(f"{name} must have at most {MAX_ID_BYTES} bytes in UTF-8, got {size}: {shown(value)}")
     return value
 
 
@@ -100,10 +105,10 @@ def check_key(name: str, key: object) -> str:
     if not isinstance(key, str):
         raise ValueError(f"{name}: a key must be a string, got {type(key).__name__}")
     if not key or "\0" in key:
-        raise ValueError(f"{name}: a key must not be empty and must not hold NUL, got {key!r}")
+        raise ValueError(f"{name}: a key must not be empty and must not hold NUL, got {shown(key)}")
     if any(not segment or segment.startswith("$") for segment in key.split(".")):
         raise ValueError(
-            f"{name}: key {key!r} has an empty segment or one that starts with '$'. A dot reaches into a nested "
+            f"{name}: key {shown(key)} has an empty segment or one that starts with '$'. A dot reaches into a nested "
             "field; put data with such keys into a value."
         )
     return key

@@ -9,6 +9,8 @@ from datetime import datetime, timedelta
 
 from bson import ObjectId
 
+from ._arguments import shown
+
 LEASE_TIMEOUT = 10.0
 LEASE_DURATION = 30.0
 
@@ -46,7 +48,7 @@ class Lease:
             ValueError: A number of seconds is not fit.
         """
         if not isinstance(exclusive, bool):
-            raise TypeError(f"exclusive must be True or False, got {exclusive!r}")
+            raise TypeError(f"exclusive must be True or False, got {shown(exclusive)}")
         timeout, seconds = _seconds("lease_timeout", lease_timeout), _seconds("lease_duration", lease_duration)
         if not 0 < seconds <= _LONGEST.total_seconds():
             raise ValueError(f"lease_duration must be more than 0 seconds and at most 100 years, got {seconds!r}")
@@ -69,7 +71,7 @@ class Lease:
 
 def _seconds(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number of seconds, got {value!r}")
+        raise TypeError(f"{name} must be a number of seconds, got {shown(value)}")
     if not math.isfinite(value) or value < 0:
         raise ValueError(f"{name} must be a finite number of seconds that is not negative, got {value!r}")
     return float(value)

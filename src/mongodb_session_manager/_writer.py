@@ -944,6 +944,14 @@ class AgentHistory:
         with self._state:
             if self._ended is None:
                 error.pending = self._pending_messages()
+                logger.warning(
+                    "session_id=<%s>, agent_id=<%s>, revision=<%s>, pending=<%d> | another manager has the lease, this "
+                    "agent writes no more",
+                    self._session_id,
+                    self._agent_id,
+                    self._guard.revision,
+                    len(error.pending),
+                )
                 self.end(error)
 
     def _pending_messages(self) -> list[Message]:
@@ -952,6 +960,15 @@ class AgentHistory:
 
     def _conflict(self, stored: Guard) -> SessionConflictError:
         messages = self._pending_messages()
+        logger.warning(
+            "session_id=<%s>, agent_id=<%s>, stored_revision=<%s>, expected_revision=<%s>, pending=<%d> | somebody "
+            "else wrote the history, this agent writes no more",
+            self._session_id,
+            self._agent_id,
+            stored.revision,
+            self._guard.revision,
+            len(messages),
+        )
         return SessionConflictError(
             self._session_id,
             self._agent_id,

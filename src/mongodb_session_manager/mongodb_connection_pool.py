@@ -4,10 +4,11 @@ import threading
 import weakref
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pymongo.errors import InvalidOperation
 
+from ._arguments import NotCopied
 from ._client import (
     Client,
     ClientHandle,
@@ -16,22 +17,31 @@ from ._client import (
     not_initialized_stats,
 )
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .types import ClientOptions
+
 __all__ = ["MongoDBConnectionPool"]
 
 
-class MongoDBConnectionPool:
+class MongoDBConnectionPool(NotCopied):
     """The one MongoClient that a process shares, with its pool of connections.
 
     Factories that are made with the same arguments use this client too. After a fork the child goes on with the
     same client, whose connections pymongo makes anew.
     """
 
+    _instead = "Call initialize() in the other process; within one, the client is shared by all who ask for it."
     _lock = threading.Lock()
     _slot: "_Slot | None" = None
     _made: ClassVar["weakref.WeakKeyDictionary[ClientHandle, _Arguments]"] = weakref.WeakKeyDictionary()
 
+    def __repr__(self) -> str:
+        return f"MongoDBConnectionPool({'not initialized' if self.get_client() is None else 'open'})"
+
     @classmethod
-    def initialize(cls, connection_string: str, **kwargs: Any) -> Client:
+    def initialize(cls, connection_string: str, **kwargs: "Unpack[ClientOptions]") -> Client:
         """Make the shared client, or find the one that was made with the same arguments.
 
         Other arguments replace it: session managers and factories that hold the former client keep it, and it
@@ -50,7 +60,7 @@ class MongoDBConnectionPool:
         """
         check_client_arguments(connection_string, None, kwargs)
         holder = _Holder()
-        handle = cls._use(holder, _Arguments(connection_string, kwargs))
+        handle = cls._use(holder, _Arguments(connection_string, dict(kwargs)))
         with cls._lock:
             previous, cls._slot = cls._slot, _Slot(handle, holder)
         if previous is not None:

@@ -10,11 +10,11 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import asynccontextmanager
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from pymongo.errors import InvalidOperation
 
-from ._arguments import with_new_spellings
+from ._arguments import OPTIONS, NotAsynchronous, NotCopied, shown, spelling_hint, with_new_spellings
 from ._client import (
     CLOSE_TIMEOUT,
     Client,
@@ -24,9 +24,15 @@ from ._client import (
 )
 from ._document import check_id
 from ._lease import Lease
-from .errors import FactoryNotInitializedError, SessionLockedError
+from .errors import FactoryNotInitializedError, MongoDBSessionError, SessionLockedError
 from .mongodb_connection_pool import MongoDBConnectionPool
-from .mongodb_session_manager import MongoDBSessionManager
+from .mongodb_session_manager import MongoDBSessionManager, check_defaults
+from .mongodb_session_repository import namespace_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .types import FactoryOptions, SessionOverrides
 
 __all__ = [
     "MongoDBSessionManagerFactory",
@@ -39,24 +45,14 @@ logger = logging.getLogger(__name__)
 
 _LEASE_ARGUMENTS: Final = ("exclusive", "lease_timeout", "lease_duration")
 
-# What a factory keeps as a default for its managers, and what ``create_session_manager`` overrides.
-_MANAGER_ARGUMENTS: Final = (
-    "database_name",
-    "collection_name",
-    "metadata_fields",
-    "metadata_hook",
-    "feedback_hook",
-    "application_name",
-    "durability",
-    "on_error",
-    "create",
-    *_LEASE_ARGUMENTS,
-)
-
 _CLOSING_THREADS: Final = 32
 
 
-class MongoDBSessionManagerFactory:
+class _FactoryEndedError(MongoDBSessionError, RuntimeError):
+    """The factory makes no more managers."""
+
+
+class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
     """Makes session managers that share one client.
 
     A client made from ``connection_string`` is the one of ``MongoDBConnectionPool`` and of every other factory with
@@ -80,6 +76,9 @@ class MongoDBSessionManagerFactory:
         ValueError: Neither ``connection_string`` nor ``client`` was given.
     """
 
+    _instead = "Make a factory in each process; within one, pass it on or call get_global_factory()."
+    _instead_of_async = "Call close() off the event loop; what a request takes is 'async with factory.session(…)'."
+
     def __init__(
         self,
         connection_string: str | None = None,
@@ -88,17 +87,18 @@ class MongoDBSessionManagerFactory:
         client: Client | None = None,
         metadata_fields: Sequence[str] | None = None,
         application_name: str | None = None,
-        **arguments: Any,
+        **arguments: "Unpack[FactoryOptions]",
     ) -> None:
-        arguments = with_new_spellings(arguments)
-        client_kwargs = {name: value for name, value in arguments.items() if name not in _MANAGER_ARGUMENTS}
+        given = with_new_spellings(arguments)
+        client_kwargs = {name: value for name, value in given.items() if name not in OPTIONS}
         self._defaults: dict[str, Any] = {
             "database_name": database_name,
             "collection_name": collection_name,
             "metadata_fields": metadata_fields,
             "application_name": application_name,
-            **{name: value for name, value in arguments.items() if name in _MANAGER_ARGUMENTS},
+            **{name: value for name, value in given.items() if name in OPTIONS},
         }
+        check_defaults(self._defaults)
         self._lock = threading.Lock()
         self._managers: weakref.WeakSet[MongoDBSessionManager] = weakref.WeakSet()
         # Requests that are about to end, and what they left to the client's threads.
@@ -111,7 +111,16 @@ class MongoDBSessionManagerFactory:
             self._handle = ClientHandle.of(client)
             self._handle.acquire(self, owner=True)
 
-    def create_session_manager(self, session_id: str, **overrides: Any) -> MongoDBSessionManager:
+    def __repr__(self) -> str:
+        if "_handle" not in vars(self):  # in the traceback of a constructor that failed
+            return "MongoDBSessionManagerFactory(not open)"
+        state = self._handle.state if self._ended is None else self._ended
+        namespace = namespace_of(
+            self._handle.client, self._defaults["database_name"], self._defaults["collection_name"]
+        )
+        return f"MongoDBSessionManagerFactory({namespace!r}, {state})"
+
+    def create_session_manager(self, session_id: str, **overrides: "Unpack[SessionOverrides]") -> MongoDBSessionManager:
         """Make a manager for one session, on the factory's client.
 
         Args:
@@ -120,7 +129,7 @@ class MongoDBSessionManagerFactory:
                 only. None leaves the factory's own.
 
         Raises:
-            RuntimeError: The factory has been closed or replaced.
+            MongoDBSessionError: The factory has been closed or replaced; it is a RuntimeError too.
             SessionLockedError: Another manager was the session's only writer for all of ``lease_timeout``.
             SessionNotFoundError: The session is not there, and ``create`` is False.
             TypeError: There is no such argument.
@@ -147,7 +156,7 @@ class MongoDBSessionManagerFactory:
 
     @asynccontextmanager
     async def session(
-        self, session_id: str, agent_ids: Iterable[str] = (), **overrides: Any
+        self, session_id: str, agent_ids: Iterable[str] = (), **overrides: "Unpack[SessionOverrides]"
     ) -> AsyncIterator[MongoDBSessionManager]:
         """Give a manager for one request of a web service; all of its I/O is off the event loop.
 
@@ -161,15 +170,15 @@ class MongoDBSessionManagerFactory:
             **overrides: As for ``create_session_manager``.
 
         Raises:
-            RuntimeError: The factory has been closed or replaced.
+            MongoDBSessionError: The factory has been closed or replaced; it is a RuntimeError too.
             SessionLockedError: Another manager was the session's only writer for all of ``lease_timeout``.
             SessionNotFoundError: The session is not there, and ``create`` is False.
             TypeError: There is no such argument, or ``agent_ids`` is a string.
             ValueError: An id is not fit; nothing was sent then.
         """
         self._check_open()
-        if isinstance(agent_ids, str):
-            raise TypeError(f"agent_ids must be a list of ids, got the string {agent_ids!r}")
+        if isinstance(agent_ids, str) or not isinstance(agent_ids, Iterable):
+            raise TypeError(f"agent_ids must be a list of ids, got the {type(agent_ids).__name__} {shown(agent_ids)}")
         wanted = [check_id("agent_id", agent_id) for agent_id in agent_ids]
         manager = await self._opened(session_id, wanted, self._arguments(with_new_spellings(overrides)))
         try:
@@ -246,6 +255,7 @@ class MongoDBSessionManagerFactory:
             self._handle.release(self, timeout=max(0.0, deadline - time.monotonic()))
 
     def __enter__(self) -> "MongoDBSessionManagerFactory":
+        self._check_open()
         return self
 
     def __exit__(
@@ -267,7 +277,7 @@ class MongoDBSessionManagerFactory:
 
     def _check_open(self) -> None:
         if self._ended is not None:
-            raise RuntimeError(
+            raise _FactoryEndedError(
                 f"This MongoDBSessionManagerFactory has been {self._ended}. Make a new factory, or take the one in "
                 "use from get_global_factory()."
             )
@@ -315,11 +325,11 @@ class _Opening:
 
 
 def _check_overrides(overrides: Collection[str]) -> None:
-    unknown = sorted(set(overrides).difference(_MANAGER_ARGUMENTS))
+    unknown = sorted(set(overrides).difference(OPTIONS))
     if unknown:
         raise TypeError(
-            f"create_session_manager() has no argument {', '.join(unknown)}. Beside session_id it takes "
-            f"{', '.join(_MANAGER_ARGUMENTS)}; whatever concerns the client is an argument of the factory."
+            f"create_session_manager() has no argument {', '.join(unknown)}; whatever concerns the client is an "
+            f"argument of the factory. {spelling_hint(unknown)}"
         )
 
 
@@ -356,7 +366,7 @@ def initialize_global_factory(
     client: Client | None = None,
     metadata_fields: Sequence[str] | None = None,
     application_name: str | None = None,
-    **arguments: Any,
+    **arguments: "Unpack[FactoryOptions]",
 ) -> MongoDBSessionManagerFactory:
     """Make the factory that ``get_global_factory()`` gives; the arguments are those of the factory.
 
@@ -364,9 +374,9 @@ def initialize_global_factory(
     client closes with the last of them. When the new factory cannot be made, the former stays.
     """
     global _global_factory
-    arguments = with_new_spellings(arguments)
+    given = with_new_spellings(arguments)
     factory = MongoDBSessionManagerFactory(
-        connection_string, database_name, collection_name, client, metadata_fields, application_name, **arguments
+        connection_string, database_name, collection_name, client, metadata_fields, application_name, **given
     )
     with _global_lock:
         previous, _global_factory = _global_factory, factory

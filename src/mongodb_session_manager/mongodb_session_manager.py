@@ -40,7 +40,7 @@ from strands.types.session import Session
 
 from . import _codec, _document, _multi_agents
 from ._agent_binding import AgentBinder, AgentBinding
-from ._arguments import with_new_spellings
+from ._arguments import NotAsynchronous, NotCopied, check_message, shown, with_new_spellings
 from ._client import CLOSE_TIMEOUT, THREAD_NAME
 from ._contents import SessionContents
 from ._document import check_id
@@ -55,7 +55,7 @@ from ._session_data import SessionData
 from ._telemetry import ends_invocation, policies_triggered
 from ._writer import MAX_PENDING, AgentHistory, flush_unsent
 from .errors import MongoDBSessionError, SessionConflictError, SessionLockedError, SessionNotFoundError
-from .mongodb_session_repository import MongoDBSessionRepository, OpenedSession
+from .mongodb_session_repository import MongoDBSessionRepository, OpenedSession, check_names, index_fields
 from .types import Durability, FeedbackHook, Health, MetadataHook, OnError
 
 if TYPE_CHECKING:
@@ -63,6 +63,9 @@ if TYPE_CHECKING:
     from strands.hooks.registry import HookRegistry
     from strands.multiagent.base import MultiAgentBase
     from strands.types.agent import LocalAgent
+    from typing_extensions import Unpack
+
+    from .types import ManagerOptions, OtherOptions
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +96,7 @@ class _OpenedRepository:
         return self._session
 
 
-class MongoDBSessionManager(SessionData, RepositorySessionManager):
+class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositorySessionManager):
     """Keeps a Strands agent's conversation and state in MongoDB; pass it as ``Agent(session_manager=…)``.
 
     The session document exists once the constructor has returned. Several agents may share one manager, each with
@@ -105,7 +108,8 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         database_name: The database; by default the one that the URI (or the client's URI) names, else
             ``"database_name"``.
         collection_name: The collection; ``"agent_sessions"`` by default.
-        client: A client to borrow instead: ``connection_string`` is ignored then, and ``close()`` leaves it open.
+        client: A client to borrow instead: ``connection_string`` is ignored then, with a warning, and ``close()``
+            leaves it open.
         metadata_fields: Metadata fields to index; nothing is written for them.
         metadata_hook: Called around metadata calls, also those of the metadata tool; of a list the first is the
             outermost.
@@ -137,6 +141,8 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
     """
 
     session_repository: MongoDBSessionRepository
+    _instead = "Make a manager where it is used, from the session id; what it holds is stored in MongoDB."
+    _instead_of_async = "Take 'with', or 'async with factory.session(…)', whose I/O is all off the event loop."
 
     def __init__(
         self,
@@ -157,18 +163,18 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         lease_duration: float = LEASE_DURATION,
         create: bool = True,
         _agent_ids: Sequence[str] = (),
-        **client_options: Any,
+        **client_options: "Unpack[OtherOptions]",
     ) -> None:
         check_id("session_id", session_id)
-        self._durability = _check_choice("durability", durability, get_args(Durability))
-        self._degrades = _check_choice("on_error", on_error, get_args(OnError)) == "degrade"
+        _check_choices(durability, on_error)
+        self._durability = durability
+        self._degrades = on_error == "degrade"
         self._is_exclusive = exclusive
-        if not isinstance(create, bool):
-            raise TypeError(f"create must be True or False, got {create!r}")
+        _check_create(create)
         lease = Lease.wanted(exclusive, lease_timeout, lease_duration)
-        client_options |= {"metadata_hook": metadata_hook, "feedback_hook": feedback_hook}
-        client_options = with_new_spellings(client_options)
-        hooks = [as_hooks(client_options.pop(name), name) for name in ("metadata_hook", "feedback_hook")]
+        given = {**client_options, "metadata_hook": metadata_hook, "feedback_hook": feedback_hook}
+        options = with_new_spellings(given)
+        hooks = [as_hooks(options.pop(name), name) for name in ("metadata_hook", "feedback_hook")]
         repository = MongoDBSessionRepository(
             connection_string,
             database_name,
@@ -176,7 +182,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             client,
             metadata_fields,
             application_name,
-            **client_options,
+            **options,
         )
         try:
             opened = repository.open_session(session_id, lease=lease, create=create, agent_ids=_agent_ids)
@@ -224,6 +230,12 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         if self._heartbeat is not None:
             self._heartbeat.begin()
 
+    def __repr__(self) -> str:
+        if "_closed" not in vars(self):  # in the traceback of a constructor that failed
+            return "MongoDBSessionManager(not open)"
+        state = "closed" if self._closed else "open"
+        return f"MongoDBSessionManager({self.session_id!r}, {self.session_repository.namespace!r}, {state})"
+
     def register_hooks(self, registry: "HookRegistry", **kwargs: Any) -> None:
         """Register for every event of an agent, a bidirectional agent, a Graph or a Swarm that is to be stored."""
         registry.add_callback(AgentInitializedEvent, self._on_agent_initialized)
@@ -252,7 +264,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             SessionLockedError: It is new, and another manager is the only writer.
             SessionNotFoundError: The session was deleted.
         """
-        agent_id = check_id("agent_id", agent.agent_id)
+        agent_id = check_id("agent_id", _agent_id(agent))
         if not self._reserve(agent_id, agent):
             return
         try:
@@ -262,17 +274,33 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             raise
 
     def _reserve(self, agent_id: str, agent: "LocalAgent") -> bool:
+        """Take an id for an agent; False where it is this agent's already."""
         with self._lock:
-            if agent_id not in self._bindings:
-                self._check_open()
-                self._bindings[agent_id] = None
-                return True
-            bound = self._bindings[agent_id]
-        if bound is not None and bound.is_of(agent):
-            return False
-        raise MongoDBSessionError(
+            bound = self._bindings.get(agent_id)
+            if bound is not None and bound.is_of(agent):
+                return False
+            self._check_open()
+            if agent_id in self._bindings and (bound is None or not bound.is_left()):
+                raise self._in_use(agent_id)
+            self._bindings[agent_id] = None
+        if bound is not None:
+            self._send_what_is_left(agent_id, bound)
+        return True
+
+    def _send_what_is_left(self, agent_id: str, bound: AgentBinding) -> None:
+        """Let the successor of an agent that nobody holds any more restore all that it said."""
+        try:
+            if bound.history.pending:
+                bound.history.flush()
+        except BaseException:
+            self._bindings[agent_id] = bound
+            raise
+
+    def _in_use(self, agent_id: str) -> MongoDBSessionError:
+        return MongoDBSessionError(
             f"Session {self.session_id!r} is in use by another agent object with agent_id {agent_id!r}. Give each "
-            "agent of a session its own agent_id, or make a new manager for the new object."
+            "agent of a session its own agent_id, or make a new manager for the new object. In a notebook, drop the "
+            "former agent first (del agent)."
         )
 
     def _known_agents(self) -> set[str]:
@@ -294,7 +322,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
 
     def _bound(self, agent: "LocalAgent") -> AgentBinding:
         self._check_open()
-        binding = self._bindings.get(agent.agent_id)
+        binding = self._bindings.get(_agent_id(agent))
         if binding is None or not binding.is_of(agent):
             raise MongoDBSessionError(
                 f"{self._binder.place(agent.agent_id)} is not bound to this manager. Pass session_manager=… when "
@@ -318,12 +346,15 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             PyMongoError: The write failed; the message stays queued and goes out first with the next one.
             SessionConflictError: Somebody else wrote this agent's history meanwhile.
             SessionNotFoundError: The session was deleted.
+            TypeError: The message is no mapping, or the agent no agent.
             UnstorableValueError: The message holds something that would not come back equal.
+            ValueError: The message has another role than "user" or "assistant", or no content.
         """
         captured = self._captured_now(agent)
         if captured is not None:
             captured.capture_announced(agent, message)
             return
+        check_message(message)
         binding = self._bound(agent)
         if not binding.history.is_pending(message):  # else it is tried again
             self._look_up(binding, agent)
@@ -359,7 +390,10 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
             MongoDBSessionError: The agent has no message yet.
             PyMongoError: The write failed; the redaction stays queued and goes out first with the next write.
             SessionConflictError: Somebody else wrote this agent's history meanwhile.
+            TypeError: The message is no mapping, or the agent no agent.
+            ValueError: The message has another role than "user" or "assistant", or no content.
         """
+        check_message(redact_message)
         binding = self._bound(agent)
         event: dict[str, Any] = {"action": action, "timestamp": _document.now()}
         if stop_reason is not None:
@@ -577,6 +611,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
 
     async def _off_loop(self, call: Callable[[], Any]) -> Any:
         """Run a blocking call on the client's threads; a cancelled caller does not tear it."""
+        self._check_open()
         return await run_off_loop(self.session_repository.handle.executor, call)
 
     # Multi-agents
@@ -680,6 +715,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
 
         Later calls raise ``SessionNotFoundError``.
         """
+        self._check_open()
         for binding in self._live_bindings():
             binding.history.end(SessionNotFoundError(self.session_id))
         return self.session_repository.delete_session(self.session_id)
@@ -767,6 +803,7 @@ class MongoDBSessionManager(SessionData, RepositorySessionManager):
         )
 
     def __enter__(self) -> "MongoDBSessionManager":
+        self._check_open()
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -802,10 +839,45 @@ def _release_lease(repository: MongoDBSessionRepository, session_id: str, timeou
         )
 
 
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> str:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
-    return value
+def _agent_id(agent: object) -> Any:
+    try:
+        return agent.agent_id  # type: ignore[attr-defined]
+    except AttributeError:
+        raise TypeError(f"agent must be a strands.Agent, got {type(agent).__name__}") from None
+
+
+def check_defaults(arguments: Mapping[str, Any]) -> None:
+    """Refuse what no manager would take, when it is given to all of them.
+
+    Args:
+        arguments: Of ``MongoDBSessionManager``, by name; None counts as not given.
+
+    Raises:
+        TypeError: An argument has the wrong type.
+        ValueError: A name, a choice or a number is not fit.
+    """
+    given = {name: value for name, value in arguments.items() if value is not None}
+    check_names(*(given.get(name) for name in ("database_name", "collection_name", "application_name")))
+    index_fields(given.get("metadata_fields"))
+    for hook in ("metadata_hook", "feedback_hook"):
+        as_hooks(given.get(hook), hook)
+    _check_choices(given.get("durability", "sync"), given.get("on_error", "raise"))
+    _check_create(given.get("create", True))
+    Lease.wanted(**{name: given[name] for name in ("exclusive", "lease_timeout", "lease_duration") if name in given})
+
+
+def _check_choices(durability: object, on_error: object) -> None:
+    for name, value, choices in (
+        ("durability", durability, get_args(Durability)),
+        ("on_error", on_error, get_args(OnError)),
+    ):
+        if value not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {shown(value)}")
+
+
+def _check_create(create: object) -> None:
+    if not isinstance(create, bool):
+        raise TypeError(f"create must be True or False, got {shown(create)}")
 
 
 @atexit.register
@@ -813,6 +885,27 @@ def _flush_all_at_exit() -> None:
     flush_unsent()
 
 
-def create_mongodb_session_manager(session_id: str, *args: Any, **kwargs: Any) -> MongoDBSessionManager:
+def create_mongodb_session_manager(
+    session_id: str,
+    connection_string: str | None = None,
+    database_name: str | None = None,
+    collection_name: str | None = None,
+    client: "MongoClient[dict[str, Any]] | None" = None,
+    metadata_fields: Sequence[str] | None = None,
+    metadata_hook: MetadataHook | Sequence[MetadataHook] | None = None,
+    feedback_hook: FeedbackHook | Sequence[FeedbackHook] | None = None,
+    application_name: str | None = None,
+    **options: "Unpack[ManagerOptions]",
+) -> MongoDBSessionManager:
     """Return ``MongoDBSessionManager(session_id, …)``; arguments and errors are the same."""
-    return MongoDBSessionManager(session_id, *args, **with_new_spellings(kwargs))
+    hooks = {"metadata_hook": metadata_hook, "feedback_hook": feedback_hook}
+    return MongoDBSessionManager(
+        session_id,
+        connection_string,
+        database_name,
+        collection_name,
+        client,
+        metadata_fields,
+        application_name=application_name,
+        **with_new_spellings({**hooks, **options}),
+    )

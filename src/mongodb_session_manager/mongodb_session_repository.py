@@ -11,18 +11,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 import bson
 from bson import ObjectId
 from pymongo import MongoClient, ReadPreference
 from pymongo.collection import Collection
+from pymongo.database import Database
 from pymongo.errors import DocumentTooLarge, DuplicateKeyError, OperationFailure, PyMongoError
 from strands.session.session_repository import SessionRepository
 from strands.types.content import Message
 from strands.types.session import Session, SessionAgent, SessionMessage, SessionType
 
 from . import _codec, _document, _large_values, _multi_agents
+from ._arguments import NotCopied, check_name, shown
 from ._client import CLOSE_TIMEOUT, ClientHandle, check_client_arguments
 from ._codec import CODEC_OPTIONS, MessageEdit, Stored
 from ._document import AgentWrite, Change, Guard, Pipeline, check_id, check_key, check_message_id
@@ -49,6 +52,9 @@ from .errors import (
 
 if TYPE_CHECKING:
     from strands.multiagent.base import MultiAgentBase
+    from typing_extensions import Unpack
+
+    from .types import ClientOptions
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +162,7 @@ class AgentPosition:
     lease: Stored | None = None
 
 
-class MongoDBSessionRepository(SessionRepository):
+class MongoDBSessionRepository(NotCopied, SessionRepository):
     """Stores Strands sessions in one MongoDB collection, one nested document a session.
 
     Args:
@@ -175,6 +181,8 @@ class MongoDBSessionRepository(SessionRepository):
         ValueError: Neither ``connection_string`` nor ``client`` was given, or a metadata field is not fit.
     """
 
+    _instead = "Make another repository from the same arguments; client= shares the connections within a process."
+
     def __init__(
         self,
         connection_string: str | None = None,
@@ -183,10 +191,11 @@ class MongoDBSessionRepository(SessionRepository):
         client: "MongoClient[dict[str, Any]] | None" = None,
         metadata_fields: Sequence[str] | None = None,
         application_name: str | None = None,
-        **client_options: Any,
+        **client_options: "Unpack[ClientOptions]",
     ) -> None:
-        self.application_name = _check_name(application_name)
-        self.metadata_fields = _index_fields(metadata_fields)
+        check_names(database_name, collection_name, application_name)
+        self.application_name = application_name
+        self.metadata_fields = index_fields(metadata_fields)
         self._handle = _open_handle(connection_string, client, client_options)
         self._handle.acquire(self, owner=client is None)
         name = collection_name or DEFAULT_COLLECTION
@@ -200,8 +209,9 @@ class MongoDBSessionRepository(SessionRepository):
         self._files = SessionFiles(self._collection, segments, *files)
 
     def _open_collection(self, database_name: str | None, name: str) -> Collection[Stored]:
-        client = self._handle.client
-        database = client[database_name] if database_name else client.get_default_database(DEFAULT_DATABASE)
+        database = _database(self._handle.client, database_name)
+        if not database_name and database.name == DEFAULT_DATABASE:
+            _log_default_database()
         return database.get_collection(
             name,
             # The codec relies on plain dicts and aware datetimes, and guards on what the primary holds,
@@ -209,6 +219,9 @@ class MongoDBSessionRepository(SessionRepository):
             codec_options=CODEC_OPTIONS,
             read_preference=ReadPreference.PRIMARY,
         )
+
+    def __repr__(self) -> str:
+        return f"MongoDBSessionRepository({self.namespace!r}, {self._handle.state})"
 
     @property
     def client(self) -> "MongoClient[dict[str, Any]]":
@@ -261,7 +274,7 @@ class MongoDBSessionRepository(SessionRepository):
         fresh, update = _document.open_session(
             check_id("session_id", session_id),
             SessionType.AGENT.value,
-            _check_name(application_name) or self.application_name,
+            check_name("application_name", application_name) or self.application_name,
         )
         wanted = [check_id("agent_id", agent_id) for agent_id in dict.fromkeys(agent_ids)]
         fields = _document.opening_fields(wanted if self._projects_expressions else ())
@@ -424,8 +437,8 @@ class MongoDBSessionRepository(SessionRepository):
     def _create_agent(self, session_id: str, write: AgentWrite) -> bool:
         check_id("agent_id", write.agent_id)
         self.store_files(session_id, write.files)
-        with _operation("create_agent", session_id, write.agent_id):
-            return self._update(session_id, _document.new_agent(session_id, write))
+        with _operation("create_agent", session_id, write.agent_id) as outcome:
+            return outcome.of(self._update(session_id, _document.new_agent(session_id, write)))
 
     def read_agent(self, session_id: str, agent_id: str, **kwargs: Any) -> SessionAgent | None:
         """Return an agent's data, or None where the session holds no such agent."""
@@ -522,8 +535,8 @@ class MongoDBSessionRepository(SessionRepository):
         """Send one guarded write; False when the history is not where the guard says."""
         check_id("agent_id", write.agent_id)
         self.store_files(session_id, write.files)
-        with _operation("write_agent", session_id, write.agent_id, messages=len(write.appended)):
-            return self._update(session_id, _document.guarded(session_id, write, guard))
+        with _operation("write_agent", session_id, write.agent_id, messages=len(write.appended)) as outcome:
+            return outcome.of(self._update(session_id, _document.guarded(session_id, write, guard)))
 
     def prepare_write(self, session_id: str, write: AgentWrite, guard: Guard) -> PreparedWrite:
         """Return what ``write_agent`` would send, for ``write_together``; for a write that has no files."""
@@ -858,6 +871,7 @@ class MongoDBSessionRepository(SessionRepository):
         return self._with_values(read)
 
     def _read_page(self, session_id: str, agent_id: str, limit: int | None = None, offset: int = 0) -> list[Stored]:
+        _check_numbers(limit=limit, offset=offset)
         if offset < 0 or (limit is not None and limit < 0):
             raise ValueError(f"limit and offset must not be negative, got limit={limit!r}, offset={offset!r}")
 
@@ -903,8 +917,8 @@ class MongoDBSessionRepository(SessionRepository):
         check_id("agent_id", agent_id)
         encoded = _codec.encode(dict(config), _place(session_id, agent_id), plain_dates=True)
         wanted, update = _document.changed_config(session_id, agent_id, encoded)
-        with _operation("update_agent_config", session_id, agent_id):
-            if self._collection.update_one(wanted, update).matched_count:
+        with _operation("update_agent_config", session_id, agent_id) as outcome:
+            if outcome.of(self._collection.update_one(wanted, update).matched_count > 0):
                 return
         self.locate_agent(session_id, agent_id)
 
@@ -1189,8 +1203,10 @@ class MongoDBSessionRepository(SessionRepository):
 
     def _read_agent(self, verb: str, session_id: str, agent_id: str, pipeline: Any, *how: Any) -> Stored | None:
         stages: Pipeline = pipeline(check_id("session_id", session_id), check_id("agent_id", agent_id), *how)
-        with _operation(verb, session_id, agent_id):
-            return next(self._collection.aggregate(stages), None)
+        with _operation(verb, session_id, agent_id) as outcome:
+            found = next(self._collection.aggregate(stages), None)
+            outcome.read(found)
+            return found
 
     def _write_unguarded(
         self, verb: str, session_id: str, write: AgentWrite, condition: Mapping[str, Any] = _NO_CONDITION
@@ -1198,12 +1214,29 @@ class MongoDBSessionRepository(SessionRepository):
         check_id("agent_id", write.agent_id)
         wanted, update = _document.unguarded(check_id("session_id", session_id), write)
         self.store_files(session_id, write.files)
-        with _operation(verb, session_id, write.agent_id):
-            return self._update(session_id, ({**wanted, **condition}, update))
+        with _operation(verb, session_id, write.agent_id) as outcome:
+            return outcome.of(self._update(session_id, ({**wanted, **condition}, update)))
+
+
+def namespace_of(client: "MongoClient[dict[str, Any]]", database_name: str | None, collection_name: str | None) -> str:
+    """Return the database and collection that these arguments lead to."""
+    return f"{_database(client, database_name).name}.{collection_name or DEFAULT_COLLECTION}"
+
+
+def _database(client: "MongoClient[dict[str, Any]]", name: str | None) -> Database[Stored]:
+    return client[name] if name else client.get_default_database(DEFAULT_DATABASE)
+
+
+@cache
+def _log_default_database() -> None:
+    logger.info(
+        "database=<%s> | neither database_name nor the connection string names a database, so the default is used",
+        DEFAULT_DATABASE,
+    )
 
 
 def _open_handle(
-    connection_string: str | None, client: "MongoClient[dict[str, Any]] | None", options: dict[str, Any]
+    connection_string: str | None, client: "MongoClient[dict[str, Any]] | None", options: "ClientOptions"
 ) -> ClientHandle:
     check_client_arguments(connection_string, client, options)
     if client is not None:
@@ -1211,16 +1244,33 @@ def _open_handle(
     return ClientHandle.open(cast(str, connection_string), **options)
 
 
-def _check_name(application_name: object) -> str | None:
-    if not isinstance(application_name, str | None):
-        raise TypeError(f"application_name must be a string, got {type(application_name).__name__}")
-    return application_name
+def check_names(database_name: object, collection_name: object, application_name: object) -> None:
+    """Refuse what is no name.
+
+    Raises:
+        TypeError: One is not a string.
+        ValueError: One is a connection string.
+    """
+    check_name("database_name", database_name)
+    check_name("collection_name", collection_name)
+    check_name("application_name", application_name)
 
 
-def _index_fields(metadata_fields: Sequence[str] | None) -> tuple[str, ...]:
+def index_fields(metadata_fields: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the metadata fields to index.
+
+    Raises:
+        TypeError: It is a string, or nothing that can be gone through.
+        ValueError: A field is not fit.
+    """
     if isinstance(metadata_fields, str):
-        raise TypeError(f"metadata_fields must be a list of names, got the string {metadata_fields!r}")
-    return tuple(check_key("metadata_fields", field) for field in metadata_fields or ())
+        raise TypeError(f"metadata_fields must be a list of names, not a string: {shown(metadata_fields)}")
+    if not isinstance(metadata_fields, Iterable | None):
+        raise TypeError(f"metadata_fields must be a list of names, got {type(metadata_fields).__name__}")
+    fields = tuple(check_key("metadata_fields", field) for field in metadata_fields or ())
+    for field_name in fields:
+        check_name("metadata_fields", field_name)
+    return fields
 
 
 def _stored_tracking_id(session_id: str, tracking_id: object) -> Any:
@@ -1228,6 +1278,12 @@ def _stored_tracking_id(session_id: str, tracking_id: object) -> Any:
     if not isinstance(tracking_id, str):
         raise TypeError(f"{place} must be a string, got {type(tracking_id).__name__}")
     return _codec.encode(tracking_id, place)
+
+
+def _check_numbers(**numbers: object) -> None:
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int | None):
+            raise TypeError(f"{name} must be a number, got {type(value).__name__}")
 
 
 def _live_bytes(agent: Stored) -> int:
@@ -1372,31 +1428,67 @@ class _MissingValueError(MongoDBSessionError):
         )
 
 
+@dataclass
+class _Outcome:
+    """What an operation came to, for the log."""
+
+    messages: int
+    text: str = "done"
+
+    def read(self, found: Stored | None) -> None:
+        """Note what a read of an agent found."""
+        self.messages = len((found or {}).get("messages") or ())
+        if found is None:
+            self.text = "found no such session"
+
+    def of(self, found: bool) -> bool:
+        """Note whether a write found what it was to change."""
+        if not found:
+            self.messages, self.text = 0, "missed: nothing was changed"
+        return found
+
+
 @contextmanager
-def _operation(verb: str, session_id: str, agent_id: str | None = None, messages: int = 0) -> Iterator[None]:
+def _operation(verb: str, session_id: str, agent_id: str | None = None, messages: int = 0) -> Iterator[_Outcome]:
     """Time one operation; a driver error passes through with a note of where it happened.
 
     Ids are checked before any operation: one of another type would be a query.
     """
     check_id("session_id", session_id)
+    outcome = _Outcome(messages)
     started = time.perf_counter()
     try:
-        yield
+        yield outcome
     except (PyMongoError, DocumentTooLarge) as error:
+        _log_failed(verb, session_id, agent_id, started, error)
         forget_values(error)
         if is_too_large(error):
             raise SessionTooLargeError(session_id, agent_id) from error
         error.__notes__ = [*getattr(error, "__notes__", ()), f"in {verb} of session {session_id!r}"]
         raise
-    _log_done(verb, session_id, agent_id, messages, started)
+    _log_done(verb, session_id, agent_id, outcome.messages, started, outcome.text)
 
 
-def _log_done(verb: str, session_id: str, agent_id: str | None, messages: int, started: float) -> None:
+def _log_done(
+    verb: str, session_id: str, agent_id: str | None, messages: int, started: float, text: str = "done"
+) -> None:
     logger.debug(
-        "operation=<%s>, session_id=<%s>, agent_id=<%s>, messages=<%d>, milliseconds=<%.2f> | done",
+        "operation=<%s>, session_id=<%s>, agent_id=<%s>, messages=<%d>, milliseconds=<%.2f> | %s",
         verb,
         session_id,
         agent_id,
         messages,
         (time.perf_counter() - started) * 1000,
+        text,
+    )
+
+
+def _log_failed(verb: str, session_id: str, agent_id: str | None, started: float, error: Exception) -> None:
+    logger.debug(
+        "operation=<%s>, session_id=<%s>, agent_id=<%s>, milliseconds=<%.2f>, error=<%s> | failed",
+        verb,
+        session_id,
+        agent_id,
+        (time.perf_counter() - started) * 1000,
+        type(error).__name__,
     )

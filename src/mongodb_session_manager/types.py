@@ -1,6 +1,6 @@
 """Protocols, dictionaries and constants that users' own code can name."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Any, Final, Literal, Protocol, TypeAlias, TypedDict
 
@@ -9,12 +9,19 @@ __all__ = [
     "GUARDRAIL_INTERVENED",
     "GUARDRAIL_STOP_REASONS",
     "AgentConfig",
+    "ClientOptions",
     "Durability",
+    "FactoryOptions",
     "FeedbackHook",
     "GuardrailEvent",
     "Health",
+    "ManagerOptions",
     "MetadataHook",
+    "OldSpellings",
     "OnError",
+    "OtherOptions",
+    "SessionOptions",
+    "SessionOverrides",
     "ToolUsage",
     "UsageTotals",
 ]
@@ -140,3 +147,126 @@ class UsageTotals(TypedDict):
     usage: dict[str, int]
     metrics: dict[str, int]
     tools: dict[str, ToolUsage]
+
+
+class ClientOptions(TypedDict, total=False):
+    """Options of ``pymongo.MongoClient``, which explains them. At run time upper and lower case are the same."""
+
+    appName: str | None
+    appname: str | None
+    authMechanism: str
+    authMechanismProperties: Any
+    authOIDCAllowedHosts: Sequence[str]
+    authSource: str
+    auto_encryption_opts: Any
+    compressors: str | Sequence[str]
+    connect: bool
+    connectTimeoutMS: int | None
+    datetime_conversion: Any
+    directConnection: bool
+    document_class: type
+    driver: Any
+    enable_overload_retargeting: bool
+    event_listeners: Sequence[Any]
+    fsync: bool
+    heartbeatFrequencyMS: int
+    host: str | Sequence[str]
+    journal: bool
+    loadBalanced: bool
+    localThresholdMS: int
+    max_adaptive_retries: int
+    maxConnecting: int
+    maxIdleTimeMS: int | None
+    maxPoolSize: int | None
+    maxStalenessSeconds: int
+    minPoolSize: int
+    password: str
+    port: int
+    read_preference: Any
+    readConcernLevel: str
+    readPreference: Any
+    readPreferenceTags: Any
+    replicaSet: str | None
+    retryReads: bool
+    retryWrites: bool
+    server_api: Any
+    server_selector: Callable[..., Any] | None
+    serverMonitoringMode: str
+    serverSelectionTimeoutMS: int
+    socketTimeoutMS: int | None
+    srv_host_validator: Callable[..., Any] | None
+    srvAllowedHostsSuffix: str
+    srvMaxHosts: int
+    srvServiceName: str
+    ssl: bool
+    timeoutMS: int | None
+    tls: bool
+    tlsAllowInvalidCertificates: bool
+    tlsAllowInvalidHostnames: bool
+    tlsCAFile: Any
+    tlsCertificateKeyFile: Any
+    tlsCertificateKeyFilePassword: str
+    tlsCRLFile: Any
+    tlsDisableOCSPEndpointCheck: bool
+    tlsInsecure: bool
+    type_registry: Any
+    tz_aware: bool
+    tzinfo: Any
+    unicode_decode_error_handler: str
+    username: str
+    uuidRepresentation: str
+    w: int | str
+    waitQueueMultiple: int | None
+    waitQueueTimeoutMS: int | None
+    wTimeoutMS: int
+    zlibCompressionLevel: int
+
+
+class OldSpellings(TypedDict, total=False):
+    """What hooks were called in the first version."""
+
+    metadataHook: MetadataHook | Sequence[MetadataHook] | None
+    feedbackHook: FeedbackHook | Sequence[FeedbackHook] | None
+
+
+class OtherOptions(ClientOptions, OldSpellings, total=False):
+    """What a session manager takes beside the arguments that its signature names."""
+
+
+class SessionOptions(TypedDict, total=False):
+    """How a session manager writes; ``MongoDBSessionManager`` explains them."""
+
+    durability: Durability
+    on_error: OnError
+    exclusive: bool
+    lease_timeout: float
+    lease_duration: float
+    create: bool
+
+
+class ManagerOptions(SessionOptions, OtherOptions, total=False):
+    """What ``create_mongodb_session_manager`` takes beside the arguments that its signature names."""
+
+
+class FactoryOptions(ManagerOptions, total=False):
+    """What a factory takes beside the arguments that its signature names."""
+
+    metadata_hook: MetadataHook | Sequence[MetadataHook] | None
+    feedback_hook: FeedbackHook | Sequence[FeedbackHook] | None
+
+
+class SessionOverrides(OldSpellings, total=False):
+    """What a factory's defaults give way to for one manager; None leaves them."""
+
+    database_name: str | None
+    collection_name: str | None
+    metadata_fields: Sequence[str] | None
+    metadata_hook: MetadataHook | Sequence[MetadataHook] | None
+    feedback_hook: FeedbackHook | Sequence[FeedbackHook] | None
+    application_name: str | None
+    durability: Durability | None
+    on_error: OnError | None
+    exclusive: bool | None
+    lease_timeout: float | None
+    lease_duration: float | None
+    create: bool | None

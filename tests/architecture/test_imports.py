@@ -17,6 +17,7 @@ NAME = "mongodb_session_manager"
 # From the ground up. A module imports modules of lower floors, and of its own where the floor says so.
 FLOORS: list[set[str]] = [
     {"errors", "types"},
+    {"_arguments"},
     {
         "_codec",
         "_contents",
@@ -24,7 +25,6 @@ FLOORS: list[set[str]] = [
         "_client",
         "_driver_errors",
         "_indexes",
-        "_arguments",
         "_hook_chain",
         "_lease",
         "_off_loop",

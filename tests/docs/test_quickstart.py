@@ -79,3 +79,26 @@ def test_a_mongod_that_does_not_run_is_no_obstacle(quickstart: Quickstart, tmp_p
 
     assert output.startswith("mongod ended with code 1 at its start.\nMongoDB: mongomock")
     assert "Agent: Your name is Ada." in output
+
+
+def test_an_empty_address_is_as_if_there_was_none(quickstart: Quickstart, tmp_path: Path) -> None:
+    assert "a private server" in quickstart(MONGODB_URI="")
+    assert [folder.name for folder in tmp_path.iterdir()] == ["quickstart-data"]
+
+
+@pytest.mark.parametrize("reader", ["head -n 1", "true"])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_who_reads_may_have_seen_enough(
+    root: Path, tmp_path: Path, database_uri: str, reader: str, unbuffered: str
+) -> None:
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'"$0" "$1" | {reader}', sys.executable, root / "examples/quickstart.py"],
+        cwd=tmp_path,
+        env={**os.environ, "MONGODB_URI": database_uri, "PYTHONUNBUFFERED": unbuffered},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout in {"MongoDB: MONGODB_URI\n", ""}

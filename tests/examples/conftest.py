@@ -14,6 +14,11 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture
+def root() -> Path:
+    return EXAMPLES.parent
+
+
+@pytest.fixture
 def output(
     uri_of: Callable[[str], str], observer: MongoClient[dict[str, Any]], database_name: str, tmp_path: Path
 ) -> Callable[[str], list[str]]:

@@ -1,7 +1,11 @@
 """Each example as a user runs it: a process of its own, on a real MongoDB."""
 
 import os
+import re
 import runpy
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,3 +90,49 @@ def test_says_so_where_there_is_no_server(
         runpy.run_path(str(EXAMPLES / name), run_name="__main__")
 
     assert capsys.readouterr().out == ""
+
+
+COMMAND = re.compile(r"^    (?:AWS_ENDPOINT_URL=\S+ )?(python examples/\S+|curl .+)$", re.MULTILINE)
+SERVICES = ("example_fastapi.py", "example_fastapi_streaming.py")
+
+
+@pytest.mark.parametrize("name", sorted({*NAMES} - {"example_aws_hooks.py", *SERVICES}))
+def test_runs_as_its_docstring_says(name: str, tmp_path: Path) -> None:
+    assert COMMAND.findall((EXAMPLES / name).read_text("utf-8")) == []  # it needs none but the one that runs it
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MONGODB", "AWS_"))}
+
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / name],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_runs_as_its_docstring_says(name: str, root: Path, tmp_path: Path) -> None:
+    start, ask = COMMAND.findall((EXAMPLES / name).read_text("utf-8"))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MONGODB", "AWS_"))}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, *start.split()[1:], "--port", port]
+    with (tmp_path / "log").open("wb") as log:
+        service = subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=log)
+    try:
+        # localhost may also be an address of the other family, where nobody listens.
+        asked = f"{ask.replace('localhost:8000', f'127.0.0.1:{port}')} --silent --show-error --fail-with-body"
+        retried = f"{asked} --retry 60 --retry-delay 1 --retry-connrefused"
+        done = subprocess.run(["/bin/sh", "-c", retried], capture_output=True, text=True, timeout=120)
+    finally:
+        service.terminate()
+        service.wait(30)
+
+    assert done.returncode == 0, (tmp_path / "log").read_text() + done.stderr
+    assert "I can see 1 messages" in done.stdout.replace('"\n\nevent: word\ndata: "', "")

@@ -110,7 +110,7 @@ def test_an_option_that_nobody_knows(option: str) -> None:
 
 def test_an_option_of_a_wrong_value() -> None:
     with pytest.raises((TypeError, ValueError), match=r"(?i)maxPoolSize"):
-        MongoDBSessionManager("s-1", "mongodb://127.0.0.1:1", maxPoolSize="many")
+        MongoDBSessionManager("s-1", "mongodb://127.0.0.1:1", maxPoolSize=cast(Any, "many"))
 
 
 @pytest.mark.parametrize("connection_string", ["http://localhost", "mongodb://"])
@@ -131,8 +131,13 @@ def test_client_options_beside_a_client(
 def test_a_connection_string_beside_a_client_is_ignored(
     mongo_client: MongoClient[dict[str, Any]], database: str, stored: Callable[[], Any]
 ) -> None:
-    with MongoDBSessionManager("s-1", "mongodb://127.0.0.1:1", database, client=mongo_client):
+    with (
+        pytest.warns(UserWarning, match="client=") as caught,
+        MongoDBSessionManager("s-1", "mongodb://127.0.0.1:1", database, client=mongo_client),
+    ):
         pass
+
+    assert [warning.filename for warning in caught] == [__file__]
 
     assert stored() is not None
 

@@ -54,7 +54,7 @@ def workers() -> set[str]:
 class TestPool:
     def test_same_arguments_again_give_the_same_client(self, mongodb_uri: str) -> None:
         client = Pool.initialize(mongodb_uri, maxPoolSize=20)
-        assert Pool.initialize(mongodb_uri, maxpoolsize=20) is client
+        assert Pool.initialize(mongodb_uri, maxpoolsize=20) is client  # type: ignore[call-arg]
         assert Pool.get_client() is client
         assert answers(client)
 
@@ -103,7 +103,7 @@ class TestPool:
     def test_what_pymongo_refuses_leaves_the_pool_as_it_was(self, mongodb_uri: str) -> None:
         client = Pool.initialize(mongodb_uri)
         with pytest.raises(ConfigurationError, match="maxPolSize"):
-            Pool.initialize(mongodb_uri, maxPolSize=3)
+            Pool.initialize(mongodb_uri, maxPolSize=3)  # type: ignore[call-arg]
         with pytest.raises(ValueError, match="connection_string"):
             Pool.initialize("")
         assert Pool.get_client() is client

@@ -200,7 +200,8 @@ async def test_on_mongomock_it_is_read_after_the_opening(new_agent: NewAgent) ->
     client: Any = mongomock.MongoClient()
     with MongoDBSessionManagerFactory(client=client, database_name="shop") as factory:
         for turn in range(3):
-            for options in ({}, {"exclusive": True}, {"create": turn == 0}):
+            claims: list[dict[str, Any]] = [{}, {"exclusive": True}, {"create": turn == 0}]
+            for options in claims:
                 async with factory.session("s-1", agent_ids=["default", "a.b"], **options) as manager:
                     agents = [new_agent(manager), new_agent(manager, agent_id="a.b")]
                     await agents[0].invoke_async("Hi")

@@ -21,6 +21,7 @@ from mongodb_session_manager.errors import (
     SessionNotFoundError,
 )
 from mongodb_session_manager.testing import CommandCounter
+from mongodb_session_manager.types import Durability
 from tests.talking import LOOK, every_durability, look_up, texts
 from tests.watching import ticking, until
 
@@ -45,7 +46,7 @@ async def test_making_an_agent_inside_does_no_io(
     new_agent: NewAgent,
     history: History,
     command_counter: CommandCounter,
-    durability: str,
+    durability: Durability,
     exists: str,
 ) -> None:
     if exists != "nothing":
@@ -119,7 +120,7 @@ async def test_two_that_create_one_agent_do_not_mix(
 
 
 async def request(
-    factory: MongoDBSessionManagerFactory, new_agent: NewAgent, durability: str, *turns: Any
+    factory: MongoDBSessionManagerFactory, new_agent: NewAgent, durability: Durability, *turns: Any
 ) -> list[Message]:
     async with factory.session("s-1", agent_ids=["default"], durability=durability) as manager:
         agent = new_agent(manager, *turns, tools=[look_up])
@@ -136,7 +137,7 @@ async def test_a_request_to_an_existing_session(
     new_agent: NewAgent,
     history: History,
     command_counter: CommandCounter,
-    durability: str,
+    durability: Durability,
     turns: list[Any],
     most: int,
 ) -> None:
@@ -160,7 +161,7 @@ async def test_a_request_to_a_new_session_or_agent(
     new_agent: NewAgent,
     history: History,
     command_counter: CommandCounter,
-    durability: str,
+    durability: Durability,
     most: int,
     exists: bool,
 ) -> None:
@@ -197,7 +198,7 @@ async def test_an_error_inside(
     new_agent: NewAgent,
     history: History,
     mongo_client: MongoClient[dict[str, Any]],
-    durability: str,
+    durability: Durability,
     error: BaseException,
 ) -> None:
     before = managers_of(mongo_client)
@@ -226,7 +227,7 @@ async def test_what_is_pending_is_sent_at_the_end(
     history: History,
     stored: Stored,
     failing: Failing,
-    durability: str,
+    durability: Durability,
 ) -> None:
     async with factory.session("s-1", agent_ids=["default"], durability=durability) as manager:
         agent = new_agent(manager)
@@ -245,7 +246,7 @@ async def test_cancelled_inside(
     failing: Failing,
     mongo_client: MongoClient[dict[str, Any]],
     command_counter: CommandCounter,
-    durability: str,
+    durability: Durability,
 ) -> None:
     before = managers_of(mongo_client)
 
@@ -450,7 +451,11 @@ async def test_a_session_that_was_deleted_meanwhile(
 
 @every_durability
 async def test_fifty_sessions_in_one_loop(
-    factory: MongoDBSessionManagerFactory, new_agent: NewAgent, history: History, failing: Failing, durability: str
+    factory: MongoDBSessionManagerFactory,
+    new_agent: NewAgent,
+    history: History,
+    failing: Failing,
+    durability: Durability,
 ) -> None:
     async def serve(number: int) -> tuple[str, list[Message]]:
         session_id = f"s-{number}"
@@ -486,7 +491,7 @@ class Meeting:
 
 @every_durability
 async def test_of_two_requests_to_one_session_one_is_refused(
-    factory: MongoDBSessionManagerFactory, new_agent: NewAgent, history: History, durability: str
+    factory: MongoDBSessionManagerFactory, new_agent: NewAgent, history: History, durability: Durability
 ) -> None:
     await request(factory, new_agent, "sync")
     meeting = Meeting(2)
@@ -549,7 +554,7 @@ async def test_metadata_and_feedback_beside_a_request(
 
 @every_durability
 async def test_requests_wait_for_each_other_and_not_on_the_clients_threads(
-    mongodb_uri: str, database: str, new_agent: NewAgent, history: History, durability: str
+    mongodb_uri: str, database: str, new_agent: NewAgent, history: History, durability: Durability
 ) -> None:
     async def serve(factory: MongoDBSessionManagerFactory, number: int) -> None:
         options: dict[str, Any] = {"exclusive": True, "lease_timeout": 120, "lease_duration": 120}

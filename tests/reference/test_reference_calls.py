@@ -632,7 +632,7 @@ def test_faq_a_hook_that_encrypts(where: dict[str, Any]) -> None:
 
 
 def test_faq_tenants(mongodb_uri: str, database_name: str) -> None:
-    made = [
+    made: list[tuple[str, dict[str, Any]]] = [
         ("tenant-1-session-2", {}),
         ("s", {"database_name": database_name}),
         ("s", {"database_name": database_name, "collection_name": "sessions_1"}),

@@ -91,7 +91,9 @@ def connected(secured: Any, new_user: NewUser) -> Iterator[Callable[..., Client]
 @pytest.fixture
 def index_warnings(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     caplog.set_level(logging.WARNING, logger="mongodb_session_manager")
-    return lambda: [record.getMessage() for record in caplog.records if record.name.startswith("mongodb_session")]
+    return lambda: [
+        record.getMessage() for record in caplog.records if record.name == "mongodb_session_manager._indexes"
+    ]
 
 
 # Everything that the library does

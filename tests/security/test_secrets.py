@@ -418,9 +418,10 @@ def test_closed_managers(witness: Any, confidential: Confidential) -> None:
 
 def test_a_second_agent_object(witness: Any, confidential: Confidential) -> None:
     manager = confidential.manager()
-    confidential.agent(manager)
+    first = confidential.agent(manager)
     with witness.error(MongoDBSessionError):
         confidential.agent(manager)
+    assert first.messages == []
 
 
 def test_the_repository_refuses(witness: Any, confidential: Confidential) -> None:

@@ -3,6 +3,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from mongodb_session_manager.testing import (
     find_mongod,
     running_mongodb,
 )
+from mongodb_session_manager.testing._temporary import TemporaryFolder
 from tests.watching import eventually
 
 pytestmark = pytest.mark.skipif(find_mongod() is None, reason="there is no mongod to run")
@@ -236,16 +238,43 @@ def test_is_stopped_when_the_user_forgets() -> None:
 
 
 def test_is_stopped_when_the_process_is_killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    # Nobody is left to delete the data folder: have it where pytest cleans up.
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     command = [sys.executable, "-c", textwrap.dedent(FORGETFUL), "wait"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        pid = int(process.stdout.readline().split()[0])
+        words = process.stdout.readline().split()
+        pid, folder = int(words[0]), Path(words[1])
         assert is_alive(pid)
+        assert folder.parent == tmp_path
         process.send_signal(signal.SIGKILL)
 
     assert eventually(lambda: not is_alive(pid), 20)
+    assert eventually(lambda: not folder.exists(), 20)
+
+
+def test_a_folder_that_nobody_could_remove_goes_at_the_next_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left, strange = TemporaryFolder(), tmp_path / "mongod-strange"
+    strange.mkdir()
+    left._mark.close()  # as the end of its process does
+    (left.path / "WiredTiger.wt").touch()
+
+    used = TemporaryFolder()
+    other = TemporaryFolder()
+    assert {*tmp_path.iterdir()} == {strange, used.path, other.path}
+    used.remove()
+    other.remove()
+    assert [*tmp_path.iterdir()] == [strange]
+
+
+@pytest.mark.parametrize("empty", ["", " "])
+def test_an_empty_address_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, empty: str) -> None:
+    monkeypatch.setenv("MONGODB_URI", empty)
+
+    with running_mongodb(tmp_path) as uri:
+        assert uri.startswith("mongodb://127.0.0.1:")
 
 
 def test_a_forked_child_leaves_the_server_alone() -> None:

@@ -159,7 +159,7 @@ def test_options_beside_a_client_are_refused_without_their_values() -> None:
     with pytest.raises(TypeError, match="password") as caught:
         check_client_arguments(None, object(), {"password": "s3cr3t"})
     assert "s3cr3t" not in str(caught.value)
-    check_client_arguments(URI, object(), {})
+    check_client_arguments(None, object(), {})
 
 
 @pytest.mark.parametrize("wrong", ["mongodb://127.0.0.1", 3, object()])

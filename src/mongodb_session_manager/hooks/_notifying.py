@@ -81,6 +81,11 @@ class NotifyingHook(ABC):
     def _send(self, notice: Notice, repository: "MongoDBSessionRepository | None") -> None:
         """Send; raise ``DeliveryRefusedError`` where another attempt makes no sense."""
 
+    def __repr__(self) -> str:
+        # An address may hold a user, a password or a token.
+        targets = [target.partition("?")[0].rpartition("@")[2] for target in self._targets]
+        return f"{type(self).__name__}({', '.join(targets)}, {self._delivery})"
+
     @property
     def at_least_once(self) -> bool:
         """Whether notifications are recorded until they are sent."""

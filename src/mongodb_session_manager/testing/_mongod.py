@@ -3,9 +3,7 @@
 import atexit
 import os
 import secrets
-import shutil
 import socket
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +16,7 @@ from pymongo.errors import PyMongoError
 from ._binary import MongodNotFoundError, find_mongod
 from ._mongod_process import HOST, MongodProcess, PortTakenError
 from ._replica_set import REPLICA_SET, ensure_configured, is_primary
+from ._temporary import TemporaryFolder
 
 __all__ = ["Mongod", "connected", "running_mongodb"]
 
@@ -34,7 +33,7 @@ class Mongod:
     Use it as a context manager, or call ``start`` and ``stop``. It is stopped when the process ends, however
     that happens. A data folder that was given is kept and can be used again, on any port, by one mongod at a
     time; the log is in it (``mongod.log``). Without one a temporary folder is used, which goes when the server
-    stops.
+    stops, or when the process ends; on POSIX systems also where it is killed.
 
     Args:
         data_path: Folder for the data; made when it does not exist.
@@ -66,6 +65,7 @@ class Mongod:
         self._binary = found
         self._given_path = data_path
         self._path: Path | None = None
+        self._temporary: TemporaryFolder | None = None
         self._port = port
         self._parameters = dict(parameters)
         self._arguments, self._client_options = tuple(arguments), dict(client_options)
@@ -130,9 +130,9 @@ class Mongod:
         atexit.unregister(self.stop)
         # What is in a temporary folder is thrown away, so there is nothing to shut down cleanly for.
         self._end_process(cleanly=self._given_path is not None)
-        if self._given_path is None and self._path is not None:
-            shutil.rmtree(self._path, ignore_errors=True)
-        self._path = None
+        if self._temporary is not None:
+            self._temporary.remove()
+        self._path = self._temporary = None
 
     def restart(self) -> None:
         """Shut the server down, unless it was killed already; start it with the same data and port."""
@@ -165,7 +165,8 @@ class Mongod:
 
     def _make_folder(self) -> Path:
         if self._given_path is None:
-            return Path(tempfile.mkdtemp(prefix="mongod-"))
+            self._temporary = TemporaryFolder()
+            return self._temporary.path
         folder = Path(self._given_path).absolute()
         folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -182,7 +183,14 @@ class Mongod:
         return self._serve_on(_free_port())
 
     def _serve_on(self, port: int) -> None:
-        self._process = MongodProcess(self._binary, self.data_path, port, self._parameters, self._arguments)
+        self._process = MongodProcess(
+            self._binary,
+            self.data_path,
+            port,
+            self._parameters,
+            self._arguments,
+            is_temporary=self._temporary is not None,
+        )
         try:
             self._wait_until_ready(self._process, port)
         except BaseException:
@@ -198,7 +206,7 @@ class Mongod:
 
 @contextmanager
 def running_mongodb(data_path: Path | None = None, *, parameters: Mapping[str, str] = {}) -> Iterator[str]:
-    """Give the connection string of a MongoDB: ``MONGODB_URI`` when it is set, else a private mongod's.
+    """Give the connection string of a MongoDB: ``MONGODB_URI`` when it is set, and not empty, else a private mongod's.
 
     Args:
         data_path: Data folder of the private mongod; see ``Mongod``.
@@ -210,7 +218,7 @@ def running_mongodb(data_path: Path | None = None, *, parameters: Mapping[str, s
     Raises:
         MongodNotFoundError: When the variable is not set and there is no mongod to run.
     """
-    if uri := os.environ.get("MONGODB_URI"):
+    if uri := os.environ.get("MONGODB_URI", "").strip():
         yield uri
         return
     with Mongod(data_path, parameters=parameters) as mongod:

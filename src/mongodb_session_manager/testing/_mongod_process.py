@@ -49,10 +49,18 @@ class MongodProcess:
         port: Port to listen on.
         parameters: Server parameters.
         arguments: What else stands on the command line.
+        is_temporary: Whether the folder goes when this process dies.
     """
 
     def __init__(
-        self, binary: Path, data_path: Path, port: int, parameters: Mapping[str, str], arguments: Sequence[str] = ()
+        self,
+        binary: Path,
+        data_path: Path,
+        port: int,
+        parameters: Mapping[str, str],
+        arguments: Sequence[str] = (),
+        *,
+        is_temporary: bool = False,
     ) -> None:
         self._data_path = data_path
         self._port = port
@@ -61,7 +69,7 @@ class MongodProcess:
             words += ["--setParameter", f"{name}={value}"]
         self._log_start = 0
         self._process = self._spawn(words)
-        self._watchdog = Watchdog(self.pid)
+        self._watchdog = Watchdog(self.pid, data_path if is_temporary else None)
 
     @property
     def pid(self) -> int:

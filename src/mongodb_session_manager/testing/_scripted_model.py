@@ -81,12 +81,17 @@ class ScriptedModel(Model):
         cycle: bool = False,
         **config: Any,
     ) -> None:
+        if isinstance(turns, str | Mapping):
+            raise TypeError(f"turns must be a list of turns, got a {type(turns).__name__}; one for ever is default=")
         self.config: dict[str, Any] = {"model_id": model_id, **config}
         self.calls: list[Messages] = []
         self._turns = _script(list(turns), default, cycle)
         self._latency_ms = latency_ms
         self._usage: Usage = usage or {"inputTokens": 10, "outputTokens": 5, "totalTokens": 15}
         self._lock = Lock()
+
+    def __repr__(self) -> str:
+        return f"ScriptedModel({self.config['model_id']!r}, {len(self.calls)} calls)"
 
     def update_config(self, **model_config: Any) -> None:
         """Change the configuration."""

@@ -2,12 +2,15 @@
 
 import os
 import subprocess
+from pathlib import Path
 
 __all__ = ["Watchdog"]
 
 # The shell waits on a pipe whose other end only this process holds: it closes however this process ends.
-# CONT as well, because a frozen process does not see TERM.
+# CONT as well, because a frozen process does not see TERM. What is in a temporary folder is thrown away, so there is
+# nothing to end cleanly for; the folder is removed until nothing more is written there.
 _SCRIPT = 'read -r _; kill -TERM "$1"; kill -CONT "$1"'
+_REMOVING_SCRIPT = 'read -r _; kill -KILL "$1"; for _ in 1 2 3 4 5; do rm -rf -- "$2"; sleep 0.2; done'
 
 
 class Watchdog:
@@ -18,15 +21,17 @@ class Watchdog:
 
     Args:
         pid: The child to stop.
+        folder: Its temporary folder, which is removed then; None where there is none.
     """
 
-    def __init__(self, pid: int) -> None:
-        self._process = self._start(pid) if os.name == "posix" else None
+    def __init__(self, pid: int, folder: Path | None = None) -> None:
+        self._process = self._start(pid, folder) if os.name == "posix" else None
 
     @staticmethod
-    def _start(pid: int) -> "subprocess.Popen[bytes]":
-        return subprocess.Popen(  # noqa: S603 - a script of our own and a number
-            ["/bin/sh", "-c", _SCRIPT, "watchdog", str(pid)],
+    def _start(pid: int, folder: Path | None) -> "subprocess.Popen[bytes]":
+        script, arguments = (_SCRIPT, []) if folder is None else (_REMOVING_SCRIPT, [str(folder)])
+        return subprocess.Popen(  # noqa: S603 - a script of our own, a number and a folder of our own
+            ["/bin/sh", "-c", script, "watchdog", str(pid), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
