@@ -96,7 +96,7 @@ class AgentBinding:
     def store_new(self) -> None:
         """Store the agent now, where it would come with its first message only; else this costs nothing."""
         agent = self._agent()
-        if self.history.is_stored or (agent is None and not self.history.pending):
+        if not self.history.comes_later or (agent is None and not self.history.pending):
             return
         if agent is not None:
             self.capture_state(agent)
@@ -197,8 +197,7 @@ class AgentBinder:
             binding = self._bound(agent, tracker, Guard(1, len(messages), write.write_id), messages)
             binding.history.measure(len(messages), size, bool(files))
             if left:
-                binding.history.change(left)
-                binding.history.flush()
+                binding.history.change(left)  # what of it fits comes with the first message
             return binding
         found = self._restore(agent, self._repository.restore_agent(self._session_id, agent_id))
         if found is None:

@@ -84,8 +84,9 @@ class AgentStateTracker:
             if name != "state" or not _is_same(seen, self._seen):
                 self._capture_field(capture, name, look)
         config = configuration(agent)
-        captured = self._captured | encode(_captured(config, config), self._place)
+        captured = self._captured
         if config != self._config:
+            captured = captured | encode(_captured(config, config), self._place)
             capture.changed |= self._changed_config(config, captured)
         yield capture.changed
         self._digests |= capture.digests

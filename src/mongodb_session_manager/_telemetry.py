@@ -241,7 +241,8 @@ def _subtracted(now: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, An
 
 
 def _merged_tools(tools: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, ToolUsage]:
-    return {name: _added(_mapping(tools.get(name)), _mapping(more.get(name))) for name in [*tools, *more]}  # type: ignore[misc]
+    added = {name: _added(_mapping(tools.get(name)), _mapping(more.get(name))) for name in [*tools, *more]}
+    return {name: cast(ToolUsage, usage) for name, usage in added.items() if usage}
 
 
 def sum_of_totals(totals: Sequence[UsageTotals]) -> UsageTotals:

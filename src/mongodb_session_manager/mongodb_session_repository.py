@@ -448,12 +448,16 @@ class MongoDBSessionRepository(SessionRepository):
             removed, messages = _document.kept_messages(stored)
         if messages is None:
             messages = self._read_page(session_id, agent_id, offset=removed)
+        with restoring(place, "agent_data"):
+            agent = _codec.session_agent(agent_id, stored)
+        with restoring(place, "guard"):
+            guard = _document.guard_of(stored)
         live_bytes = _live_bytes(stored)  # before the large values are back, which are stored elsewhere
         self._put_values_back(session_id, agent_id, messages)
         return RestoredAgent(
-            agent=_codec.session_agent(agent_id, stored),
+            agent=agent,
             data=stored["agent_data"],
-            guard=_document.guard_of(stored),
+            guard=guard,
             live_count=stored["count"],
             live_bytes=live_bytes,
             has_files=bool(stored.get("has_files")),
