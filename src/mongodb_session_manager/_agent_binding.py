@@ -140,7 +140,7 @@ class AgentBinding:
     def store_new(self) -> None:
         """Store the agent now, where it would come with its first message only; else this costs nothing."""
         agent = self._agent()
-        if self.history.is_stored or (agent is None and not self.history.pending):
+        if not self.history.comes_later or (agent is None and not self.history.pending):
             return
         if agent is not None and not self.syncs_apart:
             self.capture_state(agent)
@@ -265,8 +265,7 @@ class AgentBinder:
             binding.begin(agent, stored=live)
             binding.history.measure(len(messages), size, bool(files))
             if left:
-                binding.history.change(left)
-                binding.history.flush()
+                binding.history.change(left)  # what of it fits comes with the first message
             return binding
         found = self._restore(agent, self._repository.restore_agent(self._session_id, agent_id))
         if found is None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import bson
 from strands import Agent
 
-from ._codec import AGENT_FIELDS, Stored, encode, encode_tolerant
+from ._codec import AGENT_FIELDS, Stored, encode, encode_noting, encode_tolerant
 from ._document import CONFIG_FIELDS
 from ._large_values import MAX_BYTES
 from ._telemetry import configuration, observed
@@ -31,12 +31,14 @@ class _Capture:
         has_version: Whether the state tells its version, so that one that is looked at has changed.
         changed: The changed fields, as they are stored.
         digests: Of the fields that were looked at, as they are stored.
+        plain: Those of them whose stored form is the value itself.
         refused: Why a changed field cannot be stored, by field.
     """
 
     has_version: bool
     changed: Stored = field(default_factory=dict)
     digests: dict[str, bytes] = field(default_factory=dict)
+    plain: set[str] = field(default_factory=set)
     refused: dict[str, Exception] = field(default_factory=dict)
 
 
@@ -53,6 +55,7 @@ class AgentStateTracker:
     def __init__(self, place: str) -> None:
         self._place = place
         self._digests: dict[str, bytes] = {}
+        self._plain: set[str] = set()
         self._captured: Stored = {}
         self._seen: tuple[Any, int] | None = None
         self._config: dict[str, str | None] | None = None
@@ -84,10 +87,12 @@ class AgentStateTracker:
             if name != "state" or not _is_same(seen, self._seen):
                 self._capture_field(capture, name, look)
         config = configuration(agent)
-        captured = self._captured | encode(_captured(config, config), self._place)
+        captured = self._captured
         if config != self._config:
+            captured = captured | encode(_captured(config, config), self._place)
             capture.changed |= self._changed_config(config, captured)
         yield capture.changed
+        self._plain = self._plain - capture.digests.keys() | capture.plain
         self._digests |= capture.digests
         self.refused = {name: e for name, e in self.refused.items() if name not in capture.changed} | capture.refused
         self._captured = captured
@@ -97,7 +102,9 @@ class AgentStateTracker:
         value: Any = None
         try:
             value = look()
-            stored = encode(value, f"{self._place}, {name}")
+            if self._is_unchanged(name, value):
+                return
+            stored, differs = encode_noting(value, f"{self._place}, {name}")
             digest = _digest(stored)
         except Exception as error:  # noqa: BLE001 - a conversation manager's own method may raise anything
             self._refuse(capture, name, value, error)
@@ -105,6 +112,12 @@ class AgentStateTracker:
         if digest != self._digests.get(name):
             capture.changed[name] = stored
         capture.digests[name] = digest
+        if not differs:
+            capture.plain.add(name)
+
+    def _is_unchanged(self, name: str, value: Any) -> bool:
+        """Tell it of a field whose stored form is the value itself, without making that."""
+        return name in self._plain and observed(name, lambda: _digest(value), None) == self._digests[name]
 
     def _refuse(self, capture: _Capture, name: str, value: Any, error: Exception) -> None:
         """Note why a field is left out; once, as long as it stays what it is."""

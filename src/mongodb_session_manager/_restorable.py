@@ -69,11 +69,13 @@ def restored_message(place: str, stored: Stored) -> tuple[int, Any]:
     """
     try:
         message_id, message = int(stored["message_id"]), decode_message(stored)
-        is_message = isinstance(message["role"], str) and all(isinstance(block, dict) for block in message["content"])
-        reason = None if is_message else "is no message"
+        content: Any = message["content"]
+        has_blocks = isinstance(content, str) or all(isinstance(block, dict) for block in content)
+        reason = None if has_blocks and isinstance(message["role"], str) else "is no message"
     except Exception as error:  # noqa: BLE001 - anything may stand there
         reason = f"has another shape than is read ({type(error).__name__})"
     if reason is not None:
         found = stored.get("message_id") if isinstance(stored, Mapping) else None
-        raise _unreadable(place, f"message {found!r}", reason, _OF_MESSAGE)
+        name = f"message {found}" if isinstance(found, int) else "a message without a number"
+        raise _unreadable(place, name, reason, _OF_MESSAGE)
     return message_id, message

@@ -3,6 +3,7 @@
 import functools
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from strands.tools.decorator import DecoratedFunctionTool
@@ -10,7 +11,7 @@ from strands.tools.decorator import DecoratedFunctionTool
 from . import _codec, _telemetry
 from ._hook_chain import HookChain
 from ._metadata_tool import make_metadata_tool
-from .errors import AgentNotFoundError
+from .errors import AgentNotFoundError, SessionConflictError
 from .mongodb_session_repository import MongoDBSessionRepository
 from .types import AgentConfig, FeedbackHook, MetadataHook, UsageTotals
 
@@ -194,7 +195,8 @@ class SessionData:
         Raises:
             SessionNotFoundError: The session was deleted.
         """
-        self._store_new(agent_id)
+        with suppress(SessionConflictError):  # the next prompt tells; what is stored can be read
+            self._store_new(agent_id)
         config: Any = self._repository.read_agent_config(self.session_id, agent_id)
         return config  # type: ignore[no-any-return]
 
@@ -247,7 +249,8 @@ class SessionData:
         Raises:
             SessionNotFoundError: The session was deleted.
         """
-        self._store_new()
+        with suppress(SessionConflictError):
+            self._store_new()
         configs: Any = self._repository.list_agent_configs(self.session_id)
         return configs  # type: ignore[no-any-return]
 

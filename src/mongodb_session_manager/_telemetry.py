@@ -36,6 +36,8 @@ def observed(figure: str, look: Callable[[], _T], otherwise: _T) -> _T:
 
 
 def _mapping(value: object) -> dict[Any, Any]:
+    if type(value) is dict:
+        return dict(value)
     return observed("mapping", lambda: dict(value.items()) if isinstance(value, Mapping) else {}, {})
 
 
@@ -58,14 +60,17 @@ def _text(value: Any) -> str | None:
 
 
 def _model_id(model: Any) -> str | None:
-    own = [observed("model", functools.partial(getattr, model, name, None), None) for name in _MODEL_ID_NAMES]
     try:
-        return _first_text([*_configured_ids(model), *own])
+        found = _first_text(_configured_ids(model))
     except Exception:
-        found = _first_text(own)
+        found = _first_text(_own_ids(model))
         if found is None:
             raise
-        return found
+    return found or _first_text(_own_ids(model))
+
+
+def _own_ids(model: Any) -> list[Any]:
+    return [observed("model", functools.partial(getattr, model, name, None), None) for name in _MODEL_ID_NAMES]
 
 
 def _configured_ids(model: Any) -> list[Any]:
@@ -76,8 +81,10 @@ def _configured_ids(model: Any) -> list[Any]:
 
 
 def _first_text(values: Iterable[Any]) -> str | None:
-    texts = (str.__str__(value) for value in values if issubclass(type(value), str))
-    return next(filter(None, texts), None)
+    for value in values:
+        if issubclass(type(value), str) and (text := str.__str__(value)):
+            return text
+    return None
 
 
 def call_metrics(message: Message, agent: "LocalAgent") -> dict[str, Any] | None:
@@ -123,13 +130,18 @@ def _added(counted: Mapping[Any, Any], call: Mapping[Any, Any]) -> dict[str, Any
 
 
 def _numbers(figures: Mapping[Any, Any]) -> dict[str, Any]:
-    found = {str.__str__(name): _number(value) for name, value in figures.items() if issubclass(type(name), str)}
-    return {name: number for name, number in found.items() if number is not None}
+    found = {}
+    for name, value in figures.items():
+        if issubclass(type(name), str) and (number := _number(value)) is not None:
+            found[str.__str__(name)] = number
+    return found
 
 
 def _number(value: object) -> int | float | None:
     """Return a finite number as a plain one; None for anything else."""
     kind = type(value)
+    if kind is int:
+        return cast(int, value)
     if kind is bool:
         return None
     if issubclass(kind, int):
@@ -241,7 +253,8 @@ def _subtracted(now: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, An
 
 
 def _merged_tools(tools: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, ToolUsage]:
-    return {name: _added(_mapping(tools.get(name)), _mapping(more.get(name))) for name in [*tools, *more]}  # type: ignore[misc]
+    added = {name: _added(_mapping(tools.get(name)), _mapping(more.get(name))) for name in [*tools, *more]}
+    return {name: cast(ToolUsage, usage) for name, usage in added.items() if usage}
 
 
 def sum_of_totals(totals: Sequence[UsageTotals]) -> UsageTotals:

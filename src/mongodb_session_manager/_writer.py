@@ -329,9 +329,9 @@ class AgentHistory:
                 self._queue_live(view)
 
     @property
-    def is_stored(self) -> bool:
-        """Whether the agent is stored already; else it comes with the first write."""
-        return self._stored
+    def comes_later(self) -> bool:
+        """Whether the agent is not stored yet, and comes with the first write."""
+        return not self._stored and self._ended is None
 
     def create(self) -> None:
         """Store the agent, if it is not yet, with what is queued; errors are those of ``flush``."""

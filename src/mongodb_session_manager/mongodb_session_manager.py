@@ -308,6 +308,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
 
     def _store_new(self, agent_id: str | None = None) -> None:
         """Store one agent, or all, that would come with its first message only; the others cost nothing."""
+        self._check_open()
         for binding in self._live_bindings():
             if agent_id in (None, binding.history.agent_id):
                 binding.store_new()

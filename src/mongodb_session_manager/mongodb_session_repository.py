@@ -36,7 +36,7 @@ from ._lease import Lease
 from ._live_set import LiveIds
 from ._multi_agents import MultiAgentState, StoredState
 from ._opening import HELD, SessionOpener
-from ._restorable import check_fields, restored_message
+from ._restorable import check_fields, restored_message, restoring
 from ._segments import FEEDBACK_BYTES, KEPT_BYTES, FeedbackSegments, MessageSegments, RolledOver
 from .errors import (
     AgentNotFoundError,
@@ -490,13 +490,18 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         check_fields(place, stored["agent_data"])
         live = LiveIds.of(stored.get("live"))
         removed = _document.removed_count(stored["agent_data"]) if removed is None else removed
-        messages = self._after(session_id, stored, removed) if live is None else self._chosen(session_id, stored, live)
+        with restoring(place, "messages"):
+            messages = self._chosen(session_id, stored, live) if live else self._after(session_id, stored, removed)
+        with restoring(place, "agent_data"):
+            agent = _codec.session_agent(agent_id, stored)
+        with restoring(place, "guard"):
+            guard = _document.guard_of(stored)
         live_bytes = _live_bytes(stored)  # before the large values are back, which are stored elsewhere
         self._put_values_back(session_id, agent_id, messages)
         return RestoredAgent(
-            agent=_codec.session_agent(agent_id, stored),
+            agent=agent,
             data=stored["agent_data"],
-            guard=_document.guard_of(stored),
+            guard=guard,
             live_count=stored["count"],
             live_bytes=live_bytes,
             has_files=bool(stored.get("has_files")),

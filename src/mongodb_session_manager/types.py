@@ -96,9 +96,9 @@ class Health(TypedDict):
     """How the writes of a manager are doing.
 
     Attributes:
-        ok: Whether the latest write of every agent succeeded.
+        ok: Whether the latest write of every agent succeeded, and left out no field of it that nobody was told of.
         pending: The number of changes that are not acknowledged.
-        last_error: The name of what went wrong with the latest write, None when it succeeded.
+        last_error: The name of what went wrong with it, None when nothing did.
     """
 
     ok: bool

@@ -10,6 +10,7 @@ from strands.types.content import Message
 from mongodb_session_manager import MongoDBSessionManager, MongoDBSessionManagerFactory
 from mongodb_session_manager.errors import AgentNotFoundError, MessageNotFoundError
 from mongodb_session_manager.testing import CommandCounter
+from mongodb_session_manager.types import Durability
 from tests.talking import every_durability, texts, user
 
 NewAgent = Callable[..., Agent]
@@ -42,7 +43,7 @@ async def test_what_needs_the_agent_before_the_first_prompt(
     history: History,
     early: str,
     agent_ids: list[str],
-    durability: str,
+    durability: Durability,
 ) -> None:
     do, changed = EARLY[early]
     async with factory.session("s-1", agent_ids=agent_ids, durability=durability) as manager:

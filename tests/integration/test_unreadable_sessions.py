@@ -27,6 +27,8 @@ ODD: list[tuple[str, Any, str]] = [
     (f"{DATA}.state", [SECRET], "state"),
     (f"{DATA}.state", SECRET, "state"),
     (f"{DATA}.state", {"blob": b"no JSON"}, "state"),
+    (f"{DATA}.state", {"a": {"%int": SECRET}}, "agent_data"),
+    ("agents.a.guard", [SECRET], "guard"),
     (f"{DATA}.conversation_manager_state", [SECRET], "conversation_manager_state"),
     (f"{DATA}.conversation_manager_state", {"removed_message_count": 0}, "conversation_manager_state"),
     (
@@ -44,7 +46,7 @@ ODD: list[tuple[str, Any, str]] = [
     (f"{INTERRUPTS}.interrupts", {"i-1": SECRET}, "_internal_state"),
     (f"{INTERRUPTS}.pending_tool_execution", {"results": [SECRET]}, "_internal_state"),
     (f"{MESSAGE}.content", None, "message 1"),
-    (f"{MESSAGE}.content", SECRET, "message 1"),
+    (f"{MESSAGE}.content", 5, "message 1"),
     (f"{MESSAGE}.content", [SECRET], "message 1"),
     (f"{MESSAGE}.role", None, "message 1"),
     (f"{MESSAGE}.role", {"a": SECRET}, "message 1"),
