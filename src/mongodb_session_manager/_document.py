@@ -447,8 +447,9 @@ def page_pipeline(session_id: str, agent_id: str, start: int, end: int | None) -
 
 def is_numbered(agent: Mapping[str, Any]) -> bool:
     """Tell whether the ids of an agent that a page was read of are positions."""
-    guard = agent.get("guard") or {}
-    return bool(guard.get("next_message_id") == agent["count"] + (agent.get("moved_count") or 0))
+    guard = agent.get("guard")
+    counted = guard.get("next_message_id") if isinstance(guard, Mapping) else None
+    return bool(counted == agent["count"] + (agent.get("moved_count") or 0))
 
 
 def message_pipeline(session_id: str, agent_id: str, message_id: int) -> Pipeline:
