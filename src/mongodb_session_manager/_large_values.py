@@ -81,8 +81,8 @@ def off_load_state(fields: Stored, limit: int = STATE_BYTES) -> tuple[Stored, Fi
 
 
 def put_back_state(stored: Stored, files: Mapping[str, bytes]) -> Stored:
-    """Return the fields of a stored state, which may be in a file."""
-    fields: Stored = _value(stored["state"][_MARK], files) if stored.get("files") else stored
+    """Return the fields of a state that is in a file."""
+    fields: Stored = _value(stored["state"][_MARK], files)
     return fields
 
 

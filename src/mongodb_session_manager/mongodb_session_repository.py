@@ -1151,7 +1151,9 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         try:
             is_in_place &= not self._check_multi_agent(session_id, multi_agent_id, create=create)
             self.store_files(session_id, files)
-            if not self._write_multi_agent(session_id, multi_agent_id, fields, create=create, over_files=True):
+            if not self._write_multi_agent(
+                session_id, multi_agent_id, fields, create=create, over_files=not is_in_place
+            ):
                 raise SessionConflictError(session_id, multi_agent_id, _CONTENDED)
         except MongoDBSessionError:
             self._take_back(session_id, files)
@@ -1199,7 +1201,10 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         if "state" not in stored:
             return None
         wanted = _large_values.digests([stored])
-        files = self._files.read(session_id, wanted) if wanted else {}
+        if not wanted:
+            return _multi_agents.decode(stored)
+        with _operation("read_files", session_id, multi_agent_id):
+            files = self._files.read(session_id, wanted)
         if not files.keys() >= wanted:
             raise _MissingValueError(_multi_agents.label(session_id, multi_agent_id), _REMEDY_FOR_STATE)
         return _multi_agents.decode(_large_values.put_back_state(stored, files))

@@ -499,3 +499,16 @@ def test_a_repository_of_its_own(mongo_client: Client, database: str, bucket: Bu
 
     assert repository.read_multi_agent("s-1", "g") == graph.serialize_state()
     assert len(bucket()) == 1
+
+
+def test_what_a_step_of_a_large_state_costs(new_manager: NewManager, command_counter: CommandCounter) -> None:
+    repository = new_manager().session_repository
+    repository.write_multi_agent("s-1", "g", {"text": "0" * 2 * MB}, create=True)
+
+    with command_counter.counting() as log:
+        repository.write_multi_agent("s-1", "g", {"text": "1" * 2 * MB})
+    assert (log.writes, log.reads) == (7, 9)
+
+    with command_counter.counting() as log:
+        repository.read_multi_agent("s-1", "g")
+    assert (log.writes, log.reads) == (0, 3)
