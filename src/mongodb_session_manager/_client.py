@@ -62,6 +62,9 @@ ANSWER_TIMEOUT: Final = 5.0
 
 THREAD_NAME: Final = "mongodb-session-manager"
 
+# A client that keeps to the Stable API strictly may not ask for the version, and is told so.
+_API_STRICT: Final = 323
+
 
 def check_client_arguments(connection_string: str | None, client: object, options: Mapping[str, Any]) -> None:
     """Refuse arguments that name no server, or that would be ignored.
@@ -86,6 +89,15 @@ def _check_client(client: object) -> None:
     # By what it can do, not by its class: a mongomock.MongoClient is welcome.
     if isinstance(client, pymongo.AsyncMongoClient) or not hasattr(client, "get_default_database"):
         raise TypeError(f"client must be a pymongo.MongoClient, not {type(client).__name__}")
+    _check_acknowledged(client)
+
+
+def _check_acknowledged(client: Any) -> None:
+    if isinstance(client, MongoClient) and not client.write_concern.acknowledged:
+        raise ValueError(
+            "The client's write concern is w=0: the server would acknowledge no write, so nobody would learn what is "
+            "stored. Leave w out, or use w=1 or w='majority'."
+        )
 
 
 # Options
@@ -310,9 +322,15 @@ class ClientHandle:
 
         Raises:
             pymongo.errors.ConfigurationError: For an option that pymongo does not know.
+            ValueError: Its write concern is ``w=0``.
         """
         monitor = _PoolMonitor()
         client = _make_client(connection_string, _with_listener(client_options(connection_string, options), monitor))
+        try:
+            _check_acknowledged(client)
+        except ValueError:
+            client.close()
+            raise
         with cls._registry_lock:
             return cls(client, monitor)
 
@@ -322,6 +340,7 @@ class ClientHandle:
 
         Raises:
             TypeError: For an asynchronous client, or something that is no client at all.
+            ValueError: Its write concern is ``w=0``.
         """
         _check_client(client)
         with cls._registry_lock:
@@ -429,27 +448,31 @@ class ClientHandle:
 
         Returns:
             ``status`` (``connected``, ``external_client`` for a borrowed client that answers, ``error`` when the server
-            does not answer, ``not_initialized`` after closing), ``server_version``, ``pool_config`` (milliseconds;
-            None for no limit) and ``connections`` (None for a borrowed client, whose pool nobody counts).
+            does not answer, ``not_initialized`` after closing), ``server_version`` (None also under the strict Stable
+            API, which does not tell it), ``pool_config`` (milliseconds; None for no limit) and ``connections``
+            (None for a borrowed client, whose pool nobody counts).
         """
         if self._closed:
             return not_initialized_stats()
-        version = self._server_version()
+        answers, version = self._server_version()
         healthy = "connected" if self.owned else "external_client"
         return {
-            "status": "error" if version is None else healthy,
+            "status": healthy if answers else "error",
             "server_version": version,
             "pool_config": _pool_config(self.client),
             "connections": self._connections(),
         }
 
-    def _server_version(self) -> str | None:
+    def _server_version(self) -> tuple[bool, str | None]:
+        """Tell whether the server answers, and its version as far as it tells that."""
         try:
             with pymongo.timeout(_patience(self.client)):
-                return str(self.client.server_info()["version"])
+                return True, str(self.client.server_info()["version"])
         except PyMongoError as error:
+            if getattr(error, "code", None) == _API_STRICT:
+                return True, None
             logger.debug("error=<%s> | the server does not answer", type(error).__name__)
-            return None
+            return False, None
 
     def _connections(self) -> dict[str, int] | dict[str, None]:
         if self._monitor is None:

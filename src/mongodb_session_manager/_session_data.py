@@ -70,7 +70,8 @@ class SessionData:
         Raises:
             SessionNotFoundError: The session was deleted.
             TypeError: ``metadata`` is not a mapping.
-            UnstorableValueError: A value would not come back equal.
+            UnstorableValueError: A value would not come back equal, or a key reaches beyond the end of a list, which
+                would be filled with nulls.
             ValueError: A key is not fit; nothing was written.
         """
         result: None = self._metadata_hooks.call(self._update_metadata, "update", metadata=metadata)
@@ -91,7 +92,7 @@ class SessionData:
         Raises:
             SessionNotFoundError: The session was deleted.
             TypeError: ``metadata_keys`` is a string, or nothing that can be gone through.
-            ValueError: A key is not fit; nothing was removed.
+            ValueError: A key is not fit, or is an element of a list, of which a null would stay; nothing was removed.
         """
         keys = _as_list(metadata_keys)
         result: None = self._metadata_hooks.call(self._delete_metadata, "delete", keys=keys)
@@ -135,8 +136,7 @@ class SessionData:
         self._repository.update_metadata(self.session_id, metadata, outbox)
 
     def _get_metadata(self) -> dict[str, Any]:
-        metadata = self._repository.get_metadata(self.session_id)
-        return {"metadata": metadata} if metadata else {}
+        return self._repository.get_metadata(self.session_id)
 
     def _delete_metadata(self, keys: Any, outbox: Sequence[Mapping[str, Any]] = ()) -> None:
         self._repository.delete_metadata(self.session_id, keys, outbox)

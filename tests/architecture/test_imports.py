@@ -23,12 +23,14 @@ FLOORS: list[set[str]] = [
         "_client",
         "_driver_errors",
         "_indexes",
+        "_json_form",
         "_arguments",
         "_hook_chain",
         "_lease",
         "_off_loop",
     },
     {"_document", "_metadata_tool", "_agent_state", "_repair", "mongodb_connection_pool", "_large_values"},
+    {"_all_agents"},
     {"_segments", "_files"},
     {"mongodb_session_repository"},
     {"_writer", "_session_data", "session_catalog", "storage"},
@@ -73,7 +75,15 @@ COLLECTION_METHODS = {
     "update_one",
     "watch",
 }
-MAY_TOUCH_COLLECTIONS = {"mongodb_session_repository", "_indexes", "_segments", "_files", "session_catalog", "storage"}
+MAY_TOUCH_COLLECTIONS = {
+    "mongodb_session_repository",
+    "_all_agents",
+    "_indexes",
+    "_segments",
+    "_files",
+    "session_catalog",
+    "storage",
+}
 MAY_NAME_OPERATORS = {"_document", "_codec", "_indexes"}
 
 PUBLIC = {
@@ -255,7 +265,9 @@ def hook_floor(name: str) -> int:
     return found[0]
 
 
-@pytest.mark.parametrize("module", ["_codec", "_document", "_large_values", "_telemetry", "errors", "types"])
+@pytest.mark.parametrize(
+    "module", ["_codec", "_document", "_json_form", "_large_values", "_telemetry", "errors", "types"]
+)
 def test_what_is_pure_imports_no_driver(module: str) -> None:
     assert module not in MODULES or not {name for name in imported(module) if name.startswith("pymongo")}
 

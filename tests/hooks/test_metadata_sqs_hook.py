@@ -183,7 +183,7 @@ def test_may_be_called_by_a_hook_of_ones_own(aws: Any, queue: str, new_manager: 
 
     with new_manager(metadata_hook=coroutine if awaited else plain) as manager:
         manager.update_metadata({"status": "open"})
-        assert manager.session_repository.get_metadata("s-1") == {"changed": True}
+        assert manager.session_repository.get_metadata("s-1") == {"metadata": {"changed": True}}
     sqs.flush(5)
 
     assert [event["metadata"] for event in aws.events(queue, 1)] == [{"changed": True}]

@@ -609,11 +609,11 @@ def test_two_keys_never_meet(world: World, one: str, other: str) -> None:
     (before,) = sessions.find()
 
     repository.update_metadata("s", {one: {"$ne": "one's"}})
-    both = repository.get_metadata("s")
+    both = repository.get_metadata("s")["metadata"]
     repository.delete_metadata("s", [one])
 
     (after,) = sessions.find()
-    left = repository.get_metadata("s")
+    left = repository.get_metadata("s")["metadata"]
     assert found(both, one) == {"$ne": "one's"}
     assert found(both, other) == found(left, other) == {"$where": "other's", "a.b": 1}
     assert without_metadata(after) == without_metadata(before)
@@ -630,13 +630,13 @@ def test_a_key_among_others(world: World, key: str) -> None:
         if not any(overlap(other, there) for there in kept):
             kept[other] = value
     world.repository.update_metadata("s", kept)
-    before = world.repository.get_metadata("s")
+    before = world.repository.get_metadata("s")["metadata"]
 
     world.repository.update_metadata("s", {key: "mine"})
-    assert found(world.repository.get_metadata("s"), key) == "mine"
+    assert found(world.repository.get_metadata("s")["metadata"], key) == "mine"
     world.repository.delete_metadata("s", [key])
 
-    after = world.repository.get_metadata("s")
+    after = world.repository.get_metadata("s")["metadata"]
     assert {other: found(after, other) for other in kept} == kept
     assert before.items() <= after.items()
 
