@@ -82,7 +82,8 @@ async def chat(session_id: str, body: Prompt, request: Request) -> dict[str, Any
 @app.get("/sessions/{session_id}/history")
 async def history(session_id: str, request: Request, limit: int = 50, offset: int = 0) -> list[dict[str, Any]]:
     async with factory_of(request).session(session_id) as manager:
-        messages = await manager.alist_messages(AGENT_ID, limit, offset)
+        # Pictures and documents as a note of what they are, so that JSON can carry the answer whatever was said.
+        messages = await manager.alist_messages(AGENT_ID, limit, offset, json_safe="note")
     return [{key: message[key] for key in ("message_id", "role", "content", "created_at")} for message in messages]
 
 

@@ -484,6 +484,25 @@ def page_pipeline(session_id: str, agent_id: str, offset: int, limit: int | None
     return _with_segments(agent_pipeline(session_id, agent_id, page), agent_id)
 
 
+def position_pipeline(session_id: str, agent_id: str, message_id: int | None) -> Pipeline:
+    """Return the aggregation that counts the messages in the session document ``before`` one and ``upto`` it.
+
+    Those before the end where there is no id. An id that is not there stands where it would.
+    """
+    stages = _with_segments(agent_pipeline(session_id, agent_id), agent_id)
+    count = {"$size": _messages(agent_id)}
+    if message_id is None:
+        stages[-1]["$project"] |= {"before": count, "upto": count}
+        return stages
+    ids = _list(f"${agent_path(agent_id, 'messages', 'message_id')}")
+    older = {"$size": {"$filter": {"input": ids, "as": "id", "cond": {"$lt": ["$$id", message_id]}}}}
+    index = {"$indexOfArray": [ids, message_id]}
+    is_there = {"$gte": [index, 0]}
+    upto = {"$cond": [is_there, {"$add": [index, 1]}, older]}
+    stages[-1]["$project"] |= {"before": {"$cond": [is_there, index, older]}, "upto": upto}
+    return stages
+
+
 def message_pipeline(session_id: str, agent_id: str, message_id: int) -> Pipeline:
     """Return the aggregation that reads one message."""
     condition = {"$eq": ["$$message.message_id", check_message_id(message_id)]}
@@ -529,7 +548,7 @@ def _messages(agent_id: str) -> dict[str, Any]:
 
 def _list(value: str) -> dict[str, Any]:
     # Where no agent stands but others do, a name of one of theirs may be that of an agent's field.
-    return {"$cond": [{"$isArray": [value]}, value, []]}
+    return {"$cond": [{"$isArray": value}, value, []]}
 
 
 def count_pipeline(session_id: str, agent_id: str) -> Pipeline:
@@ -658,7 +677,7 @@ def _elsewhere_or(path: tuple[str, ...], comparison: str, length: int) -> Stored
     """Return the condition that no list stands at a metadata path, or one whose length compares so."""
 
     def compared(value: str) -> Stored:
-        return {"$cond": [{"$isArray": [value]}, {comparison: [{"$size": value}, length]}, True]}
+        return {"$cond": [{"$isArray": value}, {comparison: [{"$size": value}, length]}, True]}
 
     return _at("$metadata", [escape_key(name) for name in path], compared)
 
@@ -672,7 +691,7 @@ def _at(place: str, path: list[str], condition: Callable[[str], Stored]) -> Stor
     if level is None:
         return condition(".".join((place, *path)))
     value, name = ".".join((place, *path[:level])), path[level]
-    found = {"$cond": [{"$isArray": [value]}, {"$arrayElemAt": [value, _number(name)]}, f"{value}.{name}"]}
+    found = {"$cond": [{"$isArray": value}, {"$arrayElemAt": [value, _number(name)]}, f"{value}.{name}"]}
     return {"$let": {"vars": {"found": found}, "in": _at("$$found", path[level + 1 :], condition)}}
 
 
@@ -804,6 +823,11 @@ def moved_message(session_id: str, agent_id: str, edit: MessageEdit) -> tuple[St
     if edit.dropped:
         update["$unset"] = {f"messages.$.{name}": "" for name in edit.dropped}
     return {"session_id": session_id, "agent_id": agent_id, **_edited("messages", edit)}, update
+
+
+def segment_ids(session_id: str, reference: Stored) -> tuple[Stored, dict[str, int]]:
+    """Return filter and projection of the message ids in one segment."""
+    return segments(session_id, [reference]), {"messages.message_id": 1}
 
 
 def tracked(session_id: str, agent_ids: Iterable[str], tracking_id: Any) -> Stored:

@@ -3,16 +3,18 @@
 import functools
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast, get_args
 
 from strands.tools.decorator import DecoratedFunctionTool
 
 from . import _codec, _telemetry
 from ._hook_chain import HookChain
+from ._json_form import json_form
+from ._listing import Listing
 from ._metadata_tool import make_metadata_tool
 from .errors import AgentNotFoundError
 from .mongodb_session_repository import MongoDBSessionRepository
-from .types import AgentConfig, FeedbackHook, MetadataHook, UsageTotals
+from .types import AgentConfig, FeedbackHook, JsonSafe, MetadataHook, UsageTotals
 
 
 class SessionData:
@@ -246,13 +248,26 @@ class SessionData:
 
     # Messages and figures
 
-    def list_messages(self, agent_id: str, limit: int | None = None, offset: int = 0) -> list[dict[str, Any]]:
+    def list_messages(
+        self,
+        agent_id: str,
+        limit: int | None = None,
+        offset: int = 0,
+        *,
+        newest_first: bool = False,
+        after: int | None = None,
+        json_safe: JsonSafe = False,
+    ) -> list[dict[str, Any]]:
         """Return an agent's messages, oldest first; none for an unknown agent.
 
         Args:
             agent_id: The agent.
             limit: How many at most; all by default.
-            offset: How many of the oldest to leave out.
+            offset: How many to leave out where the listing begins.
+            newest_first: Whether it begins at the newest message and goes back in time.
+            after: The ``message_id`` behind which it begins, in its order, such as the last one of the page before.
+            json_safe: ``"note"`` or ``"base64"``: what ``json.dumps`` (also with ``allow_nan=False``) and UTF-8 can
+                carry. Bytes become ``{"type": <media type>, "size": <bytes>}``, or text in base64.
 
         Returns:
             Each message with ``message_id``, ``role``, ``content``, ``created_at`` and ``updated_at`` (UTC), and
@@ -260,17 +275,31 @@ class SessionData:
 
         Raises:
             SessionNotFoundError: The session was deleted.
-            ValueError: ``limit`` or ``offset`` is negative.
+            TypeError: An argument has the wrong type.
+            ValueError: ``limit`` or ``offset`` is negative, or ``json_safe`` is no choice.
         """
+        listing = Listing(limit, offset, newest_first, after)
+        _check_json_safe(json_safe)
         try:
-            stored = self._repository.read_page(self.session_id, agent_id, limit, offset)
+            stored = self._repository.read_listing(self.session_id, agent_id, listing)
         except AgentNotFoundError:
             return []
-        return [_codec.message_record(message) for message in stored]
+        records = [_codec.message_record(message) for message in stored]
+        return cast("list[dict[str, Any]]", json_form(records, json_safe)) if json_safe else records
 
-    async def alist_messages(self, agent_id: str, limit: int | None = None, offset: int = 0) -> list[dict[str, Any]]:
+    async def alist_messages(
+        self,
+        agent_id: str,
+        limit: int | None = None,
+        offset: int = 0,
+        *,
+        newest_first: bool = False,
+        after: int | None = None,
+        json_safe: JsonSafe = False,
+    ) -> list[dict[str, Any]]:
         """Do what ``list_messages`` does, off the event loop."""
-        listing = functools.partial(self.list_messages, agent_id, limit, offset)
+        order: dict[str, Any] = {"newest_first": newest_first, "after": after, "json_safe": json_safe}
+        listing = functools.partial(self.list_messages, agent_id, limit, offset, **order)
         found: list[dict[str, Any]] = await self._off_loop(listing)
         return found
 
@@ -300,6 +329,13 @@ class SessionData:
             agent_id: _telemetry.usage_totals(of_agent) for agent_id, of_agent in calls.items()
         }
         return {**_telemetry.sum_of_totals(list(agents.values())), "agents": agents}
+
+
+def _check_json_safe(json_safe: object) -> None:
+    if not isinstance(json_safe, str | bool):
+        raise TypeError(f"json_safe must be False, 'note' or 'base64', got {type(json_safe).__name__}")
+    if json_safe is not False and json_safe not in get_args(JsonSafe):
+        raise ValueError(f"json_safe must be False, 'note' or 'base64', got {json_safe!r}")
 
 
 def _as_list(keys: Any) -> Any:

@@ -33,6 +33,7 @@ from ._driver_errors import forget_values, is_too_large
 from ._files import SessionFiles
 from ._indexes import ensure_indexes
 from ._lease import Lease
+from ._listing import Listing, Position
 from ._segments import FEEDBACK_BYTES, KEPT_BYTES, FeedbackSegments, MessageSegments, RolledOver
 from .errors import (
     AgentNotFoundError,
@@ -840,6 +841,33 @@ class MongoDBSessionRepository(SessionRepository):
             return messages
 
         return self._with_values(read)
+
+    def read_listing(self, session_id: str, agent_id: str, listing: Listing) -> list[Stored]:
+        """Return the messages that a listing names, in its order, as the codec stores them.
+
+        Raises:
+            AgentNotFoundError: The session holds no such agent.
+            SessionNotFoundError: There is no such session.
+        """
+        if listing.begins_at_start:
+            return self.read_page(session_id, agent_id, listing.limit, listing.offset)
+        offset, limit = listing.page(self._position(session_id, agent_id, listing.after))
+        messages = self.read_page(session_id, agent_id, limit, offset)
+        return messages[::-1] if listing.newest_first else messages
+
+    def _position(self, session_id: str, agent_id: str, message_id: int | None) -> Position:
+        """Return where a message stands among all of its agent's; the end where there is no id."""
+        read = (_document.position_pipeline, message_id)
+        stored = self._found(session_id, self._read_agent("list_messages", session_id, agent_id, *read))
+        if not stored.get("agent_data"):
+            raise AgentNotFoundError(session_id, agent_id)
+        moved = stored.get("moved_count") or 0
+        if message_id is not None and stored["upto"] == 0 and moved:
+            with _operation("list_messages", session_id, agent_id):
+                found = self._segments.position(session_id, stored["segments"], message_id)
+            if found is not None:
+                return found
+        return Position(moved + stored["before"], moved + stored["upto"])
 
     def _read_page(self, session_id: str, agent_id: str, limit: int | None = None, offset: int = 0) -> list[Stored]:
         if offset < 0 or (limit is not None and limit < 0):

@@ -30,7 +30,7 @@ FLOORS: list[set[str]] = [
         "_off_loop",
     },
     {"_document", "_metadata_tool", "_agent_state", "_repair", "mongodb_connection_pool", "_large_values"},
-    {"_all_agents"},
+    {"_all_agents", "_listing"},
     {"_segments", "_files"},
     {"mongodb_session_repository"},
     {"_writer", "_session_data", "session_catalog", "storage"},
@@ -266,7 +266,7 @@ def hook_floor(name: str) -> int:
 
 
 @pytest.mark.parametrize(
-    "module", ["_codec", "_document", "_json_form", "_large_values", "_telemetry", "errors", "types"]
+    "module", ["_codec", "_document", "_json_form", "_large_values", "_listing", "_telemetry", "errors", "types"]
 )
 def test_what_is_pure_imports_no_driver(module: str) -> None:
     assert module not in MODULES or not {name for name in imported(module) if name.startswith("pymongo")}

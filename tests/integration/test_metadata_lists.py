@@ -246,7 +246,11 @@ def test_lists_on_mongomock() -> None:
 
     manager.update_metadata({"tags.0": "b", "people.0.name": "Bob"})
     manager.update_metadata({"tags.1": "c"})
+    manager.update_metadata({"plan.5": "e", "plan.x.7.y": "f"})
     with pytest.raises(UnstorableValueError):
         manager.update_metadata({"tags.9": "d"})
+    with pytest.raises(ValueError, match="Set the list without it"):
+        manager.delete_metadata(["tags.0"])
+    manager.delete_metadata(["plan.5", "plan.x.7"])
 
-    assert manager.get_metadata() == {"metadata": {"tags": ["b", "c"], "people": [{"name": "Bob"}]}}
+    assert manager.get_metadata() == {"metadata": {"tags": ["b", "c"], "people": [{"name": "Bob"}], "plan": {"x": {}}}}
