@@ -182,7 +182,7 @@ def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _is_foreign(error: BaseException) -> bool:
-    if isinstance(error, PermissionError):  # what a hook, or this tool, says of who may do what
+    if isinstance(error, PermissionError) and error.errno is None:  # a hook, or this tool, says who may do what
         return False
     return isinstance(error, PyMongoError | OSError) or type(error).__module__.partition(".")[0] in _AWS
 
