@@ -175,14 +175,17 @@ def _agents_in(agent_id: str, agent: Any) -> Iterator[str]:
             yield from _agents_in(f"{agent_id}.{name}", value)
 
 
-def _lifted(agent_id: str) -> Pipeline:
-    """Return the stages after which a nested agent stands where all others do; none for an ordinary id."""
-    if not _may_be_nested(agent_id):
-        return []
-    own, nested = (f"${agent_path(agent_id, nested=nested)}" for nested in (False, True))
-    is_nested = {"$and": [{"$not": [{"$ifNull": [own, False]}]}, _is_object(f"{nested}.agent_data")]}
-    lifted = {"$cond": ["$is_nested", nested, own]}
-    return [{"$set": {"is_nested": is_nested}}, {"$set": {agent_path(agent_id): lifted}}]
+def _lifted(*agent_ids: str) -> Pipeline:
+    """Return the stage after which nested agents stand where all others do; none for ordinary ids.
+
+    Of a single one ``is_nested`` then tells whether it was.
+    """
+    fields: Stored = {}
+    for agent_id in filter(_may_be_nested, agent_ids):
+        own, nested = (f"${agent_path(agent_id, nested=nested)}" for nested in (False, True))
+        is_nested = {"$and": [{"$not": [{"$ifNull": [own, False]}]}, _is_object(f"{nested}.agent_data")]}
+        fields |= {"is_nested": is_nested, agent_path(agent_id): {"$cond": [is_nested, nested, own]}}
+    return [{"$set": fields}] if fields else []
 
 
 def _is_object(value: str) -> Stored:
@@ -572,8 +575,7 @@ def agents_pipeline(session_id: str, nested: Iterable[str], **wanted: Any) -> Pi
             "in": {"key": "$$agent.k", **kind, **wanted},
         }
     }
-    stages = [stage for agent_id in nested for stage in _lifted(agent_id)]
-    return [{"$match": {"_id": session_id}}, *stages, {"$project": {"agents": each}}]
+    return [{"$match": {"_id": session_id}}, *_lifted(*nested), {"$project": {"agents": each}}]
 
 
 def _holds_objects(agent: str) -> Stored:

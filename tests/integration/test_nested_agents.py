@@ -289,6 +289,16 @@ def test_a_family_of_agents(
         assert texts(new_agent(again, agent_id=agent_id).messages)[-2:] == [f"for {agent_id}", "Okay."]
 
 
+def test_very_many_of_them(insert: Callable[[Document], None], new_manager: NewManager) -> None:
+    ids = [f"support-v{number % 7}.{number}" for number in range(1_500)]
+    document = session(*ids)
+    for agent_id in ids:
+        at(document, agent_id)["messages"].clear()
+    insert(document)
+
+    assert sorted(config["agent_id"] for config in new_manager().list_agents()) == sorted(ids)
+
+
 @pytest.mark.parametrize("prefetched", [False, True])
 async def test_new_agents_beside_nested_ones(
     insert: Callable[[Document], None],
