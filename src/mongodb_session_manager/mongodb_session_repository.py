@@ -4,7 +4,6 @@ The verbs of the SDK's ``SessionRepository`` stand beside those that the session
 are guarded: they go through only where the caller's picture of the history is the stored one.
 """
 
-import functools
 import itertools
 import logging
 import time
@@ -915,12 +914,15 @@ class MongoDBSessionRepository(SessionRepository):
         """
         check_id("agent_id", agent_id)
         encoded = _codec.encode(dict(config), _place(session_id, agent_id), plain_dates=True)
-        change = functools.partial(_document.changed_config, session_id, agent_id, encoded)
+        if not self._write_config(session_id, agent_id, encoded):
+            position = self.locate_agent(session_id, agent_id)
+            if position.guard.nested:
+                self._write_config(session_id, agent_id, encoded, nested=True)
+
+    def _write_config(self, session_id: str, agent_id: str, config: Stored, *, nested: bool = False) -> bool:
+        wanted, update = _document.changed_config(session_id, agent_id, config, nested=nested)
         with _operation("update_agent_config", session_id, agent_id):
-            if self._collection.update_one(*change()).matched_count:
-                return
-            if self.locate_agent(session_id, agent_id).guard.nested:
-                self._collection.update_one(*change(nested=True))
+            return self._collection.update_one(wanted, update).matched_count > 0
 
     def list_agent_configs(self, session_id: str) -> list[Stored]:
         """Return the configuration of every agent of the session.

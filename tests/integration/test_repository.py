@@ -26,6 +26,7 @@ from strands.types.session import Session, SessionAgent, SessionMessage, Session
 
 from mongodb_session_manager import MongoDBSessionManager, MongoDBSessionRepository, _codec, _document
 from mongodb_session_manager._document import AgentWrite, Guard
+from mongodb_session_manager._listing import Listing
 from mongodb_session_manager.errors import (
     AgentNotFoundError,
     MessageNotFoundError,
@@ -173,6 +174,7 @@ AGENT_VERBS: dict[str, Verb] = {
     "update_message": lambda r, s, a: r.update_message(s, a, a_message(0)),
     "list_messages": lambda r, s, a: r.list_messages(s, a),
     "read_page": lambda r, s, a: r.read_page(s, a),
+    "read_listing": lambda r, s, a: r.read_listing(s, a, Listing(newest_first=True)),
     "mark_files": lambda r, s, a: r.mark_files(s, a, None, ["0"], ObjectId()),
     "count_messages": lambda r, s, a: r.count_messages(s, a),
     "read_agent_config": lambda r, s, a: r.read_agent_config(s, a),
@@ -652,6 +654,7 @@ def test_a_missing_session_is_nothing_to_the_others(repository: MongoDBSessionRe
         "update_message",
         "list_messages",
         "read_page",
+        "read_listing",
         "update_agent_config",
         "update_multi_agent",
     ],

@@ -35,6 +35,7 @@ from mongodb_session_manager import (
 )
 from mongodb_session_manager import _codec as codec
 from mongodb_session_manager._document import AgentWrite, Guard, guarded, leased
+from mongodb_session_manager._listing import Listing
 from mongodb_session_manager.mongodb_session_repository import PreparedWrite
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel
 
@@ -85,7 +86,7 @@ FIRST = ["create_session", "open_session", "create_agent", "create_message", "cr
 # What ends a session, or empties the history that the others work on.
 LAST = ["repair_agent", "delete_session", "close", "aclose"]
 # Their clients, threads and collections are no data of a session.
-NO_VERBS = {"client", "handle", "health", "namespace", "undelivered"}
+NO_VERBS = {"collection", "client", "handle", "health", "namespace", "undelivered"}
 
 
 class Source:
@@ -172,6 +173,7 @@ ARGUMENTS: dict[str, Callable[[Target], Any]] = {
     "ids": lambda t: [t.mark],
     "registry": lambda _: HookRegistry(),
     "overrides": lambda _: None,
+    "listing": lambda _: Listing(newest_first=True),
 }
 
 
