@@ -95,7 +95,8 @@ async def history(
     offset: Annotated[int, Query(ge=0)] = 0,
 ) -> list[dict[str, Any]]:
     async with factory_of(request).session(session_id, create=False) as manager:
-        messages = await manager.alist_messages(AGENT_ID, limit, offset)
+        # Pictures and documents as a note of what they are, so that JSON can carry the answer whatever was said.
+        messages = await manager.alist_messages(AGENT_ID, limit, offset, json_safe="note")
     return [{key: message[key] for key in ("message_id", "role", "content", "created_at")} for message in messages]
 
 

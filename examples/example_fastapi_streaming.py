@@ -73,7 +73,8 @@ async def chat(session_id: SessionId, body: Prompt, request: Request) -> Streami
 @app.get("/sessions/{session_id}/history")
 async def history(session_id: SessionId, request: Request) -> list[dict[str, Any]]:
     async with request.app.state.factory.session(session_id, create=False) as manager:
-        messages = await manager.alist_messages(AGENT_ID)
+        # Pictures and documents as a note of what they are, so that JSON can carry the answer whatever was said.
+        messages = await manager.alist_messages(AGENT_ID, json_safe="note")
     return [{key: message[key] for key in ("message_id", "role", "content")} for message in messages]
 
 

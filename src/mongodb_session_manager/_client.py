@@ -65,6 +65,9 @@ ANSWER_TIMEOUT: Final = 5.0
 
 THREAD_NAME: Final = "mongodb-session-manager"
 
+# A client that keeps to the Stable API strictly may not ask for the version, and is told so.
+_API_STRICT: Final = 323
+
 
 # What a MongoClient is made of, and how to get from there to what is wanted.
 _PARTS: Final = {
@@ -129,6 +132,15 @@ def _check_client(client: object) -> None:
         )
     if not hasattr(client, "get_default_database"):
         raise TypeError(f"client must be a pymongo.MongoClient, not {kind}.")
+    _check_acknowledged(client)
+
+
+def _check_acknowledged(client: Any) -> None:
+    if isinstance(client, MongoClient) and not client.write_concern.acknowledged:
+        raise ValueError(
+            "The client's write concern is w=0: the server would acknowledge no write, so nobody would learn what is "
+            "stored. Leave w out, or use w=1 or w='majority'."
+        )
 
 
 # Options
@@ -366,9 +378,15 @@ class ClientHandle:
 
         Raises:
             pymongo.errors.ConfigurationError: For an option that pymongo does not know.
+            ValueError: Its write concern is ``w=0``.
         """
         monitor = _PoolMonitor()
         client = _make_client(connection_string, _with_listener(client_options(connection_string, options), monitor))
+        try:
+            _check_acknowledged(client)
+        except ValueError:
+            client.close()
+            raise
         with cls._registry_lock:
             return cls(client, monitor)
 
@@ -378,6 +396,7 @@ class ClientHandle:
 
         Raises:
             TypeError: For an asynchronous client, or something that is no client at all.
+            ValueError: Its write concern is ``w=0``.
         """
         _check_client(client)
         with cls._registry_lock:
@@ -490,27 +509,31 @@ class ClientHandle:
 
         Returns:
             ``status`` (``connected``, ``external_client`` for a borrowed client that answers, ``error`` when the server
-            does not answer, ``not_initialized`` after closing), ``server_version``, ``pool_config`` (milliseconds;
-            None for no limit) and ``connections`` (None for a borrowed client, whose pool nobody counts).
+            does not answer, ``not_initialized`` after closing), ``server_version`` (None also under the strict Stable
+            API, which does not tell it), ``pool_config`` (milliseconds; None for no limit) and ``connections``
+            (None for a borrowed client, whose pool nobody counts).
         """
         if self._closed:
             return not_initialized_stats()
-        version = self._server_version()
+        answers, version = self._server_version()
         healthy = "connected" if self.owned else "external_client"
         return {
-            "status": "error" if version is None else healthy,
+            "status": healthy if answers else "error",
             "server_version": version,
             "pool_config": _pool_config(self.client),
             "connections": self._connections(),
         }
 
-    def _server_version(self) -> str | None:
+    def _server_version(self) -> tuple[bool, str | None]:
+        """Tell whether the server answers, and its version as far as it tells that."""
         try:
             with pymongo.timeout(_patience(self.client)):
-                return str(self.client.server_info()["version"])
+                return True, str(self.client.server_info()["version"])
         except PyMongoError as error:
+            if getattr(error, "code", None) == _API_STRICT:
+                return True, None
             logger.debug("error=<%s> | the server does not answer", type(error).__name__)
-            return None
+            return False, None
 
     def _connections(self) -> dict[str, int] | dict[str, None]:
         if self._monitor is None:

@@ -296,7 +296,7 @@ def encode_tolerant(fields: Mapping[Any, Any], place: str) -> tuple[Stored, bool
     return encoder.fields(fields, levels=1), encoder.escaped
 
 
-def encode(value: Any, place: str, *, plain_dates: bool = False) -> Any:
+def encode(value: Any, place: str, *, plain_dates: bool = False, depth: int = 0) -> Any:
     """Return a stored copy of any value that JSON, bytes and datetimes can express.
 
     Args:
@@ -304,14 +304,15 @@ def encode(value: Any, place: str, *, plain_dates: bool = False) -> Any:
         place: What the value is, for the error message.
         plain_dates: Store every datetime as a BSON date, which queries can compare: in UTC, without microseconds,
             and a naive one as if it were in UTC. Without it a datetime comes back as it was.
+        depth: How many levels its place is nested deep itself.
 
     Raises:
         UnstorableValueError: The value holds something that would not come back equal.
     """
-    return encode_noting(value, place, plain_dates=plain_dates)[0]
+    return encode_noting(value, place, plain_dates=plain_dates, depth=depth)[0]
 
 
-def encode_noting(value: Any, place: str, *, plain_dates: bool = False) -> tuple[Any, bool]:
+def encode_noting(value: Any, place: str, *, plain_dates: bool = False, depth: int = 0) -> tuple[Any, bool]:
     """Do what ``encode`` does, and tell whether the stored copy differs from the value.
 
     Raises:
@@ -319,7 +320,7 @@ def encode_noting(value: Any, place: str, *, plain_dates: bool = False) -> tuple
     """
     encoder = _Encoder(plain_dates)
     try:
-        return encoder.encode(value), encoder.escaped
+        return encoder.encode(value, depth), encoder.escaped
     except _RefusedError as refused:
         raise UnstorableValueError(place + refused.path, refused.reason) from None
     except RecursionError:

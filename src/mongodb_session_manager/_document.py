@@ -3,8 +3,8 @@
 Functions return filters, updates and pipelines for one session each; every one names its ``_id``.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any, TypeAlias
 
@@ -17,6 +17,10 @@ from ._lease import Lease
 
 SCHEMA_VERSION = 2
 MAX_ID_BYTES = 1024
+# A server takes documents of 180 levels, and reads a path of more than 255 as another one.
+_MAX_KEY_LEVELS = 100
+# Each number in a key is a question to the server, one inside the other.
+_MAX_KEY_NUMBERS = 30
 # The number after it must have a place in 8 bytes too.
 MAX_MESSAGE_ID = 2**63 - 2
 
@@ -49,6 +53,7 @@ _MANAGER_STATE = "conversation_manager_state"
 _WINDOW_STATE = frozenset({"__name__", "removed_message_count", "model_call_count"})
 
 NO_MESSAGE = 2**31 - 1
+_ALL = 2**31 - 1
 _LOWEST_ID = Int64(-(2**63))
 
 
@@ -100,7 +105,8 @@ def check_key(name: str, key: object) -> str:
     """Return a metadata key, possibly dotted, that is fit to be a path.
 
     Raises:
-        ValueError: It is not a string, is empty, has an empty segment or one that starts with ``$``, or holds NUL.
+        ValueError: It is not a string, is empty, has an empty segment or one that starts with ``$``, holds NUL, or has
+            more than 100 levels or 30 that are numbers.
     """
     if not isinstance(key, str):
         raise ValueError(f"{name}: a key must be a string, got {type(key).__name__}")
@@ -111,7 +117,33 @@ def check_key(name: str, key: object) -> str:
             f"{name}: key {shown(key)} has an empty segment or one that starts with '$'. A dot reaches into a nested "
             "field; put data with such keys into a value."
         )
+    levels = key.split(".")
+    if len(levels) > _MAX_KEY_LEVELS or sum(map(_is_number, levels)) > _MAX_KEY_NUMBERS:
+        raise ValueError(
+            f"{name}: key {key[:50]!r}… has {len(levels)} levels; a key has at most {_MAX_KEY_LEVELS}, of which "
+            f"{_MAX_KEY_NUMBERS} may be numbers. Put what is nested deeper into a value."
+        )
     return key
+
+
+def _is_number(name: str) -> bool:
+    """Tell whether a server takes a name for a place in a list, where it meets one."""
+    return name.isascii() and name.isdigit()
+
+
+def has_number(key: str) -> bool:
+    """Tell whether a metadata key may reach into a list."""
+    return any(map(_is_number, key.split(".")))
+
+
+def ends_in_number(key: str) -> bool:
+    """Tell whether a metadata key may be an element of a list."""
+    return _is_number(key.split(".")[-1])
+
+
+def _number(name: str) -> int:
+    # No list is that long, and what is larger has no place in 4 bytes.
+    return int(name[-10:]) if len(name.lstrip("0")) <= 9 else _ALL
 
 
 def metadata_path(key: str) -> str:
@@ -119,9 +151,56 @@ def metadata_path(key: str) -> str:
     return ".".join(("metadata", *map(escape_key, key.split("."))))
 
 
-def agent_path(agent_id: str, *names: str) -> str:
-    """Return the dotted path of an agent, or of a field below it."""
-    return ".".join(("agents", escape_key(agent_id), *names))
+def agent_path(agent_id: str, *names: str, nested: bool = False) -> str:
+    """Return the dotted path of an agent, or of a field below it.
+
+    The first version stored an agent whose id has dots ``nested``, one level for each part of the id.
+    """
+    return ".".join(("agents", agent_id if nested else escape_key(agent_id), *names))
+
+
+# The fields of an agent that are objects, but no agents in it.
+_AGENT_OBJECTS = ("agent_data", "guard", "live")
+
+
+def _may_be_nested(agent_id: str) -> bool:
+    parts = agent_id.split(".")
+    if not 1 < len(parts) <= _MAX_KEY_LEVELS or "agent_data" in parts[1:]:
+        return False
+    return all(part and not part.startswith("$") for part in parts)
+
+
+def nested_agents(agents: Stored) -> list[str]:
+    """Return the ids of the agents that stand nested in others' fields, and nowhere else."""
+    found = [agent_id for name, agent in agents.items() for agent_id in _agents_in(name, agent)]
+    return [agent_id for agent_id in found if _may_be_nested(agent_id) and escape_key(agent_id) not in agents]
+
+
+def _agents_in(agent_id: str, agent: Any) -> Iterator[str]:
+    inner = agent.items() if isinstance(agent, dict) else ()
+    for name, value in inner:
+        if isinstance(value, dict) and name != "agent_data":
+            if isinstance(value.get("agent_data"), dict):
+                yield f"{agent_id}.{name}"
+            yield from _agents_in(f"{agent_id}.{name}", value)
+
+
+def _lifted(*agent_ids: str) -> Pipeline:
+    """Return the stage after which nested agents stand where all others do; none for ordinary ids.
+
+    Of a single one ``is_nested`` then tells whether it was.
+    """
+    fields: Stored = {}
+    for agent_id in filter(_may_be_nested, agent_ids):
+        own, nested = (f"${agent_path(agent_id, nested=nested)}" for nested in (False, True))
+        is_nested = {"$and": [{"$not": [{"$ifNull": [own, False]}]}, _is_object(f"{nested}.agent_data")]}
+        fields |= {"is_nested": is_nested, agent_path(agent_id): {"$cond": [is_nested, nested, own]}}
+    return [{"$set": fields}] if fields else []
+
+
+def _is_object(value: str) -> Stored:
+    # In the order of BSON's types objects come right before lists.
+    return {"$and": [{"$gte": [value, {}]}, {"$lt": [value, []]}]}
 
 
 def multi_agent_path(multi_agent_id: str, *names: str) -> str:
@@ -139,6 +218,7 @@ def new_session(session_id: str, session_type: str, application_name: str | None
         "updated_at": at,
         "metadata": {},
         "feedbacks": [],
+        "guardrail_events": [],
         "agent_ids": [],
         "agents": {},
         "multi_agents": {},
@@ -152,9 +232,17 @@ def open_session(session_id: str, session_type: str, application_name: str | Non
 
 
 def opening_fields(agent_ids: Iterable[str]) -> Stored:
-    """Return what opening a session reads: with it come agents, each as ``restore_pipeline`` reads it."""
+    """Return what opening a session reads: with it come agents, each as ``restore_pipeline`` reads it.
+
+    A projection cannot lift one that may be nested: ``comes_with_opening``.
+    """
     agents = [restore_pipeline("", agent_id)[-1]["$project"] for agent_id in agent_ids]
     return {**OPENING_FIELDS, BROUGHT: agents} if agents else dict(OPENING_FIELDS)
+
+
+def comes_with_opening(agent_id: str) -> bool:
+    """Tell whether an agent can be read by the projection that opens a session."""
+    return not _may_be_nested(agent_id)
 
 
 def upgraded(session_id: str) -> Change:
@@ -206,12 +294,14 @@ class Guard:
         next_message_id: The id that the next message gets.
         write_id: The last of those writes; it tells a session apart from one that was deleted and made again.
         found: How it was stored. An agent of the first version has no counter yet after a write of the SDK's own verbs.
+        nested: Whether the agent stands nested, as ``agent_path`` says.
     """
 
     revision: int | None
     next_message_id: int
     write_id: object = None
     found: Stored | None = field(default=None, compare=False, repr=False)
+    nested: bool = field(default=False, compare=False)
 
     @property
     def stored(self) -> Stored:
@@ -220,7 +310,11 @@ class Guard:
 
     def after(self, appended: int, write_id: object) -> "Guard":
         """Return where the history is after a write that appended so many messages."""
-        return Guard((self.revision or 0) + 1, self.next_message_id + appended, write_id)
+        return self._moved(self.next_message_id + appended, write_id)
+
+    def _moved(self, next_message_id: int, write_id: object) -> "Guard":
+        revision = (self.revision or 0) + 1
+        return replace(self, revision=revision, next_message_id=next_message_id, write_id=write_id, found=None)
 
 
 def _guard(revision: int | None, next_message_id: int, write_id: object) -> Stored:
@@ -296,12 +390,26 @@ def new_agent(session_id: str, write: AgentWrite) -> tuple[Stored, Update]:
         update["$set"]["has_files"] = True
     if write.guardrail_events:
         update["$push"] = {"guardrail_events": {"$each": write.guardrail_events}}
-    return {"_id": session_id, path: {"$exists": False}}, update
+    wanted: Stored = {"_id": session_id, path: {"$exists": False}}
+    if _may_be_nested(write.agent_id):
+        wanted[agent_path(write.agent_id, "agent_data", nested=True)] = {"$exists": False}
+    return wanted, update
+
+
+def new_agent_beside(session_id: str, write: AgentWrite) -> tuple[Stored, Update]:
+    """Return what ``new_agent`` does, for an agent in whose field nested ones stand already."""
+    wanted, update = new_agent(session_id, write)
+    path = agent_path(write.agent_id)
+    agent = update["$set"].pop(path)
+    update["$set"] |= {f"{path}.{name}": value for name, value in agent.items()}
+    wanted[path] = {"$type": "object", "$ne": {}}
+    wanted |= {f"{path}.{name}": {"$exists": False} for name in ("agent_data", "messages")}
+    return wanted, update
 
 
 def guarded(session_id: str, write: AgentWrite, guard: Guard) -> tuple[Stored, Update]:
     """Return filter and update of a write that goes through only at the place that its guard names."""
-    path = agent_path(write.agent_id)
+    path = agent_path(write.agent_id, nested=guard.nested)
     wanted: Stored = {"_id": session_id, f"{path}.guard": None if guard.revision is None else guard.stored}
     if guard.revision is None:
         wanted |= _unnumbered(path, guard.next_message_id)
@@ -350,9 +458,9 @@ def _all_of(items: list[Stored]) -> Stored:
     return items[0] if len(items) == 1 else {"$each": items}
 
 
-def unguarded(session_id: str, write: AgentWrite) -> tuple[Stored, Update]:
+def unguarded(session_id: str, write: AgentWrite, *, nested: bool = False) -> tuple[Stored, Update]:
     """Return filter and update of a write by a caller who knows message ids only, as the SDK's interface does."""
-    path = agent_path(write.agent_id)
+    path = agent_path(write.agent_id, nested=nested)
     wanted: Stored = {"_id": session_id, f"{path}.agent_data": {"$exists": True}}
     update = _change(path, write)
     if write.data:
@@ -386,10 +494,10 @@ def agent_pipeline(session_id: str, agent_id: str, messages: Any = None) -> Pipe
     path = f"${agent_path(agent_id)}"
     fields = {name: f"{path}.{name}" for name in ("agent_data", *_AGENT_COUNTERS)}
     fields["last_message_id"] = {"$max": f"{path}.messages.message_id"}  # type: ignore[assignment]
-    fields["has_files"] = "$has_files"
+    fields["has_files"], fields["is_nested"] = "$has_files", "$is_nested"
     if messages is not None:
         fields["messages"] = messages
-    return [{"$match": {"_id": session_id}}, {"$project": fields}]
+    return [{"$match": {"_id": session_id}}, *_lifted(agent_id), {"$project": fields}]
 
 
 def restore_pipeline(session_id: str, agent_id: str) -> Pipeline:
@@ -452,6 +560,25 @@ def is_numbered(agent: Mapping[str, Any]) -> bool:
     return bool(counted == agent["count"] + (agent.get("moved_count") or 0))
 
 
+def position_pipeline(session_id: str, agent_id: str, message_id: int | None) -> Pipeline:
+    """Return the aggregation that counts the messages in the session document ``before`` one and ``upto`` it.
+
+    Those before the end where there is no id. An id that is not there stands where it would.
+    """
+    stages = _with_segments(agent_pipeline(session_id, agent_id), agent_id)
+    count = {"$size": _messages(agent_id)}
+    if message_id is None:
+        stages[-1]["$project"] |= {"before": count, "upto": count}
+        return stages
+    ids = _list(f"${agent_path(agent_id, 'messages', 'message_id')}")
+    older = {"$size": {"$filter": {"input": ids, "as": "id", "cond": {"$lt": ["$$id", message_id]}}}}
+    index = {"$indexOfArray": [ids, message_id]}
+    is_there = {"$gte": [index, 0]}
+    upto = {"$cond": [is_there, {"$add": [index, 1]}, older]}
+    stages[-1]["$project"] |= {"before": {"$cond": [is_there, index, older]}, "upto": upto}
+    return stages
+
+
 def message_pipeline(session_id: str, agent_id: str, message_id: int) -> Pipeline:
     """Return the aggregation that reads one message."""
     condition = {"$eq": ["$$message.message_id", check_message_id(message_id)]}
@@ -463,7 +590,7 @@ def tail_pipeline(session_id: str, agent_id: str, message_id: int) -> Pipeline:
     chosen = _chosen(agent_id, {"$gte": ["$$message.message_id", check_message_id(message_id)]})
     ids = {name: f"$$message.{name}" for name in ("message_id", "tracking_id")}
     stages = agent_pipeline(session_id, agent_id, {"$map": {"input": chosen, "as": "message", "in": ids}})
-    stages[-1]["$project"]["lease"] = "$lease"
+    stages[-1]["$project"] |= {"lease": "$lease", "is_there": _is_object(f"${agent_path(agent_id)}")}
     return stages
 
 
@@ -495,69 +622,155 @@ def _chosen(agent_id: str, condition: Stored) -> Stored:
 
 
 def _messages(agent_id: str) -> dict[str, Any]:
-    return {"$ifNull": [f"${agent_path(agent_id, 'messages')}", []]}
+    return _list(f"${agent_path(agent_id, 'messages')}")
+
+
+def _list(value: str) -> dict[str, Any]:
+    # Where no agent stands but others do, a name of one of theirs may be that of an agent's field.
+    return {"$cond": [{"$isArray": value}, value, []]}
 
 
 def count_pipeline(session_id: str, agent_id: str) -> Pipeline:
     """Return the aggregation that counts an agent's messages."""
     moved = {"$ifNull": [f"${agent_path(agent_id, 'moved_count')}", 0]}
     count = {"$add": [{"$size": _messages(agent_id)}, moved]}
-    return [{"$match": {"_id": session_id}}, {"$project": {"count": count}}]
+    return [{"$match": {"_id": session_id}}, *_lifted(agent_id), {"$project": {"count": count}}]
 
 
-def agents_pipeline(session_id: str, field_name: str, **wanted: Any) -> Pipeline:
-    """Return the aggregation that lists all agents, each as its ``key`` and expressions over ``$$agent``."""
+def agents_pipeline(session_id: str, nested: Iterable[str], **wanted: Any) -> Pipeline:
+    """Return the aggregation that lists what stands under ``agents``, as ``key`` and expressions over ``$$agent``.
+
+    Beside them it tells whether that is an agent, and whether it may hold others, of which ``nested`` are known.
+    """
+    is_agent = _is_object("$$agent.v.agent_data")
+    kind = {"is_agent": is_agent, "holds_others": {"$or": [{"$not": [is_agent]}, _holds_objects("$$agent.v")]}}
     each = {
         "$map": {
             "input": {"$objectToArray": {"$ifNull": ["$agents", {}]}},
             "as": "agent",
-            "in": {"key": "$$agent.k", **wanted},
+            "in": {"key": "$$agent.k", **kind, **wanted},
         }
     }
-    return [{"$match": {"_id": session_id}}, {"$project": {field_name: each}}]
+    return [{"$match": {"_id": session_id}}, *_lifted(*nested), {"$project": {"agents": each}}]
 
 
-def configs_pipeline(session_id: str) -> Pipeline:
+def _holds_objects(agent: str) -> Stored:
+    fields = {"$cond": [_is_object(agent), {"$objectToArray": agent}, []]}
+    others = [*({"$ne": ["$$field.k", name]} for name in _AGENT_OBJECTS), _is_object("$$field.v")]
+    found = {"$filter": {"input": fields, "as": "field", "cond": {"$and": others}}}
+    return {"$gt": [{"$size": found}, 0]}
+
+
+def configs_pipeline(session_id: str, nested: Iterable[str] = ()) -> Pipeline:
     """Return the aggregation that reads how each agent is configured."""
     wanted = {name: {"$ifNull": [f"$$agent.v.agent_data.{name}", None]} for name in ("agent_id", *CONFIG_FIELDS)}
-    return agents_pipeline(session_id, "agents", **wanted)
+    return agents_pipeline(session_id, nested, **wanted)
 
 
-def calls_pipeline(session_id: str) -> Pipeline:
+def calls_pipeline(session_id: str, nested: Iterable[str] = ()) -> Pipeline:
     """Return the aggregation that reads the metrics of all messages of each agent, and nothing else of them."""
     metrics = {
         "$map": {
-            "input": {"$ifNull": ["$$agent.v.messages", []]},
+            "input": _list("$$agent.v.messages"),
             "as": "message",
             "in": {"$ifNull": ["$$message.event_loop_metrics", None]},
         }
     }
-    segments = {"$ifNull": ["$$agent.v.segments", []]}
-    return agents_pipeline(session_id, "agents", calls=metrics, segments=segments)
+    segments = _list("$$agent.v.segments")
+    return agents_pipeline(session_id, nested, calls=metrics, segments=segments)
 
 
 def config_fields(agent_id: str) -> dict[str, int]:
-    """Return the projection of one agent's configuration."""
-    return {agent_path(agent_id, "agent_data", name): 1 for name in ("agent_id", *CONFIG_FIELDS)}
+    """Return the projection of one agent's configuration, wherever it stands."""
+    paths = (path for _, path in _places(agent_id, "agent_data"))
+    return {f"{path}.{name}": 1 for path in paths for name in ("agent_id", *CONFIG_FIELDS)}
 
 
-def changed_config(session_id: str, agent_id: str, config: Stored) -> tuple[Stored, Update]:
+def config_of(session: Stored, agent_id: str) -> Stored | None:
+    """Return the ``agent_data`` that was read by ``config_fields``; None where there is no such agent."""
+    for names, _ in _places(agent_id, "agent_data"):
+        found: Any = session
+        for name in names:
+            found = found.get(name) if isinstance(found, dict) else None
+        if isinstance(found, dict):
+            return found
+    return None
+
+
+def _places(agent_id: str, *names: str) -> list[tuple[list[str], str]]:
+    """Return where a field of an agent may stand, as names and as a path."""
+    nested = [False, True] if _may_be_nested(agent_id) else [False]
+    paths = [agent_path(agent_id, *names, nested=each) for each in nested]
+    return [(path.split("."), path) for path in paths]
+
+
+def changed_config(session_id: str, agent_id: str, config: Stored, *, nested: bool = False) -> tuple[Stored, Update]:
     """Return filter and update that set fields of an agent's configuration; history and state are not touched."""
-    changed: Stored = {agent_path(agent_id, "agent_data", name): value for name, value in config.items()}
+    path = agent_path(agent_id, "agent_data", nested=nested)
+    changed: Stored = {f"{path}.{name}": value for name, value in config.items()}
     changed["updated_at"] = now()
-    return {"_id": session_id, agent_path(agent_id, "agent_data"): {"$exists": True}}, {"$set": changed}
+    return {"_id": session_id, path: {"$exists": True}}, {"$set": changed}
 
 
 def changed_metadata(session_id: str, fields: Stored) -> tuple[Stored, Update]:
-    """Return filter and update that set metadata fields, by dotted key."""
+    """Return filter and update that set metadata fields, by dotted key, where none would fill a list with nulls."""
     changed = {metadata_path(key): value for key, value in fields.items()}
-    return {"_id": session_id}, {"$set": {**changed, "updated_at": now()}}
+    filled = [_elsewhere_or(path, "$gte", length) for path, length in _lengths(fields).items() if length]
+    return _where(session_id, filled), {"$set": {**changed, "updated_at": now()}}
 
 
-def deleted_metadata(session_id: str, keys: Iterable[str]) -> tuple[Stored, Update]:
-    """Return filter and update that remove metadata fields, by dotted key."""
+def deleted_metadata(session_id: str, keys: Collection[str]) -> tuple[Stored, Update]:
+    """Return filter and update that remove metadata fields, by dotted key, where none is an element of a list."""
     removed = {metadata_path(key): "" for key in keys}
-    return {"_id": session_id}, {"$unset": removed, "$set": {"updated_at": now()}}
+    paths = [tuple(key.split(".")) for key in keys]
+    kept = [_elsewhere_or(path[:-1], "$lte", _number(path[-1])) for path in paths if _is_number(path[-1])]
+    return _where(session_id, kept), {"$unset": removed, "$set": {"updated_at": now()}}
+
+
+def _where(session_id: str, conditions: list[Stored]) -> Stored:
+    return {"_id": session_id, "$expr": {"$and": conditions}} if conditions else {"_id": session_id}
+
+
+def _lengths(keys: Iterable[str]) -> dict[tuple[str, ...], int]:
+    """Return how long what stands at each path must be, should it be a list, so that it gets no gaps."""
+    numbers: dict[tuple[str, ...], set[int]] = {}
+    for path in (tuple(key.split(".")) for key in keys):
+        for level, name in enumerate(path):
+            if _is_number(name):
+                numbers.setdefault(path[:level], set()).add(_number(name))
+    return {path: _first_of_last_run(sorted(found)) for path, found in numbers.items()}
+
+
+def _first_of_last_run(numbers: list[int]) -> int:
+    """Return where the elements begin that the last one of these follows without a gap."""
+    first = numbers[-1]
+    for number in reversed(numbers[:-1]):
+        if number < first - 1:
+            break
+        first = number
+    return first
+
+
+def _elsewhere_or(path: tuple[str, ...], comparison: str, length: int) -> Stored:
+    """Return the condition that no list stands at a metadata path, or one whose length compares so."""
+
+    def compared(value: str) -> Stored:
+        return {"$cond": [{"$isArray": value}, {comparison: [{"$size": value}, length]}, True]}
+
+    return _at("$metadata", [escape_key(name) for name in path], compared)
+
+
+def _at(place: str, path: list[str], condition: Callable[[str], Stored]) -> Stored:
+    """Return a condition on what an update finds at a path: a number in it is an index in lists, else a name.
+
+    A path in a filter has more readings: there a number is also a name in each element of a list.
+    """
+    level = next((level for level, name in enumerate(path) if _is_number(name)), None)
+    if level is None:
+        return condition(".".join((place, *path)))
+    value, name = ".".join((place, *path[:level])), path[level]
+    found = {"$cond": [{"$isArray": value}, {"$arrayElemAt": [value, _number(name)]}, f"{value}.{name}"]}
+    return {"$let": {"vars": {"found": found}, "in": _at("$$found", path[level + 1 :], condition)}}
 
 
 def new_feedback(session_id: str, feedback: Stored, size: int, about: Stored) -> tuple[Stored, Update]:
@@ -587,12 +800,14 @@ def acknowledged(session_id: str, ids: Iterable[str]) -> tuple[Stored, Update]:
 
 def has_message(agent_id: str, message_id: int) -> Stored:
     """Return the condition that an agent holds a message with an id."""
-    return {agent_path(agent_id, "messages", "message_id"): message_id}
+    places = [{path: message_id} for _, path in _places(agent_id, "messages", "message_id")]
+    return places[0] if len(places) == 1 else {"$or": places}
 
 
 def has_tracking_id(agent_ids: Iterable[str], tracking_id: Any) -> Stored:
     """Return the condition that one of the agents holds a message with a tracking id, as stored."""
-    return {"$or": [{agent_path(agent_id, "messages", "tracking_id"): tracking_id} for agent_id in agent_ids]}
+    places = (place for agent_id in agent_ids for place in _places(agent_id, "messages", "tracking_id"))
+    return {"$or": [{path: tracking_id} for _, path in places]}
 
 
 def segment_messages_pipeline(
@@ -635,7 +850,8 @@ def guard_of(agent: Mapping[str, Any]) -> Guard:
     if next_id is None:
         next_id = 0 if last is None else last + 1
     write_id = None if found is None else found.get("write_id")
-    return Guard(None if revision is None else int(revision), int(next_id), write_id, found)
+    is_nested = bool(agent.get("is_nested"))
+    return Guard(None if revision is None else int(revision), int(next_id), write_id, found, is_nested)
 
 
 def removed_count(data: Mapping[str, Any]) -> int:
@@ -658,7 +874,7 @@ def rolled_over(
 ) -> tuple[Stored, Update]:
     """Return filter and update that replace the oldest messages by references to the segments that hold them now."""
     wanted, update = guarded(session_id, AgentWrite(agent_id, write_id=write_id), guard)
-    path = agent_path(agent_id)
+    path = agent_path(agent_id, nested=guard.nested)
     # Two movers may have read the same messages; the second one must not refer to them again.
     wanted[f"{path}.moved_count"] = moved_count or {"$in": [0, None]}
     if guard.revision is not None:
@@ -678,16 +894,21 @@ def moved_message(session_id: str, agent_id: str, edit: MessageEdit) -> tuple[St
     return {"session_id": session_id, "agent_id": agent_id, **_edited("messages", edit)}, update
 
 
+def segment_ids(session_id: str, reference: Stored) -> tuple[Stored, dict[str, int]]:
+    """Return filter and projection of the message ids in one segment."""
+    return segments(session_id, [reference]), {"messages.message_id": 1}
+
+
 def tracked(session_id: str, agent_ids: Iterable[str], tracking_ids: Iterable[Any]) -> Stored:
     """Return the filter of the segments that hold a message with one of some tracking ids, as stored."""
     wanted = {"session_id": session_id, "agent_id": {"$in": list(agent_ids)}}
     return {**wanted, "messages.tracking_id": {"$in": list(tracking_ids)}}
 
 
-def used_files_pipeline(session_id: str) -> Pipeline:
-    """Return the aggregation that reads which off-loaded values the messages and states in a document refer to."""
-    used = {"$map": {"input": {"$ifNull": ["$$agent.v.messages", []]}, "as": "message", "in": _FILES_OF_MESSAGE}}
-    stages = agents_pipeline(session_id, "agents", messages=used)
+def used_files_pipeline(session_id: str, nested: Iterable[str] = ()) -> Pipeline:
+    """Return the aggregation that reads which off-loaded values the messages of agents in a document refer to."""
+    used = {"$map": {"input": _list("$$agent.v.messages"), "as": "message", "in": _FILES_OF_MESSAGE}}
+    stages = agents_pipeline(session_id, nested, messages=used)
     states = {"$objectToArray": {"$ifNull": ["$multi_agents", {}]}}
     stages[-1]["$project"]["states"] = {"$map": {"input": states, "as": "state", "in": _FILES_OF_STATE}}
     return stages

@@ -19,6 +19,7 @@ from pymongo.collection import Collection
 from pymongo.errors import PyMongoError
 
 from . import _document, _large_values
+from ._all_agents import read_session_agents
 from ._codec import Stored
 from ._indexes import ensure_file_indexes
 from ._large_values import Files
@@ -107,7 +108,7 @@ class SessionFiles:
 
     def _used(self, session_id: str) -> set[str]:
         # In this order a message that moves meanwhile is seen at least once: it stands in both for a moment.
-        session = next(self._sessions.aggregate(_document.used_files_pipeline(session_id)), {})
+        session = read_session_agents(self._sessions, session_id, _document.used_files_pipeline) or {}
         used = _large_values.digests(session.get("states", ()))
         for agent in session.get("agents", ()):
             used |= _large_values.digests(agent["messages"])

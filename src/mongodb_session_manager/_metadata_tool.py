@@ -1,12 +1,18 @@
 """The tool by which an agent keeps metadata of its own session."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from pymongo.errors import PyMongoError
 from strands import tool
 from strands.tools.decorator import DecoratedFunctionTool
+
+from ._json_form import json_form
+from .errors import MongoDBSessionError
+
+logger = logging.getLogger(__name__)
 
 _DESCRIPTION = """Read, store or delete facts about this conversation (metadata), such as the user's preferences.
 
@@ -16,6 +22,8 @@ Use "get" before answering questions about stored facts, "update" as soon as the
 _KEY_HINT = "A dot reaches into a nested field: 'preferences.theme'."
 
 _ACTIONS = ("get", "set", "update", "delete")
+
+_OUT_OF_ORDER = "the notebook cannot be reached right now. Go on without it, and try again later."
 
 
 def make_metadata_tool(
@@ -41,14 +49,18 @@ def make_metadata_tool(
         action: str, metadata: dict[str, Any] | str | None = None, keys: list[str] | str | None = None
     ) -> str:
         try:
-            access.check_action(action)
-            if action == "get":
-                return _retrieved((get() or {}).get("metadata", {}), _keys(keys), access)
-            if action == "delete":
-                return _deleted(delete, access.checked(_required(_keys(keys), "keys")))
-            return _updated(update, access, _fields(metadata))
+            answer = do(action, metadata, keys)
         except Exception as error:  # noqa: BLE001 - the model is told; an agent must not fail by its notebook
-            return f"Error: {error}"
+            answer = f"Error: {_told(error)}"
+        return str(json_form(answer, "sentence"))
+
+    def do(action: str, metadata: object, keys: object) -> str:
+        access.check_action(action)
+        if action == "get":
+            return _retrieved((get() or {}).get("metadata", {}), _keys(keys), access)
+        if action == "delete":
+            return _deleted(delete, access.checked(_required(_keys(keys), "keys")))
+        return _updated(update, access, _fields(metadata))
 
     return manage_metadata
 
@@ -150,13 +162,32 @@ def _refuse(name: str, wanted: str, value: object) -> Any:
 
 
 def _json(value: object) -> str:
-    return json.dumps(value, default=_readable, ensure_ascii=False)
+    return json.dumps(json_form(value, "sentence"), ensure_ascii=False, allow_nan=False)
 
 
-def _readable(value: object) -> str:
-    if isinstance(value, datetime):
-        return value.isoformat()
-    return f"<{len(value)} bytes>" if isinstance(value, bytes) else str(value)
+def _told(error: Exception) -> str:
+    """Return what a model may know: drivers and systems name hosts, ports and the topology of the servers."""
+    if isinstance(error, MongoDBSessionError) or not any(map(_is_foreign, _with_causes(error))):
+        return str(error)
+    logger.warning("error=<%s> | the metadata tool failed, and told the model so", type(error).__name__)
+    return _OUT_OF_ORDER
+
+
+def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_foreign(error: BaseException) -> bool:
+    if isinstance(error, PermissionError) and error.errno is None:  # a hook, or this tool, says who may do what
+        return False
+    return isinstance(error, PyMongoError | OSError) or type(error).__module__.partition(".")[0] in _AWS
+
+
+_AWS = frozenset({"boto3", "botocore"})
 
 
 def _schema(actions: Sequence[str]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from ._codec import MessageEdit, Stored
 from ._document import Guard
 from ._indexes import ensure_segment_index
 from ._lease import Lease
+from ._listing import Position
 from .errors import SessionNotFoundError
 
 logger = logging.getLogger(__name__)
@@ -129,6 +130,25 @@ class MessageSegments:
         """Return one message by its id, or None."""
         holding = [r for r in references if r["first_id"] <= message_id <= r["last_id"]]
         return next((m for m in self.read(session_id, holding) if m["message_id"] == message_id), None)
+
+    def position(self, session_id: str, references: Sequence[Stored], message_id: int) -> Position | None:
+        """Return where a message id stands among the messages of these segments; None where it comes behind them."""
+        before = 0
+        for reference in references:
+            if message_id < reference["first_id"]:
+                return Position(before, before)
+            if message_id <= reference["last_id"]:
+                return self._position_within(session_id, reference, message_id, before)
+            before += reference["count"]
+        return None
+
+    def _position_within(self, session_id: str, reference: Stored, message_id: int, before: int) -> Position:
+        segment = self._segments.find_one(*_document.segment_ids(session_id, reference))
+        if segment is None:
+            raise SessionNotFoundError(session_id)  # deleted between two reads
+        ids = [message["message_id"] for message in segment["messages"]]
+        before += sum(each < message_id for each in ids)
+        return Position(before, before + (message_id in ids))
 
     def _find(
         self, session_id: str, references: Sequence[Stored], spans: Sequence[tuple[int, int | None]]

@@ -4,16 +4,18 @@ import functools
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast, get_args
 
 from strands.tools.decorator import DecoratedFunctionTool
 
 from . import _codec, _telemetry
 from ._hook_chain import HookChain
+from ._json_form import json_form
+from ._listing import Listing
 from ._metadata_tool import make_metadata_tool
 from .errors import AgentNotFoundError, SessionConflictError
 from .mongodb_session_repository import MongoDBSessionRepository
-from .types import AgentConfig, FeedbackHook, MetadataHook, UsageTotals
+from .types import AgentConfig, FeedbackHook, JsonSafe, MetadataHook, UsageTotals
 
 
 class SessionData:
@@ -73,7 +75,8 @@ class SessionData:
         Raises:
             SessionNotFoundError: The session was deleted.
             TypeError: ``metadata`` is not a mapping.
-            UnstorableValueError: A value would not come back equal.
+            UnstorableValueError: A value would not come back equal, or a key reaches beyond the end of a list, which
+                would be filled with nulls.
             ValueError: A key is not fit; nothing was written.
         """
         result: None = self._metadata_hooks.call(self._update_metadata, "update", metadata=metadata)
@@ -94,7 +97,7 @@ class SessionData:
         Raises:
             SessionNotFoundError: The session was deleted.
             TypeError: ``metadata_keys`` is a string, or nothing that can be gone through.
-            ValueError: A key is not fit; nothing was removed.
+            ValueError: A key is not fit, or is an element of a list, of which a null would stay; nothing was removed.
         """
         keys = _as_list(metadata_keys)
         result: None = self._metadata_hooks.call(self._delete_metadata, "delete", keys=keys)
@@ -138,8 +141,7 @@ class SessionData:
         self._repository.update_metadata(self.session_id, metadata, outbox)
 
     def _get_metadata(self) -> dict[str, Any]:
-        metadata = self._repository.get_metadata(self.session_id)
-        return {"metadata": metadata} if metadata else {}
+        return self._repository.get_metadata(self.session_id)
 
     def _delete_metadata(self, keys: Any, outbox: Sequence[Mapping[str, Any]] = ()) -> None:
         self._repository.delete_metadata(self.session_id, keys, outbox)
@@ -256,13 +258,26 @@ class SessionData:
 
     # Messages and figures
 
-    def list_messages(self, agent_id: str, limit: int | None = None, offset: int = 0) -> list[dict[str, Any]]:
+    def list_messages(
+        self,
+        agent_id: str,
+        limit: int | None = None,
+        offset: int = 0,
+        *,
+        newest_first: bool = False,
+        after: int | None = None,
+        json_safe: JsonSafe = False,
+    ) -> list[dict[str, Any]]:
         """Return an agent's messages, oldest first; none for an unknown agent.
 
         Args:
             agent_id: The agent.
             limit: How many at most; all by default.
-            offset: How many of the oldest to leave out.
+            offset: How many to leave out where the listing begins.
+            newest_first: Whether it begins at the newest message and goes back in time.
+            after: The ``message_id`` behind which it begins, in its order, such as the last one of the page before.
+            json_safe: ``"note"`` or ``"base64"``: what ``json.dumps`` (also with ``allow_nan=False``) and UTF-8 can
+                carry. Bytes become ``{"type": <media type>, "size": <bytes>}``, or text in base64.
 
         Returns:
             Each message with ``message_id``, ``role``, ``content``, ``created_at`` and ``updated_at`` (UTC), and
@@ -270,17 +285,31 @@ class SessionData:
 
         Raises:
             SessionNotFoundError: The session was deleted.
-            ValueError: ``limit`` or ``offset`` is negative.
+            TypeError: An argument has the wrong type.
+            ValueError: ``limit`` or ``offset`` is negative, or ``json_safe`` is no choice.
         """
+        listing = Listing(limit, offset, newest_first, after)
+        _check_json_safe(json_safe)
         try:
-            stored = self._repository.read_page(self.session_id, agent_id, limit, offset)
+            stored = self._repository.read_listing(self.session_id, agent_id, listing)
         except AgentNotFoundError:
             return []
-        return [_codec.message_record(message) for message in stored]
+        records = [_codec.message_record(message) for message in stored]
+        return cast("list[dict[str, Any]]", json_form(records, json_safe)) if json_safe else records
 
-    async def alist_messages(self, agent_id: str, limit: int | None = None, offset: int = 0) -> list[dict[str, Any]]:
+    async def alist_messages(
+        self,
+        agent_id: str,
+        limit: int | None = None,
+        offset: int = 0,
+        *,
+        newest_first: bool = False,
+        after: int | None = None,
+        json_safe: JsonSafe = False,
+    ) -> list[dict[str, Any]]:
         """Do what ``list_messages`` does, off the event loop."""
-        listing = functools.partial(self.list_messages, agent_id, limit, offset)
+        order: dict[str, Any] = {"newest_first": newest_first, "after": after, "json_safe": json_safe}
+        listing = functools.partial(self.list_messages, agent_id, limit, offset, **order)
         found: list[dict[str, Any]] = await self._off_loop(listing)
         return found
 
@@ -310,6 +339,13 @@ class SessionData:
             agent_id: _telemetry.usage_totals(of_agent) for agent_id, of_agent in calls.items()
         }
         return {**_telemetry.sum_of_totals(list(agents.values())), "agents": agents}
+
+
+def _check_json_safe(json_safe: object) -> None:
+    if not isinstance(json_safe, str | bool):
+        raise TypeError(f"json_safe must be False, 'note' or 'base64', got {type(json_safe).__name__}")
+    if json_safe is not False and json_safe not in get_args(JsonSafe):
+        raise ValueError(f"json_safe must be False, 'note' or 'base64', got {json_safe!r}")
 
 
 def _as_list(keys: Any) -> Any:

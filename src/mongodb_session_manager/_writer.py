@@ -905,7 +905,7 @@ class AgentHistory:
                     self._live_count = self._live_bytes = 0  # not again before as much has come again
                     return False
                 if guard.revision is None:  # of the first version; it has counters now
-                    self._guard = Guard(1, guard.next_message_id, write_id)
+                    self._guard = guard.after(0, write_id)
                 self.measure(rolled.live_count, rolled.live_bytes)
                 return True
 

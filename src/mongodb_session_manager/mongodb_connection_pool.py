@@ -28,14 +28,23 @@ __all__ = ["MongoDBConnectionPool"]
 class MongoDBConnectionPool(NotCopied):
     """The one MongoClient that a process shares, with its pool of connections.
 
-    Factories that are made with the same arguments use this client too. After a fork the child goes on with the
-    same client, whose connections pymongo makes anew.
+    There is one pool: ``MongoDBConnectionPool()`` is always the same object. Factories that are made with the same
+    arguments use its client too. After a fork the child goes on with the same client, whose connections pymongo
+    makes anew.
     """
 
     _instead = "Call initialize() in the other process; within one, the client is shared by all who ask for it."
     _lock = threading.Lock()
+    _instance: ClassVar["MongoDBConnectionPool | None"] = None
     _slot: "_Slot | None" = None
     _made: ClassVar["weakref.WeakKeyDictionary[ClientHandle, _Arguments]"] = weakref.WeakKeyDictionary()
+
+    def __new__(cls) -> "MongoDBConnectionPool":
+        """Return the one pool."""
+        with cls._lock:
+            if cls._instance is None:
+                cls._instance = super().__new__(cls)
+            return cls._instance
 
     def __repr__(self) -> str:
         return f"MongoDBConnectionPool({'not initialized' if self.get_client() is None else 'open'})"
@@ -55,7 +64,7 @@ class MongoDBConnectionPool(NotCopied):
             The client, which connects in the background.
 
         Raises:
-            ValueError: The connection string is empty.
+            ValueError: The connection string is empty, or asks for ``w=0``.
             pymongo.errors.ConfigurationError: pymongo does not know an option.
         """
         check_client_arguments(connection_string, None, kwargs)

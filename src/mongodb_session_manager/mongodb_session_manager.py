@@ -136,8 +136,8 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         SessionLockedError: Another manager was its only writer for all of ``lease_timeout``.
         SessionNotFoundError: The session is not there, and ``create`` is False.
         TypeError: An argument has the wrong type, or client options were given beside ``client``.
-        ValueError: ``session_id``, a choice or a number is not fit, or neither ``connection_string`` nor ``client``
-            was given.
+        ValueError: ``session_id``, a choice or a number is not fit, neither ``connection_string`` nor ``client`` was
+            given, or the write concern is ``w=0``.
     """
 
     session_repository: MongoDBSessionRepository

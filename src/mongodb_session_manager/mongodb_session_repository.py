@@ -20,11 +20,13 @@ from pymongo import MongoClient, ReadPreference
 from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import DocumentTooLarge, DuplicateKeyError, OperationFailure, PyMongoError
+from pymongo.read_concern import ReadConcern
 from strands.session.session_repository import SessionRepository
 from strands.types.content import Message
 from strands.types.session import Session, SessionAgent, SessionMessage, SessionType
 
 from . import _codec, _document, _large_values, _multi_agents
+from ._all_agents import AgentsPipeline, read_agents
 from ._arguments import NotCopied, check_name, shown
 from ._client import CLOSE_TIMEOUT, ClientHandle, check_client_arguments
 from ._codec import CODEC_OPTIONS, MessageEdit, Stored
@@ -33,6 +35,7 @@ from ._driver_errors import forget_values, is_too_large
 from ._files import SessionFiles
 from ._indexes import ensure_indexes
 from ._lease import Lease
+from ._listing import Listing, Position
 from ._live_set import LiveIds
 from ._multi_agents import MultiAgentState, StoredState
 from ._opening import HELD, SessionOpener
@@ -66,6 +69,8 @@ DEFAULT_DATABASE = "database_name"
 DEFAULT_COLLECTION = "agent_sessions"
 
 _PATH_NOT_VIABLE = 28
+# Keys that an error names at most: models are told of errors too.
+_MOST_NAMED = 5
 # Where no message was read by which to tell.
 _USUAL_MESSAGE_BYTES = 1024
 
@@ -178,7 +183,8 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
     Raises:
         TypeError: Client options were given beside ``client``, ``metadata_fields`` is a string, or
             ``application_name`` is none.
-        ValueError: Neither ``connection_string`` nor ``client`` was given, or a metadata field is not fit.
+        ValueError: Neither ``connection_string`` nor ``client`` was given, the write concern is ``w=0``, or a metadata
+            field is not fit.
     """
 
     _instead = "Make another repository from the same arguments; client= shares the connections within a process."
@@ -214,10 +220,11 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
             _log_default_database()
         return database.get_collection(
             name,
-            # The codec relies on plain dicts and aware datetimes, and guards on what the primary holds,
-            # whatever the client's own settings are.
+            # The codec relies on plain dicts and aware datetimes, and guards on all that the primary holds and has
+            # acknowledged, whatever the client's own settings are.
             codec_options=CODEC_OPTIONS,
             read_preference=ReadPreference.PRIMARY,
+            read_concern=ReadConcern("local"),
         )
 
     def __repr__(self) -> str:
@@ -227,6 +234,11 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
     def client(self) -> "MongoClient[dict[str, Any]]":
         """The client in use, borrowed or owned."""
         return self._handle.client
+
+    @property
+    def collection(self) -> Collection[Stored]:
+        """The collection of the session documents: to query it, and not to write histories or states."""
+        return self._collection
 
     @property
     def namespace(self) -> str:
@@ -277,7 +289,8 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
             check_name("application_name", application_name) or self.application_name,
         )
         wanted = [check_id("agent_id", agent_id) for agent_id in dict.fromkeys(agent_ids)]
-        fields = _document.opening_fields(wanted if self._projects_expressions else ())
+        brought = list(filter(_document.comes_with_opening, wanted)) if self._projects_expressions else []
+        fields = _document.opening_fields(brought)
         with _operation("open_session", session_id):
             if create:
                 found, created = self._opener.create(session_id, update, lease, fields)
@@ -290,14 +303,14 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         if create:
             ensure_indexes(self._collection, self.metadata_fields)
         recorded = stored.get("agent_ids")
-        parts = zip(wanted, stored.get(_document.BROUGHT) or itertools.repeat(None), strict=False)
+        parts = dict(zip(brought, stored.get(_document.BROUGHT, ()), strict=False))
         return OpenedSession(
             session=session,
             created=created,
             application_name=stored.get("application_name"),
             agent_ids=None if recorded is None else frozenset(recorded),
             outbox=tuple(_codec.decode(record) for record in stored.get("outbox", ())),
-            agents={name: None if created else self._brought(session_id, name, part) for name, part in parts},
+            agents={name: None if created else self._brought(session_id, name, parts.get(name)) for name in wanted},
         )
 
     @property
@@ -359,15 +372,16 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         return _document.leased(change, self._leases.get(session_id))
 
     def create_session(self, session: Session, **kwargs: Any) -> Session:
-        """Create a session.
+        """Create a session; its ``session_type`` may be any string.
 
         Raises:
             SessionConflictError: It exists already.
-            ValueError: One of its times is none.
+            TypeError: Its type is not a string.
+            ValueError: Its type is not valid Unicode, or one of its times is none.
         """
         session_id = check_id("session_id", session.session_id)
-        kind = SessionType(session.session_type).value
         place = f"Session {session_id!r}"
+        kind = _given_type(place, session.session_type)
         created_at = _given_time(place, "created_at", session.created_at)
         fresh = _document.new_session(session_id, kind, self.application_name, created_at)
         fresh["updated_at"] = _given_time(place, "updated_at", session.updated_at)
@@ -422,23 +436,25 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         return self._or_take_back(session_id, write.files, lambda: self._start_agent(session_id, write))
 
     def _start_agent(self, session_id: str, write: AgentWrite) -> bool:
+        shape = _document.new_agent
         for _ in range(_CREATE_TRIES):
-            if self._create_agent(session_id, write):
+            if self._create_agent(session_id, write, shape):
                 return True
             stored = self._read_tail(session_id, write.agent_id)
             if stored.get("agent_data"):
                 # A retry of our own write, whose first answer was lost, finds the agent as it made it.
                 return _document.guard_of(stored).write_id == write.write_id
             self.check_lease(session_id, stored.get("lease"))  # one that went meanwhile is in the way no longer
+            shape = _document.new_agent_beside if stored["is_there"] else _document.new_agent
         if stored.get("lease") is None:
             return False
         raise SessionConflictError(session_id, write.agent_id, _CONTENDED)
 
-    def _create_agent(self, session_id: str, write: AgentWrite) -> bool:
+    def _create_agent(self, session_id: str, write: AgentWrite, shape: Callable[[str, AgentWrite], Change]) -> bool:
         check_id("agent_id", write.agent_id)
         self.store_files(session_id, write.files)
         with _operation("create_agent", session_id, write.agent_id) as outcome:
-            return outcome.of(self._update(session_id, _document.new_agent(session_id, write)))
+            return outcome.of(self._update(session_id, shape(session_id, write)))
 
     def read_agent(self, session_id: str, agent_id: str, **kwargs: Any) -> SessionAgent | None:
         """Return an agent's data, or None where the session holds no such agent."""
@@ -457,8 +473,9 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         write = AgentWrite(agent_id, data=data)
         if self._write_unguarded("update_agent", session_id, write):
             return
-        self.check_lease(session_id, self.locate_agent(session_id, agent_id).lease)
-        if not self._write_unguarded("update_agent", session_id, write):
+        position = self.locate_agent(session_id, agent_id)
+        self.check_lease(session_id, position.lease)
+        if not self._write_unguarded("update_agent", session_id, write, nested=position.guard.nested):
             raise SessionConflictError(session_id, agent_id, _CONTENDED)
 
     def restore_agent(self, session_id: str, agent_id: str, removed: int | None = None) -> RestoredAgent | None:
@@ -775,7 +792,8 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         if tracking_id is not None and position.tracking_ids.get(message_id) == tracking_id:
             return False
         self.check_lease(session_id, position.lease)
-        if position.tracking_ids or not self._write_unguarded("create_message", session_id, write):
+        nested = position.guard.nested
+        if position.tracking_ids or not self._write_unguarded("create_message", session_id, write, nested=nested):
             raise SessionConflictError(
                 session_id,
                 agent_id,
@@ -844,7 +862,8 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         position = self.locate_agent(session_id, write.agent_id, message_id)
         self.check_lease(session_id, position.lease)
         is_live = message_id in position.tracking_ids
-        return is_live and self._write_unguarded("update_message", session_id, write)
+        nested = position.guard.nested
+        return is_live and self._write_unguarded("update_message", session_id, write, nested=nested)
 
     def list_messages(
         self, session_id: str, agent_id: str, limit: int | None = None, offset: int = 0, **kwargs: Any
@@ -874,6 +893,33 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
             return messages
 
         return self._with_values(read)
+
+    def read_listing(self, session_id: str, agent_id: str, listing: Listing) -> list[Stored]:
+        """Return the messages that a listing names, in its order, as the codec stores them.
+
+        Raises:
+            AgentNotFoundError: The session holds no such agent.
+            SessionNotFoundError: There is no such session.
+        """
+        if listing.begins_at_start:
+            return self.read_page(session_id, agent_id, listing.limit, listing.offset)
+        offset, limit = listing.page(self._position(session_id, agent_id, listing.after))
+        messages = self.read_page(session_id, agent_id, limit, offset)
+        return messages[::-1] if listing.newest_first else messages
+
+    def _position(self, session_id: str, agent_id: str, message_id: int | None) -> Position:
+        """Return where a message stands among all of its agent's; the end where there is no id."""
+        read = (_document.position_pipeline, message_id)
+        stored = self._found(session_id, self._read_agent("list_messages", session_id, agent_id, *read))
+        if not stored.get("agent_data"):
+            raise AgentNotFoundError(session_id, agent_id)
+        moved = stored.get("moved_count") or 0
+        if message_id is not None and stored["upto"] == 0 and moved:
+            with _operation("list_messages", session_id, agent_id):
+                found = self._segments.position(session_id, stored["segments"], message_id)
+            if found is not None:
+                return found
+        return Position(moved + stored["before"], moved + stored["upto"])
 
     def _read_page(self, session_id: str, agent_id: str, limit: int | None = None, offset: int = 0) -> list[Stored]:
         _check_numbers(limit=limit, offset=offset)
@@ -908,8 +954,8 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         wanted = _document.config_fields(check_id("agent_id", agent_id))
         with _operation("read_agent_config", session_id, agent_id):
             session = self._found(session_id, self._collection.find_one({"_id": session_id}, wanted))
-        agent = session.get("agents", {}).get(_codec.escape_key(agent_id))
-        return None if agent is None else _config(agent_id, agent.get("agent_data", {}))
+        data = _document.config_of(session, agent_id)
+        return None if data is None else _config(agent_id, data)
 
     def update_agent_config(self, session_id: str, agent_id: str, config: Mapping[str, Any]) -> None:
         """Set some of ``model``, ``system_prompt`` and ``prompt_metadata``.
@@ -921,11 +967,15 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         """
         check_id("agent_id", agent_id)
         encoded = _codec.encode(dict(config), _place(session_id, agent_id), plain_dates=True)
-        wanted, update = _document.changed_config(session_id, agent_id, encoded)
+        if not self._write_config(session_id, agent_id, encoded):
+            position = self.locate_agent(session_id, agent_id)
+            if position.guard.nested:
+                self._write_config(session_id, agent_id, encoded, nested=True)
+
+    def _write_config(self, session_id: str, agent_id: str, config: Stored, *, nested: bool = False) -> bool:
+        wanted, update = _document.changed_config(session_id, agent_id, config, nested=nested)
         with _operation("update_agent_config", session_id, agent_id) as outcome:
-            if outcome.of(self._collection.update_one(wanted, update).matched_count > 0):
-                return
-        self.locate_agent(session_id, agent_id)
+            return outcome.of(self._collection.update_one(wanted, update).matched_count > 0)
 
     def list_agent_configs(self, session_id: str) -> list[Stored]:
         """Return the configuration of every agent of the session.
@@ -933,10 +983,14 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         Raises:
             SessionNotFoundError: There is no such session.
         """
-        with _operation("list_agents", session_id):
-            session = next(self._collection.aggregate(_document.configs_pipeline(session_id)), None)
-        agents = self._found(session_id, session)["agents"]
+        agents = self._read_agents("list_agents", session_id, _document.configs_pipeline)
         return [_config(_codec.unescape_key(agent["key"]), agent) for agent in agents]
+
+    def _read_agents(self, verb: str, session_id: str, pipeline: AgentsPipeline) -> list[Stored]:
+        with _operation(verb, session_id):
+            found = read_agents(self._collection, session_id, pipeline)
+        self._expect_session(session_id, found is not None)
+        return [agent for agent in found or () if agent["is_agent"]]
 
     def read_calls(self, session_id: str) -> dict[str, list[Stored]]:
         """Return the ``event_loop_metrics`` of the messages that have some, in order, by agent.
@@ -944,9 +998,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         Raises:
             SessionNotFoundError: There is no such session.
         """
-        with _operation("read_calls", session_id):
-            session = next(self._collection.aggregate(_document.calls_pipeline(session_id)), None)
-        agents = self._found(session_id, session)["agents"]
+        agents = self._read_agents("read_calls", session_id, _document.calls_pipeline)
         return {_codec.unescape_key(agent["key"]): self._calls(session_id, agent) for agent in agents}
 
     def _calls(self, session_id: str, agent: Stored) -> list[Stored]:
@@ -967,7 +1019,8 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         Raises:
             SessionNotFoundError: There is no such session.
             TypeError: ``metadata`` is not a mapping.
-            UnstorableValueError: A value would not come back equal, or a field cannot be reached.
+            UnstorableValueError: A value would not come back equal, a field cannot be reached, or a number in a key
+                lies beyond the end of a list, which would be filled with nulls.
             ValueError: A key is not fit, or two keys overlap.
         """
         fields = _metadata_fields(session_id, metadata)
@@ -976,17 +1029,24 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         wanted, update = _document.changed_metadata(session_id, fields)
         _document.record(update, _outbox(session_id, outbox))
         with _operation("update_metadata", session_id), _unreachable_fields(session_id, fields):
-            self._expect_session(session_id, self._collection.update_one(wanted, update).matched_count)
+            if not self._collection.update_one(wanted, update).matched_count:
+                self._expect_stored(session_id)
+                raise UnstorableValueError(
+                    f"Metadata of session {session_id!r}, {_named(fields, _document.has_number)}",
+                    "a number in the key lies beyond the end of the list there, which would be filled with nulls. "
+                    "Set the next element of the list, or the whole list",
+                )
 
     def get_metadata(self, session_id: str) -> dict[str, Any]:
-        """Return all metadata of the session.
+        """Return ``{"metadata": {…}}``, or ``{}`` where there is none.
 
         Raises:
             SessionNotFoundError: There is no such session.
         """
         with _operation("get_metadata", session_id):
             stored = self._found(session_id, self._collection.find_one({"_id": session_id}, {"metadata": 1}))
-        return cast("dict[str, Any]", _codec.decode(stored.get("metadata") or {}))
+        metadata = stored.get("metadata")
+        return {"metadata": _codec.decode(metadata)} if metadata else {}
 
     def delete_metadata(self, session_id: str, keys: Iterable[str], outbox: Outbox = ()) -> None:
         """Remove metadata fields; dotted keys reach into nested ones. Fields that are not there are passed over.
@@ -999,7 +1059,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         Raises:
             SessionNotFoundError: There is no such session.
             TypeError: ``keys`` is a string, or nothing that can be gone through.
-            ValueError: A key is not fit, or two keys overlap.
+            ValueError: A key is not fit, two keys overlap, or one is an element of a list, of which a null would stay.
         """
         names = _metadata_keys(session_id, keys)
         if not names:
@@ -1007,7 +1067,12 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         wanted, update = _document.deleted_metadata(session_id, names)
         _document.record(update, _outbox(session_id, outbox))
         with _operation("delete_metadata", session_id):
-            self._expect_session(session_id, self._collection.update_one(wanted, update).matched_count)
+            if not self._collection.update_one(wanted, update).matched_count:
+                self._expect_stored(session_id)
+                raise ValueError(
+                    f"Metadata of session {session_id!r}, {_named(names, _document.ends_in_number)}: an element of "
+                    "a list cannot be removed by its number, since a null would stay there. Set the list without it."
+                )
 
     # Feedback
 
@@ -1099,6 +1164,10 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
     def _expect_session(self, session_id: str, found: bool | int) -> None:
         if not found:
             raise SessionNotFoundError(session_id)
+
+    def _expect_stored(self, session_id: str) -> None:
+        """Look for a session whose fields were not as a write expects them."""
+        self._found(session_id, self._collection.find_one({"_id": session_id}, {"_id": 1}))
 
     # Multi-agents
 
@@ -1219,10 +1288,16 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
             return found
 
     def _write_unguarded(
-        self, verb: str, session_id: str, write: AgentWrite, condition: Mapping[str, Any] = _NO_CONDITION
+        self,
+        verb: str,
+        session_id: str,
+        write: AgentWrite,
+        condition: Mapping[str, Any] = _NO_CONDITION,
+        *,
+        nested: bool = False,
     ) -> bool:
         check_id("agent_id", write.agent_id)
-        wanted, update = _document.unguarded(check_id("session_id", session_id), write)
+        wanted, update = _document.unguarded(check_id("session_id", session_id), write, nested=nested)
         self.store_files(session_id, write.files)
         with _operation(verb, session_id, write.agent_id) as outcome:
             return outcome.of(self._update(session_id, ({**wanted, **condition}, update)))
@@ -1313,6 +1388,17 @@ def _given_time(place: str, name: str, at: Any) -> datetime:
         ) from None
 
 
+def _given_type(place: str, session_type: object) -> str:
+    if not isinstance(session_type, str):
+        raise TypeError(f"{place}: session_type must be a string, got {type(session_type).__name__}")
+    name = session_type.value if isinstance(session_type, SessionType) else str.__str__(session_type)
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{place}: session_type must be valid Unicode, got {name[:50]!r}") from None
+    return name
+
+
 def _place(session_id: str, agent_id: str, message_id: int | None = None) -> str:
     where = f"Agent {agent_id!r} of session {session_id!r}"
     return where if message_id is None else f"{where}, message {message_id}"
@@ -1327,7 +1413,10 @@ def _metadata_fields(session_id: str, metadata: object) -> Stored:
     if not isinstance(metadata, Mapping):
         raise TypeError(f"{place} must be given as a mapping, got {type(metadata).__name__}")
     _check_overlaps(place, [check_key(place, key) for key in metadata])
-    return {key: _codec.encode(value, f"{place}, {key}", plain_dates=True) for key, value in metadata.items()}
+    return {
+        key: _codec.encode(value, f"{place}, {key}", plain_dates=True, depth=key.count("."))
+        for key, value in metadata.items()
+    }
 
 
 def _metadata_keys(session_id: str, keys: object) -> list[str]:
@@ -1346,6 +1435,13 @@ def _check_overlaps(place: str, keys: Iterable[str]) -> None:
             raise ValueError(f"{place}: {'.'.join(shorter)!r} and {'.'.join(longer)!r} overlap; give one of them")
 
 
+def _named(keys: Iterable[str], at_fault: Callable[[str], bool]) -> str:
+    """Name the keys that may be at fault, some of them where they are many."""
+    names = [key for key in keys if at_fault(key)]
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return f"one of {names[:_MOST_NAMED]}{more}" if len(names) > 1 else repr(names[0])
+
+
 @contextmanager
 def _unreachable_fields(session_id: str, fields: Stored) -> Iterator[None]:
     try:
@@ -1355,7 +1451,7 @@ def _unreachable_fields(session_id: str, fields: Stored) -> Iterator[None]:
             raise
         forget_values(error)
         raise UnstorableValueError(
-            f"Metadata of session {session_id!r}, one of {[key for key in fields if '.' in key]}",
+            f"Metadata of session {session_id!r}, {_named(fields, lambda key: '.' in key)}",
             "a value that is no object stands where the dotted key goes through; delete that field first",
         ) from None
 
@@ -1425,8 +1521,16 @@ def _session(session_id: str, stored: Mapping[str, Any]) -> Session:
     version = stored.get("schema_version")
     if version is not None and not (isinstance(version, int) and version <= _document.SCHEMA_VERSION):
         raise SchemaVersionError(session_id, version, _document.SCHEMA_VERSION)
-    # The first version left the type out, or wrote "default".
-    return Session(session_id=session_id, session_type=SessionType.AGENT, **_codec.times(stored))
+    return Session(session_id=session_id, session_type=_session_type(stored), **_codec.times(stored))
+
+
+def _session_type(stored: Mapping[str, Any]) -> SessionType:
+    # The first version left it out, or wrote "default"; it may be anybody's own name.
+    found = stored.get("session_type")
+    try:
+        return SessionType.AGENT if found is None else SessionType(found)
+    except ValueError:
+        return cast(SessionType, found)
 
 
 class _MissingValueError(MongoDBSessionError):

@@ -15,6 +15,7 @@ __all__ = [
     "FeedbackHook",
     "GuardrailEvent",
     "Health",
+    "JsonSafe",
     "ManagerOptions",
     "MetadataHook",
     "OldSpellings",
@@ -32,6 +33,9 @@ in one write at the end of the invocation."""
 
 OnError: TypeAlias = Literal["raise", "degrade"]
 """Whether a failed write fails the invocation, or the conversation goes on and the write is made up for."""
+
+JsonSafe: TypeAlias = Literal[False, "note", "base64"]
+"""Values as they are, or as JSON carries them: bytes as a note of their type and size, or as base64."""
 
 GUARDRAIL_INTERVENED: Final = "guardrail_intervened"
 """Stop reason of a model whose guardrail blocked or masked content (Amazon Bedrock)."""

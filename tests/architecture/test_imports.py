@@ -25,6 +25,7 @@ FLOORS: list[set[str]] = [
         "_client",
         "_driver_errors",
         "_indexes",
+        "_json_form",
         "_hook_chain",
         "_lease",
         "_off_loop",
@@ -39,7 +40,8 @@ FLOORS: list[set[str]] = [
         "_large_values",
         "_multi_agents",
     },
-    {"_segments", "_files", "_opening", "_agent_state"},
+    {"_all_agents", "_listing", "_opening", "_agent_state"},
+    {"_segments", "_files"},
     {"mongodb_session_repository"},
     {"_writer", "_session_data", "session_catalog", "storage", "_multi_agent_writer"},
     {"_restoring"},
@@ -86,8 +88,9 @@ COLLECTION_METHODS = {
 }
 MAY_TOUCH_COLLECTIONS = {
     "mongodb_session_repository",
-    "_indexes",
+    "_all_agents",
     "_opening",
+    "_indexes",
     "_segments",
     "_files",
     "session_catalog",

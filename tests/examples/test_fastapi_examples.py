@@ -16,8 +16,9 @@ from typing import Any
 import httpx
 import pytest
 from pymongo import MongoClient
+from strands.types.session import SessionMessage
 
-from mongodb_session_manager import MongoDBSessionManager
+from mongodb_session_manager import MongoDBSessionManager, MongoDBSessionRepository
 from tests.watching import eventually
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -144,6 +145,25 @@ def test_a_conversation(chat: Service, session_id: str) -> None:
     assert chat.texts(session_id)[::2] == ["Prompt 0", "Prompt 1", "Prompt 2"]
     page = chat.client.get(f"/sessions/{session_id}/history", params={"limit": 2, "offset": 1}).json()
     assert [message["message_id"] for message in page] == [1, 2]
+
+
+def test_a_history_with_a_picture(services: dict[str, Service], session_id: str) -> None:
+    for name, service in services.items():
+        service.chat(f"{session_id}-{name}", "Hello").read()
+        with MongoClient[dict[str, Any]](service.uri) as client:
+            repository = MongoDBSessionRepository(client=client)
+            picture: Any = {"image": {"format": "png", "source": {"bytes": b"\x89PNG\0\xff"}}}
+            odd: Any = {"toolUse": {"toolUseId": "t", "name": "t", "input": {"n": float("nan"), "half": "\ud83d"}}}
+            agent_id = next(config["agent_id"] for config in repository.list_agent_configs(f"{session_id}-{name}"))
+            message = SessionMessage({"role": "user", "content": [picture, odd]}, 2)
+            repository.create_message(f"{session_id}-{name}", agent_id, message)
+
+        reply = service.client.get(f"/sessions/{session_id}-{name}/history")
+
+        assert reply.status_code == 200
+        content = reply.json()[2]["content"]
+        assert content[0]["image"]["source"]["bytes"] == {"type": "image/png", "size": 6}
+        assert content[1]["toolUse"]["input"] == {"n": "NaN", "half": "\ufffd"}
 
 
 def test_feedback(chat: Service, session_id: str) -> None:

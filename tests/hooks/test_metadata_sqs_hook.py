@@ -171,6 +171,17 @@ def test_a_hook_that_does_not_store_sends_nothing(aws: Any, queue: str, new_mana
     assert aws.received(queue) == []
 
 
+def test_a_key_that_is_refused_sends_nothing(aws: Any, queue: str, new_manager: NewManager) -> None:
+    with new_manager(metadata_hook=create_metadata_sqs_hook(queue)) as manager:
+        manager.session_repository.update_metadata("s-1", {"tags": ["a"]})
+        with pytest.raises(ValueError, match=r"'tags\.900000'"):
+            manager.update_metadata({"tags.900000": "b"})
+        with pytest.raises(ValueError, match=r"'tags\.0'"):
+            manager.delete_metadata(["tags.0"])
+
+    assert aws.received(queue) == []
+
+
 @pytest.mark.parametrize("awaited", [False, True])
 def test_may_be_called_by_a_hook_of_ones_own(aws: Any, queue: str, new_manager: NewManager, awaited: bool) -> None:
     sqs = create_metadata_sqs_hook(queue)
@@ -183,7 +194,7 @@ def test_may_be_called_by_a_hook_of_ones_own(aws: Any, queue: str, new_manager: 
 
     with new_manager(metadata_hook=coroutine if awaited else plain) as manager:
         manager.update_metadata({"status": "open"})
-        assert manager.session_repository.get_metadata("s-1") == {"changed": True}
+        assert manager.session_repository.get_metadata("s-1") == {"metadata": {"changed": True}}
     sqs.flush(5)
 
     assert [event["metadata"] for event in aws.events(queue, 1)] == [{"changed": True}]

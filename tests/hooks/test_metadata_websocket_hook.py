@@ -64,6 +64,17 @@ def test_an_update_and_a_delete(browser: Any, hook: Any, new_manager: NewManager
     assert is_silent(client)
 
 
+def test_a_key_that_is_refused_sends_nothing(browser: Any, hook: Any, new_manager: NewManager) -> None:
+    client, connection_id = browser
+    with new_manager(metadata_hook=hook) as manager:
+        manager.update_metadata({"connection_id": connection_id})
+        manager.session_repository.update_metadata("s-1", {"tags": ["a"]})
+        with pytest.raises(ValueError, match=r"'tags\.900000'"):
+            manager.update_metadata({"tags.900000": "b"})
+        hook.flush(5)
+        assert is_silent(client)
+
+
 def test_the_connection_of_an_earlier_process_is_used_and_never_sent(
     aws: Any, browser: Any, new_manager: NewManager
 ) -> None:

@@ -594,7 +594,7 @@ async def test_a_blocking_hook_does_not_block_the_loop(new_manager: NewManager) 
     release.set()
     await updating
 
-    assert manager.session_repository.get_metadata("s-1") == {"a": 1}
+    assert manager.session_repository.get_metadata("s-1") == {"metadata": {"a": 1}}
 
 
 async def test_a_sync_caller_waits_for_a_coroutine(new_manager: NewManager, stored: Stored) -> None:
@@ -691,7 +691,7 @@ def test_a_hook_can_read_the_session_when_it_is_bound(new_manager: NewManager) -
 
     new_manager(metadata_hook=Reader())
 
-    assert found == [{"a": 1}, "shop"]
+    assert found == [{"metadata": {"a": 1}}, "shop"]
 
 
 @pytest.mark.parametrize("hook", [42, "print", ..., [print, 42], ["print"], True], ids=str)

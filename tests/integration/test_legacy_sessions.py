@@ -461,7 +461,7 @@ def test_the_sdks_verbs_read_an_old_session(
 
     assert session is not None
     assert agent is not None
-    assert (session.session_type.value, session.created_at) == ("AGENT", AT.isoformat())
+    assert (session.session_type, session.created_at) == ("default", AT.isoformat())
     assert (agent.state, agent._internal_state) == (STATE, INTERNAL)
     assert agent.conversation_manager_state == WINDOW
     assert plain([record.to_message() for record in listed]) == CONTENT[1:3]

@@ -1,14 +1,18 @@
 """Listing and counting an agent's messages."""
 
+import itertools
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
+from bson import ObjectId
 from pymongo import MongoClient
 from strands import Agent
+from strands.types.content import Message
+from strands.types.session import SessionAgent, SessionMessage
 
-from mongodb_session_manager import MongoDBSessionManager
+from mongodb_session_manager import MongoDBSessionManager, _segments
 from mongodb_session_manager.errors import SessionNotFoundError
 from mongodb_session_manager.testing import CommandCounter
 
@@ -90,6 +94,129 @@ def test_pages(
 
     assert ids(found) == expected
     assert log.names == ["aggregate"]
+
+
+WRONG: list[tuple[dict[str, Any], type[Exception]]] = [
+    ({"limit": 1.5}, TypeError),
+    ({"limit": "1"}, TypeError),
+    ({"limit": True}, TypeError),
+    ({"offset": None}, TypeError),
+    ({"offset": 0.0}, TypeError),
+    ({"offset": False}, TypeError),
+    ({"after": "1"}, TypeError),
+    ({"after": 1.0}, TypeError),
+    ({"after": True}, TypeError),
+    ({"after": 2**70}, ValueError),
+    ({"after": {"$gt": 1}}, TypeError),
+    ({"newest_first": 1}, TypeError),
+    ({"newest_first": "yes"}, TypeError),
+    ({"newest_first": None}, TypeError),
+    ({"json_safe": True}, ValueError),
+    ({"json_safe": "hex"}, ValueError),
+    ({"json_safe": ""}, ValueError),
+    ({"json_safe": None}, TypeError),
+    ({"json_safe": ["note"]}, TypeError),
+]
+
+
+@pytest.mark.parametrize(("arguments", "error"), WRONG, ids=str)
+@pytest.mark.parametrize("agent_id", ["a.b", "stranger"])
+async def test_wrong_arguments_are_refused_before_anything_is_sent(
+    talked: MongoDBSessionManager,
+    command_counter: CommandCounter,
+    agent_id: str,
+    arguments: dict[str, Any],
+    error: type[Exception],
+) -> None:
+    (name,) = arguments
+    with command_counter.counting() as log:
+        with pytest.raises(error, match="message_id" if name == "after" else name):
+            talked.list_messages(agent_id, **arguments)
+        with pytest.raises(error):
+            await talked.alist_messages(agent_id, **arguments)
+
+    assert log.commands == []
+
+
+# Other orders
+
+NUMBERS = [0, 1, 2, 5, 6, 9, 10, 11, 12, 13, 20, 21, 22, 30]
+AFTER = [None, -1, 0, 3, 5, 10, 13, 19, 21, 30, 2**40]
+
+
+@pytest.fixture(params=["live", "moved", "all but the last moved"])
+def numbered(
+    request: pytest.FixtureRequest, new_manager: NewManager, monkeypatch: pytest.MonkeyPatch
+) -> MongoDBSessionManager:
+    """A manager with the messages ``NUMBERS``, some of which are in segments."""
+    manager = new_manager()
+    repository = manager.session_repository
+    repository.create_agent("s-1", SessionAgent("a", {}, {}))
+    moving = {"moved": (4, 10), "all but the last moved": (1, 1)}.get(request.param)
+    for count, number in enumerate(NUMBERS):
+        message: Message = {"role": "user", "content": [{"text": str(number)}]}
+        repository.create_message("s-1", "a", SessionMessage(message, number))
+        if moving and (count % 5 == 4 or number == NUMBERS[-1]):
+            monkeypatch.setattr(_segments, "KEPT_MESSAGES", moving[0])
+            guard = repository.locate_agent("s-1", "a").guard
+            assert repository.roll_over("s-1", "a", guard, ObjectId()) or count < moving[0]
+    if moving:
+        assert repository.collection.find_one({}, {"agents.a.moved_count": 1})["agents"]["a"]["moved_count"] >= 10  # type: ignore[index]
+    return manager
+
+
+def expected(after: int | None, newest_first: bool, limit: int | None, offset: int) -> list[int]:
+    if newest_first:
+        found = [number for number in reversed(NUMBERS) if after is None or number < after]
+    else:
+        found = [number for number in NUMBERS if after is None or number > after]
+    return found[offset:][:limit]
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+async def test_every_page_in_every_order(numbered: MongoDBSessionManager, newest_first: bool) -> None:
+    for after, limit, offset in itertools.product(AFTER, [None, 3], [0, 1, 6]):
+        order: dict[str, Any] = {"newest_first": newest_first, "after": after}
+        found = numbered.list_messages("a", limit, offset, **order)
+        assert ids(found) == expected(after, newest_first, limit, offset), (after, limit, offset)
+    for limit, offset in [(0, 0), (1, 2**40), (2**40, 2)]:
+        found = numbered.list_messages("a", limit, offset, newest_first=newest_first)
+        assert ids(found) == expected(None, newest_first, limit, offset)
+    assert await numbered.alist_messages("a", 3, after=5, newest_first=newest_first) == numbered.list_messages(
+        "a", 3, after=5, newest_first=newest_first
+    )
+
+
+def test_a_whole_history_page_by_page(numbered: MongoDBSessionManager) -> None:
+    for newest_first in (False, True):
+        seen: list[int] = []
+        while page := ids(numbered.list_messages("a", 4, newest_first=newest_first, after=seen[-1] if seen else None)):
+            seen += page
+        assert seen == (NUMBERS[::-1] if newest_first else NUMBERS)
+
+
+def test_behind_a_redacted_message(numbered: MongoDBSessionManager) -> None:
+    redacted: Message = {"role": "user", "content": [{"text": "…"}]}
+    for number in (1, 21):
+        numbered.session_repository.update_message("s-1", "a", SessionMessage(redacted, number, redacted))
+
+    assert ids(numbered.list_messages("a", 2, after=1)) == [2, 5]
+    assert ids(numbered.list_messages("a", 2, after=21, newest_first=True)) == [20, 13]
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"newest_first": True}, {"after": 1}, {"after": 1, "newest_first": True}], ids=str
+)
+def test_an_unknown_agent_has_none_in_any_order(
+    talked: MongoDBSessionManager, command_counter: CommandCounter, arguments: dict[str, Any]
+) -> None:
+    assert talked.list_messages("stranger", **arguments) == []
+    with command_counter.counting() as log:
+        talked.list_messages("a.b", 2, **arguments)
+    assert log.names == ["aggregate", "aggregate"]
+    talked.delete_session()
+    with pytest.raises(SessionNotFoundError, match="'s-1'"):
+        talked.list_messages("a.b", **arguments)
 
 
 @pytest.mark.parametrize("arguments", [{"limit": -1}, {"offset": -1}, {"limit": -5, "offset": -5}], ids=str)

@@ -240,7 +240,7 @@ def test_overlapping_keys_are_refused(
 
 
 @pytest.mark.parametrize(
-    "value", [{1}, Decimal("1"), object(), print, {1: 2}, AT.date(), SELF], ids=lambda v: type(v).__name__
+    "value", [{1}, Decimal("1"), object(), print, {(1, 2): 3}, AT.date(), SELF], ids=lambda v: type(v).__name__
 )
 def test_a_value_that_cannot_be_stored_is_named(
     new_manager: NewManager, command_counter: CommandCounter, value: Any

@@ -7,6 +7,10 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from botocore.exceptions import EndpointConnectionError  # type: ignore[import-untyped]
+from bson import Binary, Decimal128, MinKey, ObjectId, Regex, Timestamp
+from pymongo import MongoClient
+from pymongo.errors import ServerSelectionTimeoutError
 from strands import Agent
 from strands.types.content import Message
 
@@ -126,6 +130,54 @@ def test_what_json_cannot_hold_is_readable(new_manager: NewManager) -> None:
     assert "Zoë 🦜" in answer
 
 
+HALVES = ("\ud83d", "\udc00", "\udc00\ud83d")
+
+
+@pytest.mark.parametrize("half", HALVES, ids=ascii)
+@pytest.mark.parametrize("allowed_keys", [None, ["title", "\ud83d"]], ids=ascii)
+def test_answers_are_valid_utf_8(new_manager: NewManager, half: str, allowed_keys: list[str] | None) -> None:
+    manager = new_manager()
+    tool = manager.get_metadata_tool(allowed_keys=allowed_keys)
+    broken = f"broken {half} title"
+
+    answers = [
+        tool(action="set", metadata={"title": broken}),
+        tool(action="get"),
+        tool(action="get", keys=["title"]),
+        tool(action="set", metadata={half: {half: 1}}),
+        tool(action="get", keys=[half]),
+        tool(action="set", metadata={f"$ {half}": 1}),
+        tool(action=half),
+        tool(action="delete", keys=[half]),
+    ]
+
+    assert manager.get_metadata()["metadata"]["title"] == broken
+    assert [answer for answer in answers if not answer.encode()] == []
+    assert json.loads(answers[1].removeprefix("All metadata: "))["title"].startswith("broken \ufffd")
+
+
+def test_answers_are_json_whatever_is_stored(manager: MongoDBSessionManager) -> None:
+    odd = {"nan": float("nan"), "inf": float("inf"), "id": ObjectId(), "price": Decimal128("1.5"), "big": 2**70}
+    manager.update_metadata(odd)
+    manager.session_repository.collection.update_one(
+        {"_id": "s-1"}, {"$set": {"metadata.foreign": [Regex("a"), MinKey(), Timestamp(1, 1), Binary(b"a", 4)]}}
+    )
+
+    found = refusing_constants(manager.get_metadata_tool()(action="get").removeprefix("All metadata: "))
+
+    assert found.keys() == {*STORED, *odd, "foreign"}
+    assert (found["nan"], found["inf"], found["big"], found["price"]) == ("NaN", "Infinity", 2**70, "1.5")
+
+
+def refusing_constants(text: str) -> Any:
+    """Parse JSON as strictly as other languages do."""
+
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    return json.loads(text, parse_constant=refuse)
+
+
 # Errors
 
 
@@ -180,7 +232,59 @@ def test_a_refusing_server_is_an_answer(
     with failing("update", errorCode=13):
         answer = manager.get_metadata_tool()(action="set", metadata={"a": 1})
 
-    assert answer.startswith("Error: ")
+    assert answer == OUT_OF_ORDER
+
+
+OUT_OF_ORDER = "Error: the notebook cannot be reached right now. Go on without it, and try again later."
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"action": "get"}, {"action": "set", "metadata": {"a": 1}}, {"action": "delete", "keys": ["a"]}],
+    ids=str,
+)
+def test_a_model_learns_nothing_of_the_servers(
+    mongodb_uri: str, database: str, nobodys_port: int, caplog: pytest.LogCaptureFixture, arguments: dict[str, Any]
+) -> None:
+    away = MongoClient[dict[str, Any]](f"mongodb://127.0.0.1:{nobodys_port}", serverSelectionTimeoutMS=50)
+    with away, MongoClient[dict[str, Any]](mongodb_uri) as client:
+        manager = MongoDBSessionManager("s-1", client=client, database_name=database)
+        collection = away[database].agent_sessions
+        manager.session_repository._collection = collection
+
+        answer = manager.get_metadata_tool()(**arguments)
+
+    assert answer == OUT_OF_ORDER
+    assert "the metadata tool failed" in caplog.text
+    assert str(nobodys_port) not in caplog.text
+
+
+def _from_the_driver() -> None:
+    raise ServerSelectionTimeoutError("10.1.2.3:27017: timed out, Topology Description: …")
+
+
+def _from_the_system() -> None:
+    raise ConnectionRefusedError(111, "Connect call failed ('10.1.2.3', 27017)")
+
+
+def _from_aws() -> None:
+    raise EndpointConnectionError(endpoint_url="http://10.1.2.3/")
+
+
+@pytest.mark.parametrize("fail", [_from_the_driver, _from_the_system, _from_aws])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_nor_by_what_a_hook_makes_of_it(new_manager: NewManager, fail: Callable[[], None], wrapped: bool) -> None:
+    def failing_hook(original_func: Hook, action: str, session_id: str, **kwargs: Any) -> Any:
+        if not wrapped:
+            fail()
+        try:
+            fail()
+        except Exception as error:
+            raise RuntimeError(f"the CRM is away: {error}") from error
+
+    answer = new_manager(metadata_hook=failing_hook).get_metadata_tool()(action="get")
+
+    assert answer == OUT_OF_ORDER
 
 
 # Hooks

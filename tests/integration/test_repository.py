@@ -24,8 +24,9 @@ from strands.types.content import Message
 from strands.types.exceptions import SessionException
 from strands.types.session import Session, SessionAgent, SessionMessage, SessionType
 
-from mongodb_session_manager import MongoDBSessionRepository, _codec, _document
+from mongodb_session_manager import MongoDBSessionManager, MongoDBSessionRepository, _codec, _document
 from mongodb_session_manager._document import AgentWrite, Guard
+from mongodb_session_manager._listing import Listing
 from mongodb_session_manager.errors import (
     AgentNotFoundError,
     MessageNotFoundError,
@@ -172,6 +173,7 @@ AGENT_VERBS: dict[str, Verb] = {
     "update_message": lambda r, s, a: r.update_message(s, a, a_message(0)),
     "list_messages": lambda r, s, a: r.list_messages(s, a),
     "read_page": lambda r, s, a: r.read_page(s, a),
+    "read_listing": lambda r, s, a: r.read_listing(s, a, Listing(newest_first=True)),
     "mark_files": lambda r, s, a: r.mark_files(s, a, None, ["0"], ObjectId()),
     "count_messages": lambda r, s, a: r.count_messages(s, a),
     "read_agent_config": lambda r, s, a: r.read_agent_config(s, a),
@@ -209,6 +211,47 @@ def test_a_new_session_is_opened(repository: MongoDBSessionRepository, sessions:
     assert (found["session_id"], found["application_name"]) == (SESSION, "shop")
     assert (found["session_type"], found["schema_version"]) == ("AGENT", _document.SCHEMA_VERSION)
     assert opened.session.created_at == found["created_at"].isoformat()
+
+
+@pytest.mark.parametrize("kind", ["AGENT", SessionType.AGENT, "default", "chat", "größe 🦜", "", "a.$b\0"], ids=ascii)
+def test_a_session_keeps_its_type(repository: MongoDBSessionRepository, kind: Any) -> None:
+    given = Session("s-1", kind)
+
+    assert repository.create_session(given) is given
+    read = repository.read_session("s-1")
+    assert read is not None
+    assert (read.session_type, repository.open_session("s-1").session.session_type) == (kind, kind)
+    name = repository.collection.database.name
+    assert MongoDBSessionManager("s-1", client=repository.client, database_name=name).session.session_type == kind
+    assert type(read.session_type) is (SessionType if kind == "AGENT" else str)
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"), [(None, TypeError), (1, TypeError), (b"a", TypeError), ("\ud83d", ValueError)]
+)
+def test_what_is_no_session_type(repository: MongoDBSessionRepository, kind: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="'s-1': session_type"):
+        repository.create_session(Session("s-1", kind))
+
+    assert repository.read_session("s-1") is None
+
+
+def test_a_new_session_has_no_guardrail_events(repository: MongoDBSessionRepository) -> None:
+    repository.open_session("opened")
+    repository.create_session(Session("created", SessionType.AGENT))
+
+    found = list(repository.collection.find({}, {"_id": 0, "guardrail_events": 1}))
+    assert found == [{"guardrail_events": []}] * 2
+
+
+def test_metadata_has_the_form_of_the_managers(repository: MongoDBSessionRepository) -> None:
+    repository.open_session("s-1")
+    assert repository.get_metadata("s-1") == {}
+
+    repository.update_metadata("s-1", {"a": 1})
+    assert repository.get_metadata("s-1") == {"metadata": {"a": 1}}
+    repository.delete_metadata("s-1", ["a"])
+    assert repository.get_metadata("s-1") == {}
 
 
 def test_opening_and_creating_store_the_same(repository: MongoDBSessionRepository, sessions: Sessions) -> None:
@@ -613,6 +656,7 @@ def test_a_missing_session_is_nothing_to_the_others(repository: MongoDBSessionRe
         "update_message",
         "list_messages",
         "read_page",
+        "read_listing",
         "update_agent_config",
         "update_multi_agent",
     ],

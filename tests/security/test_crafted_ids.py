@@ -35,6 +35,7 @@ from mongodb_session_manager import (
 )
 from mongodb_session_manager import _codec as codec
 from mongodb_session_manager._document import AgentWrite, Guard, guarded, leased
+from mongodb_session_manager._listing import Listing
 from mongodb_session_manager.mongodb_session_repository import PreparedWrite
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel
 
@@ -85,7 +86,7 @@ FIRST = ["create_session", "open_session", "create_agent", "create_message", "cr
 # What ends a session, or empties the history that the others work on.
 LAST = ["delete_session", "close", "aclose"]
 # Their clients, threads and collections are no data of a session.
-NO_VERBS = {"client", "handle", "health", "namespace", "undelivered"}
+NO_VERBS = {"collection", "client", "handle", "health", "namespace", "undelivered"}
 
 
 class Source:
@@ -172,6 +173,7 @@ ARGUMENTS: dict[str, Callable[[Target], Any]] = {
     "ids": lambda t: [t.mark],
     "registry": lambda _: HookRegistry(),
     "overrides": lambda _: None,
+    "listing": lambda _: Listing(newest_first=True),
 }
 
 
@@ -609,11 +611,11 @@ def test_two_keys_never_meet(world: World, one: str, other: str) -> None:
     (before,) = sessions.find()
 
     repository.update_metadata("s", {one: {"$ne": "one's"}})
-    both = repository.get_metadata("s")
+    both = repository.get_metadata("s")["metadata"]
     repository.delete_metadata("s", [one])
 
     (after,) = sessions.find()
-    left = repository.get_metadata("s")
+    left = repository.get_metadata("s")["metadata"]
     assert found(both, one) == {"$ne": "one's"}
     assert found(both, other) == found(left, other) == {"$where": "other's", "a.b": 1}
     assert without_metadata(after) == without_metadata(before)
@@ -630,13 +632,13 @@ def test_a_key_among_others(world: World, key: str) -> None:
         if not any(overlap(other, there) for there in kept):
             kept[other] = value
     world.repository.update_metadata("s", kept)
-    before = world.repository.get_metadata("s")
+    before = world.repository.get_metadata("s")["metadata"]
 
     world.repository.update_metadata("s", {key: "mine"})
-    assert found(world.repository.get_metadata("s"), key) == "mine"
+    assert found(world.repository.get_metadata("s")["metadata"], key) == "mine"
     world.repository.delete_metadata("s", [key])
 
-    after = world.repository.get_metadata("s")
+    after = world.repository.get_metadata("s")["metadata"]
     assert {other: found(after, other) for other in kept} == kept
     assert before.items() <= after.items()
 

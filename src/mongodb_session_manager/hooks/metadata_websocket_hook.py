@@ -105,7 +105,7 @@ def _management_url(endpoint: Any) -> Any:
 
 def _stored_connection(repository: "MongoDBSessionRepository", session_id: str) -> str | None:
     try:
-        connection = repository.get_metadata(session_id).get(CONNECTION_ID)
+        connection = repository.get_metadata(session_id).get("metadata", {}).get(CONNECTION_ID)
     except SessionNotFoundError:
         return None
     return connection if isinstance(connection, str) and connection else None

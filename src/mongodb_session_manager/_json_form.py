@@ -1,0 +1,128 @@
+"""Stored values in a form that JSON and UTF-8 can carry; pure, no I/O."""
+
+import base64
+import math
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+# The blocks of a message that hold a file.
+_MEDIA = frozenset({"audio", "image", "video"})
+_DOCUMENTS = {
+    "pdf": "application/pdf",
+    "csv": "text/csv",
+    "doc": "application/msword",
+    "docx": "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+    "xls": "application/vnd.ms-excel",
+    "xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+    "html": "text/html",
+    "txt": "text/plain",
+    "md": "text/markdown",
+}
+_UNKNOWN = "application/octet-stream"
+# What json.dumps makes of keys that are no strings.
+_WORDS = {True: "true", False: "false", None: "null"}
+
+
+def json_form(value: Any, form: str) -> Any:
+    """Return a copy that ``json.dumps(…, allow_nan=False)`` and UTF-8 can carry; what they carry already stays equal.
+
+    Args:
+        value: Any value that the library gives back.
+        form: What bytes become. ``"note"``: ``{"type": <media type>, "size": <bytes>}``. ``"base64"``: text.
+            ``"sentence"``: their size, for who reads.
+    """
+    return _JsonForm(_OF_BYTES[form]).of(value, _UNKNOWN)
+
+
+def _note(value: bytes, media_type: str) -> dict[str, Any]:
+    return {"type": media_type, "size": len(value)}
+
+
+def _base64(value: bytes, media_type: str) -> str:
+    return base64.b64encode(value).decode()
+
+
+def _sentence(value: bytes, media_type: str) -> str:
+    return f"<{len(value)} bytes>"
+
+
+_OF_BYTES: dict[str, Callable[[bytes, str], Any]] = {"note": _note, "base64": _base64, "sentence": _sentence}
+
+
+class _JsonForm:
+    """Copies one value."""
+
+    def __init__(self, of_bytes: Callable[[bytes, str], Any]) -> None:
+        self._of_bytes = of_bytes
+
+    def of(self, value: Any, media_type: str) -> Any:
+        if isinstance(value, Mapping):
+            return self._of_mapping(value, media_type)
+        if isinstance(value, list | tuple):
+            return [self.of(item, media_type) for item in value]
+        if isinstance(value, bytes | bytearray | memoryview):
+            return self._of_bytes(bytes(value), media_type)
+        return _scalar(value)
+
+    def _of_mapping(self, value: Mapping[Any, Any], media_type: str) -> dict[str, Any]:
+        copy: dict[str, Any] = {}
+        for key, item in value.items():
+            found = _media_type(key, item) or media_type
+            copy[_free(key, copy, value)] = self.of(item, found)
+        return copy
+
+
+def _media_type(kind: object, block: object) -> str | None:
+    """Return what the bytes in a block are; None where it says nothing of that."""
+    form = block.get("format") if isinstance(block, Mapping) else None
+    if not isinstance(form, str):
+        return None
+    if kind == "document":
+        return _DOCUMENTS.get(form, _UNKNOWN)
+    return _text(f"{kind}/{form}") if kind in _MEDIA else None
+
+
+def _scalar(value: Any) -> Any:
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return _text(str.__str__(value))
+    if isinstance(value, int):
+        return _number(int(value))
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else _float_name(value)
+    return value.isoformat() if isinstance(value, datetime) else _text(str(value))
+
+
+def _number(value: int) -> Any:
+    try:
+        str(value)
+    except ValueError:  # Python writes no number of more than some thousand digits
+        return hex(value)
+    return value
+
+
+def _float_name(value: float) -> str:
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def _text(value: str) -> str:
+    # U+FFFD stands for half a character, as in what a decoder of UTF-8 gives.
+    return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _name(key: Any) -> str:
+    if key is None or isinstance(key, bool):
+        return _WORDS[key]
+    return str(_scalar(key))
+
+
+def _free(key: Any, taken: Mapping[str, Any], original: Mapping[Any, Any]) -> str:
+    """Two keys may have one name in JSON, such as 1 and "1": neither hides the other."""
+    name = _name(key)
+    if name == key:
+        return name
+    while name in taken or name in original:
+        name += "'"
+    return name
