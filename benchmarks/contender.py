@@ -86,6 +86,10 @@ class Contender(ABC):
     async def fill(self, session_id: str, count: int) -> None:
         """Store a session with a history; without one it does not exist yet."""
 
+    async def enter(self, session_id: str) -> Conversation | None:
+        """Do the part of that which talks to the server, and does not block the loop; None where there is no such."""
+        return None
+
     @abstractmethod
     async def open(self, session_id: str, with_tool: bool = False) -> Conversation:
         """Do what a stateless request does before its turn: restore the session, make the agent."""

@@ -46,6 +46,26 @@ async def time_fleets(
     return {name: _medians(found) for name, found in runs.items()}
 
 
+async def time_openings(
+    filling: Sequence[Contender], working: Sequence[Contender], size: int, count: int, tick: Tick
+) -> dict[str, float]:
+    """Return milliseconds by contender until so many sessions are open, with what an agent needs of each."""
+    times: dict[str, list[float]] = {contender.name: [] for contender in working}
+    session_ids = {filler.name: [new_session(HISTORY) for _ in range(size)] for filler in filling}
+    for filler in filling:
+        for session_id in session_ids[filler.name]:
+            await filler.fill(session_id, HISTORY)
+    for number in range(count + 1):
+        for worker in working:
+            started = perf_counter()
+            entered = await asyncio.gather(*map(worker.enter, session_ids[worker.name]))
+            if number:  # connections and threads are there
+                times[worker.name].append(perf_counter() - started)
+            await asyncio.gather(*(each.close() for each in entered if each is not None))
+        tick()
+    return {name: median(found) * 1000 for name, found in times.items()}
+
+
 async def _prepare(filler: Contender, worker: Contender, size: int) -> list[Conversation]:
     session_ids = [new_session(HISTORY) for _ in range(size)]
     for session_id in session_ids:

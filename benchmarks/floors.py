@@ -63,6 +63,10 @@ class AsyncFloor(Floor):
         await self.restore_async(session_id)
         return _AsyncFloorConversation(self.async_collection, session_id, 4 if with_tool else 2)
 
+    async def enter(self, session_id: str) -> Conversation:
+        await self.restore_async(session_id)
+        return _AsyncFloorConversation(self.async_collection, session_id, 2)
+
     async def restore_async(self, session_id: str) -> list[Message]:
         return _messages(await self.async_collection.find_one({"_id": session_id}, NEWEST))
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 OURS, FLOOR, ASYNC_FLOOR = "ours sync", "floor", "floor async in agent"
+SERVICE, GUARDED = "ours in service", "guarded floor off loop"
 Results = Mapping[str, Any]
 
 
@@ -43,6 +44,10 @@ def _added(measure: str, history: str) -> Callable[[Results], tuple[float, float
     return lambda results: (results[measure][OURS][history], results[measure][FLOOR][history])
 
 
+def _request(history: str) -> Callable[[Results], tuple[float, float]]:
+    return lambda results: (results["request"][SERVICE][history], results["request"][GUARDED][history])
+
+
 def _traffic(situation: str, *fields: str) -> Callable[[Results], tuple[float, float]]:
     def find(results: Results) -> tuple[float, float]:
         ours, floor = (results["traffic"][name][situation] for name in (OURS, FLOOR))
@@ -70,6 +75,15 @@ GOALS = (
         lambda results: (results["turn"][OURS]["10000"], results["turn"][OURS]["100"]),
     ),
     Goal("added time per request, history 1,000", 1.5, _added("request", "1000")),
+    *(
+        Goal(f"added time per request in a service, history {int(history):,}, against the guarded floor", 1.25, of)
+        for history, of in ((history, _request(history)) for history in ("0", "100", "1000"))
+    ),
+    Goal(
+        "fifty sessions opened, 5 ms each way",
+        1.1,
+        lambda results: (results["opening"][SERVICE], results["opening"]["floor async"]),
+    ),
     Goal("fifty agents, 5 ms each way, total", 1.3, _fleet("delayed", "total")),
     Goal("fifty agents, 5 ms each way, lag p99", 1.5, _fleet("delayed", "lag_p99")),
     Goal("bytes sent per turn", 1.3, _traffic("steady", "bytes_sent")),

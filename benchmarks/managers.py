@@ -138,6 +138,22 @@ class OursInService(Ours):
         conversation.session = session
         return conversation
 
+    async def enter(self, session_id: str) -> Conversation:
+        session = self.factory.session(session_id, agent_ids=["default"])
+        await session.__aenter__()
+        return _EnteredSession(session)
+
+
+class _EnteredSession(Conversation):
+    def __init__(self, session: AbstractAsyncContextManager[MongoDBSessionManager]) -> None:
+        self._session = session
+
+    async def turn(self) -> None:
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        await self._session.__aexit__(None, None, None)
+
 
 class _OurConversation(AgentConversation):
     def __init__(self, agent: Agent, manager: MongoDBSessionManager) -> None:

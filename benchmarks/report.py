@@ -23,6 +23,7 @@ def show(results: Results, console: Console) -> None:
     console.print(_traffic(results["traffic"]))
     for where, found in results["fleet"].items():
         console.print(_fleet(where, found))
+    console.print(_openings(results["opening"]))
     console.print(_resources(results["resources"]))
     console.print(_goals(results["goals"]))
 
@@ -72,6 +73,13 @@ def _fleet(where: str, found: Mapping[str, Mapping[str, float]]) -> Table:
     for name, figures in found.items():
         compared = reference or figures
         table.add_row(name, *(_against(figures[each], compared[each], 1) for each in figures))
+    return table
+
+
+def _openings(found: Mapping[str, float]) -> Table:
+    table = new_table("Sessions opened at once, delayed: milliseconds (ratio to the asynchronous floor)", ["", "total"])
+    for name, total in found.items():
+        table.add_row(name, _against(total, found["floor async"], 1))
     return table
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import pymongo
 from contender import Contender, Place, open_place
 from contenders import CONTENDERS, chosen
-from fleet import time_fleets
+from fleet import time_fleets, time_openings
 from goals import judge
 from managers import BareAgent
 from measures import Tick, added_milliseconds, time_requests, time_restores, time_turns
@@ -96,6 +96,7 @@ class Benchmark:
             "direct": await self._fleet(place, 0.0),
             "delayed": await self._fleet(place, self._settings.delay_ms),
         }
+        found["opening"] = await self._openings(place, self._settings.delay_ms)
         with self._task("CPU and memory", len(contenders)) as tick:
             found["resources"] = await measure_resources(contenders, self._uri, self._settings.cpu_turns, tick)
         return {**found, "goals": judge(found)}
@@ -134,6 +135,21 @@ class Benchmark:
                     [kind(there) for kind in kinds],
                     settings.agents,
                     settings.agent_turns,
+                    settings.agent_runs,
+                    tick,
+                )
+
+    async def _openings(self, place: Place, delay_ms: float) -> dict[str, float]:
+        settings = self._settings
+        kinds = [kind for kind in self._kinds if kind.enter is not Contender.enter]
+        async with AsyncExitStack() as stack:
+            proxy = stack.enter_context(running_proxy(server_address(place), delay_ms / 1000))
+            there = await stack.enter_async_context(open_place(proxy.uri, place.database, place.folder))
+            with self._task(f"{settings.agents} openings, {delay_ms:g} ms each way", settings.agent_runs + 1) as tick:
+                return await time_openings(
+                    [kind(place) for kind in kinds],
+                    [kind(there) for kind in kinds],
+                    settings.agents,
                     settings.agent_runs,
                     tick,
                 )

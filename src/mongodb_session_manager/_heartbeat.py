@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 THREAD_NAME: Final = "mongodb-session-manager-leases"
 # One that goes missing still leaves time for another.
 _BEATS_PER_LEASE: Final = 3
+# Seconds; threads and sockets cannot wait for as long as a lease may last.
+_LONGEST_INTERVAL: Final = 3600.0
 
 
 class Heartbeat:
@@ -46,7 +48,7 @@ class Heartbeat:
     ) -> None:
         self._lease, self._renew, self._executor = lease, renew, executor
         self._is_at_work = weakref.WeakMethod(is_at_work)
-        self._interval = lease.duration.total_seconds() / _BEATS_PER_LEASE
+        self._interval = min(lease.duration.total_seconds() / _BEATS_PER_LEASE, _LONGEST_INTERVAL)
         self._sent: Future[None] | None = None
         self._lost = False
         self._process = os.getpid()
@@ -90,7 +92,8 @@ class _Heart:
         self.reset()
 
     def reset(self) -> None:
-        self._lock, self._woken = threading.Lock(), threading.Event()
+        # Whatever the garbage collector takes may come back here, in the thread that holds it.
+        self._lock, self._woken = threading.RLock(), threading.Event()
         self._heartbeats: weakref.WeakSet[Heartbeat] = weakref.WeakSet()
         self._thread: threading.Thread | None = None
 

@@ -106,7 +106,10 @@ class _Builder:
 
     def _work(self) -> None:
         while build := self._next():
-            build.run()
+            try:
+                build.run()
+            except Exception as error:  # noqa: BLE001 - those of others are to be made too
+                _warn(build.collection, build.namespace, build.fields, error)
 
     def _next(self) -> _Build | None:
         with self._lock:
@@ -198,9 +201,7 @@ def _create_singly(collection: Collection[dict[str, Any]], namespace: _Namespace
             _note_failure(collection, namespace, [field], error)
 
 
-def _warn(
-    collection: Collection[dict[str, Any]], namespace: _Namespace, fields: list[str], error: PyMongoError
-) -> None:
+def _warn(collection: Collection[dict[str, Any]], namespace: _Namespace, fields: list[str], error: Exception) -> None:
     """Tell the kind of failure only: the server's own words quote the command with its signature."""
     if namespace.first_warning():
         logger.warning(

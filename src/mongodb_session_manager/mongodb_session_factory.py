@@ -222,7 +222,7 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
         opening = _Opening(partial(self._make, session_id, arguments, agent_ids))
         try:
             return await asyncio.wrap_future(executor.submit(opening.run))
-        except BaseException:  # also where the loop has ended, and nobody waits any more
+        except BaseException:  # also GeneratorExit, where nobody waits any more
             opening.give_up(executor)
             raise
 
@@ -300,6 +300,7 @@ class _Opening:
 
     def __init__(self, make: Callable[[], MongoDBSessionManager]) -> None:
         self._make, self._lock = make, threading.Lock()
+        self._loop = asyncio.get_running_loop()
         self._made: MongoDBSessionManager | None = None
         self._given_up = False
 
@@ -307,7 +308,7 @@ class _Opening:
         manager = self._make()
         with self._lock:
             self._made = manager
-            given_up = self._given_up
+            given_up = self._given_up or self._loop.is_closed()
         if given_up:
             manager.close()
         return manager

@@ -194,6 +194,15 @@ def test_no_beat_while_writes_renew(
     assert log.names == ["update"] * 10
 
 
+def test_a_lease_for_a_hundred_years(new_manager: NewManager, new_agent: NewAgent, work: Work) -> None:
+    manager = new_manager(exclusive=True, lease_duration=36_500 * 86_400)
+    turn = work.begin(worker(new_agent, manager, work))
+    time.sleep(0.1)
+    assert len(threads()) == 1
+    work.ends.set()
+    turn.join()
+
+
 def test_it_is_one_update_that_names_the_owner(
     new_manager: NewManager, new_agent: NewAgent, command_counter: CommandCounter, stored: Stored, work: Work
 ) -> None:

@@ -80,7 +80,7 @@ async def test_a_request_does_not_wait_for_a_moved_window(
         assert window_of(stored()) == 0
         assert await until(lambda: window_of(stored()) == 2)
 
-    assert len(log.commands) == 5
+    assert len(log.commands) == 4
 
 
 async def test_a_window_that_moves_after_the_next_request_has_begun_disturbs_nobody(

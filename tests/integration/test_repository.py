@@ -154,6 +154,7 @@ SESSION_VERBS: dict[str, Verb] = {
     "get_feedbacks": lambda r, s, a: r.get_feedbacks(s),
     "check_lease": lambda r, s, a: r.check_lease(s, {"owner": bson.ObjectId(), "expires_at": LONG_AGO}),
     "release_lease": lambda r, s, a: r.release_lease(s),
+    "renew_lease": lambda r, s, a: r.renew_lease(s),
     "acknowledge_outbox": lambda r, s, a: r.acknowledge_outbox(s, ["n-1"]),
 }
 AGENT_VERBS: dict[str, Verb] = {
@@ -626,7 +627,16 @@ def test_no_verb_brings_a_deleted_session_back(
 
 
 READING_NONE = {"read_session", "read_agent", "read_message", "read_multi_agent"}
-TELLING = {"delete_session", "write_agent", "edit_moved", "check_lease", "release_lease", "mark_files", "remove_files"}
+TELLING = {
+    "delete_session",
+    "write_agent",
+    "edit_moved",
+    "check_lease",
+    "release_lease",
+    "renew_lease",
+    "mark_files",
+    "remove_files",
+}
 # Whether there is a session is told by the write that they go with.
 BESIDE = {"store_files", "keep_files"}
 
@@ -744,7 +754,7 @@ def test_a_driver_error_passes_through_with_a_note(
 def test_an_outage_is_never_read_as_nothing_there() -> None:
     client: MongoClient[dict[str, Any]]
     client = MongoClient("mongodb://127.0.0.1:1", serverSelectionTimeoutMS=20, connectTimeoutMS=20)
-    sending = VERBS.keys() - {"release_lease"}  # nothing to send, without a lease
+    sending = VERBS.keys() - {"release_lease", "renew_lease"}  # nothing to send, without a lease
     with client, ThreadPoolExecutor(len(VERBS)) as threads:
         repository = MongoDBSessionRepository(client=client)
         raised = {name: threads.submit(VERBS[name], repository, SESSION, AGENT).exception for name in sending}

@@ -1,6 +1,7 @@
 """``async with factory.session(…)``: a request of a web service, whose I/O is all off the event loop."""
 
 import asyncio
+import gc
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
@@ -23,7 +24,7 @@ from mongodb_session_manager.errors import (
 from mongodb_session_manager.testing import CommandCounter
 from mongodb_session_manager.types import Durability
 from tests.talking import LOOK, every_durability, look_up, texts
-from tests.watching import ticking, until
+from tests.watching import eventually, ticking, until
 
 NewAgent = Callable[..., Agent]
 History = Callable[..., list[Message]]
@@ -669,3 +670,65 @@ async def test_a_request_that_is_cancelled_while_it_takes_the_lease_leaves_none(
 
     assert await until(lambda: managers_of(mongo_client) == before)
     assert "lease" not in stored()
+
+
+@pytest.mark.parametrize("how", ["cancelled", "left behind"])
+@pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_loop_that_ends_while_the_lease_is_taken_leaves_none(
+    factory: MongoDBSessionManagerFactory,
+    mongo_client: MongoClient[dict[str, Any]],
+    command_counter: CommandCounter,
+    stored: Stored,
+    failing: Failing,
+    how: str,
+) -> None:
+    before = managers_of(mongo_client)
+
+    async def enter() -> None:
+        async with factory.session("s-1", exclusive=True, agent_ids=["default"]):
+            pass
+
+    async def begin() -> None:
+        with command_counter.counting() as log:
+            entering.append(asyncio.get_running_loop().create_task(enter()))
+            assert await until(lambda: "update" in log.names)
+
+    entering: list[Any] = []
+    with failing("update", mode={"times": 1}, blockConnection=True, blockTimeMS=400):
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(begin())
+        if how == "cancelled":
+            entering[0].cancel()
+            loop.run_until_complete(asyncio.gather(*entering, return_exceptions=True))
+        loop.close()
+        entering.clear()
+        gc.collect()
+        assert eventually(lambda: managers_of(mongo_client) == before)
+
+    assert eventually(lambda: "lease" not in (stored() or {}))
+    assert stored() is not None
+    factory.create_session_manager("s-1", exclusive=True, lease_timeout=0).close()
+
+
+def test_an_opening_that_is_over_before_anybody_takes_it_is_closed(
+    factory: MongoDBSessionManagerFactory, mongo_client: MongoClient[dict[str, Any]], stored: Stored
+) -> None:
+    before = managers_of(mongo_client)
+
+    async def enter() -> None:
+        async with factory.session("s-1", exclusive=True):
+            pass
+
+    async def leave() -> None:
+        task = asyncio.create_task(enter())
+        await asyncio.sleep(0)
+        # The loop stands still until the session is open, and then hears of the cancellation first.
+        assert eventually(lambda: "lease" in (stored() or {}))
+        time.sleep(0.1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(leave())
+    assert eventually(lambda: managers_of(mongo_client) == before)
+    assert eventually(lambda: "lease" not in stored())
