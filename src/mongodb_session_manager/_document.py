@@ -493,6 +493,14 @@ def deleted_metadata(session_id: str, keys: Iterable[str]) -> tuple[Stored, Upda
     return {"_id": session_id}, {"$unset": removed, "$set": {"updated_at": now()}}
 
 
+def removed_value(session_id: str, key: str, value: Any) -> Change:
+    """Return filter and update that remove a metadata field, where it still holds a value, as stored."""
+    return {"_id": session_id, metadata_path(key): value}, {
+        "$unset": {metadata_path(key): ""},
+        "$set": {"updated_at": now()},
+    }
+
+
 def new_feedback(session_id: str, feedback: Stored, size: int, about: Stored) -> tuple[Stored, Update]:
     """Return filter and update that append feedback, where the message that it is about exists."""
     return {"_id": session_id, **about}, {

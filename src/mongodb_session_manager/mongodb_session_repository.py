@@ -957,6 +957,23 @@ class MongoDBSessionRepository(SessionRepository):
         with _operation("delete_metadata", session_id):
             self._expect_session(session_id, self._collection.update_one(wanted, update).matched_count)
 
+    def remove_metadata_value(self, session_id: str, key: str, value: Any) -> bool:
+        """Remove a metadata field where it still holds a value; False where it holds another one, or is not there.
+
+        Args:
+            session_id: The session.
+            key: The field; a dotted key reaches into a nested one.
+            value: What it is to hold.
+
+        Raises:
+            ValueError: The key is not fit.
+        """
+        place = f"Metadata of session {session_id!r}"
+        stored = _codec.encode(value, f"{place}, {key}", plain_dates=True)
+        change = _document.removed_value(session_id, check_key(place, key), stored)
+        with _operation("remove_metadata_value", session_id):
+            return self._collection.update_one(*change).matched_count > 0
+
     # Feedback
 
     def add_feedback(
