@@ -166,7 +166,7 @@ def told_of_all(kind: Any, tenants: list[Tenant], count: int) -> dict[str, list[
 
 def test_each_is_told_of_their_own(kind: Any, delivery: str, tenants: list[Tenant]) -> None:
     kind.prepare(tenants)
-    kind.aws.fail({**kind.fault, "latency": 100})
+    kind.aws.fail({**kind.fault, "latency": 500})
     with ExitStack() as stack:
         managers = [stack.enter_context(closing(tenant.manager(**kind.options))) for tenant in tenants]
         for number in range(3):
@@ -188,7 +188,7 @@ def test_a_manager_that_goes_takes_nothing_of_another_ones(kind: Any, delivery: 
         with first.manager(**kind.options):
             kind.change(chat, "a1")
         stranger.manager(**kind.options).close()
-        kind.aws.fail({**kind.fault, "latency": 200})
+        kind.aws.fail({**kind.fault, "latency": 500})
         kind.change(chat, "a2")
         assert bool(first.outbox()) == (delivery == "at_least_once")
         kind.hook.flush(20)

@@ -92,9 +92,9 @@ class Delivery:
             self.tried.set_result(None)
 
     def end(self) -> None:
-        """Tell everybody who waits."""
-        self.note_tried()
+        """Tell everybody who waits; who waits for the first attempt finds nothing left of it."""
         self.ended.set_result(None)
+        self.note_tried()
 
 
 class _Lane:
@@ -307,7 +307,6 @@ class Dispatcher:
         again = self._failed_for_now(delivery)
         with self._changed:
             self._ready.end(lane)
-            delivery.note_tried()
             if again:
                 self._hold(lane, delivery)
             else:
