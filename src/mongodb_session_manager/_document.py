@@ -487,16 +487,11 @@ def changed_metadata(session_id: str, fields: Stored) -> tuple[Stored, Update]:
     return {"_id": session_id}, {"$set": {**changed, "updated_at": now()}}
 
 
-def deleted_metadata(session_id: str, keys: Iterable[str]) -> tuple[Stored, Update]:
-    """Return filter and update that remove metadata fields, by dotted key."""
+def deleted_metadata(session_id: str, keys: Iterable[str], held: Mapping[str, Any]) -> tuple[Stored, Update]:
+    """Return filter and update that remove metadata fields, by dotted key, where fields hold values, as stored."""
     removed = {metadata_path(key): "" for key in keys}
-    return {"_id": session_id}, {"$unset": removed, "$set": {"updated_at": now()}}
-
-
-def removed_value(session_id: str, key: str, value: Any) -> Change:
-    """Return filter and update that remove a metadata field, where it still holds a value, as stored."""
-    return {"_id": session_id, metadata_path(key): value}, {
-        "$unset": {metadata_path(key): ""},
+    return {"_id": session_id, **{metadata_path(key): value for key, value in held.items()}}, {
+        "$unset": removed,
         "$set": {"updated_at": now()},
     }
 

@@ -936,13 +936,19 @@ class MongoDBSessionRepository(SessionRepository):
             stored = self._found(session_id, self._collection.find_one({"_id": session_id}, {"metadata": 1}))
         return cast("dict[str, Any]", _codec.decode(stored.get("metadata") or {}))
 
-    def delete_metadata(self, session_id: str, keys: Iterable[str], outbox: Outbox = ()) -> None:
+    def delete_metadata(
+        self, session_id: str, keys: Iterable[str], outbox: Outbox = (), held: Mapping[str, Any] = _NO_CONDITION
+    ) -> bool:
         """Remove metadata fields; dotted keys reach into nested ones. Fields that are not there are passed over.
 
         Args:
             session_id: The session.
             keys: The fields.
             outbox: Notifications to record in the same write; each has an ``id``.
+            held: Values by key that the metadata must hold, or nothing is removed.
+
+        Returns:
+            Whether the metadata held them.
 
         Raises:
             SessionNotFoundError: There is no such session.
@@ -951,28 +957,14 @@ class MongoDBSessionRepository(SessionRepository):
         """
         names = _metadata_keys(session_id, keys)
         if not names:
-            return
-        wanted, update = _document.deleted_metadata(session_id, names)
+            return True
+        wanted, update = _document.deleted_metadata(session_id, names, _metadata_fields(session_id, held))
         _document.record(update, _outbox(session_id, outbox))
         with _operation("delete_metadata", session_id):
-            self._expect_session(session_id, self._collection.update_one(wanted, update).matched_count)
-
-    def remove_metadata_value(self, session_id: str, key: str, value: Any) -> bool:
-        """Remove a metadata field where it still holds a value; False where it holds another one, or is not there.
-
-        Args:
-            session_id: The session.
-            key: The field; a dotted key reaches into a nested one.
-            value: What it is to hold.
-
-        Raises:
-            ValueError: The key is not fit.
-        """
-        place = f"Metadata of session {session_id!r}"
-        stored = _codec.encode(value, f"{place}, {key}", plain_dates=True)
-        change = _document.removed_value(session_id, check_key(place, key), stored)
-        with _operation("remove_metadata_value", session_id):
-            return self._collection.update_one(*change).matched_count > 0
+            found = self._collection.update_one(wanted, update).matched_count > 0
+            if not held:
+                self._expect_session(session_id, found)
+        return found
 
     # Feedback
 

@@ -428,6 +428,16 @@ def test_a_given_session_knows_its_region(monkeypatch: pytest.MonkeyPatch) -> No
     for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
         monkeypatch.delenv(name, raising=False)
     session = boto3.session.Session("a", "b", region_name="eu-west-3")
+    for url in ("http://127.0.0.1:4566/1/q", "http://localhost:4566/1/q"):
+        monkeypatch.setenv("AWS_REGION", "us-west-2")
+        source = create_metadata_sqs_hook(url, client=session)._source
+        assert source.client().meta.region_name == "eu-west-3"
+        assert create_metadata_sqs_hook(url, client=session, region="eu-north-1")._source.region == "eu-north-1"
+        monkeypatch.delenv("AWS_REGION")
+    nowhere = boto3.session.Session("a", "b")
+    with pytest.raises(ValueError, match="pass region="):
+        create_metadata_sqs_hook("https://queues.example.com/1/q", client=nowhere)
+    assert create_metadata_sqs_hook("http://localhost:4566/1/q", client=nowhere)._source.region == "us-east-1"
     source = create_metadata_sqs_hook("https://queues.example.com/1/q", client=session)._source
 
     assert source.client().meta.region_name == "eu-west-3"

@@ -117,7 +117,7 @@ def _stored_connection(repository: "MongoDBSessionRepository", session_id: str) 
 def _removed(repository: "MongoDBSessionRepository", session_id: str, connection: str) -> bool:
     """Remove the stored connection; False where another one has come in its place."""
     with database_time():
-        return repository.remove_metadata_value(session_id, CONNECTION_ID, connection)
+        return repository.delete_metadata(session_id, [CONNECTION_ID], held={CONNECTION_ID: connection})
 
 
 def create_metadata_websocket_hook(
