@@ -76,7 +76,7 @@ class Deliveries:
 
 def flushed_by_call(hooks: Iterable[Any]) -> list[Any]:
     """Return the hooks that have a ``flush`` to be called; those of this library tell of each delivery instead."""
-    return [hook for hook in hooks if getattr(hook, "flush", None) and not getattr(hook, "tells_of_deliveries", False)]
+    return [hook for hook in hooks if hasattr(hook, "flush") and getattr(hook, "tells_of_deliveries", None) is not True]
 
 
 def flush_hooks(hooks: Iterable[Any], timeout: float) -> None:
