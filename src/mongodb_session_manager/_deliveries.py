@@ -69,9 +69,11 @@ class Deliveries:
     def waits(self, deadline: float) -> Steps:
         """Yield what is to be waited for, and how long, until a ``time.monotonic()``."""
         found = list(self._in_outbox.items())
-        safe = [tried for tried, in_outbox in found if in_outbox]
-        yield safe, min(OUTBOX_TIMEOUT, deadline - time.monotonic())
+        yield [tried for tried, in_outbox in found if in_outbox], min(OUTBOX_TIMEOUT, deadline - time.monotonic())
         yield [tried for tried, in_outbox in found if not in_outbox], deadline - time.monotonic()
+        left = sum(not tried.done() for tried, _ in found)
+        if left:
+            logger.warning("notifications=<%d> | not sent in time; the background goes on with them", left)
 
 
 def flushed_by_call(hooks: Iterable[Any]) -> list[Any]:

@@ -128,7 +128,12 @@ async def test_aclose_waits_off_the_loop(mongodb_uri: str, database_name: str, g
 
 @pytest.mark.parametrize("timeout", [0.2])
 def test_closing_waits_no_longer_than_agreed(
-    mongodb_uri: str, database_name: str, gate: Gate, monkeypatch: pytest.MonkeyPatch, timeout: float
+    mongodb_uri: str,
+    database_name: str,
+    gate: Gate,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    timeout: float,
 ) -> None:
     for module in ("mongodb_session_manager", "mongodb_session_factory"):
         monkeypatch.setattr(f"mongodb_session_manager.{module}.CLOSE_TIMEOUT", timeout)
@@ -142,6 +147,9 @@ def test_closing_waits_no_longer_than_agreed(
     factory.close()
 
     assert gate.sent == []
+    assert [record.getMessage() for record in caplog.records] == [
+        "notifications=<1> | not sent in time; the background goes on with them"
+    ] * 2
     gate.open()
     assert eventually(lambda: len(gate.sent) == 2)
 

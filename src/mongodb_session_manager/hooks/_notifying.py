@@ -103,7 +103,9 @@ class NotifyingHook(ABC):
         if name is None:
             return original_func()
         given = {name: kwargs[name]} if name in kwargs else {}
-        manager = kwargs.get("session_manager") or self._bound_manager(session_id)
+        manager = kwargs.get("session_manager")
+        if getattr(manager, "session_repository", None) is None:
+            manager = self._bound_manager(session_id)
         if not _takes_on_store(original_func):
             return self._call_plain(original_func, action, session_id, given, manager)
         recorded = self._records(session_id, manager)
