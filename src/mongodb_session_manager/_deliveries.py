@@ -123,7 +123,9 @@ def _flush_quietly(hooks: Iterable[Any], timeout: float) -> None:
             flush_hooks([hook], deadline - time.monotonic())
         except Exception as error:  # noqa: BLE001 - the others are to deliver too
             # By its kind only: the hook may say anything.
-            logger.warning("error=<%s> | a hook did not deliver what it keeps", type(error).__name__)
+            logger.warning(
+                "error=<%s> | a hook did not close: it could not deliver what it keeps", type(error).__name__
+            )
 
 
 @atexit.register
