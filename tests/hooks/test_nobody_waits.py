@@ -301,6 +301,6 @@ async def test_forty_users_and_a_silent_queue(
     await asyncio.gather(*(user(number) for number in range(40)))
 
     assert len(hook._dispatcher) == 40
-    assert sum(thread.name == "mongodb-session-manager-hooks" for thread in hook._dispatcher._threads) == THREADS // 2
+    assert await until(lambda: len(hook._dispatcher._threads) == THREADS // 2)
     silent.close()
     hook.flush(LONG)
