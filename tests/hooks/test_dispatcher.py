@@ -135,6 +135,19 @@ def test_each_target_that_hangs_leaves_threads_to_the_others(dispatcher: Dispatc
         assert [held.begun.count(target) for target in "abcd"] == [8, 4, 2, 1]
 
 
+def test_a_target_that_hangs_holds_up_no_further_attempt(dispatcher: Dispatcher, sink: Sink) -> None:
+    sink.failures = {"again": [DeliveryError("down"), DeliveryError("down")]}
+    with Held(dispatcher) as held:
+        for number in range(3):  # threads that wait for work
+            dispatcher.submit(sink.delivery(f"early {number}", f"s-{number}", target="b"))
+        assert dispatcher.flush(5) == 0
+        dispatcher.submit(sink.delivery("again", durable=True, target="b"))
+        held.submit("a", THREADS)
+
+        assert eventually(lambda: "again" in sink.sent)
+        assert held.holds(THREADS // 2)
+
+
 def test_flush_waits_for_those_that_are_asked_for(dispatcher: Dispatcher, sink: Sink) -> None:
     with Held(dispatcher) as held:
         held.submit("a", 3)

@@ -174,7 +174,7 @@ class Dispatcher:
         """Begin anew, also in a forked child: what is queued is sent by the parent, whose threads are not here."""
         self._changed = threading.Condition()
         self._threads: list[threading.Thread] = []
-        # Threads that wait, or are about to look for work.
+        # Threads that look for work, or wait for some.
         self._idle = 0
         self._lanes: dict[Hashable, _Lane] = {}
         self._ready = _ReadyLanes()
@@ -230,10 +230,10 @@ class Dispatcher:
     # Threads
 
     def _call_a_thread(self) -> None:
-        """Have somebody serve what may go on; who has just begun to serve calls the next."""
-        if not self._ready.any_may_begin():
+        """Have somebody serve what may go on, or wait for what is due; who has just begun to serve calls the next."""
+        if not (self._due or self._ready.any_may_begin()):
             return
-        if self._idle:
+        if self._idle > 0:
             self._changed.notify()
         else:
             self._start()
@@ -255,8 +255,6 @@ class Dispatcher:
         return True
 
     def _work(self) -> None:
-        with self._changed:
-            self._idle -= 1
         while True:
             self._serve(self._next(None))
 
@@ -275,14 +273,13 @@ class Dispatcher:
                 self._wake_due_lanes()
                 lane = self._ready.begin()
                 if lane is not None:
+                    self._idle -= 1
                     self._begin(lane)
                     self._call_a_thread()
                     return lane
                 if patience is not None:
                     return None
-                self._idle += 1
                 self._changed.wait(self._seconds_to_next())
-                self._idle -= 1
 
     def _wake_due_lanes(self) -> None:
         while self._due and self._due[0][0] <= time.monotonic():
@@ -306,6 +303,7 @@ class Dispatcher:
         delivery = lane.deliveries[0]
         again = self._failed_for_now(delivery)
         with self._changed:
+            self._idle += 1
             self._ready.end(lane)
             if again:
                 self._hold(lane, delivery)
@@ -356,7 +354,6 @@ class Dispatcher:
                 behind.note_tried()
         due = time.monotonic() + self._retry_delays[lane.attempts - 1]
         heapq.heappush(self._due, (due, next(self._numbers), lane))
-        self._changed.notify()  # who waits for a later one
 
     def _leave_to_outbox(self, lane: _Lane, delivery: Delivery) -> None:
         logger.error(
