@@ -468,14 +468,24 @@ class ClientHandle:
             user: Somebody who is no user has no effect.
             timeout: Seconds to wait for queued work if that closes the client.
         """
+        finish = self.leave(user, timeout)
+        if finish:
+            finish()
+
+    def release_behind(self, user: object) -> None:
+        """Do what ``release`` does, but close the client in the background where that is to be done."""
+        finish = self.leave(user)
+        if finish:
+            _in_background(finish)
+
+    def leave(self, user: object, timeout: float = CLOSE_TIMEOUT) -> Callable[[], None] | None:
+        """Do what ``release`` does, but return what closes the client, which takes its time; None if nothing does."""
         with self._lock:
             use = self._forget(user)
             if use is None:
-                return
+                return None
             orphaned = use.owner and self.owned and not self._has_owner()
-            finish = self._end(timeout) if orphaned or not self._users else None
-        if finish:
-            finish()
+            return self._end(timeout) if orphaned or not self._users else None
 
     def abandon(self, user: object) -> None:
         """Note that a user has been replaced: the client stays open for all who still use it.

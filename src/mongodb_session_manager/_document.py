@@ -719,12 +719,16 @@ def changed_metadata(session_id: str, fields: Stored) -> tuple[Stored, Update]:
     return _where(session_id, filled), {"$set": {**changed, "updated_at": now()}}
 
 
-def deleted_metadata(session_id: str, keys: Collection[str]) -> tuple[Stored, Update]:
-    """Return filter and update that remove metadata fields, by dotted key, where none is an element of a list."""
+def deleted_metadata(session_id: str, keys: Collection[str], held: Mapping[str, Any]) -> tuple[Stored, Update]:
+    """Return filter and update that remove metadata fields, by dotted key, where none is an element of a list.
+
+    And only where fields hold values, as stored.
+    """
     removed = {metadata_path(key): "" for key in keys}
     paths = [tuple(key.split(".")) for key in keys]
     kept = [_elsewhere_or(path[:-1], "$lte", _number(path[-1])) for path in paths if _is_number(path[-1])]
-    return _where(session_id, kept), {"$unset": removed, "$set": {"updated_at": now()}}
+    wanted = _where(session_id, kept) | {metadata_path(key): value for key, value in held.items()}
+    return wanted, {"$unset": removed, "$set": {"updated_at": now()}}
 
 
 def _where(session_id: str, conditions: list[Stored]) -> Stored:

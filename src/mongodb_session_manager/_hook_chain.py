@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
 
+from ._off_loop import run_in_thread
+
 Hook: TypeAlias = Callable[..., Any]
 Operation: TypeAlias = Callable[..., Any]
 OffLoop: TypeAlias = Callable[[Callable[[], Any]], Awaitable[Any]]
@@ -41,11 +43,13 @@ class HookChain:
     Args:
         hooks: The first is the outermost.
         session_id: Passed to each.
+        offered: Further keyword arguments, for those that take them.
         **context: Further keyword arguments for each.
     """
 
-    def __init__(self, hooks: tuple[Hook, ...], session_id: str, **context: Any) -> None:
-        self._hooks, self._session_id, self._context = hooks, session_id, context
+    def __init__(self, hooks: tuple[Hook, ...], session_id: str, offered: Own | None = None, **context: Any) -> None:
+        self._hooks, self._session_id = hooks, session_id
+        self._contexts = [{**context, **_taken(hook, offered or {})} for hook in hooks]
 
     def call(self, operation: Operation, action: str, **own: Any) -> Any:
         """Run an operation with its argument, by keyword, through all hooks; a coroutine hook runs to its end."""
@@ -64,7 +68,7 @@ class HookChain:
             return self._call(index + 1, operation, action, given, _with(watchers, on_store))
 
         async def awaitable(*args: Any, **kwargs: Any) -> Any:
-            return _unwrapped(await asyncio.to_thread(_outcome, lambda: original_func(*args, **kwargs)))
+            return _unwrapped(await run_in_thread(lambda: _outcome(lambda: original_func(*args, **kwargs))))
 
         is_coroutine = _is_coroutine(self._hooks[index])
         result = self._invoke(index, awaitable if is_coroutine else original_func, action, own)
@@ -90,7 +94,27 @@ class HookChain:
             given = {name: _copied(value) for name, value in own.items()}
         except RecursionError:  # a value that holds itself, which the operation refuses by name
             given = dict(own)
-        return self._hooks[index](original_func, action, self._session_id, **given, **self._context)
+        return self._hooks[index](original_func, action, self._session_id, **given, **self._contexts[index])
+
+
+def _taken(hook: Hook, offered: Own) -> dict[str, Any]:
+    return {name: value for name, value in offered.items() if _takes_throughout(hook, name)}
+
+
+def _takes_throughout(hook: Hook, name: str) -> bool:
+    """Whether a hook takes a keyword argument; of one that wraps another each has to, since it may pass it on."""
+    return _takes(inspect.unwrap(hook, stop=lambda outer: not _takes(outer, name)), name)
+
+
+def _takes(hook: Hook, name: str) -> bool:
+    try:
+        parameters = inspect.signature(hook, follow_wrapped=False).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    return any(
+        p.kind is p.VAR_KEYWORD or (p.name == name and p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD))
+        for p in parameters
+    )
 
 
 def _performed(operation: Operation, own: Own, watchers: Watchers) -> Any:

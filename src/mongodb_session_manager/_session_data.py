@@ -1,7 +1,6 @@
 """What an application keeps beside the conversation: metadata, feedback, agents' configuration, and the figures."""
 
 import functools
-import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, cast, get_args
@@ -9,6 +8,7 @@ from typing import Any, cast, get_args
 from strands.tools.decorator import DecoratedFunctionTool
 
 from . import _codec, _telemetry
+from ._deliveries import Deliveries, flushed_by_call
 from ._hook_chain import HookChain
 from ._json_form import json_form
 from ._listing import Listing
@@ -32,27 +32,29 @@ class SessionData:
     _off_loop: Callable[[Callable[[], Any]], Awaitable[Any]]
     _check_open: Callable[[], None]
     _outbox: tuple[dict[str, Any], ...]
+    _waits_for_deliveries = True
 
     def _set_hooks(
         self,
         around_metadata: tuple[MetadataHook, ...],
         around_feedback: tuple[FeedbackHook, ...],
     ) -> None:
-        self._metadata_hooks = HookChain(around_metadata, self.session_id)
+        self._deliveries = Deliveries()
+        self._metadata_hooks = HookChain(around_metadata, self.session_id, {"session_manager": self})
         self._feedback_hooks = HookChain(around_feedback, self.session_id, session_manager=self)
-        for hook in {id(hook): hook for hook in (*around_metadata, *around_feedback)}.values():
+        hooks = list({id(hook): hook for hook in (*around_metadata, *around_feedback)}.values())
+        for hook in hooks:
             bind = getattr(hook, "bind", None)
             if bind is not None:
                 bind(self)
-        self._flushes = [
-            flush for hook in (*around_metadata, *around_feedback) if (flush := getattr(hook, "flush", None))
-        ]
+        self._flushed_hooks = flushed_by_call(hooks)
 
-    def _flush_hooks(self, timeout: float) -> None:
-        """Let hooks that deliver behind the caller's back deliver what they hold."""
-        deadline = time.monotonic() + timeout
-        for flush in self._flushes:
-            flush(max(deadline - time.monotonic(), 0.0))
+    def _leave_deliveries_to(self, deliveries: Deliveries) -> None:
+        """Have somebody else wait for what hooks deliver behind the callers' backs."""
+        self._deliveries.hand_to(deliveries)
+        deliveries.keep(self._flushed_hooks)
+        self._deliveries, self._flushed_hooks = deliveries, []
+        self._waits_for_deliveries = False
 
     @property
     def _repository(self) -> MongoDBSessionRepository:

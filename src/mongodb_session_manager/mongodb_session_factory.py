@@ -22,8 +22,10 @@ from ._client import (
     check_client_arguments,
     not_initialized_stats,
 )
+from ._deliveries import Deliveries
 from ._document import check_id
 from ._lease import Lease
+from ._off_loop import Steps, go_through, go_through_off_loop
 from .errors import FactoryNotInitializedError, MongoDBSessionError, SessionLockedError
 from .mongodb_connection_pool import MongoDBConnectionPool
 from .mongodb_session_manager import MongoDBSessionManager, check_defaults
@@ -103,6 +105,7 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
         self._managers: weakref.WeakSet[MongoDBSessionManager] = weakref.WeakSet()
         # Requests that are about to end, and what they left to the client's threads.
         self._left: set[Future[None]] = set()
+        self._deliveries = Deliveries()
         self._ended: str | None = None
         check_client_arguments(connection_string, client, client_kwargs)
         if client is None:
@@ -162,7 +165,7 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
 
         Agents that are named in ``agent_ids`` come with the session, so that ``Agent(…)`` inside performs no I/O. At
         the end what is pending is sent and the manager is closed. A window that moved is not waited for, unless the
-        manager is ``exclusive``; ``close()`` of the factory waits for it.
+        manager is ``exclusive``, nor is anything that hooks deliver; ``close()`` of the factory waits for both.
 
         Args:
             session_id: Any string of 1 to 1,024 bytes in UTF-8 without NUL.
@@ -184,15 +187,14 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
         try:
             yield manager
         finally:
-            await asyncio.shield(asyncio.to_thread(self._leave, manager))
+            await go_through_off_loop(self._leaving(manager))
 
-    def _leave(self, manager: MongoDBSessionManager) -> None:
+    def _leaving(self, manager: MongoDBSessionManager) -> Steps:
         """End a request; ``close()`` waits for that, and for what is left to the client's threads."""
         ended: Future[None] = Future()
         self._await(ended)
         try:
-            for sent in manager._leave():
-                self._await(sent)
+            yield from manager._leaving(self._await)
         finally:
             ended.set_result(None)
 
@@ -240,7 +242,8 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
     def close(self) -> None:
         """Close the factory's managers, which send what is pending, and release the client. Idempotent.
 
-        It takes at most 10 seconds until the client is released; what was not sent then is told in a warning.
+        What the managers' hooks deliver is waited for too. It takes at most 10 seconds until the client is released;
+        what was not sent then is told in a warning.
         """
         if not self._end("closed"):
             return
@@ -251,6 +254,8 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
             _close_all(managers)
             while (left := list(self._left)) and time.monotonic() < deadline:
                 wait(left, deadline - time.monotonic())
+            go_through(self._deliveries.waits(deadline))
+            self._deliveries.flush_kept(max(0.0, deadline - time.monotonic()))
         finally:
             self._handle.release(self, timeout=max(0.0, deadline - time.monotonic()))
 
@@ -284,6 +289,7 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
 
     def _keep(self, manager: MongoDBSessionManager) -> None:
         """Remember a new manager for closing, unless the factory was closed while it was made."""
+        manager._leave_deliveries_to(self._deliveries)
         with self._lock:
             if self._ended != "closed":
                 self._managers.add(manager)

@@ -43,6 +43,7 @@ from ._agent_binding import AgentBinder, AgentBinding
 from ._arguments import NotAsynchronous, NotCopied, check_message, shown, with_new_spellings
 from ._client import CLOSE_TIMEOUT, THREAD_NAME
 from ._contents import SessionContents
+from ._deliveries import flush_hooks
 from ._document import check_id
 from ._group_commit import flush_behind, flush_off_loop
 from ._heartbeat import Heartbeat
@@ -50,7 +51,7 @@ from ._hook_chain import as_hooks
 from ._lease import LEASE_DURATION, LEASE_TIMEOUT, Lease
 from ._multi_agent_writer import MultiAgentWriter
 from ._multi_agents import MultiAgentState, StoredState
-from ._off_loop import run_off_loop
+from ._off_loop import Run, Steps, all_done, go_through, go_through_off_loop, here, in_thread, run_off_loop
 from ._session_data import SessionData
 from ._telemetry import ends_invocation, policies_triggered
 from ._writer import MAX_PENDING, AgentHistory, flush_unsent
@@ -734,7 +735,18 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
             SessionConflictError: Somebody else wrote an agent's history meanwhile.
             TimeoutError: Not everything was acknowledged in time.
         """
-        self._drain(self._unsent(), timeout)
+        sent = self._send(self._unsent())
+        wait(sent, timeout)
+        self._check_flushed(sent)
+
+    async def aflush(self, timeout: float | None = None) -> None:
+        """Do what ``flush`` does, off the event loop."""
+        sent = self._send(self._unsent())
+        await all_done(sent, timeout)
+        self._check_flushed(sent)
+
+    def _check_flushed(self, sent: "Sequence[Future[None]]") -> None:
+        self._check_sent(sent)
         for binding in self._live_bindings():
             binding.history.check_open()
             _tell_outside(binding)
@@ -742,58 +754,76 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
     def _unsent(self) -> list[AgentHistory]:
         return [binding.history for binding in self._live_bindings() if binding.history.pending]
 
-    def _drain(self, waiting: Iterable[AgentHistory], timeout: float | None) -> None:
+    def _send(self, histories: Iterable[AgentHistory]) -> "list[Future[None]]":
         if threading.current_thread().name.startswith(f"{THREAD_NAME}_"):
-            for history in waiting:  # waiting here for another of the client's threads could wait for ever
-                history.flush()
-            return
-        sent = [self.session_repository.handle.executor.submit(history.flush) for history in waiting]
-        done, late = wait(sent, timeout)
+            # Waiting here for another of the client's threads could wait for ever.
+            return [here(history.flush) for history in histories]
+        return [self.session_repository.handle.executor.submit(history.flush) for history in histories]
+
+    def _check_sent(self, sent: "Sequence[Future[None]]") -> None:
+        done = [future for future in sent if future.done()]
         for future in done:
             future.result()
-        if late:
+        if len(done) < len(sent):
             raise TimeoutError(f"{self._pending()} changes of session {self.session_id!r} are not stored yet")
 
-    async def aflush(self, timeout: float | None = None) -> None:
-        """Do what ``flush`` does, off the event loop."""
-        # Not on the client's own threads: flush() waits for work that runs there.
-        await asyncio.to_thread(self.flush, timeout)
+    def close(self) -> None:
+        """Send what is pending, for at most 10 seconds, and release the lease and the client. Idempotent.
+
+        Hooks that deliver behind the caller's back have what is left of these seconds; a manager that a factory made
+        waits for none of them, the factory's ``close()`` does.
+        """
+        go_through(self._closing(here))
 
     async def aclose(self) -> None:
         """Do what ``close`` does, off the event loop."""
-        await asyncio.to_thread(self.close)
+        await go_through_off_loop(self._closing(in_thread))
 
-    def close(self) -> None:
-        """Send what is pending, for at most 10 seconds, and release the lease and the client. Idempotent."""
-        self._finish()
-
-    def _leave(self) -> "list[Future[None]]":
-        """Do what ``close`` does, but leave a moved window to the client's threads, and return what they do."""
+    def _leaving(self, leave: "Callable[[Future[None]], None]") -> Steps:
+        """Do what ``aclose`` does, but leave a moved window to the client's threads, and tell of what they do."""
         left = [] if self._is_exclusive else [history for history in self._unsent() if history.only_window_moved]
-        sent = [self._flush_left(history) for history in left]
-        self._finish(left)
-        return [future for future in sent if future is not None]
+        for history in left:
+            sent = self._flush_left(history)
+            if sent is not None:
+                leave(sent)
+        yield from self._closing(in_thread, left)
 
-    def _finish(self, left: Collection[AgentHistory] = ()) -> None:
+    def _closing(self, run: Run, left: Collection[AgentHistory] = ()) -> Steps:
+        """Close step by step; ``run`` makes a blocking call that must not be made by the client's threads."""
         with self._lock:
             if self._closed:
                 return
             self._closed = True
-        waiting = [history for history in self._unsent() if not (history in left and history.only_window_moved)]
         deadline = time.monotonic() + CLOSE_TIMEOUT
+        yield from self._sending_last(left)
+        if self._is_exclusive:
+            release = functools.partial(
+                _release_lease, self.session_repository, self.session_id, deadline - time.monotonic()
+            )
+            yield [run(release)], deadline - time.monotonic()
+        if self._waits_for_deliveries:
+            yield from self._deliveries.waits(deadline)
+        hooks = self._flushed_hooks
+        flushed = [run(functools.partial(flush_hooks, hooks, deadline - time.monotonic()))] if hooks else []
+        yield flushed, deadline - time.monotonic()
+        finish = self.session_repository.handle.leave(self.session_repository, max(deadline - time.monotonic(), 0.0))
+        yield [run(finish)] if finish else [], None
+        for future in flushed:
+            if future.done():
+                future.result()
+
+    def _sending_last(self, left: Collection[AgentHistory]) -> Steps:
+        waiting = [history for history in self._unsent() if not (history in left and history.only_window_moved)]
         try:
-            self._drain(waiting, CLOSE_TIMEOUT)
+            sent = self._send(waiting)
+            yield sent, CLOSE_TIMEOUT
+            self._check_sent(sent)
         except Exception as error:  # noqa: BLE001 - closing must not keep the client
             self._log_unstored(error)
         for binding in self._live_bindings():
             binding.history.let_go()
             if binding.left_out is not None:
                 self._log_unstored(binding.left_out)
-        _release_lease(self.session_repository, self.session_id, deadline - time.monotonic())
-        try:
-            self._flush_hooks(max(deadline - time.monotonic(), 0.0))
-        finally:
-            self.session_repository.close(max(deadline - time.monotonic(), 0.0))
 
     def _log_unstored(self, error: BaseException) -> None:
         logger.warning(

@@ -1048,13 +1048,19 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         metadata = stored.get("metadata")
         return {"metadata": _codec.decode(metadata)} if metadata else {}
 
-    def delete_metadata(self, session_id: str, keys: Iterable[str], outbox: Outbox = ()) -> None:
+    def delete_metadata(
+        self, session_id: str, keys: Iterable[str], outbox: Outbox = (), held: Mapping[str, Any] = _NO_CONDITION
+    ) -> bool:
         """Remove metadata fields; dotted keys reach into nested ones. Fields that are not there are passed over.
 
         Args:
             session_id: The session.
             keys: The fields.
             outbox: Notifications to record in the same write; each has an ``id``.
+            held: Values by key that the metadata must hold, or nothing is removed.
+
+        Returns:
+            Whether the metadata held them.
 
         Raises:
             SessionNotFoundError: There is no such session.
@@ -1063,16 +1069,18 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         """
         names = _metadata_keys(session_id, keys)
         if not names:
-            return
-        wanted, update = _document.deleted_metadata(session_id, names)
+            return True
+        wanted, update = _document.deleted_metadata(session_id, names, _metadata_fields(session_id, held))
         _document.record(update, _outbox(session_id, outbox))
         with _operation("delete_metadata", session_id):
-            if not self._collection.update_one(wanted, update).matched_count:
+            found = self._collection.update_one(wanted, update).matched_count > 0
+            if not (found or held):
                 self._expect_stored(session_id)
                 raise ValueError(
                     f"Metadata of session {session_id!r}, {_named(names, _document.ends_in_number)}: an element of "
                     "a list cannot be removed by its number, since a null would stay there. Set the list without it."
                 )
+        return found
 
     # Feedback
 

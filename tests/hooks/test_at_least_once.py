@@ -193,13 +193,69 @@ def test_two_kinds_on_one_manager(aws: Any, queue: str, new_manager: NewManager,
     assert outbox() == []
 
 
-def test_without_bind_it_is_best_effort(
+def test_who_passes_the_manager_on_needs_no_bind(
     aws: Any, queue: str, new_manager: NewManager, outbox: Outbox, caplog: pytest.LogCaptureFixture
 ) -> None:
     sqs = sqs_hook(queue)
 
     def wrapped(original_func: Any, action: str, session_id: str, **kwargs: Any) -> Any:
         return sqs(original_func, action, session_id, **kwargs)
+
+    aws.fail({"service": "sqs", "operation": "SendMessage", "latency": 500})
+    with new_manager(metadata_hook=wrapped) as manager:
+        manager.update_metadata({"a": 1})
+        assert len(outbox()) == 1
+        sqs.flush(5)
+
+    assert outbox() == []
+    assert caplog.text == ""
+
+
+class Wrapped:
+    """Passes nothing on but what it has to."""
+
+    def __init__(self, hook: Any) -> None:
+        self._hook = hook
+        self.bind = hook.bind
+
+    def __call__(self, original_func: Any, action: str, session_id: str, metadata: Any = None) -> Any:
+        return self._hook(original_func, action, session_id, metadata=metadata)
+
+
+def test_who_passes_bind_on_needs_not_pass_the_manager(
+    aws: Any, queue: str, new_manager: NewManager, outbox: Outbox
+) -> None:
+    hook = Wrapped(sqs_hook(queue))
+    new_manager(metadata_hook=hook)  # another of the same session
+    aws.fail({"service": "sqs", "operation": "SendMessage", "latency": 500})
+    with new_manager(metadata_hook=hook) as manager:
+        manager.update_metadata({"a": 1})
+        assert len(outbox()) == 1
+
+    assert outbox() == []
+
+
+def test_without_the_manager_nobody_guesses_between_two_places(
+    aws: Any, queue: str, new_manager: NewManager, outbox: Outbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    hook = Wrapped(sqs_hook(queue))
+    new_manager(metadata_hook=hook, collection_name="others")
+    manager = new_manager(metadata_hook=hook)
+
+    manager.update_metadata({"a": 1})
+
+    assert outbox() == []
+    assert "several places have such a session: delivered as best effort" in caplog.text
+    assert [event["metadata"] for event in aws.events(queue, 1)] == [{"a": 1}]
+
+
+def test_without_bind_it_is_best_effort(
+    aws: Any, queue: str, new_manager: NewManager, outbox: Outbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    sqs = sqs_hook(queue)
+
+    def wrapped(original_func: Any, action: str, session_id: str, metadata: Any = None) -> Any:
+        return sqs(original_func, action, session_id, metadata=metadata)
 
     with new_manager(metadata_hook=wrapped) as manager:
         manager.update_metadata({"a": 1})

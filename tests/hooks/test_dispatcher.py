@@ -1,6 +1,7 @@
 """The queue behind the hooks, without any service."""
 
 import asyncio
+import functools
 import logging
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from mongodb_session_manager.hooks import dispatcher as dispatcher_module
 from mongodb_session_manager.hooks.dispatcher import (
+    THREADS,
     Delivery,
     DeliveryError,
     DeliveryRefusedError,
@@ -31,7 +33,7 @@ class Sink:
         self.gate = threading.Event()
         self.gate.set()
 
-    def delivery(self, name: str, lane: str = "s-1", durable: bool = False) -> Delivery:
+    def delivery(self, name: str, lane: str = "s-1", durable: bool = False, target: str = "") -> Delivery:
         def send() -> None:
             assert self.gate.wait(10)
             if self.failures.get(name):
@@ -39,7 +41,7 @@ class Sink:
             self.sent.append(name)
 
         acknowledge = (lambda: self.acknowledged.append(name)) if durable else None
-        return Delivery(name, lane, lane, send, acknowledge)
+        return Delivery(name, lane, lane, send, acknowledge, target)
 
 
 @pytest.fixture
@@ -52,17 +54,130 @@ def dispatcher() -> Dispatcher:
     return Dispatcher(retry_delays=(0.02, 0.02))
 
 
-def test_keeps_the_order_and_uses_one_thread(dispatcher: Dispatcher, sink: Sink) -> None:
+def test_keeps_the_order_of_each_lane_and_uses_a_few_threads(dispatcher: Dispatcher, sink: Sink) -> None:
     before = workers()
     names = [f"{number}" for number in range(1000)]
 
     for number, name in enumerate(names):
-        dispatcher.submit(sink.delivery(name, f"s-{number % 7}"))
+        dispatcher.submit(sink.delivery(name, f"s-{number % 70}"))
 
-    assert workers() == before + 1
+    assert workers() <= before + THREADS // 2
     assert dispatcher.flush(10) == 0
-    assert sink.sent == names
+    for lane in range(70):
+        assert [name for name in sink.sent if int(name) % 70 == lane] == names[lane::70]
+    assert len(sink.sent) == 1000
     assert len(dispatcher) == 0
+
+
+def test_a_lane_sends_one_at_a_time(dispatcher: Dispatcher) -> None:
+    busy, overlaps = threading.Lock(), []
+
+    def send() -> None:
+        if not busy.acquire(blocking=False):
+            overlaps.append(1)
+            return
+        time.sleep(0.001)
+        busy.release()
+
+    for number in range(50):
+        dispatcher.submit(Delivery(str(number), "s-1", "s-1", send, target=number))
+
+    assert dispatcher.flush(10) == 0
+    assert overlaps == []
+
+
+class Held:
+    """Deliveries that hold their threads until they are let go."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher, self._gate = dispatcher, threading.Event()
+        self.begun: list[str] = []
+
+    def submit(self, target: str, count: int) -> None:
+        for number in range(count):
+            lane = f"{target} {number}"
+            self._dispatcher.submit(Delivery("1", lane, lane, functools.partial(self._send, target), target=target))
+
+    def _send(self, target: str) -> None:
+        self.begun.append(target)
+        assert self._gate.wait(20)
+
+    def __enter__(self) -> "Held":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._gate.set()
+        assert self._dispatcher.flush(10) == 0
+
+    def holds(self, threads: int) -> bool:
+        return eventually(lambda: len(self.begun) == threads)
+
+
+def test_a_target_that_hangs_holds_up_no_other(dispatcher: Dispatcher, sink: Sink) -> None:
+    with Held(dispatcher) as held:
+        held.submit("a", 100)
+        assert eventually(lambda: len(held.begun) == THREADS // 2)
+        for number in range(200):
+            dispatcher.submit(sink.delivery(str(number), f"s-{number}", target="b"))
+        assert eventually(lambda: len(sink.sent) == 200)
+
+        assert held.begun == ["a"] * (THREADS // 2)
+
+
+def test_each_target_that_hangs_leaves_threads_to_the_others(dispatcher: Dispatcher, sink: Sink) -> None:
+    with Held(dispatcher) as held:
+        for target, threads in {"a": 8, "b": 12, "c": 14, "d": 15}.items():
+            held.submit(target, 100)
+            assert held.holds(threads)
+        dispatcher.submit(sink.delivery("still sent", target="e"))
+        assert eventually(lambda: sink.sent == ["still sent"])
+
+        assert [held.begun.count(target) for target in "abcd"] == [8, 4, 2, 1]
+
+
+def test_a_target_that_hangs_holds_up_no_further_attempt(dispatcher: Dispatcher, sink: Sink) -> None:
+    sink.failures = {"again": [DeliveryError("down"), DeliveryError("down")]}
+    with Held(dispatcher) as held:
+        for number in range(3):  # threads that wait for work
+            dispatcher.submit(sink.delivery(f"early {number}", f"s-{number}", target="b"))
+        assert dispatcher.flush(5) == 0
+        dispatcher.submit(sink.delivery("again", durable=True, target="b"))
+        held.submit("a", THREADS)
+
+        assert eventually(lambda: "again" in sink.sent)
+        assert held.holds(THREADS // 2)
+
+
+def test_flush_waits_for_those_that_are_asked_for(dispatcher: Dispatcher, sink: Sink) -> None:
+    with Held(dispatcher) as held:
+        held.submit("a", 3)
+        mine = sink.delivery("mine", target="b")
+        dispatcher.submit(mine)
+
+        assert dispatcher.flush(10, [mine.tried]) == 0
+        assert dispatcher.flush(0.05) == 3
+
+
+def test_equal_ids_of_two_lanes_are_two_deliveries(dispatcher: Dispatcher, sink: Sink) -> None:
+    for lane in ("database a", "database b"):
+        dispatcher.submit(sink.delivery("1", lane))
+    assert dispatcher.flush(5) == 0
+
+    assert sink.sent == ["1", "1"]
+
+
+def test_whoever_waits_is_told_of_what_is_dropped_or_not_taken(sink: Sink) -> None:
+    dispatcher = Dispatcher(capacity=2)
+    with Held(dispatcher) as held:
+        held.submit("a", 1)
+        assert eventually(lambda: held.begun == ["a"])
+        one, again, two = (sink.delivery(name, lane="a 0") for name in ("x", "x", "y"))
+        for delivery in (one, again, two):
+            dispatcher.submit(delivery)
+
+        assert [each.ended.done() for each in (one, again, two)] == [True, True, False]
+        assert one.tried.done()
+    assert sink.sent == ["y"]
 
 
 def workers() -> int:
@@ -84,19 +199,16 @@ def test_submit_never_waits(dispatcher: Dispatcher, sink: Sink) -> None:
 
 def test_a_full_queue_drops_the_oldest_best_effort_one(sink: Sink, caplog: pytest.LogCaptureFixture) -> None:
     dispatcher = Dispatcher(capacity=4)
-    sink.gate.clear()
-    dispatcher.submit(sink.delivery("first"))
-    assert eventually(lambda: dispatcher._sending is not None)
+    with Held(dispatcher) as held:
+        held.submit("first", 1)
+        assert eventually(lambda: held.begun == ["first"])
+        for name in ("a", "b", "c", "d", "e"):
+            dispatcher.submit(sink.delivery(name, "first 0", durable=name == "a"))
+        assert (len(dispatcher), dispatcher.dropped) == (4, 2)
 
-    for name in ("a", "b", "c", "d", "e"):
-        dispatcher.submit(sink.delivery(name, durable=name == "a"))
-
-    assert (len(dispatcher), dispatcher.dropped) == (4, 2)
-    sink.gate.set()
-    dispatcher.flush(5)
-    assert sink.sent == ["first", "a", "d", "e"]
+    assert sink.sent == ["a", "d", "e"]
     assert [record.getMessage() for record in caplog.records] == [
-        "session_id=<s-1>, capacity=<4>, dropped=<1> | the queue is full, the oldest notification is dropped"
+        "session_id=<first 0>, capacity=<4>, dropped=<1> | the queue is full, the oldest notification is dropped"
     ]
 
 

@@ -130,6 +130,46 @@ def test_a_new_connection_is_not_removed_in_place_of_the_old_one(
     assert sessions.find_one({"_id": "s-1"})["metadata"]["connection_id"] == connection_id
 
 
+def test_a_connection_that_comes_while_the_old_one_is_removed_stays(
+    browser: Any,
+    hook: Any,
+    new_manager: NewManager,
+    mongo_client: Any,
+    database_name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    client, connection_id = browser
+    sessions = mongo_client[database_name]["agent_sessions"]
+    removed: list[bool] = []
+
+    with new_manager(metadata_hook=hook) as manager:
+        remove = manager.session_repository.delete_metadata
+
+        def reconnect_first(*args: Any, **kwargs: Any) -> bool:
+            sessions.update_one({"_id": "s-1"}, {"$set": {"metadata.connection_id": connection_id}})
+            removed.append(remove(*args, **kwargs))
+            return removed[-1]
+
+        monkeypatch.setattr(manager.session_repository, "delete_metadata", reconnect_first)
+        manager.update_metadata({"connection_id": "old", "status": 1})
+
+        assert [event["metadata"] for event in received(client, 1)] == [{"status": 1}]
+    assert removed == [False]
+    assert sessions.find_one({"_id": "s-1"})["metadata"]["connection_id"] == connection_id
+
+
+def test_a_connection_that_has_gone_is_removed_in_one_operation(
+    aws: Any, hook: Any, new_manager: NewManager, command_counter: Any
+) -> None:
+    with new_manager(metadata_hook=hook) as manager:
+        with command_counter.counting() as log:
+            manager.update_metadata({"connection_id": "gone", "status": 1})
+            hook.flush(10)
+        assert manager.get_metadata() == {"metadata": {"status": 1}}
+
+    assert log.names == ["update", "find", "update"]
+
+
 def test_what_is_too_large_goes_without_its_largest_fields(browser: Any, hook: Any, new_manager: NewManager) -> None:
     client, connection_id = browser
     with new_manager(metadata_hook=hook) as manager:

@@ -138,7 +138,7 @@ async def test_forms_of_an_update(
     await call(manager, caller, "update_metadata", {"a": 1})
 
     assert stored()["metadata"] == expected
-    assert seen == [("update", "s-1", {"metadata": {"a": 1}})]
+    assert seen == [("update", "s-1", {"metadata": {"a": 1}, "session_manager": manager})]
 
 
 @callers
@@ -182,7 +182,7 @@ async def test_forms_of_a_deletion(
     await call(manager, caller, "delete_metadata", ["a"])
 
     assert set(stored()["metadata"]) == left
-    assert seen == [("delete", "s-1", {"keys": ["a"]})]
+    assert seen == [("delete", "s-1", {"keys": ["a"], "session_manager": manager})]
 
 
 @callers
@@ -206,7 +206,7 @@ async def test_forms_of_a_reading(new_manager: NewManager, caller: str, kind: st
     manager = new_manager(metadata_hook=made(kind, form, seen))
 
     assert await call(manager, caller, "get_metadata") == {"metadata": {"a": 1}}
-    assert seen == [("get", "s-1", {})]
+    assert seen == [("get", "s-1", {"session_manager": manager})]
 
 
 @callers

@@ -234,3 +234,65 @@ def test_chains_are_used_from_many_threads_at_once() -> None:
         thread.join(10)
 
     assert sorted(found) == list(range(8))
+
+
+# What a hook takes
+
+
+def plain(original_func: Original, action: str, session_id: str, metadata: Any = None) -> Any:
+    return original_func()
+
+
+def by_name(original_func: Original, action: str, session_id: str, *, session_manager: Any, metadata: Any) -> Any:
+    return session_manager
+
+
+def by_kwargs(original_func: Original, action: str, session_id: str, **kwargs: Any) -> Any:
+    return kwargs.get("session_manager")
+
+
+def wrapping(hook: Any) -> Any:
+    @functools.wraps(hook)
+    def outer(*args: Any, **kwargs: Any) -> Any:
+        return hook(*args, **kwargs)
+
+    return outer
+
+
+def narrowly_wrapping(hook: Any) -> Any:
+    @functools.wraps(hook)
+    def outer(original_func: Original, action: str, session_id: str, metadata: Any = None) -> Any:
+        return hook(original_func, action, session_id, metadata=metadata)
+
+    return outer
+
+
+class Hooks:
+    def __call__(self, original_func: Original, action: str, session_id: str, **kwargs: Any) -> Any:
+        return kwargs.get("session_manager")
+
+    def method(self, original_func: Original, action: str, session_id: str, metadata: Any, session_manager: Any) -> Any:
+        return session_manager
+
+
+@pytest.mark.parametrize(
+    ("hook", "given"),
+    [
+        (plain, None),
+        (by_name, "manager"),
+        (by_kwargs, "manager"),
+        (Hooks(), "manager"),
+        (Hooks().method, "manager"),
+        (functools.partial(by_kwargs), "manager"),
+        (wrapping(by_kwargs), "manager"),
+        (wrapping(plain), None),
+        (wrapping(wrapping(plain)), None),
+        (narrowly_wrapping(by_kwargs), None),
+    ],
+)
+def test_what_is_offered_goes_to_those_that_take_it(hook: Any, given: Any) -> None:
+    chain = HookChain((hook,), "s-1", {"session_manager": "manager"})
+
+    result = chain.call(lambda metadata: None, "update", metadata={})
+
+    assert result == given

@@ -67,10 +67,12 @@ class ClientSource:
         """Return the client."""
         if self._client is not None:
             return self._client
-        if self._session is not None:
-            self._client = self._new_client(self._session)
+        if self._session is None:
+            return self._shared_client()
+        with _lock:  # making clients from one session is not thread-safe
+            if self._client is None:
+                self._client = self._new_client(self._session)
             return self._client
-        return self._shared_client()
 
     def _shared_client(self) -> Any:
         import boto3
@@ -177,7 +179,7 @@ def _shown(url: object) -> str:
 
 
 def url_region(name: str, parts: SplitResult, region: str | None, client: Any) -> str | None:
-    """Return the region that a URL names, else the given one, else that of the environment.
+    """Return the region that a URL names, else the given one, else a given session's, else the environment's.
 
     None where the client that was given knows it.
 
@@ -190,10 +192,11 @@ def url_region(name: str, parts: SplitResult, region: str | None, client: Any) -
         named = [label for label in host.split(".") if _REGION.fullmatch(label)]
         if named:
             return named[-1]
-    found = given or _environment_region()
+    of_session = getattr(client, "region_name", "")
+    found = given or (of_session if isinstance(of_session, str) and of_session else _environment_region())
     if found is None and _LOOPBACK.fullmatch(host):
         found = "us-east-1"  # an emulator does not mind
-    if found is None and client is None:
+    if found is None and (client is None or of_session is None):
         raise ValueError(f"{name} does not name a region: pass region=")
     return found
 

@@ -6,10 +6,15 @@ import uuid
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias, get_args
 
+import pymongo
+from pymongo.errors import InvalidOperation
+
+from .._deliveries import Deliveries
 from .dispatcher import Delivery, Dispatcher, shared_dispatcher
 
 if TYPE_CHECKING:
@@ -20,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 DeliveryMode: TypeAlias = Literal["best_effort", "at_least_once"]
 Message: TypeAlias = Mapping[str, Any]
+
+# Seconds.
+DATABASE_TIMEOUT: Final = 5.0
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,8 @@ class NotifyingHook(ABC):
     kind: ClassVar[str]
     actions: ClassVar[Mapping[str, str]]
     """The actions that are told of, each with the name of its argument."""
+    tells_of_deliveries: ClassVar[bool] = True
+    """Managers are told of each delivery, and wait for their own without ``flush``."""
 
     def __init__(self, targets: tuple[str, ...], delivery: DeliveryMode) -> None:
         if delivery not in get_args(DeliveryMode):
@@ -70,8 +80,9 @@ class NotifyingHook(ABC):
             )
         self._targets, self._delivery = targets, delivery
         self._dispatcher: Dispatcher = shared_dispatcher()
+        self._deliveries = Deliveries()
         # Weak: one hook may serve a factory that makes a manager for each request.
-        self._repositories: weakref.WeakValueDictionary[str, MongoDBSessionRepository] = weakref.WeakValueDictionary()
+        self._managers: weakref.WeakValueDictionary[int, MongoDBSessionManager] = weakref.WeakValueDictionary()
 
     @abstractmethod
     def _compose(self, action: str, session_id: str, stored: Any, event_id: str) -> tuple[str, Message] | None:
@@ -97,10 +108,12 @@ class NotifyingHook(ABC):
         if name is None:
             return original_func()
         given = {name: kwargs[name]} if name in kwargs else {}
-        repository = self._repository(session_id, kwargs.get("session_manager"))
+        manager = kwargs.get("session_manager")
+        if getattr(manager, "session_repository", None) is None:
+            manager = self._bound_manager(session_id)
         if not _takes_on_store(original_func):
-            return self._call_plain(original_func, action, session_id, given, repository)
-        recorded = self._records(session_id, repository)
+            return self._call_plain(original_func, action, session_id, given, manager)
+        recorded = self._records(session_id, manager)
         notices: list[Notice] = []
 
         def on_store(stored: Any) -> Mapping[str, Any] | None:
@@ -111,7 +124,7 @@ class NotifyingHook(ABC):
             return notice.record() if recorded else None
 
         result = original_func(**given, on_store=on_store)
-        return self._after(result, lambda: self._submit(notices, repository, recorded))
+        return self._after(result, lambda: self._submit(notices, manager, recorded))
 
     def _call_plain(
         self,
@@ -119,12 +132,12 @@ class NotifyingHook(ABC):
         action: str,
         session_id: str,
         given: Mapping[str, Any],
-        repository: "MongoDBSessionRepository | None",
+        manager: "MongoDBSessionManager | None",
     ) -> Any:
         """Call a function that somebody else put in the place of the manager's: what was given is what is stored."""
         values = list(given.values())
         made = [notice for value in values if (notice := self._notice(action, session_id, value)) is not None]
-        return self._after(original_func(*values), lambda: self._submit(made, repository, recorded=False))
+        return self._after(original_func(*values), lambda: self._submit(made, manager, recorded=False))
 
     def _after(self, result: Any, then: Callable[[], None]) -> Any:
         if not inspect.isawaitable(result):
@@ -138,17 +151,22 @@ class NotifyingHook(ABC):
 
         return finished(result)
 
-    def _repository(
-        self, session_id: str, manager: "MongoDBSessionManager | None"
-    ) -> "MongoDBSessionRepository | None":
-        found = getattr(manager, "session_repository", None)
-        return self._repositories.get(session_id) if found is None else found
+    def _bound_manager(self, session_id: str) -> "MongoDBSessionManager | None":
+        """Find whose call this is where nobody passed ``session_manager=`` on: the session's only place knows."""
+        found = [reference() for reference in self._managers.valuerefs()]
+        mine = [manager for manager in found if manager is not None and manager.session_id == session_id]
+        places = {_place(manager.session_repository) for manager in mine}
+        return mine[-1] if len(places) == 1 else None
 
-    def _records(self, session_id: str, repository: "MongoDBSessionRepository | None") -> bool:
-        if self.at_least_once and repository is None:
+    def _records(self, session_id: str, manager: "MongoDBSessionManager | None") -> bool:
+        if self.at_least_once and manager is None:
             # Nobody could ever remove the record.
-            logger.warning("session_id=<%s> | no bind() was called: delivered as best effort", session_id)
-        return self.at_least_once and repository is not None
+            logger.warning(
+                "session_id=<%s> | no session_manager= was passed on, and no bind() was called or several places have "
+                "such a session: delivered as best effort",
+                session_id,
+            )
+        return self.at_least_once and manager is not None
 
     def _notice(self, action: str, session_id: str, stored: Any) -> Notice | None:
         event_id = uuid.uuid4().hex
@@ -161,35 +179,75 @@ class NotifyingHook(ABC):
             return None
         return None if composed is None else Notice(event_id, self.kind, composed[0], session_id, composed[1])
 
-    def _submit(self, notices: list[Notice], repository: "MongoDBSessionRepository | None", recorded: bool) -> None:
+    def _submit(self, notices: list[Notice], manager: "MongoDBSessionManager | None", recorded: bool) -> None:
+        repository = getattr(manager, "session_repository", None)
+        waiting = [self._deliveries, getattr(manager, "_deliveries", None)]
         for notice in notices:
-            acknowledge = None
-            if recorded and repository is not None:
-                acknowledge = partial(repository.acknowledge_outbox, notice.session_id, [notice.id])
-            lane = (self.kind, self._targets, notice.session_id)
-            send = partial(self._send, notice, repository)
-            self._dispatcher.submit(Delivery(notice.id, notice.session_id, lane, send, acknowledge))
+            delivery = self._new_delivery(notice, repository, recorded)
+            if repository is not None:
+                _hold(repository, delivery)
+            for deliveries in waiting:
+                if deliveries is not None:
+                    deliveries.add(delivery.tried, delivery.durable)
+            self._dispatcher.submit(delivery)
+
+    def _new_delivery(self, notice: Notice, repository: "MongoDBSessionRepository | None", recorded: bool) -> Delivery:
+        place = None if repository is None else _place(repository)
+        return Delivery(
+            notice.id,
+            notice.session_id,
+            lane=(self.kind, self._targets, place, notice.session_id),
+            send=partial(self._send, notice, repository),
+            acknowledge=partial(_acknowledge, notice, repository) if recorded and repository is not None else None,
+            target=(self.kind, notice.target),
+        )
 
     def bind(self, session_manager: "MongoDBSessionManager") -> None:
         """Learn of a session, and send what another process recorded for it and did not deliver."""
-        repository = session_manager.session_repository
-        self._repositories[session_manager.session_id] = repository
+        self._managers[id(session_manager)] = session_manager
         mine = [record for record in session_manager.undelivered if self._is_mine(record)]
         notices = [
             Notice(record["id"], self.kind, record["target"], session_manager.session_id, record["message"])
             for record in mine
         ]
-        self._submit(notices, repository, recorded=True)
+        self._submit(notices, session_manager, recorded=True)
 
     def _is_mine(self, record: Mapping[str, Any]) -> bool:
         well_formed = isinstance(record.get("id"), str) and isinstance(record.get("message"), Mapping)
         return well_formed and record.get("hook") == self.kind and record.get("target") in self._targets
 
     def flush(self, timeout: float | None = None) -> None:
-        """Wait until what is queued was sent; say so when that takes longer than the time given."""
-        left = self._dispatcher.flush(timeout)
+        """Wait until what this hook queued was sent; say so when that takes longer than the time given."""
+        left = self._dispatcher.flush(timeout, self._deliveries.tried)
         if left:
             logger.warning("notifications=<%d> | not sent in time; the background goes on with them", left)
+
+
+def _place(repository: "MongoDBSessionRepository") -> tuple[Any, str]:
+    """Return what tells sessions of one id apart; clients of the same servers are equal."""
+    return repository.client, repository.namespace
+
+
+class _Hold:
+    """A user of a client that is there for one delivery."""
+
+
+def _hold(repository: "MongoDBSessionRepository", delivery: Delivery) -> None:
+    """Keep the client open until a delivery has ended, whoever closes meanwhile."""
+    handle, hold = repository.handle, _Hold()
+    with suppress(InvalidOperation):  # somebody closed it already; the delivery may not need it
+        handle.acquire(hold, owner=True)
+        delivery.ended.add_done_callback(lambda ended: handle.release_behind(hold))
+
+
+def _acknowledge(notice: Notice, repository: "MongoDBSessionRepository") -> None:
+    with database_time():
+        repository.acknowledge_outbox(notice.session_id, [notice.id])
+
+
+def database_time() -> AbstractContextManager[object]:
+    """Limit what a delivery asks MongoDB: it has one of the few threads."""
+    return pymongo.timeout(DATABASE_TIMEOUT)
 
 
 def _takes_on_store(function: Callable[..., Any]) -> bool:

@@ -1,30 +1,47 @@
-"""Sends notifications behind the caller's back: one thread for all hooks of the process, one queue, in order."""
+"""Sends notifications behind the caller's back: a few threads for all hooks of the process, each session in order."""
 
 import atexit
 import heapq
+import itertools
 import logging
 import os
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Iterable
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
-__all__ = ["CAPACITY", "Delivery", "DeliveryError", "DeliveryRefusedError", "Dispatcher", "shared_dispatcher"]
+__all__ = [
+    "CAPACITY",
+    "OUTBOX_TIMEOUT",
+    "THREADS",
+    "Delivery",
+    "DeliveryError",
+    "DeliveryRefusedError",
+    "Dispatcher",
+    "shared_dispatcher",
+]
 
 logger = logging.getLogger(__name__)
 
 CAPACITY: Final = 10_000
 """Deliveries that are held in memory at most."""
 
+THREADS: Final = 16
+"""Deliveries that are being sent at the same time at most."""
+
 EXIT_TIMEOUT: Final = 10.0
+OUTBOX_TIMEOUT: Final = 2.0
+"""Seconds that an end waits for what is at-least-once: the outbox has it, so this only spares sending it later."""
+
 # Seconds between the attempts at one at-least-once delivery; after the last it is left to the outbox.
 RETRY_DELAYS: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 # A queue that overflows does so thousands of times a second.
 _SECONDS_BETWEEN_WARNINGS = 1.0
 
-Lane: TypeAlias = Hashable
+_Key: TypeAlias = tuple[Hashable, str]
 
 
 class DeliveryError(Exception):
@@ -40,27 +57,104 @@ class Delivery:
     """One notification that is to be sent.
 
     Attributes:
-        id: Its own; a second one with an id that is still queued is not taken.
+        id: Its own; a second one with an id that its lane still holds is not taken.
         session_id: For the log.
         lane: Deliveries of one lane are sent one after the other, in the order in which they came.
         send: Sends it; raises ``DeliveryRefusedError`` where another attempt makes no sense.
         acknowledge: Removes it from the outbox; None where it is in none (best effort).
+        target: What it is sent to; one target takes at most half of the threads.
+        tried: Ends when it was sent, or failed once, or waits behind one that failed and is in the outbox as well.
+        ended: Ends when the dispatcher has nothing more to do with it.
     """
 
     id: str
     session_id: str
-    lane: Lane
+    lane: Hashable
     send: Callable[[], None]
     acknowledge: Callable[[], None] | None = None
+    target: Hashable = None
+    tried: "Future[None]" = field(default_factory=Future, repr=False)
+    ended: "Future[None]" = field(default_factory=Future, repr=False)
 
     @property
     def durable(self) -> bool:
         """Whether somebody else sends it when this process does not."""
         return self.acknowledge is not None
 
+    @property
+    def key(self) -> _Key:
+        """What a second one of the same notification is known by."""
+        return self.lane, self.id
+
+    def note_tried(self) -> None:
+        """Tell those who wait for the first attempt."""
+        if not self.tried.done():
+            self.tried.set_result(None)
+
+    def end(self) -> None:
+        """Tell everybody who waits; who waits for the first attempt finds nothing left of it."""
+        self.ended.set_result(None)
+        self.note_tried()
+
+
+class _Lane:
+    """The deliveries of one lane; the first of them may be on its way."""
+
+    def __init__(self, target: Hashable) -> None:
+        self.target = target
+        self.deliveries: deque[Delivery] = deque()
+        # Of the first one, since the lane last moved on.
+        self.attempts = 0
+        # Whether it waits for another attempt.
+        self.held = False
+
+
+class _ReadyLanes:
+    """The lanes that may go on, by target: who comes next, so that no target is in the way of another."""
+
+    def __init__(self) -> None:
+        self._by_target: dict[Hashable, deque[_Lane]] = {}
+        self._busy: Counter[Hashable] = Counter()
+
+    def add(self, lane: _Lane) -> None:
+        self._by_target.setdefault(lane.target, deque()).append(lane)
+
+    def begin(self) -> _Lane | None:
+        """Return the lane that a thread that is free is to serve; None where each has to wait for its target."""
+        for target in list(self._by_target):
+            lanes = self._by_target[target]
+            while lanes and not lanes[0].deliveries:  # let go of meanwhile
+                lanes.popleft()
+            if lanes and self._has_room(target):
+                self._busy[target] += 1
+                lane = lanes.popleft()
+                self._to_the_end(target)
+                return lane
+            if not lanes:
+                del self._by_target[target]
+        return None
+
+    def end(self, lane: _Lane) -> None:
+        self._busy[lane.target] -= 1
+        if not self._busy[lane.target]:
+            del self._busy[lane.target]
+
+    def any_may_begin(self) -> bool:
+        return any(self._has_room(target) for target in self._by_target)
+
+    def _has_room(self, target: Hashable) -> bool:
+        # Half of what the other targets leave: so there is a thread for whoever comes next.
+        own = self._busy[target]
+        return not own or own < (THREADS - (self._busy.total() - own)) // 2
+
+    def _to_the_end(self, target: Hashable) -> None:
+        lanes = self._by_target.pop(target)
+        if lanes:
+            self._by_target[target] = lanes
+
 
 class Dispatcher:
-    """A bounded queue and the daemon thread that empties it; the thread starts with the first delivery.
+    """A bounded queue and the daemon threads that empty it; they start as they are needed.
 
     A failed best effort delivery is gone. A failed at-least-once delivery holds back its lane until another attempt
     succeeds; after the last attempt the lane's deliveries are left to the outbox that they are recorded in.
@@ -77,121 +171,145 @@ class Dispatcher:
         self._reset()
 
     def _reset(self) -> None:
-        """Begin anew, also in a forked child: what is queued is sent by the parent, whose thread is not here."""
+        """Begin anew, also in a forked child: what is queued is sent by the parent, whose threads are not here."""
         self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
-        self._queue: deque[tuple[int, Delivery]] = deque()
-        self._submitted = 0
-        self._sending: tuple[int, Delivery] | None = None
-        self._ids: set[str] = set()
-        # Lanes whose first delivery failed, with the attempts made, and when they are due again.
-        self._held: dict[Lane, deque[Delivery]] = {}
-        self._attempts: dict[Lane, int] = {}
-        self._due: list[tuple[float, int, Lane]] = []
+        self._threads: list[threading.Thread] = []
+        # Threads that look for work, or wait for some.
+        self._idle = 0
+        self._lanes: dict[Hashable, _Lane] = {}
+        self._ready = _ReadyLanes()
+        # Those that nobody sends at the moment, oldest first, by whether they are at-least-once.
+        self._waiting: dict[bool, dict[_Key, Delivery]] = {False: {}, True: {}}
+        self._deliveries: dict[_Key, Delivery] = {}
+        self._due: list[tuple[float, int, _Lane]] = []
+        self._numbers = itertools.count()  # make the entries of the heap differ
         self._warned_at = -_SECONDS_BETWEEN_WARNINGS
 
     def __len__(self) -> int:
         """Return the number of deliveries that are queued, being sent or waiting for another attempt."""
         with self._changed:
-            return len(self._ids)
+            return len(self._deliveries)
 
     def submit(self, delivery: Delivery) -> None:
         """Queue a delivery and return at once."""
         with self._changed:
-            if delivery.id in self._ids:
+            if delivery.key in self._deliveries:
+                delivery.end()
                 return
-            if len(self._ids) >= self._capacity:
+            if len(self._deliveries) >= self._capacity:
                 self._drop_oldest()
-            self._submitted += 1
-            self._ids.add(delivery.id)
-            self._queue.append((self._submitted, delivery))
-            self._start()
-            self._changed.notify_all()
+            self._deliveries[delivery.key] = self._waiting[delivery.durable][delivery.key] = delivery
+            lane = self._lanes.get(delivery.lane)
+            if lane is None:
+                lane = self._lanes[delivery.lane] = _Lane(delivery.target)
+                self._ready.add(lane)
+            lane.deliveries.append(delivery)
+            if lane.held and delivery.durable:
+                delivery.note_tried()
+            self._call_a_thread()
 
-    def flush(self, timeout: float | None = None) -> int:
+    def flush(self, timeout: float | None = None, waited: "Iterable[Future[None]] | None" = None) -> int:
         """Wait until everything queued so far was sent or failed.
 
         At-least-once deliveries that failed are not waited for: they are safe in their outbox.
 
         Args:
             timeout: Seconds to wait at most; without end by default.
+            waited: The ``tried`` of the deliveries to wait for; of all by default.
 
         Returns:
             The number of deliveries that were not tried in time.
         """
         with self._changed:
-            last = self._submitted
-            works = not self._queue or self._start()
+            chosen = [delivery.tried for delivery in self._deliveries.values()] if waited is None else list(waited)
+            works = not self._deliveries or self._has_thread()
         if not works:
             self._empty_here(timeout)
-        with self._changed:
-            if works:
-                self._changed.wait_for(lambda: self._all_tried(last), timeout)
-            return 0 if self._all_tried(last) else sum(number <= last for number, _ in self._unsent())
+        return len(wait(chosen, timeout if works else 0).not_done)
 
-    def _all_tried(self, last: int) -> bool:
-        # Numbers only grow along the queue.
-        return all(entry[0] > last for entry in (self._sending, self._queue[0] if self._queue else None) if entry)
+    # Threads
 
-    def _unsent(self) -> list[tuple[int, Delivery]]:
-        return [*([self._sending] if self._sending else []), *self._queue]
+    def _call_a_thread(self) -> None:
+        """Have somebody serve what may go on, or wait for what is due; who has just begun to serve calls the next."""
+        if not (self._due or self._ready.any_may_begin()):
+            return
+        if self._idle > 0:
+            self._changed.notify()
+        else:
+            self._start()
+
+    def _has_thread(self) -> bool:
+        return any(thread.is_alive() for thread in self._threads) or self._start()
 
     def _start(self) -> bool:
-        """Start the thread; False where the interpreter is ending and lets none start."""
-        if self._thread is None or not self._thread.is_alive():
+        """Start a thread, if there may be one more; False where the interpreter is ending and lets none start."""
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        if len(self._threads) < THREADS:
             thread = threading.Thread(target=self._work, name="mongodb-session-manager-hooks", daemon=True)
             try:
                 thread.start()
             except RuntimeError:
                 return False
-            self._thread = thread
+            self._threads.append(thread)
+            self._idle += 1
         return True
 
     def _work(self) -> None:
         while True:
-            self._step(self._take(None))
+            self._serve(self._next(None))
 
     def _empty_here(self, timeout: float | None) -> None:
         deadline = None if timeout is None else time.monotonic() + timeout
-        while self._queue and (deadline is None or time.monotonic() < deadline):
-            self._step(self._take(0.0))
+        while deadline is None or time.monotonic() < deadline:
+            lane = self._next(0.0)
+            if lane is None:
+                return
+            self._serve(lane)
 
-    def _take(self, patience: float | None) -> Delivery | None:
-        """Return what is to be sent next, as soon as there is something or the patience is over."""
+    def _next(self, patience: float | None) -> _Lane | None:
+        """Return the lane to serve next, as soon as there is one or the patience is over."""
         with self._changed:
-            self._changed.wait_for(self._is_ready, self._wait(patience))
-            if self._due and self._due[0][0] <= time.monotonic():
-                lane = heapq.heappop(self._due)[2]
-                return self._held[lane][0] if lane in self._held else None
-            if not self._queue:
-                return None
-            number, delivery = self._queue.popleft()
-            if delivery.lane in self._held:
-                self._held[delivery.lane].append(delivery)
-                self._changed.notify_all()
-                return None
-            self._sending = (number, delivery)
-            return delivery
+            while True:
+                self._wake_due_lanes()
+                lane = self._ready.begin()
+                if lane is not None:
+                    self._idle -= 1
+                    self._begin(lane)
+                    self._call_a_thread()
+                    return lane
+                if patience is not None:
+                    return None
+                self._changed.wait(self._seconds_to_next())
 
-    def _is_ready(self) -> bool:
-        return bool(self._queue) or (bool(self._due) and self._due[0][0] <= time.monotonic())
+    def _wake_due_lanes(self) -> None:
+        while self._due and self._due[0][0] <= time.monotonic():
+            lane = heapq.heappop(self._due)[2]
+            lane.held = False
+            if lane.deliveries:
+                self._ready.add(lane)
 
-    def _wait(self, patience: float | None) -> float | None:
-        if patience is not None or not self._due:
-            return patience
-        return max(self._due[0][0] - time.monotonic(), 0.0)
+    def _seconds_to_next(self) -> float | None:
+        return max(self._due[0][0] - time.monotonic(), 0.0) if self._due else None
 
-    def _step(self, delivery: Delivery | None) -> None:
-        if delivery is None:
+    def _begin(self, lane: _Lane) -> None:
+        delivery = lane.deliveries[0]
+        del self._waiting[delivery.durable][delivery.key]
+
+    # One delivery
+
+    def _serve(self, lane: _Lane | None) -> None:
+        if lane is None:
             return
+        delivery = lane.deliveries[0]
         again = self._failed_for_now(delivery)
         with self._changed:
-            self._sending = None
+            self._idle += 1
+            self._ready.end(lane)
             if again:
-                self._hold(delivery)
+                self._hold(lane, delivery)
             else:
-                self._settle(delivery)
-            self._changed.notify_all()
+                self._settle(lane, delivery)
+            self._call_a_thread()
 
     def _failed_for_now(self, delivery: Delivery) -> bool:
         """Send; whether it is to be tried again."""
@@ -215,58 +333,59 @@ class Dispatcher:
         except Exception as error:  # noqa: BLE001 - it is sent again by whoever opens the session next
             _log(logging.WARNING, delivery, error, "a notification was delivered but could not leave the outbox")
 
-    def _settle(self, delivery: Delivery) -> None:
-        self._ids.discard(delivery.id)
-        held = self._held.get(delivery.lane)
-        if held is None or held[0] is not delivery:
-            return
-        held.popleft()
-        self._attempts[delivery.lane] = 0
-        if held:
-            self._try_again_in(0.0, delivery.lane)
+    def _settle(self, lane: _Lane, delivery: Delivery) -> None:
+        lane.attempts = 0
+        lane.deliveries.popleft()
+        self._end(delivery)
+        if lane.deliveries:
+            self._ready.add(lane)
         else:
-            self._forget(delivery.lane)
+            del self._lanes[delivery.lane]
 
-    def _hold(self, delivery: Delivery) -> None:
-        lane = delivery.lane
-        if lane not in self._held:
-            self._held[lane] = deque([delivery])
-            self._ids.add(delivery.id)  # a full queue may have let go of it meanwhile
-        attempts = self._attempts[lane] = self._attempts.get(lane, 0) + 1
-        if attempts <= len(self._retry_delays):
-            self._try_again_in(self._retry_delays[attempts - 1], lane)
+    def _hold(self, lane: _Lane, delivery: Delivery) -> None:
+        lane.attempts += 1
+        if lane.attempts > len(self._retry_delays):
+            self._leave_to_outbox(lane, delivery)
             return
-        left = self._forget(lane)
+        lane.held = True
+        self._waiting[delivery.durable][delivery.key] = delivery
+        for behind in lane.deliveries:
+            if behind.durable:
+                behind.note_tried()
+        due = time.monotonic() + self._retry_delays[lane.attempts - 1]
+        heapq.heappush(self._due, (due, next(self._numbers), lane))
+
+    def _leave_to_outbox(self, lane: _Lane, delivery: Delivery) -> None:
         logger.error(
             "session_id=<%s>, notifications=<%d>, attempts=<%d> | left in the outbox for the next that opens it",
             delivery.session_id,
-            left,
-            attempts,
+            len(lane.deliveries),
+            lane.attempts,
         )
+        for left in lane.deliveries:
+            self._end(left)
+        lane.deliveries.clear()
+        del self._lanes[delivery.lane]
 
-    def _try_again_in(self, seconds: float, lane: Lane) -> None:
-        self._submitted += 1  # makes the entries of the heap differ
-        heapq.heappush(self._due, (time.monotonic() + seconds, self._submitted, lane))
+    def _end(self, delivery: Delivery) -> None:
+        self._waiting[delivery.durable].pop(delivery.key, None)
+        del self._deliveries[delivery.key]
+        delivery.end()
 
-    def _forget(self, lane: Lane) -> int:
-        held = self._held.pop(lane)
-        self._attempts.pop(lane, None)
-        self._ids.difference_update(delivery.id for delivery in held)
-        return len(held)
+    # Too many
 
     def _drop_oldest(self) -> None:
-        if self._queue:
-            index = next((i for i, (_, queued) in enumerate(self._queue) if not queued.durable), 0)
-            session_id, number = self._queue[index][1].session_id, 1
-            self._ids.discard(self._queue[index][1].id)
-            del self._queue[index]
-        elif self._held:
-            lane = next(iter(self._held))
-            session_id, number = self._held[lane][0].session_id, self._forget(lane)
-        else:
+        waiting = self._waiting[False] or self._waiting[True]
+        if not waiting:  # all are on their way
             return
-        self.dropped += number
-        self._warn_of_full_queue(session_id)
+        delivery = next(iter(waiting.values()))
+        lane = self._lanes[delivery.lane]
+        lane.deliveries.remove(delivery)
+        self._end(delivery)
+        if not lane.deliveries:
+            del self._lanes[delivery.lane]
+        self.dropped += 1
+        self._warn_of_full_queue(delivery.session_id)
 
     def _warn_of_full_queue(self, session_id: str) -> None:
         if time.monotonic() - self._warned_at < _SECONDS_BETWEEN_WARNINGS:
@@ -281,10 +400,14 @@ class Dispatcher:
 
     def drain_at_exit(self, timeout: float = EXIT_TIMEOUT) -> None:
         """Send what is queued before the interpreter ends, and say what was not."""
-        self.flush(timeout)
+        started = time.monotonic()
+        for durable, seconds in ((True, min(timeout, OUTBOX_TIMEOUT)), (False, timeout)):
+            with self._changed:
+                waited = [each.tried for each in self._deliveries.values() if each.durable is durable]
+            self.flush(max(started + seconds - time.monotonic(), 0.0), waited)
         with self._changed:
-            lost = sum(not delivery.durable for _, delivery in self._unsent())
-            kept = len(self._ids) - lost
+            kept = sum(delivery.durable for delivery in self._deliveries.values())
+            lost = len(self._deliveries) - kept
         if lost or kept:
             logger.warning(
                 "dropped=<%d>, in_outbox=<%d> | the interpreter ends before all notifications are sent", lost, kept

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import SessionNotFoundError
 from . import _aws
 from ._metadata_events import MetadataEventHook
-from ._notifying import DeliveryMode, Notice
-from .dispatcher import DeliveryRefusedError
+from ._notifying import DeliveryMode, Notice, database_time
+from .dispatcher import DeliveryError, DeliveryRefusedError
 
 if TYPE_CHECKING:
     from ..mongodb_session_repository import MongoDBSessionRepository
@@ -18,6 +18,8 @@ __all__ = ["MetadataWebSocketHook", "create_metadata_websocket_hook", "is_metada
 logger = logging.getLogger(__name__)
 
 CONNECTION_ID = "connection_id"
+# A browser that reconnects faster than this is told by the next message.
+_MOST_CONNECTIONS = 5
 
 
 class MetadataWebSocketHook(MetadataEventHook):
@@ -68,29 +70,29 @@ class MetadataWebSocketHook(MetadataEventHook):
     def _send(self, notice: Notice, repository: "MongoDBSessionRepository | None") -> None:
         if repository is None:
             raise DeliveryRefusedError("no bind() was called, so the stored connection_id is out of reach")
-        connection = _stored_connection(repository, notice.session_id)
-        if connection is None:
-            logger.debug("session_id=<%s> | nobody is connected, nothing is sent", notice.session_id)
-            return
+        # Where another connection has come in the place of one that has gone, that one gets the message.
+        for _ in range(_MOST_CONNECTIONS):
+            connection = _stored_connection(repository, notice.session_id)
+            if connection is None:
+                logger.debug("session_id=<%s> | nobody is connected, nothing is sent", notice.session_id)
+                return
+            if self._posted(connection, notice.message["body"]):
+                return
+            if _removed(repository, notice.session_id, connection):
+                logger.info("session_id=<%s> | the connection has gone, its id is removed", notice.session_id)
+                return
+        raise DeliveryError("each connection had gone")
+
+    def _posted(self, connection: str, body: str) -> bool:
+        """Post; False where the connection has gone."""
+        client = self._source.client()
         try:
-            self._post(connection, notice.message["body"])
+            _aws.call(client, "post_to_connection", ConnectionId=connection, Data=body.encode())
         except DeliveryRefusedError as error:
             if _aws.http_status(error.__cause__) != _aws.GONE:
                 raise
-            self._reconnect(connection, notice, repository)
-
-    def _post(self, connection: str, body: str) -> None:
-        client = self._source.client()
-        _aws.call(client, "post_to_connection", ConnectionId=connection, Data=body.encode())
-
-    def _reconnect(self, gone: str, notice: Notice, repository: "MongoDBSessionRepository") -> None:
-        """Remove the connection that has gone, unless another has come; that one gets the message."""
-        current = _stored_connection(repository, notice.session_id)
-        if current not in (None, gone):
-            self._post(str(current), notice.message["body"])
-        elif current == gone:
-            repository.delete_metadata(notice.session_id, [CONNECTION_ID])
-            logger.info("session_id=<%s> | the connection has gone, its id is removed", notice.session_id)
+            return False
+        return True
 
 
 def _management_url(endpoint: Any) -> Any:
@@ -105,10 +107,17 @@ def _management_url(endpoint: Any) -> Any:
 
 def _stored_connection(repository: "MongoDBSessionRepository", session_id: str) -> str | None:
     try:
-        connection = repository.get_metadata(session_id).get("metadata", {}).get(CONNECTION_ID)
+        with database_time():
+            connection = repository.get_metadata(session_id).get("metadata", {}).get(CONNECTION_ID)
     except SessionNotFoundError:
         return None
     return connection if isinstance(connection, str) and connection else None
+
+
+def _removed(repository: "MongoDBSessionRepository", session_id: str, connection: str) -> bool:
+    """Remove the stored connection; False where another one has come in its place."""
+    with database_time():
+        return repository.delete_metadata(session_id, [CONNECTION_ID], held={CONNECTION_ID: connection})
 
 
 def create_metadata_websocket_hook(
