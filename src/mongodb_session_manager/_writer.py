@@ -123,13 +123,15 @@ class AgentHistory:
         self._session_id, self._agent_id = session_id, agent_id
         self._guard = guard or Guard(None, 0)
         self._stored = guard is not None
-        self._live = LiveMessages(Record(message_id, message) for message_id, message in messages)
+        self._live = LiveMessages(itertools.starmap(Record, messages))
         # The live set that is stored, or on its way; None where there is none, or where that is not sure.
         self._live_ids: LiveIds | None = None
         # What an agent without a live set was restored from; that alone is not worth a write.
         self._restored_ids: LiveIds | None = None
         # Whether a look found a difference that nothing captured yet, and whether a look would mistake messages.
         self._has_looked = self._is_unsure = False
+        # Whether ids do not tell the messages apart: the first version could mix them up.
+        self._is_mixed_up = False
         self._pending: deque[_Change] = deque()
         # What the session document holds of the history.
         self._live_count = self._live_bytes = 0
@@ -364,14 +366,16 @@ class AgentHistory:
             stored: The live set that is stored.
         """
         with self._state:
-            self._live.begin(view, own, kept)
+            ids = [record.message_id for record in self._live.records]
+            self._is_mixed_up = stored is None and any(one >= other for one, other in itertools.pairwise(ids))
+            self._live.begin(view, own, kept, stored is not None and stored.at is None)
             self._live_ids, self._restored_ids = stored, self._ids(self._next_message_id())
             self._has_looked = stored is not None and stored != self._restored_ids
 
     def look(self, view: View) -> None:
         """Note how the live messages have changed since the last look; what is captured next tells it."""
         with self._state:
-            self._has_looked |= self._has_changed(view, None)
+            self._has_looked |= not self._is_unsure and self._has_changed(view, None)
 
     def unknown(self, live: Sequence[Message], announced: Message | None = None) -> set[str]:
         """Return the tracking ids of live messages that may be stored, but are not known here: to be looked up."""
@@ -408,7 +412,7 @@ class AgentHistory:
     def _live_change(self, view: View | None, record: Record | None = None) -> dict[str, Any]:
         """Return what of the live set is to be stored with what is captured now, as fields of a change."""
         before, has_looked = self._live.snapshot, self._has_looked
-        if view is None or self._is_unsure:
+        if view is None or self._is_unsure or self._is_mixed_up:
             self._live.records += [] if record is None else [record]
             return {}
         changed = self._has_changed(view, record) or has_looked
