@@ -13,9 +13,10 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
+from .._deliveries import OUTBOX_TIMEOUT
+
 __all__ = [
     "CAPACITY",
-    "OUTBOX_TIMEOUT",
     "THREADS",
     "Delivery",
     "DeliveryError",
@@ -33,8 +34,6 @@ THREADS: Final = 16
 """Deliveries that are being sent at the same time at most."""
 
 EXIT_TIMEOUT: Final = 10.0
-OUTBOX_TIMEOUT: Final = 2.0
-"""Seconds that an end waits for what is at-least-once: the outbox has it, so this only spares sending it later."""
 
 # Seconds between the attempts at one at-least-once delivery; after the last it is left to the outbox.
 RETRY_DELAYS: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
