@@ -289,7 +289,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
             check_name("application_name", application_name) or self.application_name,
         )
         wanted = [check_id("agent_id", agent_id) for agent_id in dict.fromkeys(agent_ids)]
-        brought = list(filter(_document.comes_with_opening, wanted)) if self._projects_expressions else []
+        brought = wanted if self._projects_expressions else []
         fields = _document.opening_fields(brought)
         with _operation("open_session", session_id):
             if create:
