@@ -322,6 +322,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         Raises:
             SessionNotFoundError: The session was deleted.
         """
+        self._check_open()
         self._binder.prefetch(agent_ids)
 
     def _bound(self, agent: "LocalAgent") -> AgentBinding:
