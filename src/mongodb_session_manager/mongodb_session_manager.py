@@ -479,7 +479,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         binding.look(event.agent)
         self._show_life()
 
-    async def _on_tool_call(self, event: BeforeToolCallEvent[Any]) -> None:
+    async def _on_tool_call(self, event: "BeforeToolCallEvent[Any]") -> None:
         """A tool that is called directly has no invocation around it."""
         self._show_life()
 
