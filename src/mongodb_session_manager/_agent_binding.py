@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from strands import Agent
 from strands.agent.state import AgentState
+from strands.types.agent import ConcurrentInvocationMode
 from strands.types.content import Message
 
 from . import _codec, _document, _large_values
@@ -83,8 +84,10 @@ class AgentBinding:
 
     @property
     def at_work(self) -> bool:
-        """Whether the agent is in an invocation, and still there."""
-        return self.invoked and self._agent() is not None
+        """Whether the agent is in an invocation, or in a call of one of its tools, and still there."""
+        agent = self._agent()
+        locked = None if agent is None else _is_locked(agent)
+        return agent is not None and (self.invoked if locked is None else locked)
 
     def capture_message(self, agent: "LocalAgent", message: Message, given: Message | None = None) -> None:
         """Queue a message with what it tells of its model call, and the agent's state as far as it changed.
@@ -351,6 +354,18 @@ class AgentBinder:
     ) -> AgentBinding:
         history = AgentHistory(self._repository, self._session_id, agent.agent_id, guard, messages)
         return AgentBinding(agent, tracker, history, syncs_apart=self._syncs_apart)
+
+
+def _is_locked(agent: "LocalAgent") -> bool | None:
+    """Whether the SDK runs an agent; None where it does not tell.
+
+    The event at its end is missing where a callback at its beginning raises, or a conversation manager does.
+    """
+    is_locked = getattr(getattr(getattr(agent, "_concurrency", None), "_invocation_lock", None), "locked", None)
+    if is_locked is None:
+        return None
+    tells = getattr(agent, "concurrent_invocation_mode", None) is ConcurrentInvocationMode.THROW
+    return True if is_locked() else (False if tells else None)
 
 
 def _identify(messages: list[Message]) -> None:

@@ -192,10 +192,19 @@ def _lifted(*agent_ids: str) -> Pipeline:
     """
     fields: Stored = {}
     for agent_id in filter(_may_be_nested, agent_ids):
-        own, nested = (f"${agent_path(agent_id, nested=nested)}" for nested in (False, True))
-        is_nested = {"$and": [{"$not": [{"$ifNull": [own, False]}]}, _is_object(f"{nested}.agent_data")]}
+        own, nested = _own_and_nested(agent_id)
+        is_nested = _is_nested(agent_id)
         fields |= {"is_nested": is_nested, agent_path(agent_id): {"$cond": [is_nested, nested, own]}}
     return [{"$set": fields}] if fields else []
+
+
+def _own_and_nested(agent_id: str) -> tuple[str, str]:
+    return f"${agent_path(agent_id)}", f"${agent_path(agent_id, nested=True)}"
+
+
+def _is_nested(agent_id: str) -> Stored:
+    own, nested = _own_and_nested(agent_id)
+    return {"$and": [{"$not": [{"$ifNull": [own, False]}]}, _is_object(f"{nested}.agent_data")]}
 
 
 def _is_object(value: str) -> Stored:
@@ -232,17 +241,28 @@ def open_session(session_id: str, session_type: str, application_name: str | Non
 
 
 def opening_fields(agent_ids: Iterable[str]) -> Stored:
-    """Return what opening a session reads: with it come agents, each as ``restore_pipeline`` reads it.
-
-    A projection cannot lift one that may be nested: ``comes_with_opening``.
-    """
-    agents = [restore_pipeline("", agent_id)[-1]["$project"] for agent_id in agent_ids]
+    """Return what opening a session reads: with it come agents, each as ``restore_pipeline`` reads it."""
+    agents = [_brought(agent_id) for agent_id in agent_ids]
     return {**OPENING_FIELDS, BROUGHT: agents} if agents else dict(OPENING_FIELDS)
 
 
-def comes_with_opening(agent_id: str) -> bool:
-    """Tell whether an agent can be read by the projection that opens a session."""
-    return not _may_be_nested(agent_id)
+def _brought(agent_id: str) -> Stored:
+    """Return the expression that reads an agent where it stands: a projection cannot lift a nested one before."""
+    fields: Stored = restore_pipeline("", agent_id)[-1]["$project"]
+    if not _may_be_nested(agent_id):
+        return fields
+    nested = {**_read_elsewhere(fields, *_own_and_nested(agent_id)), "is_nested": {"$literal": True}}
+    return {"$cond": [_is_nested(agent_id), nested, fields]}
+
+
+def _read_elsewhere(expression: Any, path: str, other: str) -> Any:
+    """Return an expression with another path in the place of one and of what is below it."""
+    if isinstance(expression, dict):
+        return {name: _read_elsewhere(value, path, other) for name, value in expression.items()}
+    if isinstance(expression, list):
+        return [_read_elsewhere(value, path, other) for value in expression]
+    is_below = isinstance(expression, str) and f"{expression}.".startswith(f"{path}.")
+    return other + expression[len(path) :] if is_below else expression
 
 
 def upgraded(session_id: str) -> Change:

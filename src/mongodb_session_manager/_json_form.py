@@ -62,7 +62,7 @@ class _JsonForm:
         if isinstance(value, list | tuple):
             return [self.of(item, media_type) for item in value]
         if isinstance(value, bytes | bytearray | memoryview):
-            return self._of_bytes(bytes(value), media_type)
+            return self._of_bytes(value if isinstance(value, bytes) else bytes(value), media_type)
         return _scalar(value)
 
     def _of_mapping(self, value: Mapping[Any, Any], media_type: str) -> dict[str, Any]:

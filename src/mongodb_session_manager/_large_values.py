@@ -6,7 +6,7 @@ codec has made of a message, and are undone before the codec reads it: neither k
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -133,6 +133,57 @@ def put_back(stored: Stored, files: Mapping[str, bytes]) -> Stored:
             if name in stored:
                 stored[name] = _with_large(stored[name], files)
     return stored
+
+
+class Unread(bytes):
+    """Stands for bytes that nobody has read; what it tells of them is their number."""
+
+    length: int
+
+    def __len__(self) -> int:
+        """Return how many there are where they are stored."""
+        return self.length
+
+
+def leave_unread(stored: Stored) -> None:
+    """Have off-loaded bytes of a message stand for themselves, where nothing but their number is wanted of them."""
+    # In what the codec has escaped, bytes may be a text; in a content that is off-loaded as one, anything.
+    if "files" not in stored or "escaped" in stored:
+        return
+    fields = [name for name in _FIELDS if name in stored]
+    kinds = {
+        mark["sha256"]: mark["kind"] for name in fields for mark in _marks(stored[name]) if mark["kind"] != "bytes"
+    }
+    if "bson" not in kinds.values():
+        stored |= {name: _with_unread(stored[name]) for name in fields}
+        stored["files"] = sorted(kinds)
+
+
+def _with_unread(value: Any) -> Any:
+    if isinstance(value, list):
+        value[:] = [_with_unread(item) for item in value]
+    elif isinstance(value, dict) and value.keys() == {_MARK}:
+        return _unread(value[_MARK]) if value[_MARK]["kind"] == "bytes" else value
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            value[name] = _with_unread(item)
+    return value
+
+
+def _unread(mark: Stored) -> Unread:
+    value = Unread()
+    value.length = int(mark["length"])
+    return value
+
+
+def _marks(value: Any) -> Iterator[Stored]:
+    if isinstance(value, list):
+        for item in value:
+            yield from _marks(item)
+    elif isinstance(value, dict) and value.keys() == {_MARK}:
+        yield value[_MARK]
+    elif isinstance(value, dict):
+        yield from _marks(list(value.values()))
 
 
 def _with_large(value: Any, files: Mapping[str, bytes]) -> Any:

@@ -47,7 +47,7 @@ class Listing:
             if number is None and name == "limit":
                 continue
             if not isinstance(number, int) or isinstance(number, bool):
-                raise TypeError(f"{name} must be a whole number, got {type(number).__name__}")
+                raise TypeError(f"{name} must be a number, got {type(number).__name__}")
             if number < 0:
                 raise ValueError(
                     f"limit and offset must not be negative, got limit={self.limit!r}, offset={self.offset!r}"

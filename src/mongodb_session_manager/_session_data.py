@@ -293,7 +293,8 @@ class SessionData:
         listing = Listing(limit, offset, newest_first, after)
         _check_json_safe(json_safe)
         try:
-            stored = self._repository.read_listing(self.session_id, agent_id, listing)
+            sizes_only = json_safe == "note"
+            stored = self._repository.read_listing(self.session_id, agent_id, listing, sizes_only=sizes_only)
         except AgentNotFoundError:
             return []
         records = [_codec.message_record(message) for message in stored]

@@ -29,6 +29,7 @@ from strands.hooks.events import (
     AgentInitializedEvent,
     BeforeInvocationEvent,
     BeforeMultiAgentInvocationEvent,
+    BeforeToolCallEvent,
     MessageAddedEvent,
     MessageUpdatedEvent,
     MultiAgentInitializedEvent,
@@ -242,6 +243,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         registry.add_callback(AgentInitializedEvent, self._on_agent_initialized)
         # Before everybody else's, who may put messages of their own into the agent's list.
         registry.add_callback(BeforeInvocationEvent, self._on_invocation_start, order=HookOrder.SDK_FIRST)
+        registry.add_callback(BeforeToolCallEvent, self._on_tool_call)
         registry.add_callback(MessageAddedEvent, self._on_message_added)
         registry.add_callback(MessageUpdatedEvent, self._on_message_updated)
         registry.add_callback(AfterInvocationEvent, self._on_invocation_ending, order=HookOrder.SDK_FIRST)
@@ -320,6 +322,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         Raises:
             SessionNotFoundError: The session was deleted.
         """
+        self._check_open()
         self._binder.prefetch(agent_ids)
 
     def _bound(self, agent: "LocalAgent") -> AgentBinding:
@@ -474,6 +477,10 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         binding.invoked, binding.failure = True, None
         await self._alook_up(binding, event.agent)
         binding.look(event.agent)
+        self._show_life()
+
+    async def _on_tool_call(self, event: "BeforeToolCallEvent[Any]") -> None:
+        """A tool that is called directly has no invocation around it."""
         self._show_life()
 
     # Subclasses may override append_message and sync_agent, to mask or encrypt what is stored. The handlers call them,

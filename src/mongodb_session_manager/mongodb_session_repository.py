@@ -289,7 +289,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
             check_name("application_name", application_name) or self.application_name,
         )
         wanted = [check_id("agent_id", agent_id) for agent_id in dict.fromkeys(agent_ids)]
-        brought = list(filter(_document.comes_with_opening, wanted)) if self._projects_expressions else []
+        brought = wanted if self._projects_expressions else []
         fields = _document.opening_fields(brought)
         with _operation("open_session", session_id):
             if create:
@@ -888,27 +888,36 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         """
         return [_codec.session_message(stored) for stored in self.read_page(session_id, agent_id, limit, offset)]
 
-    def read_page(self, session_id: str, agent_id: str, limit: int | None = None, offset: int = 0) -> list[Stored]:
-        """Return an agent's messages as the codec stores them; arguments and errors as of ``list_messages``."""
+    def read_page(
+        self, session_id: str, agent_id: str, limit: int | None = None, offset: int = 0, *, sizes_only: bool = False
+    ) -> list[Stored]:
+        """Return an agent's messages as the codec stores them; arguments and errors as of ``list_messages``.
+
+        With ``sizes_only`` large bytes tell their number alone, and are not read where that is stored beside them.
+        """
 
         def read() -> list[Stored]:
             messages = self._read_page(session_id, agent_id, limit, offset)
+            for message in messages if sizes_only else ():
+                _large_values.leave_unread(message)
             self._put_values_back(session_id, agent_id, messages)
             return messages
 
         return self._with_values(read)
 
-    def read_listing(self, session_id: str, agent_id: str, listing: Listing) -> list[Stored]:
-        """Return the messages that a listing names, in its order, as the codec stores them.
+    def read_listing(
+        self, session_id: str, agent_id: str, listing: Listing, *, sizes_only: bool = False
+    ) -> list[Stored]:
+        """Return the messages that a listing names, in its order, as the codec stores them; bytes as ``read_page``.
 
         Raises:
             AgentNotFoundError: The session holds no such agent.
             SessionNotFoundError: There is no such session.
         """
         if listing.begins_at_start:
-            return self.read_page(session_id, agent_id, listing.limit, listing.offset)
+            return self.read_page(session_id, agent_id, listing.limit, listing.offset, sizes_only=sizes_only)
         offset, limit = listing.page(self._position(session_id, agent_id, listing.after))
-        messages = self.read_page(session_id, agent_id, limit, offset)
+        messages = self.read_page(session_id, agent_id, limit, offset, sizes_only=sizes_only)
         return messages[::-1] if listing.newest_first else messages
 
     def _position(self, session_id: str, agent_id: str, message_id: int | None) -> Position:

@@ -293,6 +293,27 @@ def test_an_id_is_queued_once(dispatcher: Dispatcher, sink: Sink) -> None:
     assert sink.sent == ["a"]
 
 
+def test_what_has_just_left_its_outbox_is_not_sent_again(dispatcher: Dispatcher, sink: Sink) -> None:
+    """Whoever opened the session a moment earlier still knows of it."""
+    dispatcher.submit(sink.delivery("a", durable=True))
+    assert dispatcher.flush(10) == 0
+    late = sink.delivery("a", durable=True)
+    dispatcher.submit(late)
+    dispatcher.submit(sink.delivery("a", "s-2", durable=True))
+    assert dispatcher.flush(10) == 0
+    assert late.ended.done()
+    assert sink.sent == ["a", "a"]
+
+
+def test_few_of_those_are_remembered(sink: Sink) -> None:
+    dispatcher = Dispatcher(capacity=2)
+    for name in "abc":
+        dispatcher.submit(sink.delivery(name, durable=True))
+        assert dispatcher.flush(10) == 0
+    assert eventually(lambda: len(dispatcher) == 0)
+    assert len(dispatcher._acknowledged) == 2
+
+
 def test_an_acknowledgement_that_fails_does_no_harm(
     dispatcher: Dispatcher, sink: Sink, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -16,8 +16,11 @@ import mongomock
 import pytest
 from pymongo import MongoClient
 from strands import Agent, tool
+from strands.agent.conversation_manager import NullConversationManager
 from strands.bidi import BidiAgent
+from strands.hooks import BeforeInvocationEvent
 from strands.multiagent import GraphBuilder
+from strands.types.agent import ConcurrentInvocationMode
 from strands.types.content import Message
 
 from mongodb_session_manager import MongoDBSessionManager, SessionLockedError, _heartbeat
@@ -129,6 +132,53 @@ def test_a_graph_that_runs_longer_than_the_lease(new_manager: NewManager, work: 
     assert not manager._is_at_work()
 
 
+def test_a_tool_that_is_called_directly(
+    new_manager: NewManager, new_agent: NewAgent, work: Work, history: Callable[..., list[Message]]
+) -> None:
+    manager = new_manager(**SHORT)
+    agent = worker(new_agent, manager, work)
+    call = work.begin(lambda _: agent.tool.work())  # type: ignore[arg-type]
+    time.sleep(1)
+    with pytest.raises(SessionLockedError):
+        new_manager(**SHORT)
+    work.ends.set()
+    call.join()
+    assert len(history()) == 4
+    assert eventually(lambda: not threads())
+
+
+class Refusing(NullConversationManager):
+    """A conversation manager that fails at the end of each invocation."""
+
+    def apply_management(self, agent: Agent, **kwargs: Any) -> None:
+        raise RuntimeError("no")
+
+
+def fail(event: BeforeInvocationEvent) -> None:
+    raise RuntimeError("no")
+
+
+@pytest.mark.parametrize("mode", list(ConcurrentInvocationMode))
+@pytest.mark.parametrize("options", [{"conversation_manager": Refusing()}, {"hooks": [fail]}])
+def test_an_invocation_that_ends_without_an_event(
+    new_manager: NewManager, new_agent: NewAgent, options: dict[str, Any], mode: ConcurrentInvocationMode
+) -> None:
+    manager = new_manager(**SHORT)
+    agent = new_agent(manager, concurrent_invocation_mode=mode, **options)
+    with pytest.raises(RuntimeError, match="no"):
+        agent("Hi")
+    if mode is ConcurrentInvocationMode.THROW:
+        assert not manager._is_at_work()
+        assert eventually(lambda: not threads())
+        time.sleep(0.7)
+        new_manager(**SHORT)
+    else:  # nothing tells that it has ended: it holds the lease until it is dropped
+        assert manager._is_at_work()
+        del agent
+        gc.collect()
+        assert not manager._is_at_work()
+
+
 def test_an_idle_holder_loses_it(new_manager: NewManager, new_agent: NewAgent, command_counter: CommandCounter) -> None:
     manager = new_manager(**SHORT)
     new_agent(manager)("Hi")
@@ -145,7 +195,7 @@ def test_one_that_was_dropped_loses_it(
 ) -> None:
     manager = MongoDBSessionManager("s-1", client=mongo_client, database_name=database, **SHORT)
     agent = new_agent(manager)
-    manager._bindings["default"].invoked = True  # type: ignore[union-attr]
+    assert agent._concurrency.try_acquire_lock()
     manager._show_life()
     assert threads()
     del manager, agent
@@ -317,7 +367,7 @@ def test_a_forked_child_has_none_until_it_opens_a_session(
             none = not threads() and not list(_heartbeat._heart._heartbeats)
             with MongoDBSessionManager("s-2", mongodb_uri, database, **SHORT) as own:
                 agent = new_agent(own)
-                own._bindings["default"].invoked = True  # type: ignore[union-attr]
+                agent._concurrency.try_acquire_lock()
                 own._show_life()
                 time.sleep(1)
                 kept = own.session_repository.renew_lease("s-2") and len(threads()) == 1

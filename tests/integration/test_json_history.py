@@ -12,6 +12,7 @@ from strands.types import citations
 from strands.types.content import ContentBlock, Message
 
 from mongodb_session_manager import MongoDBSessionManager
+from mongodb_session_manager.testing import CommandCounter
 from tests.talking import texts
 
 NewManager = Callable[..., MongoDBSessionManager]
@@ -108,6 +109,34 @@ def test_a_picture_in_both_forms(new_manager: NewManager, new_agent: NewAgent) -
     assert asked["content"][1]["image"]["source"]["bytes"] == {"type": "image/png", "size": 3_000_000}
     asked = manager.list_messages("default", json_safe="base64")[0]
     assert base64.b64decode(asked["content"][1]["image"]["source"]["bytes"]) == DATA * 500_000
+
+
+def test_a_note_costs_no_download(
+    new_manager: NewManager, new_agent: NewAgent, command_counter: CommandCounter
+) -> None:
+    manager = new_manager()
+    picture: Any = media("image", "png")
+    picture["image"]["source"]["bytes"] = DATA * 500_000
+    long: Any = {"text": "long " * 100_000}
+    odd: Any = {"text": HALF * 100_000}
+    agent = new_agent(manager)
+    for content in (
+        [picture],
+        [picture, long],
+        [picture, odd],
+        [picture, *[{"text": f"{n:0200}"} for n in range(40_000)]],
+    ):
+        manager.append_message({"role": "user", "content": content}, agent)
+    size = {"type": "image/png", "size": 3_000_000}
+
+    for number, collections in enumerate([[], ["files", "chunks"], ["files", "chunks"], ["files", "chunks"]]):
+        with command_counter.counting() as log:
+            (noted,) = manager.list_messages("default", 1, number, json_safe="note")
+        assert noted["content"][0]["image"]["source"]["bytes"] == size
+        assert log.names == ["aggregate", *("find" for _ in collections)]
+        assert carried(noted) == noted
+    assert manager.list_messages("default", 1, 1, json_safe="note")[0]["content"][1] == long
+    assert [m["content"] for m in manager.list_messages("default", 3)] == [[picture], [picture, long], [picture, odd]]
 
 
 def test_what_stands_beside_the_content(

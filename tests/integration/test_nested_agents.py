@@ -19,9 +19,11 @@ from mongodb_session_manager import (
     SessionConflictError,
     _segments,
 )
+from mongodb_session_manager import _codec as codec
 from mongodb_session_manager.testing import CommandCounter, Redaction
 from tests.integration.test_legacy_sessions import AT, CONTENT, STATE, WINDOW, element, legacy, legacy_agent, plain
 from tests.talking import texts, user
+from tests.watching import wait_for_indexes
 
 NewManager = Callable[..., MongoDBSessionManager]
 NewAgent = Callable[..., Agent]
@@ -297,6 +299,31 @@ def test_very_many_of_them(insert: Callable[[Document], None], new_manager: NewM
     insert(document)
 
     assert sorted(config["agent_id"] for config in new_manager().list_agents()) == sorted(ids)
+
+
+@every_id
+@pytest.mark.parametrize("is_nested", [True, False])
+def test_one_that_comes_with_the_opening_costs_nothing_more(
+    insert: Callable[[Document], None],
+    repository: MongoDBSessionRepository,
+    command_counter: CommandCounter,
+    agent_id: str,
+    is_nested: bool,
+) -> None:
+    document = session(agent_id) if is_nested else legacy({codec.escape_key(agent_id): legacy_agent(agent_id)})
+    insert({**document, "schema_version": 2})
+    repository.open_session("another")
+    wait_for_indexes()
+    with command_counter.counting() as log:
+        opened = repository.open_session("s-1", agent_ids=[agent_id, f"{agent_id}.x", "support-v1"])
+
+    assert log.names == ["findAndModify"]
+    brought, restored = opened.agents[agent_id], repository.restore_agent("s-1", agent_id)
+    assert brought is not None
+    assert brought == restored
+    assert (brought.guard.nested, len(brought.messages)) == (is_nested, 4)
+    assert opened.agents[f"{agent_id}.x"] is None
+    assert opened.agents["support-v1"] is None
 
 
 @pytest.mark.parametrize("prefetched", [False, True])

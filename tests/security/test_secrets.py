@@ -40,6 +40,7 @@ from mongodb_session_manager import (
 )
 from mongodb_session_manager._document import AgentWrite
 from tests.talking import every_durability
+from tests.watching import wait_for_indexes
 
 Client = MongoClient[dict[str, Any]]
 NewManager = Callable[..., MongoDBSessionManager]
@@ -320,6 +321,7 @@ def test_what_the_server_quotes_is_left_out(
         other.session_repository.update_metadata("s-2", {"before": 1})
         if restrict is a_unique_key:
             other.update_metadata(confidential.metadata())
+        wait_for_indexes()  # while one is built, the server changes no collection
         restrict(sessions)
 
         with witness.error(OperationFailure):

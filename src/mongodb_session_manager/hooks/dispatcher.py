@@ -57,7 +57,7 @@ class Delivery:
     """One notification that is to be sent.
 
     Attributes:
-        id: Its own; a second one with an id that its lane still holds is not taken.
+        id: Its own; a second one with an id that its lane still holds, or that has just left its outbox, is not taken.
         session_id: For the log.
         lane: Deliveries of one lane are sent one after the other, in the order in which they came.
         send: Sends it; raises ``DeliveryRefusedError`` where another attempt makes no sense.
@@ -183,6 +183,8 @@ class Dispatcher:
         self._deliveries: dict[_Key, Delivery] = {}
         self._due: list[tuple[float, int, _Lane]] = []
         self._numbers = itertools.count()  # make the entries of the heap differ
+        # Those that have left their outbox, by hash, oldest first: who read that before may bring them again.
+        self._acknowledged: dict[int, None] = {}
         self._warned_at = -_SECONDS_BETWEEN_WARNINGS
 
     def __len__(self) -> int:
@@ -193,7 +195,7 @@ class Dispatcher:
     def submit(self, delivery: Delivery) -> None:
         """Queue a delivery and return at once."""
         with self._changed:
-            if delivery.key in self._deliveries:
+            if delivery.key in self._deliveries or hash(delivery.key) in self._acknowledged:
                 delivery.end()
                 return
             if len(self._deliveries) >= self._capacity:
@@ -332,6 +334,11 @@ class Dispatcher:
             delivery.acknowledge()
         except Exception as error:  # noqa: BLE001 - it is sent again by whoever opens the session next
             _log(logging.WARNING, delivery, error, "a notification was delivered but could not leave the outbox")
+            return
+        with self._changed:
+            self._acknowledged[hash(delivery.key)] = None
+            if len(self._acknowledged) > self._capacity:
+                del self._acknowledged[next(iter(self._acknowledged))]
 
     def _settle(self, lane: _Lane, delivery: Delivery) -> None:
         lane.attempts = 0
