@@ -4,8 +4,9 @@ import gc
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from strands import Agent
@@ -32,6 +33,30 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+@dataclass
+class Announcement:
+    """A message that was announced, while an application makes of it what is to be stored.
+
+    Attributes:
+        message: What was announced.
+        replaces: Whether what comes takes the place of a stored message.
+        is_taken: Whether something came; what comes then is that again, if it says so, or one more message.
+    """
+
+    message: Message = field(repr=False)
+    replaces: bool = False
+    is_taken: bool = False
+
+    def identified(self, message: Message) -> tuple[Message, Message]:
+        """Return what came under the tracking id by which the agent knows it, and what it was made of."""
+        tracking_id = self.message.get("tracking_id")
+        if self.is_taken and message.get("tracking_id") != tracking_id:
+            return _codec.with_tracking_id(message), message
+        if tracking_id is None or message.get("tracking_id") == tracking_id:
+            return _codec.with_tracking_id(message), self.message
+        return {**message, "tracking_id": tracking_id}, self.message
+
+
 class AgentBinding:
     """One live agent and the history that it writes.
 
@@ -54,8 +79,6 @@ class AgentBinding:
         self.failure: Exception | None = None
         self.invoked = False
         self.syncs_apart = syncs_apart
-        # What is announced just now, and whether it takes the place of a stored message.
-        self._announced: tuple[Message, bool] | None = None
         # What is compared and what is queued belong together, also where two threads use one agent.
         self._capturing = threading.RLock()
 
@@ -112,25 +135,16 @@ class AgentBinding:
     def _state_along(self, agent: "LocalAgent") -> AbstractContextManager[Stored]:
         return nullcontext({}) if self.syncs_apart else self._tracker.capturing(agent)
 
-    @contextmanager
-    def announcing(self, message: Message, *, replaces: bool = False) -> Iterator[None]:
-        """Have ``capture_announced`` know what was announced, whatever an application makes of it."""
-        with self._capturing:
-            self._announced = message, replaces
-            try:
-                yield
-            finally:
-                self._announced = None
-
-    def capture_announced(self, agent: "LocalAgent", message: Message) -> None:
+    def capture_announced(self, agent: "LocalAgent", message: Message, announced: Announcement) -> None:
         """Queue what is to be stored of an announced message: a new one, or the latest one grown longer."""
-        announced, self._announced = self._announced, None
-        given, replaces = announced or (message, False)
-        message = _codec.with_tracking_id(_codec.with_blocks(message), given.get("tracking_id"))
-        if replaces or self.history.is_continuation(given, agent.messages):
-            self.capture_replacement(agent, message, given)
-        else:
-            self.capture_message(agent, message, given)
+        with self._capturing:
+            message, given = announced.identified(_codec.with_blocks(message))
+            replaces = announced.replaces and given is announced.message
+            if replaces or self.history.is_continuation(given, agent.messages):
+                self.capture_replacement(agent, message, given)
+            else:
+                self.capture_message(agent, message, given)
+            announced.is_taken = announced.replaces = True
 
     def capture_replacement(self, agent: "LocalAgent", message: Message, given: Message | None = None) -> None:
         """Queue the new content of a stored message, by its tracking id."""
