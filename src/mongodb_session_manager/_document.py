@@ -507,7 +507,7 @@ def restore_pipeline(session_id: str, agent_id: str) -> Pipeline:
     live set all messages are read that the session document holds.
     """
     path = f"${agent_path(agent_id)}"
-    firsts = {"$map": {"input": {"$ifNull": [f"{path}.live.ranges", []]}, "as": "ends", "in": _first_of("$$ends")}}
+    firsts = {"$map": {"input": _list(f"{path}.live.ranges"), "as": "ends", "in": _first_of("$$ends")}}
     lowest = {"$ifNull": [{"$min": [f"{path}.live.from", {"$min": firsts}]}, _LOWEST_ID]}
     stages = agent_pipeline(session_id, agent_id, _let(lowest, _chosen(agent_id, _from_lowest("$$message.message_id"))))
     moved = {"$ifNull": [f"{path}.segments", []]}
@@ -518,7 +518,7 @@ def restore_pipeline(session_id: str, agent_id: str) -> Pipeline:
 
 
 def _first_of(pair: str) -> Stored:
-    return {"$arrayElemAt": [pair, 0]}
+    return {"$cond": [{"$isArray": pair}, {"$arrayElemAt": [pair, 0]}, None]}
 
 
 def _let(lowest: Stored, within: Stored) -> Stored:

@@ -506,6 +506,10 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         place = _place(session_id, agent_id)
         check_fields(place, stored["agent_data"])
         live = LiveIds.of(stored.get("live"))
+        if live is None and stored.get("live") is not None:  # what the server made of it is no help
+            logger.warning("session_id=<%s>, agent_id=<%s> | the live set cannot be read", session_id, agent_id)
+            whole = self._read_agent("restore_agent", session_id, agent_id, _document.live_pipeline)
+            stored = stored | {name: (whole or {})[name] for name in ("messages", "segments")}
         removed = _document.removed_count(stored["agent_data"]) if removed is None else removed
         with restoring(place, "messages"):
             messages = self._chosen(session_id, stored, live) if live else self._after(session_id, stored, removed)
