@@ -1,4 +1,4 @@
-"""Where features meet: overrides, live sets, redactions, merged messages and callbacks that raise, on the real mongod."""
+"""Where features meet on the real mongod: overrides, live sets, redactions, merged messages, callbacks that raise."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -81,14 +81,14 @@ def go_on_with(text: str, event: Any) -> None:
     _continuation.add_input(event, _continuation._ContinuationInput(args=cast(Any, [message])))
 
 
-def going_on(text: str) -> Callable[[BeforeModelCallEvent], None]:
+def going_on(agent: Agent, text: str) -> None:
     """Contribute input before the first call of a model in an invocation."""
 
     def go_on(event: BeforeModelCallEvent) -> None:
         if text not in str(event.agent.messages[-1]):
             go_on_with(text, event)
 
-    return go_on
+    agent.add_hook(go_on)
 
 
 # An override and the live set
@@ -145,7 +145,7 @@ def test_a_redaction_reaches_a_merged_message(
 ) -> None:
     agent = new_agent(new(kind, durability=durability), "Fine.", Redaction("[gone]"))
     agent("Hello")
-    agent.add_hook(going_on("and a second secret"))
+    going_on(agent, "and a second secret")
 
     agent("A first secret")
 
@@ -166,7 +166,7 @@ def test_a_merged_message_is_one_and_lives_as_one(
     manager = new(kind, durability=durability)
     window = {"conversation_manager": SlidingWindowConversationManager(window_size=4)}
     agent = new_agent(manager, [LOOK], tools=[look_up], **window)
-    agent.add_hook(going_on(f"and call {SECRET}"))
+    going_on(agent, f"and call {SECRET}")
 
     for number in range(4):
         agent(f"{number}")
