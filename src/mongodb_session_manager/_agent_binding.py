@@ -78,6 +78,8 @@ class AgentBinding:
         self.history = history
         self.failure: Exception | None = None
         self.invoked = False
+        # The event on which callbacks of others still work.
+        self._ending: Callable[[], object] = _none
         self.syncs_apart = syncs_apart
         # What is compared and what is queued belong together, also where two threads use one agent.
         self._capturing = threading.RLock()
@@ -106,8 +108,13 @@ class AgentBinding:
 
     @property
     def at_work(self) -> bool:
-        """Whether the agent is in an invocation, and still there."""
-        return self.invoked and self._agent() is not None
+        """Whether the agent is in an invocation or ends one, and still there."""
+        return (self.invoked or self._ending() is not None) and self._agent() is not None
+
+    def end_invocation(self, event: object = None) -> None:
+        """Leave the invocation, as soon as the callbacks of others are done with the event, if one is given."""
+        # One that raises keeps the others from being called: then the event is gone soon.
+        self.invoked, self._ending = False, _none if event is None else weakref.ref(event)
 
     def capture_message(self, agent: "LocalAgent", message: Message, given: Message | None = None) -> None:
         """Queue a message with what it tells of its model call, and the agent's state as far as it changed.
@@ -365,6 +372,10 @@ class AgentBinder:
     ) -> AgentBinding:
         history = AgentHistory(self._repository, self._session_id, agent.agent_id, guard, messages)
         return AgentBinding(agent, tracker, history, syncs_apart=self._syncs_apart)
+
+
+def _none() -> None:
+    return None
 
 
 def _identify(messages: list[Message]) -> None:

@@ -517,7 +517,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         if self._closed:
             return
         binding = self._bound(event.agent)
-        binding.invoked = False
+        binding.end_invocation(event)
         if isinstance(binding.failure, PyMongoError | SessionConflictError):
             return
         try:
@@ -530,7 +530,8 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         if self._closed:  # a stream that was left behind ends late; what was said is stored
             return
         binding = self._bound(event.agent)
-        failure, binding.failure, binding.invoked = binding.failure, None, False
+        failure, binding.failure = binding.failure, None
+        binding.end_invocation()
         if failure is not None:
             await self._end_of_failed(binding, event.agent, failure)
         await self._alook_up(binding, event.agent)
