@@ -123,7 +123,8 @@ def _mark(content: bytes, kind: str, files: Files) -> Stored:
 
 def digests(messages: Iterable[Stored]) -> set[str]:
     """Return the digests of the values that stored messages have off-loaded."""
-    return {digest for message in messages for digest in message.get("files", ())}
+    readable = (message for message in messages if isinstance(message, Mapping))
+    return {digest for message in readable for digest in message.get("files", ())}
 
 
 def put_back(stored: Stored, files: Mapping[str, bytes]) -> Stored:

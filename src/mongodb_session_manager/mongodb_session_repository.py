@@ -302,13 +302,12 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
                 self._opener.upgrade(session_id)
         if create:
             ensure_indexes(self._collection, self.metadata_fields)
-        recorded = stored.get("agent_ids")
         parts = dict(zip(brought, stored.get(_document.BROUGHT, ()), strict=False))
         return OpenedSession(
             session=session,
             created=created,
             application_name=stored.get("application_name"),
-            agent_ids=None if recorded is None else frozenset(recorded),
+            agent_ids=_recorded_ids(stored.get("agent_ids")),
             outbox=tuple(_codec.decode(record) for record in stored.get("outbox", ())),
             agents={name: None if created else self._brought(session_id, name, parts.get(name)) for name in wanted},
         )
@@ -1290,14 +1289,16 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
             stored = next(self._collection.aggregate(pipeline), {})
         if "state" not in stored:
             return None
-        wanted = _large_values.digests([stored])
-        if not wanted:
-            return _multi_agents.decode(stored)
-        with _operation("read_files", session_id, multi_agent_id):
-            files = self._files.read(session_id, wanted)
-        if not files.keys() >= wanted:
-            raise _MissingValueError(_multi_agents.label(session_id, multi_agent_id), _REMEDY_FOR_STATE)
-        return _multi_agents.decode(_large_values.put_back_state(stored, files))
+        place = _multi_agents.label(session_id, multi_agent_id)
+        with restoring(place, "state"):
+            wanted = _large_values.digests([stored])
+            if not wanted:
+                return _multi_agents.decode(stored)
+            with _operation("read_files", session_id, multi_agent_id):
+                files = self._files.read(session_id, wanted)
+            if not files.keys() >= wanted:
+                raise _MissingValueError(place, _REMEDY_FOR_STATE)
+            return _multi_agents.decode(_large_values.put_back_state(stored, files))
 
     # One read and one write, which the verbs share
 
@@ -1390,6 +1391,12 @@ def _check_numbers(**numbers: object) -> None:
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, int | None):
             raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+
+
+def _recorded_ids(recorded: Any) -> frozenset[str] | None:
+    """Return the ids of the agents that a session says it holds; None where it says nothing that can be read."""
+    is_list = isinstance(recorded, list) and all(isinstance(agent_id, str) for agent_id in recorded)
+    return frozenset(recorded) if is_list else None
 
 
 def _live_bytes(agent: Stored) -> int:
