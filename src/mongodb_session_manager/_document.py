@@ -43,8 +43,9 @@ OPENING_FIELDS = dict.fromkeys(
     1,
 )
 
-# The field in which the agents come that an opening brings along.
+# The fields in which the agents come that an opening brings along, and how large all of them are.
 BROUGHT = "brought"
+AGENTS_BYTES = "agents_bytes"
 
 CONFIG_FIELDS = ("model", "system_prompt", "prompt_metadata")
 
@@ -234,10 +235,11 @@ def open_session(session_id: str, session_type: str, application_name: str | Non
 def opening_fields(agent_ids: Iterable[str]) -> Stored:
     """Return what opening a session reads: with it come agents, each as ``restore_pipeline`` reads it.
 
-    A projection cannot lift one that may be nested: ``comes_with_opening``.
+    And how large all agents are. A projection cannot lift one that may be nested: ``comes_with_opening``.
     """
     agents = [restore_pipeline("", agent_id)[-1]["$project"] for agent_id in agent_ids]
-    return {**OPENING_FIELDS, BROUGHT: agents} if agents else dict(OPENING_FIELDS)
+    fields = {**OPENING_FIELDS, AGENTS_BYTES: {"$bsonSize": {"agents": "$agents"}}}
+    return {**fields, BROUGHT: agents} if agents else fields
 
 
 def comes_with_opening(agent_id: str) -> bool:
@@ -865,12 +867,48 @@ def removed_count(data: Mapping[str, Any]) -> int:
     return int(count) if isinstance(count, int) and not isinstance(count, bool) and count > 0 else 0
 
 
-def new_segment(session_id: str, agent_id: str, messages: list[Stored]) -> tuple[Stored, Stored]:
-    """Return a segment of messages and the reference to it."""
+def new_segment(session_id: str, agent_id: str, messages: list[Stored], size: int) -> tuple[Stored, Stored]:
+    """Return a segment of messages, of so many bytes, and the reference to it."""
     segment_id = ObjectId()
     segment = {"_id": segment_id, "session_id": session_id, "kind": "messages", "agent_id": agent_id}
     ids = {"first_id": messages[0]["message_id"], "last_id": messages[-1]["message_id"]}
-    return {**segment, "messages": messages}, {"_id": segment_id, "count": len(messages), **ids}
+    return {**segment, "messages": messages}, {"_id": segment_id, "count": len(messages), "bytes": size, **ids}
+
+
+def longer_segment(session_id: str, reference: Stored, messages: list[Stored]) -> Change:
+    """Return filter and update that append messages to a segment, where it ends as its reference says.
+
+    Until a reference names them, they are invisible.
+    """
+    wanted = {**segments(session_id, [reference]), "messages": {"$size": reference["count"]}}
+    return wanted, {"$push": {"messages": {"$each": messages}}}
+
+
+def shorter_segment(session_id: str, reference: Stored) -> Change:
+    """Return filter and update that take out of a segment again what its reference does not name."""
+    return segments(session_id, [reference]), {"$pull": {"messages": {"message_id": {"$gt": reference["last_id"]}}}}
+
+
+def sizes_pipeline(session_id: str, nested: Iterable[str] = ()) -> Pipeline:
+    """Return the aggregation that reads how large the messages of each agent in the document are."""
+    messages = _list("$$agent.v.messages")
+    wanted: Stored = {"bytes": {"$bsonSize": {"messages": messages}}, "messages": {"$size": messages}}
+    wanted |= {"revision": {"$ifNull": ["$$agent.v.guard.revision", None]}}
+    wanted |= {"updated_at": {"$ifNull": ["$$agent.v.updated_at", None]}}
+    return agents_pipeline(session_id, nested, **wanted)
+
+
+def embedded_pipeline(session_id: str, agent_ids: Iterable[str], *, with_messages: bool) -> Pipeline:
+    """Return the aggregation that reads some agents, in order: counters, references, perhaps all messages."""
+    agents = [_embedded(agent_id, with_messages) for agent_id in agent_ids]
+    return [{"$match": {"_id": session_id}}, {"$project": {"agents": agents}}]
+
+
+def _embedded(agent_id: str, with_messages: bool) -> Stored:
+    path = f"${agent_path(agent_id)}"
+    fields: Stored = {name: f"{path}.{name}" for name in ("guard", "moved_count")}
+    fields["segments"] = _list(f"{path}.segments")
+    return {**fields, "messages": _messages(agent_id)} if with_messages else fields
 
 
 def rolled_over(
@@ -887,6 +925,30 @@ def rolled_over(
     update["$pull"] = {f"{path}.messages": {"message_id": {"$lte": references[-1]["last_id"]}}}
     update["$push"] = {f"{path}.segments": {"$each": references}}
     update["$inc"] = {f"{path}.moved_count": sum(reference["count"] for reference in references)}
+    return wanted, update
+
+
+def moved_out(
+    session_id: str, agent_id: str, agent: Stored, references: list[Stored], longer: Stored | None = None
+) -> Change:
+    """Return what ``rolled_over`` does for an agent that ``embedded_pipeline`` read.
+
+    Args:
+        session_id: The session.
+        agent_id: The agent.
+        agent: What was read.
+        references: Those to new segments, oldest first.
+        longer: Instead of them, the last one there was, as it is now.
+    """
+    moved_count = int(agent.get("moved_count") or 0)
+    written = references if longer is None else [longer]
+    wanted, update = rolled_over(session_id, agent_id, guard_of(agent), moved_count, written, ObjectId())
+    if longer is not None:
+        path = agent_path(agent_id)
+        last = len(agent["segments"]) - 1
+        update["$set"] = {f"{path}.segments.{last}": longer}
+        update["$inc"] = {f"{path}.moved_count": longer["count"] - agent["segments"][last]["count"]}
+        del update["$push"]
     return wanted, update
 
 

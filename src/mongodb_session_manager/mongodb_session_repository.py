@@ -19,7 +19,7 @@ from bson import ObjectId
 from pymongo import MongoClient, ReadPreference
 from pymongo.collection import Collection
 from pymongo.database import Database
-from pymongo.errors import DocumentTooLarge, DuplicateKeyError, OperationFailure, PyMongoError
+from pymongo.errors import DocumentTooLarge, DuplicateKeyError, InvalidOperation, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 from strands.session.session_repository import SessionRepository
 from strands.types.content import Message
@@ -31,12 +31,14 @@ from ._arguments import NotCopied, check_name, shown
 from ._client import CLOSE_TIMEOUT, ClientHandle, check_client_arguments
 from ._codec import CODEC_OPTIONS, MessageEdit, Stored
 from ._document import AgentWrite, Change, Guard, Pipeline, check_id, check_key, check_message_id
+from ._document_size import BUDGET_BYTES, DocumentSize, leaving, shared_size
 from ._driver_errors import forget_values, is_too_large
 from ._files import SessionFiles
 from ._indexes import ensure_indexes
 from ._lease import Lease
 from ._listing import Listing, Position
 from ._live_set import LiveIds
+from ._moving import MessageMover
 from ._multi_agents import MultiAgentState, StoredState
 from ._opening import HELD, SessionOpener
 from ._restorable import check_fields, restored_message, restoring
@@ -84,6 +86,10 @@ _LOST = (
 _REMEDY_FOR_MESSAGE = "another message in its place with the repository's update_message()."
 _REMEDY_FOR_STATE = "another state in its place with the repository's update_multi_agent()."
 _NOTHING: Mapping[str, bytes] = {}
+# How often room is made for one write: others may fill it meanwhile.
+_ROOM_TRIES = 5
+# Sessions whose sizes a repository keeps in mind.
+_MOST_SIZES = 1000
 _NO_CONDITION: Mapping[str, Any] = {}
 # Seconds between attempts to read a value that is not there, but will be when its writer is done.
 _PAUSES = (0.05, 0.2, 1.0)
@@ -210,6 +216,8 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         files = [self._open_collection(database_name, f"{name}_files.{part}") for part in ("files", "chunks")]
         self._feedback = FeedbackSegments(self._collection, segments)
         self._segments = MessageSegments(self._collection, segments)
+        self._mover = MessageMover(self._collection, segments)
+        self._sizes: dict[str, DocumentSize] = {}
         self._leases: dict[str, Lease] = {}
         self._opener = SessionOpener(self._collection, self._leases)
         self._files = SessionFiles(self._collection, segments, *files)
@@ -290,16 +298,19 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         )
         wanted = [check_id("agent_id", agent_id) for agent_id in dict.fromkeys(agent_ids)]
         brought = list(filter(_document.comes_with_opening, wanted)) if self._projects_expressions else []
-        fields = _document.opening_fields(brought)
+        fields = _document.opening_fields(brought) if self._projects_expressions else _document.OPENING_FIELDS
         with _operation("open_session", session_id):
             if create:
-                found, created = self._opener.create(session_id, update, lease, fields)
+                opening = (session_id, update, lease, fields)
+                found, created = self._with_room(session_id, lambda: self._opener.create(*opening))
             else:
-                found, created = self._opener.find(session_id, lease, fields), False
+                claim = (session_id, lease, fields)
+                found, created = self._with_room(session_id, lambda: self._opener.find(*claim)), False
             stored = fresh if found is None else found
             session = _session(session_id, stored)
             if create and not created and stored.get("schema_version") is None:
-                self._opener.upgrade(session_id)
+                self._with_room(session_id, lambda: self._opener.upgrade(session_id))
+        self._size(session_id).found(stored.get(_document.AGENTS_BYTES, 0))
         if create:
             ensure_indexes(self._collection, self.metadata_fields)
         recorded = stored.get("agent_ids")
@@ -365,8 +376,69 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
 
     def _update(self, session_id: str, change: Change) -> bool:
         """Send a write of history or state; False where it found something else than it expects."""
-        wanted, update = self._under_lease(session_id, change)
-        return self._collection.update_one(wanted, update).matched_count > 0
+        return self._send(session_id, self._under_lease(session_id, change))
+
+    def _send(self, session_id: str, change: Change) -> bool:
+        """Send a change of a session document; False where it found something else than it expects."""
+        return self._with_room(session_id, lambda: self._collection.update_one(*change).matched_count > 0)
+
+    # The size of session documents
+
+    def _with_room(self, session_id: str, write: Callable[[], _T]) -> _T:
+        """Write; where the session document has no room left, make some and write again."""
+        for _ in range(_ROOM_TRIES):
+            try:
+                return write()
+            except OperationFailure as error:
+                if not (is_too_large(error) and self._make_room(session_id)):
+                    raise
+        return write()
+
+    def _make_room(self, session_id: str) -> bool:
+        """Move messages out of a document that is full, in the end all; False where there are none to move."""
+        if not self._projects_expressions:
+            return False
+        agents = self._mover.look(session_id)
+        is_over = sum(agent.size for agent in agents) > BUDGET_BYTES
+        moved = self._mover.move(session_id, leaving(agents, BUDGET_BYTES // 2 if is_over else 0))
+        logger.info("session_id=<%s>, bytes=<%d> | moved out of a document that was full", session_id, moved)
+        return moved > 0
+
+    def _size(self, session_id: str) -> DocumentSize:
+        if session_id not in self._sizes:
+            if len(self._sizes) >= _MOST_SIZES:
+                self._sizes.clear()
+            self._sizes[session_id] = shared_size(self._handle, self.namespace, session_id)
+        return self._sizes[session_id]
+
+    def _grew(self, session_id: str, added: int) -> None:
+        """Count what was stored, and have somebody look, where it may be much by now; nobody waits for that."""
+        if not self._projects_expressions:
+            return
+        size = self._size(session_id)
+        if size.grew(added):
+            try:
+                self._handle.executor.submit(self._keep_small, session_id, size)
+            except (InvalidOperation, RuntimeError):
+                size.looked()
+                logger.debug("session_id=<%s> | closing, the next process looks how large it is", session_id)
+
+    def _keep_small(self, session_id: str, size: DocumentSize) -> None:
+        """Move messages out of a document where all agents' together are over the budget."""
+        left = None
+        try:
+            with _operation("keep_small", session_id):
+                agents = self._mover.look(session_id)
+                left = sum(agent.size for agent in agents)
+                if left > BUDGET_BYTES:
+                    left -= self._mover.move(session_id, leaving(agents, BUDGET_BYTES // 2))
+        except (PyMongoError, MongoDBSessionError) as error:
+            # Nothing is lost: the messages are where they were.
+            logger.warning(
+                "session_id=<%s>, error=<%s> | old messages were not moved", session_id, type(error).__name__
+            )
+        finally:
+            size.looked(left)
 
     def _under_lease(self, session_id: str, change: Change) -> Change:
         return _document.leased(change, self._leases.get(session_id))
@@ -454,7 +526,9 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         check_id("agent_id", write.agent_id)
         self.store_files(session_id, write.files)
         with _operation("create_agent", session_id, write.agent_id) as outcome:
-            return outcome.of(self._update(session_id, shape(session_id, write)))
+            created = outcome.of(self._update(session_id, shape(session_id, write)))
+        self._grew(session_id, write.size if created else 0)
+        return created
 
     def read_agent(self, session_id: str, agent_id: str, **kwargs: Any) -> SessionAgent | None:
         """Return an agent's data, or None where the session holds no such agent."""
@@ -558,7 +632,9 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         check_id("agent_id", write.agent_id)
         self.store_files(session_id, write.files)
         with _operation("write_agent", session_id, write.agent_id, messages=len(write.appended)) as outcome:
-            return outcome.of(self._update(session_id, _document.guarded(session_id, write, guard)))
+            written = outcome.of(self._update(session_id, _document.guarded(session_id, write, guard)))
+        self._grew(session_id, write.size if written else 0)
+        return written
 
     def prepare_write(self, session_id: str, write: AgentWrite, guard: Guard) -> PreparedWrite:
         """Return what ``write_agent`` would send, for ``write_together``; for a write that has no files."""
@@ -585,6 +661,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
             return False
         for one in prepared:
             _log_done("write_agent", one.session_id, one.write.agent_id, len(one.write.appended), started)
+            self._grew(one.session_id, one.write.size)
         return True
 
     def index_segments(self) -> None:
@@ -656,7 +733,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         self.store_files(session_id, files)
         with _operation("edit_moved", session_id, agent_id):
             if files:
-                self._collection.update_one(*_document.with_files(session_id))
+                self._send(session_id, _document.with_files(session_id))
             return self._segments.edit(session_id, agent_id, edit)
 
     # Large values of messages and states
@@ -778,8 +855,8 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         place = _place(session_id, agent_id, message_id)
         created_at = _given_time(place, "created_at", session_message.created_at)
         stored = _codec.encode_message(message, message_id, created_at, place)
-        _, files = _large_values.off_load(stored, session_id, agent_id, message_id)
-        write = AgentWrite(agent_id, [stored], files=files)
+        size, files = _large_values.off_load(stored, session_id, agent_id, message_id)
+        write = AgentWrite(agent_id, [stored], size=size, files=files)
         if self._or_take_back(session_id, files, lambda: self._append(session_id, write, message.get("tracking_id"))):
             self.keep_files(session_id, files)
 
@@ -975,7 +1052,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
     def _write_config(self, session_id: str, agent_id: str, config: Stored, *, nested: bool = False) -> bool:
         wanted, update = _document.changed_config(session_id, agent_id, config, nested=nested)
         with _operation("update_agent_config", session_id, agent_id) as outcome:
-            return outcome.of(self._collection.update_one(wanted, update).matched_count > 0)
+            return outcome.of(self._send(session_id, (wanted, update)))
 
     def list_agent_configs(self, session_id: str) -> list[Stored]:
         """Return the configuration of every agent of the session.
@@ -1029,7 +1106,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         wanted, update = _document.changed_metadata(session_id, fields)
         _document.record(update, _outbox(session_id, outbox))
         with _operation("update_metadata", session_id), _unreachable_fields(session_id, fields):
-            if not self._collection.update_one(wanted, update).matched_count:
+            if not self._send(session_id, (wanted, update)):
                 self._expect_stored(session_id)
                 raise UnstorableValueError(
                     f"Metadata of session {session_id!r}, {_named(fields, _document.has_number)}",
@@ -1073,7 +1150,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         wanted, update = _document.deleted_metadata(session_id, names, _metadata_fields(session_id, held))
         _document.record(update, _outbox(session_id, outbox))
         with _operation("delete_metadata", session_id):
-            found = self._collection.update_one(wanted, update).matched_count > 0
+            found = self._send(session_id, (wanted, update))
             if not (found or held):
                 self._expect_stored(session_id)
                 raise ValueError(
@@ -1137,9 +1214,9 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         with _operation("add_feedback", session_id):
             # Asking for the size afterwards would leave an image of the document, which no redaction reaches.
             fitting = _document.with_little_feedback(wanted, FEEDBACK_BYTES - size)
-            if size <= FEEDBACK_BYTES and self._collection.update_one(fitting, update).matched_count:
+            if size <= FEEDBACK_BYTES and self._send(session_id, (fitting, update)):
                 return True
-            added = self._collection.update_one(wanted, update).matched_count > 0
+            added = self._send(session_id, (wanted, update))
         if added:
             self._feedback.move(session_id)
         return added
@@ -1308,7 +1385,9 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         wanted, update = _document.unguarded(check_id("session_id", session_id), write, nested=nested)
         self.store_files(session_id, write.files)
         with _operation(verb, session_id, write.agent_id) as outcome:
-            return outcome.of(self._update(session_id, ({**wanted, **condition}, update)))
+            written = outcome.of(self._update(session_id, ({**wanted, **condition}, update)))
+        self._grew(session_id, write.size if written else 0)
+        return written
 
 
 def namespace_of(client: "MongoClient[dict[str, Any]]", database_name: str | None, collection_name: str | None) -> str:
