@@ -875,13 +875,18 @@ def new_segment(session_id: str, agent_id: str, messages: list[Stored], size: in
     return {**segment, "messages": messages}, {"_id": segment_id, "count": len(messages), "bytes": size, **ids}
 
 
-def longer_segment(session_id: str, reference: Stored, messages: list[Stored]) -> Change:
+def longer_segment(session_id: str, reference: Stored, messages: list[Stored], move_id: ObjectId) -> Change:
     """Return filter and update that append messages to a segment, where it ends as its reference says.
 
-    Until a reference names them, they are invisible.
+    Until a reference names them, they are invisible; the segment tells by whom it was appended to.
     """
     wanted = {**segments(session_id, [reference]), "messages": {"$size": reference["count"]}}
-    return wanted, {"$push": {"messages": {"$each": messages}}}
+    return wanted, {"$push": {"messages": {"$each": messages}}, "$set": {"move_id": move_id}}
+
+
+def lengthened(session_id: str, references: Iterable[Stored], move_id: ObjectId) -> Stored:
+    """Return the filter of the segments that a move has appended to."""
+    return {**segments(session_id, references), "move_id": move_id}
 
 
 def shorter_segment(session_id: str, reference: Stored) -> Change:

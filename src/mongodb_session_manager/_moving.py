@@ -7,6 +7,8 @@ and a lease is no matter: nothing of a history changes.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from bson import ObjectId
+from pymongo import UpdateOne
 from pymongo.collection import Collection
 
 from . import _codec, _document
@@ -23,7 +25,7 @@ __all__ = ["MessageMover"]
 GROWN_SEGMENT_BYTES = 256 * 1024
 
 
-@dataclass
+@dataclass(eq=False)
 class _Move:
     """Messages of one agent on their way out of the document.
 
@@ -33,6 +35,7 @@ class _Move:
         messages: Its oldest messages, which move.
         references: To the new segments that hold them.
         longer: Instead of these, the last reference there was, as it is with them.
+        size: Their bytes.
     """
 
     agent_id: str
@@ -41,11 +44,24 @@ class _Move:
     references: list[Stored] = field(default_factory=list)
     longer: Stored | None = None
 
+    def __post_init__(self) -> None:
+        self.size = total_size(self.messages)
+
     @property
-    def last(self) -> Stored | None:
-        """The last reference there was."""
+    def last(self) -> Stored:
+        """The last reference there was; empty where there was none."""
         found: list[Stored] = self.agent["segments"]
-        return found[-1] if found else None
+        return found[-1] if found else {}
+
+    @property
+    def may_lengthen(self) -> bool:
+        """Whether the last segment is small enough to take it up."""
+        return bool(self.last.get("bytes", GROWN_SEGMENT_BYTES) + self.size <= GROWN_SEGMENT_BYTES)
+
+    def lengthened(self) -> Stored:
+        """Return the last reference as it is once its segment has taken it up."""
+        count, size = self.last["count"] + len(self.messages), self.last["bytes"] + self.size
+        return {**self.last, "count": count, "bytes": size, "last_id": self.messages[-1]["message_id"]}
 
     def change(self, session_id: str) -> Change:
         return _document.moved_out(session_id, self.agent_id, self.agent, self.references, self.longer)
@@ -95,14 +111,11 @@ class MessageMover:
         if not moves:
             return 0
         ensure_segment_index(self._segments)
-        for move in moves:
-            self._lengthen(session_id, move)
+        self._lengthen(session_id, [move for move in moves if move.may_lengthen])
         self._insert(session_id, [move for move in moves if move.longer is None])
         done = self._record(session_id, moves)
-        for move in moves:
-            if move not in done:
-                self._take_back(session_id, move)
-        return sum(total_size(move.messages) for move in done)
+        self._take_back(session_id, [move for move in moves if move not in done])
+        return sum(move.size for move in done)
 
     def _planned(self, session_id: str, shares: Mapping[str, int]) -> list[_Move]:
         agents = self._read(session_id, shares, with_messages=True)
@@ -115,14 +128,20 @@ class MessageMover:
         found = dict(zip(agent_ids, session["agents"] if session else (), strict=False))
         return {name: agent for name, agent in found.items() if _document.guard_of(agent).revision is not None}
 
-    def _lengthen(self, session_id: str, move: _Move) -> None:
-        """Append to the last segment, where that is small and nobody else is about to."""
-        last, size = move.last, total_size(move.messages)
-        if last is None or last.get("bytes", GROWN_SEGMENT_BYTES) + size > GROWN_SEGMENT_BYTES:
+    def _lengthen(self, session_id: str, moves: list[_Move]) -> None:
+        """Append to the last segments, where nobody else is about to."""
+        move_id = ObjectId()
+        lengthen = [
+            UpdateOne(*_document.longer_segment(session_id, move.last, move.messages, move_id)) for move in moves
+        ]
+        if not lengthen:
             return
-        if self._segments.update_one(*_document.longer_segment(session_id, last, move.messages)).matched_count:
-            ends = {"last_id": move.messages[-1]["message_id"], "count": last["count"] + len(move.messages)}
-            move.longer = {**last, **ends, "bytes": last["bytes"] + size}
+        if self._segments.bulk_write(lengthen, ordered=False).matched_count < len(moves):
+            wanted = _document.lengthened(session_id, [move.last for move in moves], move_id)
+            found = {segment["_id"] for segment in self._segments.find(wanted, {"_id": 1})}
+            moves = [move for move in moves if move.last["_id"] in found]
+        for move in moves:
+            move.longer = move.lengthened()
 
     def _insert(self, session_id: str, moves: list[_Move]) -> None:
         segments = []
@@ -144,11 +163,13 @@ class MessageMover:
         agents = self._read(session_id, dict.fromkeys((move.agent_id for move in moves), 0), with_messages=False)
         return [move for move in moves if move.agent_id in agents and move.is_in(agents[move.agent_id])]
 
-    def _take_back(self, session_id: str, move: _Move) -> None:
-        if move.longer is None:
-            self._segments.delete_many(_document.segments(session_id, move.references))
-        elif move.last is not None:
-            self._segments.update_one(*_document.shorter_segment(session_id, move.last))
+    def _take_back(self, session_id: str, moves: list[_Move]) -> None:
+        references = [reference for move in moves for reference in move.references]
+        if references:
+            self._segments.delete_many(_document.segments(session_id, references))
+        shorten = [UpdateOne(*_document.shorter_segment(session_id, move.last)) for move in moves if move.longer]
+        if shorten:
+            self._segments.bulk_write(shorten, ordered=False)
 
 
 def _oldest(messages: list[Stored], share: int) -> list[Stored]:
