@@ -337,6 +337,7 @@ class AgentWrite:
         guardrail_events: What to add to the session's record of redactions.
         size: The bytes of what is appended.
         files: Values that it refers to, by digest; they are uploaded ahead.
+        moved: Of a new agent, references to segments with the messages before those that are appended.
         leaves_guard: Whether who restored the history before it may go on after it; for a moved window alone.
         write_id: Tells this very write when its answer was lost.
         at: When it was made.
@@ -351,6 +352,7 @@ class AgentWrite:
     guardrail_events: list[Stored] = field(default_factory=list, repr=False)
     size: int = 0
     files: dict[str, bytes] = field(default_factory=dict, repr=False)
+    moved: list[Stored] = field(default_factory=list, repr=False)
     leaves_guard: bool = False
     write_id: ObjectId = field(default_factory=ObjectId)
     at: datetime = field(default_factory=now)
@@ -377,10 +379,12 @@ def new_agent(session_id: str, write: AgentWrite) -> tuple[Stored, Update]:
     agent = {
         "agent_data": {"agent_id": write.agent_id, **write.data},
         "messages": write.appended,
-        "guard": _guard(1, write.appended[-1]["message_id"] + 1 if write.appended else 0, write.write_id),
+        "guard": _guard(1, _next_id_of_new(write), write.write_id),
         "created_at": write.at,
         "updated_at": write.at,
     }
+    if write.moved:
+        agent |= {"segments": write.moved, "moved_count": sum(reference["count"] for reference in write.moved)}
     if write.live is not None:
         agent["live"] = write.live
     path = agent_path(write.agent_id)
@@ -396,6 +400,11 @@ def new_agent(session_id: str, write: AgentWrite) -> tuple[Stored, Update]:
     if _may_be_nested(write.agent_id):
         wanted[agent_path(write.agent_id, "agent_data", nested=True)] = {"$exists": False}
     return wanted, update
+
+
+def _next_id_of_new(write: AgentWrite) -> int:
+    last = [message["message_id"] for message in write.appended[-1:]] or [each["last_id"] for each in write.moved[-1:]]
+    return last[0] + 1 if last else 0
 
 
 def new_agent_beside(session_id: str, write: AgentWrite) -> tuple[Stored, Update]:

@@ -93,6 +93,19 @@ class MessageSegments:
         self._segments.delete_many(_document.segments(session_id, references))
         return None
 
+    def store(self, session_id: str, agent_id: str, messages: list[Stored]) -> tuple[list[Stored], list[Stored]]:
+        """Store the older ones of a new agent's messages; return the references to them, and the latest messages."""
+        moved, kept = _split(messages, LIVE_BYTES)
+        pairs = new_segments(session_id, agent_id, moved)
+        if pairs:
+            self.index()
+            self._segments.insert_many([segment for segment, _ in pairs])
+        return [reference for _, reference in pairs], kept
+
+    def take_back(self, session_id: str, references: Sequence[Stored]) -> None:
+        """Delete segments that no agent came to refer to."""
+        self._segments.delete_many(_document.segments(session_id, references))
+
     def page(self, session_id: str, agent: Stored, start: int, end: int | None) -> list[Stored]:
         """Return the messages between two positions.
 

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
@@ -42,7 +42,7 @@ from ._moving import MessageMover
 from ._multi_agents import MultiAgentState, StoredState
 from ._opening import HELD, SessionOpener
 from ._restorable import check_fields, restored_message, restoring
-from ._segments import FEEDBACK_BYTES, KEPT_BYTES, FeedbackSegments, MessageSegments, RolledOver
+from ._segments import FEEDBACK_BYTES, KEPT_BYTES, FeedbackSegments, MessageSegments, RolledOver, total_size
 from .errors import (
     AgentNotFoundError,
     MessageNotFoundError,
@@ -505,7 +505,24 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
             SessionLockedError: The session is another manager's.
             SessionNotFoundError: There is no such session.
         """
-        return self._or_take_back(session_id, write.files, lambda: self._start_agent(session_id, write))
+        return self._or_take_back(session_id, write.files, lambda: self._start_whole_agent(session_id, write))
+
+    def _start_whole_agent(self, session_id: str, write: AgentWrite) -> bool:
+        """Create an agent in one write, also with more messages than a document should hold."""
+        if write.size <= BUDGET_BYTES:
+            return self._start_agent(session_id, write)
+        with _operation("store_segments", session_id, check_id("agent_id", write.agent_id), len(write.appended)):
+            moved, kept = self._segments.store(session_id, write.agent_id, write.appended)
+        created = False
+        try:
+            size = total_size(kept)
+            created = self._start_agent(session_id, replace(write, appended=kept, moved=moved, size=size))
+        except MongoDBSessionError:
+            self._segments.take_back(session_id, moved)
+            raise
+        if not created:
+            self._segments.take_back(session_id, moved)
+        return created
 
     def _start_agent(self, session_id: str, write: AgentWrite) -> bool:
         shape = _document.new_agent
