@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any, TypeAlias
 
+import bson
 from bson import ObjectId
 from bson.int64 import Int64
 
@@ -21,6 +22,8 @@ MAX_ID_BYTES = 1024
 _MAX_KEY_LEVELS = 100
 # Each number in a key is a question to the server, one inside the other.
 _MAX_KEY_NUMBERS = 30
+# Agents of one session; each takes about 1 kB of the document beside its messages.
+MOST_AGENTS = 5_000
 # The number after it must have a place in 8 bytes too.
 MAX_MESSAGE_ID = 2**63 - 2
 
@@ -39,6 +42,7 @@ OPENING_FIELDS = dict.fromkeys(
         "updated_at",
         "agent_ids",
         "outbox",
+        "outbox_documents",
     ),
     1,
 )
@@ -396,7 +400,7 @@ def new_agent(session_id: str, write: AgentWrite) -> tuple[Stored, Update]:
         update["$set"]["has_files"] = True
     if write.guardrail_events:
         update["$push"] = {"guardrail_events": {"$each": write.guardrail_events}}
-    wanted: Stored = {"_id": session_id, path: {"$exists": False}}
+    wanted: Stored = {"_id": session_id, path: {"$exists": False}, f"agent_ids.{MOST_AGENTS - 1}": {"$exists": False}}
     if _may_be_nested(write.agent_id):
         wanted[agent_path(write.agent_id, "agent_data", nested=True)] = {"$exists": False}
     return wanted, update
@@ -602,6 +606,7 @@ def tail_pipeline(session_id: str, agent_id: str, message_id: int) -> Pipeline:
     ids = {name: f"$$message.{name}" for name in ("message_id", "tracking_id")}
     stages = agent_pipeline(session_id, agent_id, {"$map": {"input": chosen, "as": "message", "in": ids}})
     stages[-1]["$project"] |= {"lease": "$lease", "is_there": _is_object(f"${agent_path(agent_id)}")}
+    stages[-1]["$project"]["agents"] = {"$size": _list("$agent_ids")}
     return stages
 
 
@@ -802,15 +807,49 @@ def with_little_feedback(wanted: Stored, size: int) -> Stored:
     return {**wanted, "feedback_bytes": {"$not": {"$gt": size}}}
 
 
-def record(update: Update, outbox: list[Stored]) -> None:
-    """Have an update record notifications too."""
-    if outbox:
-        update.setdefault("$push", {})["outbox"] = {"$each": outbox}
+def recorded(change: Change, outbox: list[Stored], most: int | None = None) -> Change:
+    """Have a change record notifications too, where the outbox then has no more than so many bytes."""
+    wanted, update = change
+    pushed = {**update.get("$push", {}), "outbox": {"$each": outbox}}
+    if most is not None:
+        wanted = _holding_less(wanted, "outbox", most - sum(len(bson.encode(record)) for record in outbox))
+    return wanted, {**update, "$push": pushed}
 
 
-def acknowledged(session_id: str, ids: Iterable[str]) -> tuple[Stored, Update]:
-    """Return filter and update that remove notifications from the outbox."""
-    return {"_id": session_id}, {"$pull": {"outbox": {"id": {"$in": list(ids)}}}}
+def recorded_apart(change: Change, references: list[Stored]) -> Change:
+    """Have a change refer to notifications that are documents of their own."""
+    wanted, update = change
+    return wanted, {**update, "$push": {**update.get("$push", {}), "outbox_documents": {"$each": references}}}
+
+
+def with_little_metadata(change: Change, most: int) -> Change:
+    """Have a change go through only where the metadata have no more than so many bytes."""
+    wanted, update = change
+    return _holding_less(wanted, "metadata", most), update
+
+
+def _holding_less(wanted: Stored, name: str, most: int) -> Stored:
+    return {**wanted, "$and": [*wanted.get("$and", ()), {"$expr": {"$lte": [_bytes_of(name), most]}}]}
+
+
+def _bytes_of(name: str) -> Stored:
+    return {"$bsonSize": {name: f"${name}"}}
+
+
+def bytes_pipeline(session_id: str, name: str, without: Iterable[str] = ()) -> Pipeline:
+    """Return the aggregation that measures a field of the session, without some metadata fields, by dotted key."""
+    left_out: Pipeline = [{"$unset": [metadata_path(key) for key in without]}] if without else []
+    return [{"$match": {"_id": session_id}}, *left_out, {"$project": {"bytes": _bytes_of(name)}}]
+
+
+def acknowledged(session_id: str, ids: Iterable[str], *, apart: bool = False) -> tuple[Stored, Update]:
+    """Return filter and update that remove notifications from the outbox, or the references to those kept apart."""
+    return {"_id": session_id}, {"$pull": {"outbox_documents" if apart else "outbox": {"id": {"$in": list(ids)}}}}
+
+
+def outbox_documents(session_id: str, ids: Iterable[str]) -> Stored:
+    """Return the filter of notifications that are documents of their own."""
+    return {"session_id": session_id, "kind": "outbox", "record.id": {"$in": list(ids)}}
 
 
 def has_message(agent_id: str, message_id: int) -> Stored:

@@ -14,8 +14,17 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from ._client import ClientHandle
+from .errors import MongoDBSessionError, SessionTooLargeError
 
-__all__ = ["BUDGET_BYTES", "AgentSize", "DocumentSize", "leaving", "shared_size"]
+__all__ = [
+    "BUDGET_BYTES",
+    "METADATA_BYTES",
+    "AgentSize",
+    "DocumentSize",
+    "LargeMetadataError",
+    "leaving",
+    "shared_size",
+]
 
 # An append takes 1.6 ms with an empty document, 2.6 with one of 250 kB, and 5.7 with one of 2 MB.
 BUDGET_BYTES = 512 * 1024
@@ -28,7 +37,23 @@ AGAIN_BYTES = 32 * 1024
 # Agents whose messages move in one go.
 MOST_AGENTS = 100
 
+# All metadata of a session together.
+METADATA_BYTES = 4 * 1024 * 1024
+
 _LONG_AGO = datetime.min.replace(tzinfo=timezone.utc)
+
+
+class LargeMetadataError(SessionTooLargeError):
+    """The metadata of a session would become too large for what else is in its document."""
+
+    def __init__(self, session_id: str, size: int) -> None:
+        super().__init__(session_id, None, size=size)
+        MongoDBSessionError.__init__(
+            self,
+            f"Metadata of session {session_id!r} would have {size} bytes with this change; all of them together have "
+            f"at most {METADATA_BYTES}. Nothing was written. Delete fields that are not needed, or keep large values "
+            "elsewhere and only refer to them here.",
+        )
 
 
 @dataclass(frozen=True)

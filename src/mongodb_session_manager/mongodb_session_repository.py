@@ -31,7 +31,14 @@ from ._arguments import NotCopied, check_name, shown
 from ._client import CLOSE_TIMEOUT, ClientHandle, check_client_arguments
 from ._codec import CODEC_OPTIONS, MessageEdit, Stored
 from ._document import AgentWrite, Change, Guard, Pipeline, check_id, check_key, check_message_id
-from ._document_size import BUDGET_BYTES, DocumentSize, leaving, shared_size
+from ._document_size import (
+    BUDGET_BYTES,
+    METADATA_BYTES,
+    DocumentSize,
+    LargeMetadataError,
+    leaving,
+    shared_size,
+)
 from ._driver_errors import forget_values, is_too_large
 from ._files import SessionFiles
 from ._indexes import ensure_indexes
@@ -41,6 +48,7 @@ from ._live_set import LiveIds
 from ._moving import MessageMover
 from ._multi_agents import MultiAgentState, StoredState
 from ._opening import HELD, SessionOpener
+from ._outbox import OUTBOX_BYTES, OutboxDocuments
 from ._restorable import check_fields, restored_message, restoring
 from ._segments import FEEDBACK_BYTES, KEPT_BYTES, FeedbackSegments, MessageSegments, RolledOver, total_size
 from .errors import (
@@ -216,6 +224,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         files = [self._open_collection(database_name, f"{name}_files.{part}") for part in ("files", "chunks")]
         self._feedback = FeedbackSegments(self._collection, segments)
         self._segments = MessageSegments(self._collection, segments)
+        self._outbox = OutboxDocuments(segments)
         self._mover = MessageMover(self._collection, segments)
         self._sizes: dict[str, DocumentSize] = {}
         self._leases: dict[str, Lease] = {}
@@ -320,9 +329,16 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
             created=created,
             application_name=stored.get("application_name"),
             agent_ids=None if recorded is None else frozenset(recorded),
-            outbox=tuple(_codec.decode(record) for record in stored.get("outbox", ())),
+            outbox=tuple(_codec.decode(record) for record in self._undelivered(session_id, stored)),
             agents={name: None if created else self._brought(session_id, name, parts.get(name)) for name in wanted},
         )
+
+    def _undelivered(self, session_id: str, stored: Stored) -> list[Stored]:
+        apart = stored.get("outbox_documents")
+        if not apart:
+            return list(stored.get("outbox", ()))
+        with _operation("read_outbox", session_id):
+            return [*stored.get("outbox", ()), *self._outbox.read(session_id, apart)]
 
     @property
     def _projects_expressions(self) -> bool:
@@ -381,6 +397,26 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
     def _send(self, session_id: str, change: Change) -> bool:
         """Send a change of a session document; False where it found something else than it expects."""
         return self._with_room(session_id, lambda: self._collection.update_one(*change).matched_count > 0)
+
+    def _send_recorded(self, session_id: str, change: Change, outbox: list[Stored]) -> bool:
+        """Send a change with the notifications that tell of it; those that nobody delivers do not fill the document."""
+        if not outbox:
+            return self._send(session_id, change)
+        most = OUTBOX_BYTES if self._projects_expressions else None
+        if self._send(session_id, _document.recorded(change, outbox, most)):
+            return True
+        if most is None or self._bytes_of(session_id, "outbox") + len(bson.encode({"outbox": outbox})) <= most:
+            return False
+        references = self._outbox.store(session_id, outbox)
+        written = self._send(session_id, _document.recorded_apart(change, references))
+        if not written:
+            self._outbox.take_back(session_id, references)
+        return written
+
+    def _bytes_of(self, session_id: str, name: str, without: Iterable[str] = ()) -> int:
+        """Return how large a field of the session is; 0 where there is no such session."""
+        found = next(self._collection.aggregate(_document.bytes_pipeline(session_id, name, without)), {})
+        return int(found.get("bytes", 0))
 
     # The size of session documents
 
@@ -533,6 +569,12 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
             if stored.get("agent_data"):
                 # A retry of our own write, whose first answer was lost, finds the agent as it made it.
                 return _document.guard_of(stored).write_id == write.write_id
+            if stored["agents"] >= _document.MOST_AGENTS:
+                raise UnstorableValueError(
+                    _place(session_id, write.agent_id),
+                    f"the session has {_document.MOST_AGENTS} agents, which is the most that one has. Take another "
+                    "session_id for the conversations of new agents",
+                )
             self.check_lease(session_id, stored.get("lease"))  # one that went meanwhile is in the way no longer
             shape = _document.new_agent_beside if stored["is_there"] else _document.new_agent
         if stored.get("lease") is None:
@@ -1120,16 +1162,30 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         fields = _metadata_fields(session_id, metadata)
         if not fields:
             return
-        wanted, update = _document.changed_metadata(session_id, fields)
-        _document.record(update, _outbox(session_id, outbox))
+        change, records = _document.changed_metadata(session_id, fields), _outbox(session_id, outbox)
         with _operation("update_metadata", session_id), _unreachable_fields(session_id, fields):
-            if not self._send(session_id, (wanted, update)):
+            if not self._send_metadata(session_id, fields, change, records):
                 self._expect_stored(session_id)
                 raise UnstorableValueError(
                     f"Metadata of session {session_id!r}, {_named(fields, _document.has_number)}",
                     "a number in the key lies beyond the end of the list there, which would be filled with nulls. "
                     "Set the next element of the list, or the whole list",
                 )
+
+    def _send_metadata(self, session_id: str, fields: Stored, change: Change, records: list[Stored]) -> bool:
+        """Send a change of metadata that leaves room for what else is in the document."""
+        added = len(bson.encode(fields))
+        if not self._projects_expressions:
+            return self._send_recorded(session_id, change, records)
+        fitting = _document.with_little_metadata(change, METADATA_BYTES - added)
+        if self._send_recorded(session_id, fitting, records):
+            return True
+        if self._bytes_of(session_id, "metadata") + added <= METADATA_BYTES:
+            return False  # something else is in the way
+        size = self._bytes_of(session_id, "metadata", without=fields) + added
+        if size > METADATA_BYTES:
+            raise LargeMetadataError(session_id, size)
+        return self._send_recorded(session_id, change, records)
 
     def get_metadata(self, session_id: str) -> dict[str, Any]:
         """Return ``{"metadata": {…}}``, or ``{}`` where there is none.
@@ -1164,10 +1220,10 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         names = _metadata_keys(session_id, keys)
         if not names:
             return True
-        wanted, update = _document.deleted_metadata(session_id, names, _metadata_fields(session_id, held))
-        _document.record(update, _outbox(session_id, outbox))
+        change = _document.deleted_metadata(session_id, names, _metadata_fields(session_id, held))
+        records = _outbox(session_id, outbox)
         with _operation("delete_metadata", session_id):
-            found = self._send(session_id, (wanted, update))
+            found = self._send_recorded(session_id, change, records)
             if not (found or held):
                 self._expect_stored(session_id)
                 raise ValueError(
@@ -1227,13 +1283,12 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
             return False
         size = len(bson.encode(stored))
         wanted, update = _document.new_feedback(session_id, stored, size, about)
-        _document.record(update, records)
         with _operation("add_feedback", session_id):
             # Asking for the size afterwards would leave an image of the document, which no redaction reaches.
             fitting = _document.with_little_feedback(wanted, FEEDBACK_BYTES - size)
-            if size <= FEEDBACK_BYTES and self._send(session_id, (fitting, update)):
+            if size <= FEEDBACK_BYTES and self._send_recorded(session_id, (fitting, update), records):
                 return True
-            added = self._send(session_id, (wanted, update))
+            added = self._send_recorded(session_id, (wanted, update), records)
         if added:
             self._feedback.move(session_id)
         return added
@@ -1244,9 +1299,13 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         Raises:
             SessionNotFoundError: There is no such session; its notifications went with it.
         """
-        wanted, update = _document.acknowledged(session_id, ids)
+        delivered = list(ids)
         with _operation("acknowledge_outbox", session_id):
-            self._expect_session(session_id, self._collection.update_one(wanted, update).matched_count)
+            result = self._collection.update_one(*_document.acknowledged(session_id, delivered))
+            self._expect_session(session_id, result.matched_count)
+            if not result.modified_count:
+                self._collection.update_one(*_document.acknowledged(session_id, delivered, apart=True))
+                self._outbox.delete(session_id, delivered)
 
     def get_feedbacks(self, session_id: str) -> list[dict[str, Any]]:
         """Return all feedback of the session in the order in which it came.
