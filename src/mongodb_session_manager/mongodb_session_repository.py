@@ -92,6 +92,7 @@ _LOST = (
     "over. Make a new manager and agent to go on from what is stored."
 )
 _REMEDY_FOR_MESSAGE = "another message in its place with the repository's update_message()."
+_REMEDY_FOR_AGENT = "another state in its place with the repository's update_agent()."
 _REMEDY_FOR_STATE = "another state in its place with the repository's update_multi_agent()."
 _NOTHING: Mapping[str, bytes] = {}
 # How often room is made for one write: others may fill it meanwhile.
@@ -227,6 +228,8 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         self._outbox = OutboxDocuments(segments)
         self._mover = MessageMover(self._collection, segments)
         self._sizes: dict[str, DocumentSize] = {}
+        # Sessions and agents whose state was seen to be in files.
+        self._states_apart: set[tuple[str, str]] = set()
         self._leases: dict[str, Lease] = {}
         self._opener = SessionOpener(self._collection, self._leases)
         self._files = SessionFiles(self._collection, segments, *files)
@@ -541,7 +544,11 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
             SessionLockedError: The session is another manager's.
             SessionNotFoundError: There is no such session.
         """
-        return self._or_take_back(session_id, write.files, lambda: self._start_whole_agent(session_id, write))
+        apart = self._with_state_apart(session_id, write)
+        created = self._or_take_back(session_id, apart.files, lambda: self._start_whole_agent(session_id, apart))
+        if created:
+            self._settle_state(session_id, write, apart)
+        return created
 
     def _start_whole_agent(self, session_id: str, write: AgentWrite) -> bool:
         """Create an agent in one write, also with more messages than a document should hold."""
@@ -586,13 +593,20 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         self.store_files(session_id, write.files)
         with _operation("create_agent", session_id, write.agent_id) as outcome:
             created = outcome.of(self._update(session_id, shape(session_id, write)))
-        self._grew(session_id, write.size if created else 0)
+        if created:
+            self._grew(session_id, write.size)
         return created
 
     def read_agent(self, session_id: str, agent_id: str, **kwargs: Any) -> SessionAgent | None:
         """Return an agent's data, or None where the session holds no such agent."""
+        return self._with_values(lambda: self._read_state(session_id, agent_id))
+
+    def _read_state(self, session_id: str, agent_id: str) -> SessionAgent | None:
         stored = self._read_agent("read_agent", session_id, agent_id, _document.agent_pipeline)
-        return _codec.session_agent(agent_id, stored) if stored and stored.get("agent_data") else None
+        if not (stored and stored.get("agent_data")):
+            return None
+        self._put_state_back(session_id, agent_id, stored["agent_data"])
+        return _codec.session_agent(agent_id, stored)
 
     def update_agent(self, session_id: str, session_agent: SessionAgent, **kwargs: Any) -> None:
         """Replace an agent's data; its messages and its time of creation stay.
@@ -638,6 +652,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
             return None
         place = _place(session_id, agent_id)
         check_fields(place, stored["agent_data"])
+        self._put_state_back(session_id, agent_id, stored["agent_data"])
         live = LiveIds.of(stored.get("live"))
         removed = _document.removed_count(stored["agent_data"]) if removed is None else removed
         with restoring(place, "messages"):
@@ -689,10 +704,13 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
     def write_agent(self, session_id: str, write: AgentWrite, guard: Guard) -> bool:
         """Send one guarded write; False when the history is not where the guard says."""
         check_id("agent_id", write.agent_id)
-        self.store_files(session_id, write.files)
+        apart = self._with_state_apart(session_id, write)
+        self.store_files(session_id, apart.files)
         with _operation("write_agent", session_id, write.agent_id, messages=len(write.appended)) as outcome:
-            written = outcome.of(self._update(session_id, _document.guarded(session_id, write, guard)))
-        self._grew(session_id, write.size if written else 0)
+            written = outcome.of(self._update(session_id, _document.guarded(session_id, apart, guard)))
+        if written:
+            self._grew(session_id, write.size)
+            self._settle_state(session_id, write, apart)
         return written
 
     def prepare_write(self, session_id: str, write: AgentWrite, guard: Guard) -> PreparedWrite:
@@ -832,6 +850,35 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         """Remove the values that no message uses: these, and those whose removal was announced."""
         with _operation("remove_files", session_id):
             self._files.remove_unused(session_id, digests, removal)
+
+    def _with_state_apart(self, session_id: str, write: AgentWrite) -> AgentWrite:
+        """Have the large fields of an agent's state stored as files."""
+        data, files = _large_values.off_load_data(write.data)
+        return replace(write, data=data, files={**write.files, **files}) if files else write
+
+    def _settle_state(self, session_id: str, write: AgentWrite, apart: AgentWrite) -> None:
+        """See that the files of a state that was stored just now are there, and that those before them go."""
+        is_apart = apart is not write
+        knows_files = (session_id, write.agent_id) in self._states_apart and not write.data.keys().isdisjoint(
+            _codec.AGENT_FIELDS
+        )
+        if not (is_apart or knows_files):
+            return
+        self._states_apart.add((session_id, write.agent_id))
+        with _operation("keep_files", session_id, write.agent_id):
+            self._files.keep(session_id, {d: v for d, v in apart.files.items() if d not in write.files})
+            self._files.remove_all_unused(session_id)
+
+    def _put_state_back(self, session_id: str, agent_id: str, data: Stored) -> None:
+        wanted = _large_values.data_digests(data)
+        if not wanted:
+            return
+        self._states_apart.add((session_id, agent_id))
+        with _operation("read_files", session_id, agent_id):
+            files = self._files.read(session_id, wanted)
+        if not files.keys() >= wanted:
+            raise _MissingValueError(_place(session_id, agent_id), _REMEDY_FOR_AGENT)
+        _large_values.put_back_data(data, files)
 
     def _or_take_back(self, session_id: str, files: Mapping[str, bytes], write: Callable[[], bool]) -> bool:
         """Write; where that stores nothing, remove the values again that were uploaded ahead of it.
@@ -1458,11 +1505,14 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         nested: bool = False,
     ) -> bool:
         check_id("agent_id", write.agent_id)
-        wanted, update = _document.unguarded(check_id("session_id", session_id), write, nested=nested)
-        self.store_files(session_id, write.files)
+        apart = self._with_state_apart(session_id, write)
+        wanted, update = _document.unguarded(check_id("session_id", session_id), apart, nested=nested)
+        self.store_files(session_id, apart.files)
         with _operation(verb, session_id, write.agent_id) as outcome:
             written = outcome.of(self._update(session_id, ({**wanted, **condition}, update)))
-        self._grew(session_id, write.size if written else 0)
+        if written:
+            self._grew(session_id, write.size)
+            self._settle_state(session_id, write, apart)
         return written
 
 
