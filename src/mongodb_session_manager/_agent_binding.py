@@ -318,6 +318,7 @@ class AgentBinder:
     def _start_later(self, agent: "LocalAgent") -> AgentBinding:
         """Bind a new agent without I/O; its first write creates it."""
         binding = self._bound(agent, AgentStateTracker(self.place(agent.agent_id)), None, [])
+        binding.history.expect(len(agent.messages))
         _identify(agent.messages)
         if self._announce is not None:
             self._announce(binding, agent, *agent.messages)

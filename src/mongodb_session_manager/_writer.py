@@ -151,8 +151,8 @@ class AgentHistory:
         self._unanswered: dict[ObjectId, int] = {}
         # Writes in a row that others' leases were in the way of.
         self._misses = 0
-        # How many changes the next write may join.
-        self._most_joined = MAX_PENDING
+        # How many changes the next write may join, and how many are held.
+        self._most_joined = self._most_pending = MAX_PENDING
         # Whether stored messages may have off-loaded values; which values were sent, and which of those nobody needs.
         self._has_files = False
         self._sent_files: set[str] = set()
@@ -200,6 +200,10 @@ class AgentHistory:
         """Take over how many messages, of how many bytes, the session document holds, and if any are off-loaded."""
         self._live_count, self._live_bytes = live_count, live_bytes
         self._has_files |= has_files
+
+    def expect(self, messages: int) -> None:
+        """Have room for the messages that a new agent begins with, however many."""
+        self._most_joined = self._most_pending = MAX_PENDING + messages
 
     @property
     def error(self) -> Exception | None:
@@ -543,7 +547,7 @@ class AgentHistory:
         _unsent.add(self)
 
     def _check_room(self) -> None:
-        if len(self._pending) >= MAX_PENDING:
+        if len(self._pending) >= self._most_pending:
             raise MongoDBSessionError(
                 f"{len(self._pending)} changes of agent {self._agent_id!r} of session {self._session_id!r} could not "
                 "be written yet, and no more are held. Bring MongoDB back, then call flush()."
@@ -794,7 +798,9 @@ class AgentHistory:
         for change in self._pending:
             if count and (change.edited or (change.appended and write.edited)):
                 break
-            if count and (write.size + change.size > JOINED_BYTES or count >= self._most_joined):
+            # A new agent comes whole: who stopped in between would leave a part that is taken for all of it.
+            is_full = self._stored and write.size + change.size > JOINED_BYTES
+            if count and (is_full or count >= self._most_joined):
                 break
             write.edited = write.edited or change.edited
             if change.appended:
