@@ -10,6 +10,7 @@ import pytest
 from pymongo.errors import PyMongoError
 from strands import Agent, ToolContext, tool
 from strands.agent.conversation_manager import NullConversationManager
+from strands.hooks import AfterInvocationEvent
 from strands.types.content import Message
 
 from mongodb_session_manager import MongoDBSessionManager, MongoDBSessionManagerFactory
@@ -506,3 +507,19 @@ def test_what_is_the_same_is_no_change(
         manager.sync_agent(agent)
         manager.sync_agent(agent)
     assert log.names == []
+
+
+def test_what_nobody_was_told_holds_no_agent(new_manager: NewManager, new_agent: NewAgent) -> None:
+    manager = new_manager()
+
+    def fail(event: AfterInvocationEvent) -> None:
+        raise RuntimeError("mine")
+
+    agent = new_agent(manager, hooks=[fail])
+    agent._model_state = {"bad": object()}
+    with pytest.raises(RuntimeError, match="mine"):
+        agent("Hi")
+    assert not manager.health["ok"]
+    del agent
+
+    assert texts(new_agent(manager).messages) == ["Hi", "Okay."]
