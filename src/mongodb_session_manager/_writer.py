@@ -291,7 +291,7 @@ class AgentHistory:
             latest = self._live.records[-1]
             same = (latest.message, latest.given or message, message)
             live = [r.message_id for r in self._live.records if any(map(r.matches, same))]
-            # A copy in a segment that nobody refers to may be numbered as before a repair.
+            # A copy that is not live may have another number by now.
             tracking_id = _codec.encode(latest.message.get("tracking_id"), self._place(latest.message_id))
             tracking_ids = dict.fromkeys(copies, tracking_id) | dict.fromkeys(live)
             edits = [self._redaction(message, number, event, tracking_ids[number]) for number in sorted(tracking_ids)]
