@@ -125,7 +125,7 @@ class AgentStateTracker:
         capture.digests[name] = _digest([type(error).__name__, observed("error", lambda: str(error), ""), rest])
         is_known_new = name == "state" and capture.has_version
         if is_known_new or capture.digests[name] != self._digests.get(name):
-            capture.refused[name] = error
+            capture.refused[name] = _detached(error)
 
     def _changed_config(self, config: Mapping[str, str | None], captured: Stored) -> Stored:
         """Model and prompt, where the agent's own differ from what an agent last wrote.
@@ -137,6 +137,15 @@ class AgentStateTracker:
         if not changed:
             return {}
         return {**encode(changed, f"{self._place}, configuration"), "captured": captured}
+
+
+def _detached(error: Exception) -> Exception:
+    """Return an error without the frames that it came through: they hold the agent, and it may be kept for long."""
+    each: BaseException | None = error
+    while each is not None and each.__traceback__ is not None:
+        each.__traceback__ = None
+        each = each.__cause__ or each.__context__
+    return error
 
 
 def parts(data: Stored) -> list[tuple[str, Stored]]:

@@ -549,7 +549,8 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
             asyncio.get_running_loop().call_soon(self._flush_left, binding.history)
         else:
             await self._flush(binding)
-        binding.tell_left_out()
+        if getattr(event, "result", None) is not None or sys.exc_info()[1] is None:
+            binding.tell_left_out()  # else the invocation's own error is told, and this at the end of another
 
     async def _end_of_failed(self, binding: AgentBinding, agent: "LocalAgent", failure: Exception) -> None:
         """Raise what failed in the invocation, as it was: in mid-turn the SDK wraps what a handler raises."""

@@ -11,6 +11,7 @@ from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 from strands import Agent, ToolContext, tool
 from strands.agent.conversation_manager import NullConversationManager
+from strands.hooks import AfterInvocationEvent
 from strands.types.content import Message
 
 from mongodb_session_manager import MongoDBSessionManager, MongoDBSessionManagerFactory
@@ -527,3 +528,46 @@ def test_what_is_the_same_is_no_change(
         manager.sync_agent(agent)
         manager.sync_agent(agent)
     assert log.names == []
+
+
+def test_what_nobody_was_told_holds_no_agent(new_manager: NewManager, new_agent: NewAgent) -> None:
+    manager = new_manager()
+
+    def fail(event: AfterInvocationEvent) -> None:
+        raise RuntimeError("mine")
+
+    agent = new_agent(manager, hooks=[fail])
+    agent._model_state = {"bad": object()}
+    with pytest.raises(RuntimeError, match="mine"):
+        agent("Hi")
+    assert not manager.health["ok"]
+    del agent
+
+    assert texts(new_agent(manager).messages) == ["Hi", "Okay."]
+
+
+@every_durability
+def test_the_error_of_the_invocation_itself_comes_first(
+    new_manager: NewManager, new_agent: NewAgent, durability: str
+) -> None:
+    manager = new_manager(durability=durability)
+    agent = new_agent(manager, ConnectionError("the model"))
+    agent._model_state = {"bad": object()}
+
+    with pytest.raises(ConnectionError, match="the model"):
+        agent("Hi")
+    assert manager.health["last_error"] == "UnstorableValueError"
+    with pytest.raises(UnstorableValueError):
+        agent("Again")
+    agent("Once is enough")
+
+
+async def test_a_call_while_another_error_is_handled(new_manager: NewManager, new_agent: NewAgent) -> None:
+    agent = new_agent(new_manager())
+    agent._model_state = {"bad": object()}
+
+    try:
+        raise ConnectionError("somebody else's")
+    except ConnectionError:
+        with pytest.raises(UnstorableValueError):
+            await agent.invoke_async("Hi")
