@@ -18,6 +18,7 @@ from .errors import MongoDBSessionError, SessionTooLargeError
 
 __all__ = [
     "BUDGET_BYTES",
+    "LEAST_MOVE_BYTES",
     "METADATA_BYTES",
     "AgentSize",
     "DocumentSize",
@@ -97,10 +98,16 @@ def leaving(agents: Iterable[AgentSize], goal: int) -> dict[str, int]:
 
 
 class DocumentSize:
-    """How much may come to a session before somebody has to look how large it is."""
+    """How much may come to a session before somebody has to look how large it is.
+
+    Attributes:
+        is_crowded: Whether the messages are over the budget, and all that could move is being written: then each writer
+            moves its own.
+    """
 
     def __init__(self) -> None:
-        self._left = LOOK_BYTES
+        self.is_crowded = False
+        self._left, self._meanwhile = LOOK_BYTES, 0
         self.make_lock()
 
     def make_lock(self) -> None:
@@ -119,11 +126,17 @@ class DocumentSize:
     def grew(self, size: int) -> bool:
         """Count what was added, and tell whether the caller is to look; ``looked`` has to follow then."""
         self._left -= size
-        return self._left <= 0 and self._looking.acquire(blocking=False)
+        self._meanwhile += size
+        if self._left > 0 or not self._looking.acquire(blocking=False):
+            return False
+        self._meanwhile = 0
+        return True
 
-    def looked(self, size: int | None = None) -> None:
-        """Take over what a look found and left; None where it came to nothing."""
-        self.found(BUDGET_BYTES if size is None else size, AGAIN_BYTES)
+    def looked(self, size: int | None = None, moved: int = 0) -> None:
+        """Take over what a look found, and how much of it has moved; None where it came to nothing."""
+        left = BUDGET_BYTES if size is None else size - moved
+        self.is_crowded = not moved and left + self._meanwhile > BUDGET_BYTES
+        self.found(left + self._meanwhile, 0 if moved else AGAIN_BYTES)
         self._looking.release()
 
 

@@ -32,7 +32,7 @@ FEEDBACK_BYTES = 256 * 1024
 # The session document of an agent holds at least so many messages (the SDK's default window is 40), if they are not
 # larger than this together.
 KEPT_MESSAGES = 48
-KEPT_BYTES = 1024 * 1024
+KEPT_BYTES = 256 * 1024
 # A longer history than this moves in part. An append costs about 2 ms for each MB of the document, a move about 2 ms.
 LIVE_BYTES = 128 * 1024
 LARGE_LIVE_BYTES = 2 * KEPT_BYTES

@@ -27,6 +27,7 @@ from . import _codec, _document, _large_values
 from ._agent_state import fitting, parts
 from ._codec import MessageEdit, Stored
 from ._document import AgentWrite, Guard
+from ._document_size import LEAST_MOVE_BYTES
 from ._large_values import Files
 from ._live_set import MANY_RANGES, LiveIds, LiveMessages, Record, Snapshot, View
 from ._segments import KEPT_BYTES, outgrown
@@ -589,7 +590,7 @@ class AgentHistory:
             finally:
                 self._take_files_back()
             self._error = None
-        if outgrown(self._live_count, self._live_bytes):
+        if self._kept_bytes is not None:
             self._roll_behind()
 
     def flush_behind(self) -> None:
@@ -648,7 +649,7 @@ class AgentHistory:
             error = self._error = ended
         finally:
             self._sending.release()
-        if arrived and outgrown(self._live_count, self._live_bytes):
+        if arrived and self._kept_bytes is not None:
             self._roll_behind()
         return error
 
@@ -928,6 +929,14 @@ class AgentHistory:
                 self.measure(rolled.live_count, rolled.live_bytes)
                 return True
 
+    @property
+    def _kept_bytes(self) -> int | None:
+        """How much of the latest messages stays where the others should move; None where they need not."""
+        if outgrown(self._live_count, self._live_bytes):
+            return KEPT_BYTES
+        is_large = self._live_bytes >= LEAST_MOVE_BYTES
+        return self._live_bytes // 2 if is_large and self._repository.is_crowded(self._session_id) else None
+
     def _roll_behind(self) -> None:
         try:
             self._repository.handle.executor.submit(self._roll_quietly)
@@ -936,8 +945,9 @@ class AgentHistory:
 
     def _roll_quietly(self) -> None:
         try:
-            if outgrown(self._live_count, self._live_bytes):
-                self.roll()
+            kept_bytes = self._kept_bytes
+            if kept_bytes is not None:
+                self.roll(kept_bytes)
         except (PyMongoError, MongoDBSessionError) as error:
             # Nothing is lost: the messages are where they were, or the next write finds that they moved.
             logger.warning(

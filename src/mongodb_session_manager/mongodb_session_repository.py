@@ -449,6 +449,10 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
             self._sizes[session_id] = shared_size(self._handle, self.namespace, session_id)
         return self._sizes[session_id]
 
+    def is_crowded(self, session_id: str) -> bool:
+        """Tell whether a session's writers should move their own agents' messages out of its document."""
+        return self._size(session_id).is_crowded
+
     def _grew(self, session_id: str, added: int) -> None:
         """Count what was stored, and have somebody look, where it may be much by now; nobody waits for that."""
         if not self._projects_expressions:
@@ -463,20 +467,20 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
 
     def _keep_small(self, session_id: str, size: DocumentSize) -> None:
         """Move messages out of a document where all agents' together are over the budget."""
-        left = None
+        found, moved = None, 0
         try:
             with _operation("keep_small", session_id):
                 agents = self._mover.look(session_id)
-                left = sum(agent.size for agent in agents)
-                if left > BUDGET_BYTES:
-                    left -= self._mover.move(session_id, leaving(agents, BUDGET_BYTES // 2))
+                found = sum(agent.size for agent in agents)
+                if found > BUDGET_BYTES:
+                    moved = self._mover.move(session_id, leaving(agents, BUDGET_BYTES // 2))
         except (PyMongoError, MongoDBSessionError) as error:
             # Nothing is lost: the messages are where they were.
-            logger.warning(
-                "session_id=<%s>, error=<%s> | old messages were not moved", session_id, type(error).__name__
-            )
+            name = type(error).__name__
+            logger.warning("session_id=<%s>, error=<%s> | old messages were not moved", session_id, name)
         finally:
-            size.looked(left)
+            size.looked(found, moved)
+        self._grew(session_id, 0)  # much may have come meanwhile
 
     def _under_lease(self, session_id: str, change: Change) -> Change:
         return _document.leased(change, self._leases.get(session_id))
