@@ -291,19 +291,20 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         wanted = [check_id("agent_id", agent_id) for agent_id in dict.fromkeys(agent_ids)]
         brought = wanted if self._projects_expressions else []
         fields = _document.opening_fields(brought)
-        with _operation("open_session", session_id):
+        with _operation("open_session", session_id) as outcome:
             if create:
                 found, created = self._opener.create(session_id, update, lease, fields)
             else:
                 found, created = self._opener.find(session_id, lease, fields), False
             stored = fresh if found is None else found
+            parts = dict(zip(brought, stored.get(_document.BROUGHT, ()), strict=False))
+            outcome.messages = sum(len(part.get("messages", ())) for part in parts.values())
             session = _session(session_id, stored)
             if create and not created and stored.get("schema_version") is None:
                 self._opener.upgrade(session_id)
         if create:
             ensure_indexes(self._collection, self.metadata_fields)
         recorded = stored.get("agent_ids")
-        parts = dict(zip(brought, stored.get(_document.BROUGHT, ()), strict=False))
         return OpenedSession(
             session=session,
             created=created,

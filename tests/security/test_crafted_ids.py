@@ -153,6 +153,7 @@ ARGUMENTS: dict[str, Callable[[Target], Any]] = {
     "session_message": lambda t: SessionMessage(message=t.message(), message_id=t.message_id),
     "edit": lambda t: codec.replacement(t.message(), t.message_id, AT, "here"),
     "tracking_id": lambda t: t.tracking_id,
+    "tracking_ids": lambda t: [t.tracking_id],
     "removed": lambda t: 0,
     "messages": lambda t: [codec.encode_message(t.message(), 0, AT, "here")],
     "message": Target.message,
