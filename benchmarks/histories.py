@@ -30,7 +30,13 @@ def numbering(database: Database[Document], session_id: str) -> Iterator[Finding
     segments = {segment["_id"]: _ids(segment) for segment in found}
     for key, agent in session.get("agents", {}).items():
         references = agent.get("segments", [])
-        moved = [number for reference in references for number in segments.get(reference["_id"], ())]
+        # More may be on their way to a segment, or be left there of a move that somebody killed.
+        moved = [
+            number
+            for reference in references
+            for number in segments.get(reference["_id"], ())
+            if number <= reference["last_id"]
+        ]
         where = f"{session_id}, {key}"
         yield from _in_order(where, moved + _ids(agent), agent["guard"]["next_message_id"])
         if agent.get("moved_count", 0) != len(moved):

@@ -4,8 +4,9 @@ import gc
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from strands import Agent
@@ -33,6 +34,30 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+@dataclass
+class Announcement:
+    """A message that was announced, while an application makes of it what is to be stored.
+
+    Attributes:
+        message: What was announced.
+        replaces: Whether what comes takes the place of a stored message.
+        is_taken: Whether something came; what comes then is that again, if it says so, or one more message.
+    """
+
+    message: Message = field(repr=False)
+    replaces: bool = False
+    is_taken: bool = False
+
+    def identified(self, message: Message) -> tuple[Message, Message]:
+        """Return what came under the tracking id by which the agent knows it, and what it was made of."""
+        tracking_id = self.message.get("tracking_id")
+        if self.is_taken and message.get("tracking_id") != tracking_id:
+            return _codec.with_tracking_id(message), message
+        if tracking_id is None or message.get("tracking_id") == tracking_id:
+            return _codec.with_tracking_id(message), self.message
+        return {**message, "tracking_id": tracking_id}, self.message
+
+
 class AgentBinding:
     """One live agent and the history that it writes.
 
@@ -54,9 +79,9 @@ class AgentBinding:
         self.history = history
         self.failure: Exception | None = None
         self.invoked = False
+        # The event on which callbacks of others still work.
+        self._ending: Callable[[], object] = _none
         self.syncs_apart = syncs_apart
-        # What is announced just now, and whether it takes the place of a stored message.
-        self._announced: tuple[Message, bool] | None = None
         # What is compared and what is queued belong together, also where two threads use one agent.
         self._capturing = threading.RLock()
 
@@ -84,10 +109,16 @@ class AgentBinding:
 
     @property
     def at_work(self) -> bool:
-        """Whether the agent is in an invocation, or in a call of one of its tools, and still there."""
+        """Whether the agent is in an invocation, ends one, or is in a call of one of its tools, and still there."""
         agent = self._agent()
         locked = None if agent is None else _is_locked(agent)
-        return agent is not None and (self.invoked if locked is None else locked)
+        is_invoked = self.invoked or self._ending() is not None
+        return agent is not None and (is_invoked if locked is None else locked)
+
+    def end_invocation(self, event: object = None) -> None:
+        """Leave the invocation, as soon as the callbacks of others are done with the event, if one is given."""
+        # One that raises keeps the others from being called: then the event is gone soon.
+        self.invoked, self._ending = False, _none if event is None else weakref.ref(event)
 
     def capture_message(self, agent: "LocalAgent", message: Message, given: Message | None = None) -> None:
         """Queue a message with what it tells of its model call, and the agent's state as far as it changed.
@@ -115,25 +146,16 @@ class AgentBinding:
     def _state_along(self, agent: "LocalAgent") -> AbstractContextManager[Stored]:
         return nullcontext({}) if self.syncs_apart else self._tracker.capturing(agent)
 
-    @contextmanager
-    def announcing(self, message: Message, *, replaces: bool = False) -> Iterator[None]:
-        """Have ``capture_announced`` know what was announced, whatever an application makes of it."""
-        with self._capturing:
-            self._announced = message, replaces
-            try:
-                yield
-            finally:
-                self._announced = None
-
-    def capture_announced(self, agent: "LocalAgent", message: Message) -> None:
+    def capture_announced(self, agent: "LocalAgent", message: Message, announced: Announcement) -> None:
         """Queue what is to be stored of an announced message: a new one, or the latest one grown longer."""
-        announced, self._announced = self._announced, None
-        given, replaces = announced or (message, False)
-        message = _codec.with_tracking_id(_codec.with_blocks(message), given.get("tracking_id"))
-        if replaces or self.history.is_continuation(given, agent.messages):
-            self.capture_replacement(agent, message, given)
-        else:
-            self.capture_message(agent, message, given)
+        with self._capturing:
+            message, given = announced.identified(_codec.with_blocks(message))
+            replaces = announced.replaces and given is announced.message
+            if replaces or self.history.is_continuation(given, agent.messages):
+                self.capture_replacement(agent, message, given)
+            else:
+                self.capture_message(agent, message, given)
+            announced.is_taken = announced.replaces = True
 
     def capture_replacement(self, agent: "LocalAgent", message: Message, given: Message | None = None) -> None:
         """Queue the new content of a stored message, by its tracking id."""
@@ -296,6 +318,7 @@ class AgentBinder:
     def _start_later(self, agent: "LocalAgent") -> AgentBinding:
         """Bind a new agent without I/O; its first write creates it."""
         binding = self._bound(agent, AgentStateTracker(self.place(agent.agent_id)), None, [])
+        binding.history.expect(len(agent.messages))
         _identify(agent.messages)
         if self._announce is not None:
             self._announce(binding, agent, *agent.messages)
@@ -366,6 +389,10 @@ def _is_locked(agent: "LocalAgent") -> bool | None:
         return None
     tells = getattr(agent, "concurrent_invocation_mode", None) is ConcurrentInvocationMode.THROW
     return True if is_locked() else (False if tells else None)
+
+
+def _none() -> None:
+    return None
 
 
 def _identify(messages: list[Message]) -> None:

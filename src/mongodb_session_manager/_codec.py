@@ -500,9 +500,13 @@ def decode_message(stored: Stored) -> Message:
     if "escaped" in stored:
         body, extra = decode(body), decode(extra)
     if body.get("metadata") == _METADATA_IN_METRICS and "event_loop_metrics" in stored:
-        metrics = stored["event_loop_metrics"]
-        body["metadata"] = {"usage": metrics["usage"], "metrics": metrics["metrics"]}
+        body["metadata"] = _metadata_in(stored["event_loop_metrics"])
     return cast(Message, {**body, **extra} if extra else body)
+
+
+def _metadata_in(metrics: Any) -> Stored:
+    """Return the metadata that stand among the metrics; where a hand has changed those, what is left of it."""
+    return {name: metrics[name] for name in _METADATA_FIELDS if name in metrics} if isinstance(metrics, dict) else {}
 
 
 def is_plain_user(message: Message) -> bool:
@@ -521,8 +525,16 @@ def message_record(stored: Stored) -> Stored:
     message = decode_message(stored)
     others = {name: value for name, value in stored.items() if name not in _BODY_FIELDS and value is not None}
     kept = {name: decode(value) for name, value in others.items()}
-    at: Stored = {name: aware(others[name]) for name in ("created_at", "updated_at") if name in others}
+    at: Stored = {name: _listed_time(others[name]) for name in ("created_at", "updated_at") if name in others}
     return {"message_id": stored["message_id"], **message, **kept, **at}
+
+
+def _listed_time(at: Any) -> Any:
+    """Return a time as it is listed; what a hand has put there instead is shown as it is."""
+    try:
+        return aware(at)
+    except (AttributeError, TypeError, ValueError):
+        return decode(at)
 
 
 def aware(at: str | datetime) -> datetime:

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any, TypeAlias
 
+import bson
 from bson import ObjectId
 from bson.int64 import Int64
 
 from ._arguments import is_uri, shown
-from ._codec import MessageEdit, Stored, escape_key
+from ._codec import AGENT_FIELDS, MessageEdit, Stored, escape_key
 from ._lease import Lease
 
 SCHEMA_VERSION = 2
@@ -21,6 +22,8 @@ MAX_ID_BYTES = 1024
 _MAX_KEY_LEVELS = 100
 # Each number in a key is a question to the server, one inside the other.
 _MAX_KEY_NUMBERS = 30
+# Agents of one session; each takes about 1 kB of the document beside its messages.
+MOST_AGENTS = 5_000
 # The number after it must have a place in 8 bytes too.
 MAX_MESSAGE_ID = 2**63 - 2
 
@@ -39,12 +42,14 @@ OPENING_FIELDS = dict.fromkeys(
         "updated_at",
         "agent_ids",
         "outbox",
+        "outbox_documents",
     ),
     1,
 )
 
-# The field in which the agents come that an opening brings along.
+# The fields in which the agents come that an opening brings along, and how large all of them are.
 BROUGHT = "brought"
+AGENTS_BYTES = "agents_bytes"
 
 CONFIG_FIELDS = ("model", "system_prompt", "prompt_metadata")
 
@@ -241,9 +246,13 @@ def open_session(session_id: str, session_type: str, application_name: str | Non
 
 
 def opening_fields(agent_ids: Iterable[str]) -> Stored:
-    """Return what opening a session reads: with it come agents, each as ``restore_pipeline`` reads it."""
+    """Return what opening a session reads: with it come agents, each as ``restore_pipeline`` reads it.
+
+    And how large all agents are.
+    """
     agents = [_brought(agent_id) for agent_id in agent_ids]
-    return {**OPENING_FIELDS, BROUGHT: agents} if agents else dict(OPENING_FIELDS)
+    fields = {**OPENING_FIELDS, AGENTS_BYTES: {"$bsonSize": {"agents": "$agents"}}}
+    return {**fields, BROUGHT: agents} if agents else fields
 
 
 def _brought(agent_id: str) -> Stored:
@@ -355,6 +364,7 @@ class AgentWrite:
         guardrail_events: What to add to the session's record of redactions.
         size: The bytes of what is appended.
         files: Values that it refers to, by digest; they are uploaded ahead.
+        moved: Of a new agent, references to segments with the messages before those that are appended.
         leaves_guard: Whether who restored the history before it may go on after it; for a moved window alone.
         write_id: Tells this very write when its answer was lost.
         at: When it was made.
@@ -369,6 +379,7 @@ class AgentWrite:
     guardrail_events: list[Stored] = field(default_factory=list, repr=False)
     size: int = 0
     files: dict[str, bytes] = field(default_factory=dict, repr=False)
+    moved: list[Stored] = field(default_factory=list, repr=False)
     leaves_guard: bool = False
     write_id: ObjectId = field(default_factory=ObjectId)
     at: datetime = field(default_factory=now)
@@ -395,10 +406,12 @@ def new_agent(session_id: str, write: AgentWrite) -> tuple[Stored, Update]:
     agent = {
         "agent_data": {"agent_id": write.agent_id, **write.data},
         "messages": write.appended,
-        "guard": _guard(1, write.appended[-1]["message_id"] + 1 if write.appended else 0, write.write_id),
+        "guard": _guard(1, _next_id_of_new(write), write.write_id),
         "created_at": write.at,
         "updated_at": write.at,
     }
+    if write.moved:
+        agent |= {"segments": write.moved, "moved_count": sum(reference["count"] for reference in write.moved)}
     if write.live is not None:
         agent["live"] = write.live
     path = agent_path(write.agent_id)
@@ -410,10 +423,15 @@ def new_agent(session_id: str, write: AgentWrite) -> tuple[Stored, Update]:
         update["$set"]["has_files"] = True
     if write.guardrail_events:
         update["$push"] = {"guardrail_events": {"$each": write.guardrail_events}}
-    wanted: Stored = {"_id": session_id, path: {"$exists": False}}
+    wanted: Stored = {"_id": session_id, path: {"$exists": False}, f"agent_ids.{MOST_AGENTS - 1}": {"$exists": False}}
     if _may_be_nested(write.agent_id):
         wanted[agent_path(write.agent_id, "agent_data", nested=True)] = {"$exists": False}
     return wanted, update
+
+
+def _next_id_of_new(write: AgentWrite) -> int:
+    last = [message["message_id"] for message in write.appended[-1:]] or [each["last_id"] for each in write.moved[-1:]]
+    return last[0] + 1 if last else 0
 
 
 def new_agent_beside(session_id: str, write: AgentWrite) -> tuple[Stored, Update]:
@@ -527,7 +545,7 @@ def restore_pipeline(session_id: str, agent_id: str) -> Pipeline:
     live set all messages are read that the session document holds.
     """
     path = f"${agent_path(agent_id)}"
-    firsts = {"$map": {"input": {"$ifNull": [f"{path}.live.ranges", []]}, "as": "ends", "in": _first_of("$$ends")}}
+    firsts = {"$map": {"input": _list(f"{path}.live.ranges"), "as": "ends", "in": _first_of("$$ends")}}
     lowest = {"$ifNull": [{"$min": [f"{path}.live.from", {"$min": firsts}]}, _LOWEST_ID]}
     stages = agent_pipeline(session_id, agent_id, _let(lowest, _chosen(agent_id, _from_lowest("$$message.message_id"))))
     moved = {"$ifNull": [f"{path}.segments", []]}
@@ -538,7 +556,7 @@ def restore_pipeline(session_id: str, agent_id: str) -> Pipeline:
 
 
 def _first_of(pair: str) -> Stored:
-    return {"$arrayElemAt": [pair, 0]}
+    return {"$cond": [{"$isArray": pair}, {"$arrayElemAt": [pair, 0]}, None]}
 
 
 def _let(lowest: Stored, within: Stored) -> Stored:
@@ -611,6 +629,7 @@ def tail_pipeline(session_id: str, agent_id: str, message_id: int) -> Pipeline:
     ids = {name: f"$$message.{name}" for name in ("message_id", "tracking_id")}
     stages = agent_pipeline(session_id, agent_id, {"$map": {"input": chosen, "as": "message", "in": ids}})
     stages[-1]["$project"] |= {"lease": "$lease", "is_there": _is_object(f"${agent_path(agent_id)}")}
+    stages[-1]["$project"]["agents"] = {"$size": _list("$agent_ids")}
     return stages
 
 
@@ -811,15 +830,49 @@ def with_little_feedback(wanted: Stored, size: int) -> Stored:
     return {**wanted, "feedback_bytes": {"$not": {"$gt": size}}}
 
 
-def record(update: Update, outbox: list[Stored]) -> None:
-    """Have an update record notifications too."""
-    if outbox:
-        update.setdefault("$push", {})["outbox"] = {"$each": outbox}
+def recorded(change: Change, outbox: list[Stored], most: int | None = None) -> Change:
+    """Have a change record notifications too, where the outbox then has no more than so many bytes."""
+    wanted, update = change
+    pushed = {**update.get("$push", {}), "outbox": {"$each": outbox}}
+    if most is not None:
+        wanted = _holding_less(wanted, "outbox", most - sum(len(bson.encode(record)) for record in outbox))
+    return wanted, {**update, "$push": pushed}
 
 
-def acknowledged(session_id: str, ids: Iterable[str]) -> tuple[Stored, Update]:
-    """Return filter and update that remove notifications from the outbox."""
-    return {"_id": session_id}, {"$pull": {"outbox": {"id": {"$in": list(ids)}}}}
+def recorded_apart(change: Change, references: list[Stored]) -> Change:
+    """Have a change refer to notifications that are documents of their own."""
+    wanted, update = change
+    return wanted, {**update, "$push": {**update.get("$push", {}), "outbox_documents": {"$each": references}}}
+
+
+def with_little_metadata(change: Change, most: int) -> Change:
+    """Have a change go through only where the metadata have no more than so many bytes."""
+    wanted, update = change
+    return _holding_less(wanted, "metadata", most), update
+
+
+def _holding_less(wanted: Stored, name: str, most: int) -> Stored:
+    return {**wanted, "$and": [*wanted.get("$and", ()), {"$expr": {"$lte": [_bytes_of(name), most]}}]}
+
+
+def _bytes_of(name: str) -> Stored:
+    return {"$bsonSize": {name: f"${name}"}}
+
+
+def bytes_pipeline(session_id: str, name: str, without: Iterable[str] = ()) -> Pipeline:
+    """Return the aggregation that measures a field of the session, without some metadata fields, by dotted key."""
+    left_out: Pipeline = [{"$unset": [metadata_path(key) for key in without]}] if without else []
+    return [{"$match": {"_id": session_id}}, *left_out, {"$project": {"bytes": _bytes_of(name)}}]
+
+
+def acknowledged(session_id: str, ids: Iterable[str], *, apart: bool = False) -> tuple[Stored, Update]:
+    """Return filter and update that remove notifications from the outbox, or the references to those kept apart."""
+    return {"_id": session_id}, {"$pull": {"outbox_documents" if apart else "outbox": {"id": {"$in": list(ids)}}}}
+
+
+def outbox_documents(session_id: str, ids: Iterable[str]) -> Stored:
+    """Return the filter of notifications that are documents of their own."""
+    return {"session_id": session_id, "kind": "outbox", "record.id": {"$in": list(ids)}}
 
 
 def has_message(agent_id: str, message_id: int) -> Stored:
@@ -885,12 +938,53 @@ def removed_count(data: Mapping[str, Any]) -> int:
     return int(count) if isinstance(count, int) and not isinstance(count, bool) and count > 0 else 0
 
 
-def new_segment(session_id: str, agent_id: str, messages: list[Stored]) -> tuple[Stored, Stored]:
-    """Return a segment of messages and the reference to it."""
+def new_segment(session_id: str, agent_id: str, messages: list[Stored], size: int) -> tuple[Stored, Stored]:
+    """Return a segment of messages, of so many bytes, and the reference to it."""
     segment_id = ObjectId()
     segment = {"_id": segment_id, "session_id": session_id, "kind": "messages", "agent_id": agent_id}
     ids = {"first_id": messages[0]["message_id"], "last_id": messages[-1]["message_id"]}
-    return {**segment, "messages": messages}, {"_id": segment_id, "count": len(messages), **ids}
+    return {**segment, "messages": messages}, {"_id": segment_id, "count": len(messages), "bytes": size, **ids}
+
+
+def longer_segment(session_id: str, reference: Stored, messages: list[Stored], move_id: ObjectId) -> Change:
+    """Return filter and update that append messages to a segment, where it ends as its reference says.
+
+    Until a reference names them, they are invisible; the segment tells by whom it was appended to.
+    """
+    wanted = {**segments(session_id, [reference]), "messages": {"$size": reference["count"]}}
+    return wanted, {"$push": {"messages": {"$each": messages}}, "$set": {"move_id": move_id}}
+
+
+def lengthened(session_id: str, references: Iterable[Stored], move_id: ObjectId) -> Stored:
+    """Return the filter of the segments that a move has appended to."""
+    return {**segments(session_id, references), "move_id": move_id}
+
+
+def shorter_segment(session_id: str, reference: Stored) -> Change:
+    """Return filter and update that take out of a segment again what its reference does not name."""
+    return segments(session_id, [reference]), {"$pull": {"messages": {"message_id": {"$gt": reference["last_id"]}}}}
+
+
+def sizes_pipeline(session_id: str, nested: Iterable[str] = ()) -> Pipeline:
+    """Return the aggregation that reads how large the messages of each agent in the document are."""
+    messages = _list("$$agent.v.messages")
+    wanted: Stored = {"bytes": {"$bsonSize": {"messages": messages}}, "messages": {"$size": messages}}
+    wanted |= {"revision": {"$ifNull": ["$$agent.v.guard.revision", None]}}
+    wanted |= {"updated_at": {"$ifNull": ["$$agent.v.updated_at", None]}}
+    return agents_pipeline(session_id, nested, **wanted)
+
+
+def embedded_pipeline(session_id: str, agent_ids: Iterable[str], *, with_messages: bool) -> Pipeline:
+    """Return the aggregation that reads some agents, in order: counters, references, perhaps all messages."""
+    agents = [_embedded(agent_id, with_messages) for agent_id in agent_ids]
+    return [{"$match": {"_id": session_id}}, {"$project": {"agents": agents}}]
+
+
+def _embedded(agent_id: str, with_messages: bool) -> Stored:
+    path = f"${agent_path(agent_id)}"
+    fields: Stored = {name: f"{path}.{name}" for name in ("guard", "moved_count")}
+    fields["segments"] = _list(f"{path}.segments")
+    return {**fields, "messages": _messages(agent_id)} if with_messages else fields
 
 
 def rolled_over(
@@ -907,6 +1001,30 @@ def rolled_over(
     update["$pull"] = {f"{path}.messages": {"message_id": {"$lte": references[-1]["last_id"]}}}
     update["$push"] = {f"{path}.segments": {"$each": references}}
     update["$inc"] = {f"{path}.moved_count": sum(reference["count"] for reference in references)}
+    return wanted, update
+
+
+def moved_out(
+    session_id: str, agent_id: str, agent: Stored, references: list[Stored], longer: Stored | None = None
+) -> Change:
+    """Return what ``rolled_over`` does for an agent that ``embedded_pipeline`` read.
+
+    Args:
+        session_id: The session.
+        agent_id: The agent.
+        agent: What was read.
+        references: Those to new segments, oldest first.
+        longer: Instead of them, the last one there was, as it is now.
+    """
+    moved_count = int(agent.get("moved_count") or 0)
+    written = references if longer is None else [longer]
+    wanted, update = rolled_over(session_id, agent_id, guard_of(agent), moved_count, written, ObjectId())
+    if longer is not None:
+        path = agent_path(agent_id)
+        last = len(agent["segments"]) - 1
+        update["$set"] = {f"{path}.segments.{last}": longer}
+        update["$inc"] = {f"{path}.moved_count": longer["count"] - agent["segments"][last]["count"]}
+        del update["$push"]
     return wanted, update
 
 
@@ -932,7 +1050,8 @@ def tracked(session_id: str, agent_ids: Iterable[str], tracking_ids: Iterable[An
 def used_files_pipeline(session_id: str, nested: Iterable[str] = ()) -> Pipeline:
     """Return the aggregation that reads which off-loaded values the messages of agents in a document refer to."""
     used = {"$map": {"input": _list("$$agent.v.messages"), "as": "message", "in": _FILES_OF_MESSAGE}}
-    stages = agents_pipeline(session_id, nested, messages=used)
+    data = [{"$ifNull": [f"$$agent.v.agent_data.{name}.%file.sha256", None]} for name in AGENT_FIELDS]
+    stages = agents_pipeline(session_id, nested, messages=used, data=data)
     states = {"$objectToArray": {"$ifNull": ["$multi_agents", {}]}}
     stages[-1]["$project"]["states"] = {"$map": {"input": states, "as": "state", "in": _FILES_OF_STATE}}
     return stages

@@ -3,9 +3,9 @@
 The layout is that of GridFS; the order is stricter than a ``GridFSBucket``'s. A file's document is there before its
 first chunk and goes after its last, so that nothing is ever stored that belongs to no session.
 
-A value goes when no message and no state of a Graph or Swarm uses it. Whoever removes it marks the file, then looks who
-uses it, then deletes it or takes the mark back; whoever writes what uses it looks at the file once more when that is
-stored. So at least one of the two sees the other.
+A value goes when no message, no agent's state and no state of a Graph or Swarm uses it. Whoever removes it marks the
+file, then looks who uses it, then deletes it or takes the mark back; whoever writes what uses it looks at the file once
+more when that is stored. So at least one of the two sees the other.
 """
 
 import hashlib
@@ -111,7 +111,7 @@ class SessionFiles:
         session = read_session_agents(self._sessions, session_id, _document.used_files_pipeline) or {}
         used = _large_values.digests(session.get("states", ()))
         for agent in session.get("agents", ()):
-            used |= _large_values.digests(agent["messages"])
+            used |= _large_values.digests(agent["messages"]) | set(agent["data"])
         for segment in self._segments.find(*_document.segments_with_files(session_id)):
             used |= _large_values.digests(segment["messages"])
         return used

@@ -12,7 +12,7 @@ from typing import Any
 
 import bson
 
-from ._codec import CODEC_OPTIONS, MessageEdit, Stored
+from ._codec import AGENT_FIELDS, CODEC_OPTIONS, MessageEdit, Stored
 from .errors import SessionTooLargeError
 
 # A document is read whole with each restore, and an append to it costs about 2 ms for each MB it holds.
@@ -86,6 +86,39 @@ def put_back_state(stored: Stored, files: Mapping[str, bytes]) -> Stored:
     return fields
 
 
+def off_load_data(data: Stored) -> tuple[Stored, Files]:
+    """Put each large field of an agent's state into a file of its own.
+
+    One that is larger than a document can be is left to the server to refuse.
+
+    Returns:
+        The fields to store, and the values by their digests.
+    """
+    files: Files = {}
+    stored = dict(data)
+    for name in AGENT_FIELDS:
+        document = bson.encode({"value": data[name]}) if name in data else b""
+        if VALUE_BYTES < len(document) <= MAX_BYTES:
+            stored[name] = _mark(document, "bson", files)
+    return stored, files
+
+
+def data_digests(data: Mapping[str, Any]) -> set[str]:
+    """Return the digests of the fields of an agent's state that are in files."""
+    return {data[name][_MARK]["sha256"] for name in _fields_in_files(data)}
+
+
+def put_back_data(data: Stored, files: Mapping[str, bytes]) -> None:
+    """Put the fields of an agent's state in the place of their marks again."""
+    for name in _fields_in_files(data):
+        data[name] = _value(data[name][_MARK], files)
+
+
+def _fields_in_files(data: Mapping[str, Any]) -> list[str]:
+    found = {name: data.get(name) for name in AGENT_FIELDS}
+    return [name for name, value in found.items() if isinstance(value, dict) and value.keys() == {_MARK}]
+
+
 def _off_load(fields: Stored, limit: int, files: Files) -> int:
     for name in _FIELDS:
         if name in fields:
@@ -123,7 +156,8 @@ def _mark(content: bytes, kind: str, files: Files) -> Stored:
 
 def digests(messages: Iterable[Stored]) -> set[str]:
     """Return the digests of the values that stored messages have off-loaded."""
-    return {digest for message in messages for digest in message.get("files", ())}
+    readable = (message for message in messages if isinstance(message, Mapping))
+    return {digest for message in readable for digest in message.get("files", ())}
 
 
 def put_back(stored: Stored, files: Mapping[str, bytes]) -> Stored:

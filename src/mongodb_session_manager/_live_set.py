@@ -41,8 +41,8 @@ class Record:
 
     def matches(self, message: Message) -> bool:
         """Tell whether a message is this one, or bears its tracking id."""
-        tracking_id = message.get("tracking_id")
-        return self.is_same(message) or (tracking_id is not None and self.message.get("tracking_id") == tracking_id)
+        tracking_id = tracking_id_of(message)
+        return self.is_same(message) or (tracking_id is not None and tracking_id_of(self.message) == tracking_id)
 
     def is_same(self, message: Message) -> bool:
         """Tell whether this very object was stored."""
@@ -51,7 +51,7 @@ class Record:
     @property
     def keys(self) -> set[object]:
         """What a live message may be recognised by."""
-        found: set[object] = {id(self.message), id(self.given or self.message), self.message.get("tracking_id")}
+        found: set[object] = {id(self.message), id(self.given or self.message), tracking_id_of(self.message)}
         return found - {None}
 
 
@@ -63,32 +63,34 @@ class LiveIds:
         start: Every stored message with this id or a higher one is live.
         ranges: First and last ids of the others, in live order.
         pinned: The ids that carry the pin flag.
-        at: How many messages stand before the conversation manager's own.
+        at: How many messages stand before the conversation manager's own; None where those have left the list.
         kept: Own messages that no conversation manager's state holds any more, in their stored form.
     """
 
     start: int
     ranges: tuple[tuple[int, int], ...] = ()
     pinned: tuple[int, ...] = ()
-    at: int = 0
+    at: int | None = 0
     kept: tuple[Stored, ...] = field(default=(), repr=False)
 
     @classmethod
     def of(cls, stored: Any) -> "LiveIds | None":
         """Return a stored set; None where there is none that can be read."""
         try:
-            ranges = tuple((int(first), int(last)) for first, last in stored.get("ranges", ()))
-            pinned = tuple(map(int, stored.get("pinned", ())))
-            return cls(int(stored["from"]), ranges, pinned, int(stored.get("at", 0)), tuple(stored.get("kept", ())))
-        except (AttributeError, KeyError, TypeError, ValueError):
+            ranges = tuple((_number(first), _number(last)) for first, last in stored.get("ranges", ()))
+            pinned = tuple(map(_number, stored.get("pinned", ())))
+            at = stored.get("at", 0)
+            kept = tuple(stored.get("kept", ()))
+            return cls(_number(stored["from"]), ranges, pinned, None if at is None else _number(at), kept)
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
             return None
 
     @property
     def stored(self) -> Stored:
         """The set as a document holds it, without what is empty."""
-        parts = {"ranges": [list(ends) for ends in self.ranges], "pinned": list(self.pinned), "at": self.at}
-        filled = {name: part for name, part in {**parts, "kept": list(self.kept)}.items() if part}
-        return {"from": self.start, **filled}
+        lists = {"ranges": [list(ends) for ends in self.ranges], "pinned": list(self.pinned), "kept": list(self.kept)}
+        filled = {name: part for name, part in lists.items() if part}
+        return {"from": self.start, **filled, **({} if self.at == 0 else {"at": self.at})}
 
     @property
     def spans(self) -> tuple[tuple[int, int | None], ...]:
@@ -111,6 +113,12 @@ class LiveIds:
         return sum(last - first + 1 - _count(ids, first, last) for first, last in self.ranges)
 
 
+def _number(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(type(value).__name__)
+    return int(value)
+
+
 def _count(ids: Sequence[int], first: int, last: int) -> int:
     return bisect_right(ids, last) - bisect_left(ids, first)
 
@@ -126,13 +134,13 @@ class Snapshot:
     Attributes:
         records: The stored messages, in live order.
         pinned: Those of them that carry the pin flag.
-        at: How many stand before the conversation manager's own messages.
+        at: How many stand before the conversation manager's own messages; None where those have left.
         kept: Own messages that no conversation manager's state holds.
     """
 
     records: tuple[Record, ...] = field(default=(), repr=False)
     pinned: frozenset[Record] = field(default=frozenset(), repr=False)
-    at: int = 0
+    at: int | None = 0
     kept: tuple[Message, ...] = field(default=(), repr=False)
 
     def ids(self, next_id: int, encode: Callable[[Message], Stored]) -> LiveIds:
@@ -147,13 +155,13 @@ class Snapshot:
         if ranges and ranges[-1][1] == next_id - 1:
             start = ranges.pop()[0]
         pinned = tuple(sorted(record.message_id for record in self.pinned if not record.is_gone))
-        at = sum(not record.is_gone for record in self.records[: self.at])
+        at = None if self.at is None else sum(not record.is_gone for record in self.records[: self.at])
         return LiveIds(start, tuple(ranges), pinned, at, tuple(encode(message) for message in self.kept))
 
     def only_lost_head(self, before: "Snapshot") -> bool:
         """Tell whether this is what was before, less some of the first messages: restoring either is equivalent."""
         count = len(self.records)
-        if not count or self.kept or before.kept or self.at:
+        if not count or self.kept or before.kept or self.at != 0:
             return False
         return before.records[-count:] == self.records and self.pinned == before.pinned.intersection(self.records)
 
@@ -214,17 +222,19 @@ class LiveMessages:
     """Follows which stored messages stand in an agent's list.
 
     Args:
-        records: The stored messages that may stand there, by ascending id.
+        records: The stored messages that may stand there.
     """
 
     def __init__(self, records: Iterable[Record] = ()) -> None:
-        self.records = list(records)
+        self.records = sorted(records, key=_id_of)
         self._seen: list[Message] = []
         self._slots: list[_Slot] = []
         # The conversation manager's own messages in the list; those of them that its state holds, or no state.
         self._own: list[Message] = []
         self._held: list[Message] = []
         self._kept: list[Message] = []
+        # Whether some have been seen there, and whether all of them have left.
+        self._own_have_stood = self._own_have_left = False
         # The latest plain message of a user before the first live one.
         self._user_before: Record | None = None
         self._snapshot = Snapshot()
@@ -234,16 +244,19 @@ class LiveMessages:
         """What stood in the list when it was looked at."""
         return self._snapshot
 
-    def begin(self, view: View, own: Sequence[Message] = (), kept: Sequence[Message] = ()) -> None:
+    def begin(
+        self, view: View, own: Sequence[Message] = (), kept: Sequence[Message] = (), own_have_left: bool = False
+    ) -> None:
         """Take a list that was just made or restored.
 
         Args:
             view: The list.
             own: Messages in it that are the conversation manager's.
             kept: Those of them that no conversation manager's state holds.
+            own_have_left: Whether such messages had stood there, and left.
         """
-        self._own, self._kept = list(own), list(kept)
-        self.look(replace(view, with_pins=True))
+        self._own, self._kept, self._own_have_left = list(own), list(kept), own_have_left
+        self.look(replace(view, with_pins=True), closely=True)
 
     def has_grown(self, live: Sequence[Message]) -> bool:
         """Tell by a glance whether the list seen last is longer by one, and else the same."""
@@ -253,15 +266,21 @@ class LiveMessages:
     def append(self, record: Record, view: View) -> bool:
         """Add a record, and its message where the list only grew by that; False where it has to be looked at."""
         self.records.append(record)
-        if not (self.has_grown(view.messages) and record.is_same(view.messages[-1])):
+        stands = self.has_grown(view.messages) and record.is_same(view.messages[-1])
+        if is_pinned(record.message):
+            self._snapshot = replace(self._snapshot, pinned=self._snapshot.pinned | {record})
             return False
-        if view.with_pins and is_pinned(record.message):
+        if not stands and not self._stays_away(record, view.messages):
             return False
-        record.has_stood = True
-        self._seen.append(view.messages[-1])
-        self._slots.append(_Slot(view.messages[-1], record))
+        if stands:
+            record.has_stood = True
+            self._seen.append(view.messages[-1])
+            self._slots.append(_Slot(view.messages[-1], record))
         self._snapshot = replace(self._snapshot, records=(*self._snapshot.records, record))
         return True
+
+    def _stays_away(self, record: Record, live: Sequence[Message]) -> bool:
+        return self.is_seen(live) and not any(record.matches(message) for message in live)
 
     def look(self, view: View, *, closely: bool = False) -> bool:
         """Compare the list with the one seen last; False where nothing is different.
@@ -298,8 +317,8 @@ class LiveMessages:
         for message in live:
             if message is announced:
                 break
-            tracking_id = message.get("tracking_id")
-            if isinstance(tracking_id, str) and known.isdisjoint((tracking_id, id(message))):
+            tracking_id = tracking_id_of(message)
+            if tracking_id is not None and known.isdisjoint((tracking_id, id(message))):
                 found.add(tracking_id)
         return found
 
@@ -307,9 +326,9 @@ class LiveMessages:
         """Add records of live messages that were found in storage, by tracking id."""
         known = {record.message_id for record in self.records}
         for message in live:
-            found = [number for number in ids.get(message.get("tracking_id", ""), ()) if number not in known]
+            found = [number for number in ids.get(tracking_id_of(message) or "", ()) if number not in known]
             known.update(found)
-            self.records += [Record(number, message) for number in found]
+            self.records += [Record(number, message, has_stood=True) for number in found]
         self.records.sort(key=_id_of)
 
     def _look_at_pins(self) -> bool:
@@ -335,7 +354,7 @@ class LiveMessages:
         taken: set[Record] = set()
         matched: list[Record | None] = []
         for message in reversed(live):
-            found = _latest(free[id(message)], taken) or _latest(free.get(message.get("tracking_id"), []), taken)
+            found = _latest(free[id(message)], taken) or _latest(free.get(tracking_id_of(message), []), taken)
             if found is not None:
                 taken.add(found)
                 found.has_stood = True
@@ -347,6 +366,10 @@ class LiveMessages:
         now, before = _Messages(held), _Messages([*self._kept, *self._held])
         candidates = _Messages([*held, *self._own])
         self._own = [message for message in strangers if message in candidates]
+        self._own_have_stood |= bool(self._own)
+        # Among strangers may be copies of them that cannot be told.
+        have_left = self._own_have_left or (self._own_have_stood and not strangers)
+        self._own_have_left = have_left and not self._own
         self._held = [message for message in self._own if message in now]
         self._kept = [message for message in self._own if message in before and message not in now]
 
@@ -356,25 +379,39 @@ class LiveMessages:
         What left at the same moment elsewhere may be told by it too: restored is then more than live, never less.
         """
         places = {id(message): place for place, message in enumerate(self._seen)}
-        old = [places.get(id(message)) for message in live]
+        is_anew = places.keys().isdisjoint(map(id, live))
+        # Copies of nobody's messages take their places.
+        strangers = {
+            tracking_id_of(slot.message): place
+            for place, slot in enumerate(self._slots)
+            if slot.record is None or slot.record.is_gone
+        }
+        strangers.pop(None, None)
+        old = [
+            places.pop(id(message), None if record else strangers.pop(tracking_id_of(message), None))
+            for message, record in zip(live, matched, strict=True)
+        ]
         slots = [
             _Slot(message, record, () if place is None else self._slots[place].stands_for)
             for message, record, place in zip(live, matched, old, strict=True)
         ]
         present = {record for slot in slots for record in slot.records}
+        present |= {record for slot in self._slots for record in slot.records if record.is_gone}
         left = {r: place for place, slot in enumerate(self._slots) for r in slot.records if r not in present}
-        if left and (heir := self._heir(slots, old, sorted(left.values()))) is not None:
+        if left and (heir := self._heir(slots, old, sorted(left.values()), is_anew)) is not None:
             slots[heir] = replace(slots[heir], stands_for=(*slots[heir].stands_for, *left))
         return slots
 
-    def _heir(self, slots: Sequence[_Slot], old: Sequence[int | None], left: Sequence[int]) -> int | None:
+    def _heir(
+        self, slots: Sequence[_Slot], old: Sequence[int | None], left: Sequence[int], is_anew: bool
+    ) -> int | None:
         """Return which new message stands where others left, if any does."""
         of_record = {record: place for place, slot in enumerate(self._slots) for record in slot.records}
         where = [
             place if place is not None else of_record.get(slot.record) if slot.record else None
             for place, slot in zip(old, slots, strict=True)
         ]
-        own, is_anew = _Messages(self._own), all(place is None for place in old)
+        own = _Messages(self._own)
         for index, slot in enumerate(slots):
             if old[index] is None and slot.message not in own and slot.tells_more(is_anew):
                 before = next((place for place in where[:index][::-1] if place is not None), -1)
@@ -406,24 +443,27 @@ class LiveMessages:
 
     def _begin_with_user(self, slots: Sequence[_Slot], records: list[Record]) -> None:
         """Have a history that begins with nobody's message restored from a user's on, not from an answer."""
-        if not records:
+        if not any(slot.records for slot in slots):
+            self._user_before = None  # the conversation begins anew
             return
-        for record in self.records:
-            if record.message_id >= records[0].message_id:
-                break
-            if record.has_stood and is_plain_user(record.message):
-                self._user_before = record
-        begins_with_stranger = slots and slots[0].record is None and slots[0].message not in _Messages(self._own)
-        if begins_with_stranger and self._user_before and not is_plain_user(records[0].message):
-            records.insert(0, self._user_before)
+        left = [r for slot in self._slots for r in slot.records if r.message_id < records[0].message_id]
+        self._user_before = next((r for r in reversed(left) if is_plain_user(r.message)), self._user_before)
+        own, before = _Messages(self._own), self._user_before
+        first = next(slot for slot in slots if slot.records or slot.message in own)
+        begins_otherwise = slots[0].record is not records[0] and first.message not in own
+        if begins_otherwise and before and before not in records and not is_plain_user(records[0].message):
+            records.insert(0, before)
 
-    def _place_of_own(self, slots: Sequence[_Slot], records: Sequence[Record]) -> int:
+    def _place_of_own(self, slots: Sequence[_Slot], records: Sequence[Record]) -> int | None:
+        if not self._own:
+            return None if self._own_have_left else 0
         own = _Messages(self._own)
-        place = next((index for index, slot in enumerate(slots) if slot.message in own), len(slots))
-        after = next((slot.record for slot in slots[place:] if slot.record), None)
-        if place == len(slots):
-            return 0
-        return len(records) if after is None else records.index(after)
+        place = next((index for index, slot in enumerate(slots) if slot.message in own), 0)
+        before = {record for slot in slots[:place] for record in slot.records}
+        last = max((number for number, record in enumerate(records, start=1) if record in before), default=0)
+        # What others stand for may be anywhere.
+        behind = {slot.record for slot in slots[place:]}
+        return next((number for number, record in enumerate(records[:last]) if record in behind), last)
 
     def _prune(self) -> None:
         """Forget what left; the latest stays, since it may be redacted."""
@@ -437,10 +477,10 @@ class _Messages:
     def __init__(self, messages: Iterable[Message]) -> None:
         found = list(messages)
         self._objects = {id(message) for message in found}
-        self._tracking_ids = {message.get("tracking_id") for message in found} - {None}
+        self._tracking_ids = {tracking_id_of(message) for message in found} - {None}
 
     def __contains__(self, message: Message) -> bool:
-        return id(message) in self._objects or message.get("tracking_id") in self._tracking_ids
+        return id(message) in self._objects or tracking_id_of(message) in self._tracking_ids
 
 
 def _latest(records: list[Record], taken: set[Record]) -> Record | None:
@@ -451,6 +491,12 @@ def _latest(records: list[Record], taken: set[Record]) -> Record | None:
 
 def _id_of(record: Record) -> int:
     return record.message_id
+
+
+def tracking_id_of(message: Message) -> str | None:
+    """Return what tells a message apart; a caller may have given anything else under that name."""
+    tracking_id: object = message.get("tracking_id")
+    return tracking_id if isinstance(tracking_id, str) else None
 
 
 def is_pinned(message: Message) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pymongo.errors import PyMongoError
 
-from ._codec import AGENT_FIELDS, Stored, decode_message
+from ._codec import AGENT_FIELDS, Stored, decode_message, message_record
 from .errors import MongoDBSessionError
 
 _OF_AGENT = (
@@ -75,7 +75,25 @@ def restored_message(place: str, stored: Stored) -> tuple[int, Any]:
     except Exception as error:  # noqa: BLE001 - anything may stand there
         reason = f"has another shape than is read ({type(error).__name__})"
     if reason is not None:
-        found = stored.get("message_id") if isinstance(stored, Mapping) else None
-        name = f"message {found}" if isinstance(found, int) else "a message without a number"
-        raise _unreadable(place, name, reason, _OF_MESSAGE)
+        raise _unreadable(place, _name_of(stored), reason, _OF_MESSAGE)
     return message_id, message
+
+
+def listed_message(place: str, stored: Stored) -> Stored:
+    """Return a stored message as ``list_messages`` shows it.
+
+    Raises:
+        MongoDBSessionError: It is none.
+    """
+    try:
+        return message_record(stored)
+    except Exception as error:  # noqa: BLE001 - anything may stand there
+        reason = f"has another shape than is read ({type(error).__name__})"
+    raise MongoDBSessionError(
+        f"{place} cannot be listed whole: {_name_of(stored)} {reason}. {_OF_MESSAGE} limit and offset list the others."
+    )
+
+
+def _name_of(stored: Any) -> str:
+    found = stored.get("message_id") if isinstance(stored, Mapping) else None
+    return f"message {found}" if isinstance(found, int) else "a message without a number"

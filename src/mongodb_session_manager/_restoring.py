@@ -10,7 +10,7 @@ from strands.agent.conversation_manager import NullConversationManager
 from strands.types.content import Message
 
 from . import _codec
-from ._live_set import View
+from ._live_set import View, tracking_id_of
 from ._restorable import restoring
 from .mongodb_session_repository import RestoredAgent
 
@@ -90,7 +90,7 @@ def restore_manager(agent: Agent, restored: RestoredAgent, place: str) -> OwnMes
             type(manager).__name__,
         )
         summary: Any = state.get("summary_message")
-        return OwnMessages([*kept, *([summary] if _is_message(summary) else [])])
+        return OwnMessages([*kept, *([summary] if _is_message(summary) else [])], removed=restored.removed)
     return OwnMessages(kept, given, int(manager.removed_message_count))
 
 
@@ -110,13 +110,14 @@ def live_messages(restored: RestoredAgent, own: OwnMessages, mend: _Mend) -> lis
         own: The conversation manager's own messages.
         mend: The SDK's own way to make a history valid for a model; in memory only.
     """
-    given = {message.get("tracking_id") for message in own.messages} - {None}
-    stored = [message for _, message in restored.messages if message.get("tracking_id") not in given]
-    at = 0
     if restored.live is not None:
-        at = restored.live.at
         _pin(restored.messages, frozenset(restored.live.pinned))
-    return mend(_with_results([*stored[:at], *own.messages, *stored[at:]]))
+    at = 0 if restored.live is None else restored.live.at
+    # A manager may hold, and give back, messages that are stored: each stands where it stood.
+    given = {tracking_id_of(message): message for message in own.messages if tracking_id_of(message)}
+    stored = [given.pop(tracking_id_of(message), message) for _, message in restored.messages]
+    others = [message for message in own.messages if not any(message is placed for placed in stored)]
+    return mend(_with_results(stored if at is None else [*stored[:at], *others, *stored[at:]]))
 
 
 def _pin(messages: Sequence[tuple[int, Message]], pinned: frozenset[int]) -> None:

@@ -1,8 +1,9 @@
 """What outgrows the session document moves to segment documents, which only it refers to.
 
 A segment is inserted under a fresh id; the session takes up the reference in one guarded update. It is never
-replaced, only a message in it may be edited in place. A segment that nobody refers to (the process died in between)
-is invisible and goes with the session.
+replaced: a message in it may be edited in place, and more may be appended. A segment that nobody refers to, and what
+in it stands behind the last message that its reference names (the process died in between), is invisible and goes
+with the session.
 """
 
 import itertools
@@ -80,17 +81,30 @@ class MessageSegments:
         if not agent.get("agent_data") or _document.guard_of(agent) != guard:
             return None
         moved, kept = _split(agent["messages"], kept_bytes)
-        if not moved or not _is_ordered(agent["messages"]):
+        if not moved or not is_ordered(agent["messages"]):
             return None
-        pairs = [_document.new_segment(session_id, agent_id, part) for part in _parts(moved)]
+        pairs = new_segments(session_id, agent_id, moved)
         self._segments.insert_many([segment for segment, _ in pairs])
         references = [reference for _, reference in pairs]
         moved_count = agent.get("moved_count") or 0
         change = _document.rolled_over(session_id, agent_id, guard, moved_count, references, write_id)
         if self._sessions.update_one(*_document.leased(change, lease)).matched_count:
-            return RolledOver(len(kept), sum(map(_size, kept)))
+            return RolledOver(len(kept), total_size(kept))
         self._segments.delete_many(_document.segments(session_id, references))
         return None
+
+    def store(self, session_id: str, agent_id: str, messages: list[Stored]) -> tuple[list[Stored], list[Stored]]:
+        """Store the older ones of a new agent's messages; return the references to them, and the latest messages."""
+        moved, kept = _split(messages, LIVE_BYTES)
+        pairs = new_segments(session_id, agent_id, moved)
+        if pairs:
+            self.index()
+            self._segments.insert_many([segment for segment, _ in pairs])
+        return [reference for _, reference in pairs], kept
+
+    def take_back(self, session_id: str, references: Sequence[Stored]) -> None:
+        """Delete segments that no agent came to refer to."""
+        self._segments.delete_many(_document.segments(session_id, references))
 
     def page(self, session_id: str, agent: Stored, start: int, end: int | None) -> list[Stored]:
         """Return the messages between two positions.
@@ -124,7 +138,7 @@ class MessageSegments:
     ) -> list[Stored]:
         """Return the messages of segments in the order of their references; with spans of ids, only those."""
         found = self._find(session_id, references, spans)
-        return [message for reference in references for message in found[reference["_id"]]["messages"]]
+        return [message for reference in references for message in _named(found[reference["_id"]], reference)]
 
     def read_message(self, session_id: str, references: Iterable[Stored], message_id: int) -> Stored | None:
         """Return one message by its id, or None."""
@@ -146,7 +160,7 @@ class MessageSegments:
         segment = self._segments.find_one(*_document.segment_ids(session_id, reference))
         if segment is None:
             raise SessionNotFoundError(session_id)  # deleted between two reads
-        ids = [message["message_id"] for message in segment["messages"]]
+        ids = [message["message_id"] for message in _named(segment, reference)]
         before += sum(each < message_id for each in ids)
         return Position(before, before + (message_id in ids))
 
@@ -180,11 +194,26 @@ class MessageSegments:
         return self._segments.find_one(wanted, {"_id": 1}) is not None
 
 
+def _named(segment: Stored, reference: Stored) -> list[Stored]:
+    """Return the messages of a segment that its reference names; more may be on their way there."""
+    return [message for message in segment["messages"] if message["message_id"] <= reference["last_id"]]
+
+
+def new_segments(session_id: str, agent_id: str, messages: list[Stored]) -> list[tuple[Stored, Stored]]:
+    """Return segments of messages, each well below MongoDB's limit, and the references to them."""
+    return [_document.new_segment(session_id, agent_id, part, total_size(part)) for part in _parts(messages)]
+
+
+def total_size(messages: Iterable[Stored]) -> int:
+    """Return the bytes of messages together."""
+    return sum(map(message_size, messages))
+
+
 def _split(messages: list[Stored], kept_bytes: int) -> tuple[list[Stored], list[Stored]]:
     """Divide messages into those that move and the latest, which stay."""
     count, size = 0, 0
     for message in reversed(messages[-KEPT_MESSAGES:]):
-        size += _size(message)
+        size += message_size(message)
         if size > kept_bytes:
             break
         count += 1
@@ -197,19 +226,21 @@ def _parts(messages: list[Stored]) -> list[list[Stored]]:
     parts: list[list[Stored]] = []
     size = SEGMENT_BYTES
     for message in messages:
-        size += _size(message)
+        size += message_size(message)
         if size > SEGMENT_BYTES:
             parts.append([])
-            size = _size(message)
+            size = message_size(message)
         parts[-1].append(message)
     return parts
 
 
-def _size(message: Stored) -> int:
+def message_size(message: Stored) -> int:
+    """Return the bytes of a message as it is stored."""
     return len(bson.encode(message))
 
 
-def _is_ordered(messages: list[Stored]) -> bool:
+def is_ordered(messages: list[Stored]) -> bool:
+    """Tell whether messages can move."""
     # The first version could mix up ids; such a history stays where it is.
     return all(one["message_id"] < other["message_id"] for one, other in itertools.pairwise(messages))
 

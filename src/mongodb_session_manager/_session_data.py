@@ -7,12 +7,13 @@ from typing import Any, cast, get_args
 
 from strands.tools.decorator import DecoratedFunctionTool
 
-from . import _codec, _telemetry
+from . import _telemetry
 from ._deliveries import Deliveries, flushed_by_call
 from ._hook_chain import HookChain
 from ._json_form import json_form
 from ._listing import Listing
 from ._metadata_tool import make_metadata_tool
+from ._restorable import listed_message
 from .errors import AgentNotFoundError, SessionConflictError
 from .mongodb_session_repository import MongoDBSessionRepository
 from .types import AgentConfig, FeedbackHook, JsonSafe, MetadataHook, UsageTotals
@@ -297,7 +298,8 @@ class SessionData:
             stored = self._repository.read_listing(self.session_id, agent_id, listing, sizes_only=sizes_only)
         except AgentNotFoundError:
             return []
-        records = [_codec.message_record(message) for message in stored]
+        place = f"Agent {agent_id!r} of session {self.session_id!r}"
+        records = [listed_message(place, message) for message in stored]
         return cast("list[dict[str, Any]]", json_form(records, json_safe)) if json_safe else records
 
     async def alist_messages(

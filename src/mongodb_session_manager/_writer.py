@@ -28,7 +28,7 @@ from ._agent_state import fitting, parts
 from ._codec import MessageEdit, Stored
 from ._document import AgentWrite, Guard
 from ._large_values import Files
-from ._live_set import LiveIds, LiveMessages, Record, Snapshot, View
+from ._live_set import MANY_RANGES, LiveIds, LiveMessages, Record, Snapshot, View
 from ._segments import KEPT_BYTES, outgrown
 from .errors import (
     AgentNotFoundError,
@@ -135,13 +135,15 @@ class AgentHistory:
         self._session_id, self._agent_id = session_id, agent_id
         self._guard = guard or Guard(None, 0)
         self._stored = guard is not None
-        self._live = LiveMessages(Record(message_id, message) for message_id, message in messages)
+        self._live = LiveMessages(itertools.starmap(Record, messages))
         # The live set that is stored, or on its way; None where there is none, or where that is not sure.
         self._live_ids: LiveIds | None = None
         # What an agent without a live set was restored from; that alone is not worth a write.
         self._restored_ids: LiveIds | None = None
         # Whether a look found a difference that nothing captured yet, and whether a look would mistake messages.
         self._has_looked = self._is_unsure = False
+        # Whether ids do not tell the messages apart: the first version could mix them up.
+        self._is_mixed_up = False
         self._pending: deque[_Change] = deque()
         # What the session document holds of the history.
         self._live_count = self._live_bytes = 0
@@ -149,8 +151,8 @@ class AgentHistory:
         self._unanswered: dict[ObjectId, int] = {}
         # Writes in a row that others' leases were in the way of.
         self._misses = 0
-        # How many changes the next write may join.
-        self._most_joined = MAX_PENDING
+        # How many changes the next write may join, and how many are held.
+        self._most_joined = self._most_pending = MAX_PENDING
         # Whether stored messages may have off-loaded values; which values were sent, and which of those nobody needs.
         self._has_files = False
         self._sent_files: set[str] = set()
@@ -198,6 +200,10 @@ class AgentHistory:
         """Take over how many messages, of how many bytes, the session document holds, and if any are off-loaded."""
         self._live_count, self._live_bytes = live_count, live_bytes
         self._has_files |= has_files
+
+    def expect(self, messages: int) -> None:
+        """Have room for the messages that a new agent begins with, however many."""
+        self._most_joined = self._most_pending = MAX_PENDING + messages
 
     @property
     def error(self) -> Exception | None:
@@ -289,7 +295,6 @@ class AgentHistory:
             latest = self._live.records[-1]
             same = (latest.message, latest.given or message, message)
             live = [r.message_id for r in self._live.records if any(map(r.matches, same))]
-            # A copy in a segment that nobody refers to may be numbered as before a repair.
             tracking_id = _codec.encode(latest.message.get("tracking_id"), self._place(latest.message_id))
             tracking_ids = dict.fromkeys(copies, tracking_id) | dict.fromkeys(live)
             edits = [self._redaction(message, number, event, tracking_ids[number]) for number in sorted(tracking_ids)]
@@ -397,14 +402,16 @@ class AgentHistory:
             stored: The live set that is stored.
         """
         with self._state:
-            self._live.begin(view, own, kept)
+            ids = [record.message_id for record in self._live.records]
+            self._is_mixed_up = stored is None and any(one >= other for one, other in itertools.pairwise(ids))
+            self._live.begin(view, own, kept, stored is not None and stored.at is None)
             self._live_ids, self._restored_ids = stored, self._ids(self._next_message_id())
             self._has_looked = stored is not None and stored != self._restored_ids
 
     def look(self, view: View) -> None:
         """Note how the live messages have changed since the last look; what is captured next tells it."""
         with self._state:
-            self._has_looked |= self._has_changed(view, None)
+            self._has_looked |= not self._is_unsure and self._has_changed(view, None)
 
     def unknown(self, live: Sequence[Message], announced: Message | None = None) -> set[str]:
         """Return the tracking ids of live messages that may be stored, but are not known here: to be looked up."""
@@ -441,7 +448,7 @@ class AgentHistory:
     def _live_change(self, view: View | None, record: Record | None = None) -> dict[str, Any]:
         """Return what of the live set is to be stored with what is captured now, as fields of a change."""
         before, has_looked = self._live.snapshot, self._has_looked
-        if view is None or self._is_unsure:
+        if view is None or self._is_unsure or self._is_mixed_up:
             self._live.records += [] if record is None else [record]
             return {}
         changed = self._has_changed(view, record) or has_looked
@@ -449,6 +456,7 @@ class AgentHistory:
             return {}
         ids = self._ids(self._next_message_id() + (record is not None))
         self._has_looked = False
+        self._tell_of_many(ids)
         if ids == self._live_ids or (record is None and self._live_ids is None and ids == self._restored_ids):
             return {}
         lost_head = self._live_ids is not None and not has_looked and self._live.snapshot.only_lost_head(before)
@@ -470,6 +478,15 @@ class AgentHistory:
                 type(error).__name__,
             )
             return False
+
+    def _tell_of_many(self, ids: LiveIds) -> None:
+        if len(ids.ranges) > MANY_RANGES >= (len(self._live_ids.ranges) if self._live_ids else 0):
+            logger.warning(
+                "session_id=<%s>, agent_id=<%s>, ranges=<%d> | live messages lie far apart, which makes writes large",
+                self._session_id,
+                self._agent_id,
+                len(ids.ranges),
+            )
 
     def _ids(self, next_id: int, of: Snapshot | None = None) -> LiveIds:
         snapshot = self._live.snapshot if of is None else of
@@ -530,7 +547,7 @@ class AgentHistory:
         _unsent.add(self)
 
     def _check_room(self) -> None:
-        if len(self._pending) >= MAX_PENDING:
+        if len(self._pending) >= self._most_pending:
             raise MongoDBSessionError(
                 f"{len(self._pending)} changes of agent {self._agent_id!r} of session {self._session_id!r} could not "
                 "be written yet, and no more are held. Bring MongoDB back, then call flush()."
@@ -781,7 +798,9 @@ class AgentHistory:
         for change in self._pending:
             if count and (change.edited or (change.appended and write.edited)):
                 break
-            if count and (write.size + change.size > JOINED_BYTES or count >= self._most_joined):
+            # A new agent comes whole: who stopped in between would leave a part that is taken for all of it.
+            is_full = self._stored and write.size + change.size > JOINED_BYTES
+            if count and (is_full or count >= self._most_joined):
                 break
             write.edited = write.edited or change.edited
             if change.appended:

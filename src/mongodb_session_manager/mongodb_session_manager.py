@@ -40,7 +40,7 @@ from strands.types.content import Message
 from strands.types.session import Session
 
 from . import _codec, _document, _multi_agents
-from ._agent_binding import AgentBinder, AgentBinding
+from ._agent_binding import AgentBinder, AgentBinding, Announcement
 from ._arguments import NotAsynchronous, NotCopied, check_message, shown, with_new_spellings
 from ._client import CLOSE_TIMEOUT, THREAD_NAME
 from ._contents import SessionContents
@@ -75,13 +75,13 @@ logger = logging.getLogger(__name__)
 UNUSED_LEASE_TIMEOUT = 1.0
 
 
-# The agent that one of our handlers captures on this thread.
-_capturing: ContextVar[AgentBinding | None] = ContextVar("_capturing", default=None)
+# The agent that one of our handlers captures on this thread, and what was announced of it.
+_capturing: ContextVar[tuple[AgentBinding, Announcement | None] | None] = ContextVar("_capturing", default=None)
 
 
 @contextmanager
-def _capturing_for(binding: AgentBinding) -> Iterator[None]:
-    token = _capturing.set(binding)
+def _capturing_for(binding: AgentBinding, announced: Announcement | None = None) -> Iterator[None]:
+    token = _capturing.set((binding, announced))
     try:
         yield
     finally:
@@ -355,9 +355,9 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
             UnstorableValueError: The message holds something that would not come back equal.
             ValueError: The message has another role than "user" or "assistant", or no content.
         """
-        captured = self._captured_now(agent)
+        captured, announced = self._captured_now(agent)
         if captured is not None:
-            captured.capture_announced(agent, message)
+            captured.capture_announced(agent, message, announced or Announcement(message))
             return
         check_message(message)
         binding = self._bound(agent)
@@ -444,7 +444,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
             SessionConflictError: Somebody else wrote this agent's history meanwhile.
             SessionNotFoundError: The session was deleted.
         """
-        captured = self._captured_now(agent)
+        captured, _ = self._captured_now(agent)
         if captured is not None:
             captured.capture_state(agent)
             return
@@ -486,14 +486,14 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
     # Subclasses may override append_message and sync_agent, to mask or encrypt what is stored. The handlers call them,
     # on the thread of the agent: there they capture only, and the handler sends and waits off the event loop.
 
-    def _captured_now(self, agent: "LocalAgent") -> AgentBinding | None:
-        """Return the agent's binding, where one of our own handlers calls."""
-        binding = _capturing.get()
-        return binding if binding is not None and binding.is_of(agent) else None
+    def _captured_now(self, agent: "LocalAgent") -> tuple[AgentBinding | None, Announcement | None]:
+        """Return the agent's binding and what was announced, where one of our own handlers calls."""
+        captured = _capturing.get()
+        return captured if captured is not None and captured[0].is_of(agent) else (None, None)
 
     def _announce(self, binding: AgentBinding, agent: "LocalAgent", *messages: Message, replaces: bool = False) -> None:
         for message in messages:
-            with _capturing_for(binding), binding.announcing(message, replaces=replaces):
+            with _capturing_for(binding, Announcement(message, replaces)):
                 self.append_message(message, agent)
         if binding.syncs_apart:
             self._capture_state(binding, agent)
@@ -524,22 +524,21 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         if self._closed:
             return
         binding = self._bound(event.agent)
-        binding.invoked = False
-        if binding.failure is not None:
+        binding.end_invocation(event)
+        if isinstance(binding.failure, PyMongoError | SessionConflictError):
             return
         try:
             await self._alook_up(binding, event.agent)
-            self._capture_state(binding, event.agent)
-            if not binding.history.only_window_moved:
-                await self._flush(binding)
+            await self._send_rest(binding, event.agent)
         except Exception as error:  # noqa: BLE001 - told at the end, when the others have had their turn
-            binding.failure = error
+            binding.failure = binding.failure or error
 
     async def _on_invocation_end(self, event: AfterInvocationEvent | BidiAgentStopEvent) -> None:
         if self._closed:  # a stream that was left behind ends late; what was said is stored
             return
         binding = self._bound(event.agent)
-        failure, binding.failure, binding.invoked = binding.failure, None, False
+        failure, binding.failure = binding.failure, None
+        binding.end_invocation()
         if failure is not None:
             await self._end_of_failed(binding, event.agent, failure)
         await self._alook_up(binding, event.agent)
@@ -554,12 +553,18 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
 
     async def _end_of_failed(self, binding: AgentBinding, agent: "LocalAgent", failure: Exception) -> None:
         """Raise what failed in the invocation, as it was: in mid-turn the SDK wraps what a handler raises."""
-        with suppress(PyMongoError, MongoDBSessionError):
+        with suppress(Exception):  # what is raised now does not hide the failure
             if not isinstance(failure, PyMongoError | SessionConflictError):
                 # One message was refused; the others wait for the end of the invocation.
-                self._capture_state(binding, agent)
-                await self._flush(binding)
+                await self._send_rest(binding, agent)
         raise failure
+
+    async def _send_rest(self, binding: AgentBinding, agent: "LocalAgent") -> None:
+        try:
+            self._capture_state(binding, agent)
+        finally:  # an override may raise, and what was captured before goes out all the same
+            if not binding.history.only_window_moved:
+                await self._flush(binding)
 
     async def _store(
         self,

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
@@ -19,7 +19,7 @@ from bson import ObjectId
 from pymongo import MongoClient, ReadPreference
 from pymongo.collection import Collection
 from pymongo.database import Database
-from pymongo.errors import DocumentTooLarge, DuplicateKeyError, OperationFailure, PyMongoError
+from pymongo.errors import DocumentTooLarge, DuplicateKeyError, InvalidOperation, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 from strands.session.session_repository import SessionRepository
 from strands.types.content import Message
@@ -31,16 +31,26 @@ from ._arguments import NotCopied, check_name, shown
 from ._client import CLOSE_TIMEOUT, ClientHandle, check_client_arguments
 from ._codec import CODEC_OPTIONS, MessageEdit, Stored
 from ._document import AgentWrite, Change, Guard, Pipeline, check_id, check_key, check_message_id
+from ._document_size import (
+    BUDGET_BYTES,
+    METADATA_BYTES,
+    DocumentSize,
+    LargeMetadataError,
+    leaving,
+    shared_size,
+)
 from ._driver_errors import forget_values, is_too_large
 from ._files import SessionFiles
 from ._indexes import ensure_indexes
 from ._lease import Lease
 from ._listing import Listing, Position
 from ._live_set import LiveIds
+from ._moving import MessageMover
 from ._multi_agents import MultiAgentState, StoredState
 from ._opening import HELD, SessionOpener
+from ._outbox import OUTBOX_BYTES, OutboxDocuments
 from ._restorable import check_fields, restored_message, restoring
-from ._segments import FEEDBACK_BYTES, KEPT_BYTES, FeedbackSegments, MessageSegments, RolledOver
+from ._segments import FEEDBACK_BYTES, KEPT_BYTES, FeedbackSegments, MessageSegments, RolledOver, total_size
 from .errors import (
     AgentNotFoundError,
     MessageNotFoundError,
@@ -82,8 +92,13 @@ _LOST = (
     "over. Make a new manager and agent to go on from what is stored."
 )
 _REMEDY_FOR_MESSAGE = "another message in its place with the repository's update_message()."
+_REMEDY_FOR_AGENT = "another state in its place with the repository's update_agent()."
 _REMEDY_FOR_STATE = "another state in its place with the repository's update_multi_agent()."
 _NOTHING: Mapping[str, bytes] = {}
+# How often room is made for one write: others may fill it meanwhile.
+_ROOM_TRIES = 5
+# Sessions whose sizes a repository keeps in mind.
+_MOST_SIZES = 1000
 _NO_CONDITION: Mapping[str, Any] = {}
 # Seconds between attempts to read a value that is not there, but will be when its writer is done.
 _PAUSES = (0.05, 0.2, 1.0)
@@ -210,6 +225,11 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         files = [self._open_collection(database_name, f"{name}_files.{part}") for part in ("files", "chunks")]
         self._feedback = FeedbackSegments(self._collection, segments)
         self._segments = MessageSegments(self._collection, segments)
+        self._outbox = OutboxDocuments(segments)
+        self._mover = MessageMover(self._collection, segments)
+        self._sizes: dict[str, DocumentSize] = {}
+        # Sessions and agents whose state was seen to be in files.
+        self._states_apart: set[tuple[str, str]] = set()
         self._leases: dict[str, Lease] = {}
         self._opener = SessionOpener(self._collection, self._leases)
         self._files = SessionFiles(self._collection, segments, *files)
@@ -290,29 +310,38 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         )
         wanted = [check_id("agent_id", agent_id) for agent_id in dict.fromkeys(agent_ids)]
         brought = wanted if self._projects_expressions else []
-        fields = _document.opening_fields(brought)
+        fields = _document.opening_fields(brought) if self._projects_expressions else _document.OPENING_FIELDS
         with _operation("open_session", session_id) as outcome:
             if create:
-                found, created = self._opener.create(session_id, update, lease, fields)
+                opening = (session_id, update, lease, fields)
+                found, created = self._with_room(session_id, lambda: self._opener.create(*opening))
             else:
-                found, created = self._opener.find(session_id, lease, fields), False
+                claim = (session_id, lease, fields)
+                found, created = self._with_room(session_id, lambda: self._opener.find(*claim)), False
             stored = fresh if found is None else found
             parts = dict(zip(brought, stored.get(_document.BROUGHT, ()), strict=False))
             outcome.messages = sum(len(part.get("messages", ())) for part in parts.values())
             session = _session(session_id, stored)
             if create and not created and stored.get("schema_version") is None:
-                self._opener.upgrade(session_id)
+                self._with_room(session_id, lambda: self._opener.upgrade(session_id))
+        self._size(session_id).found(stored.get(_document.AGENTS_BYTES, 0))
         if create:
             ensure_indexes(self._collection, self.metadata_fields)
-        recorded = stored.get("agent_ids")
         return OpenedSession(
             session=session,
             created=created,
             application_name=stored.get("application_name"),
-            agent_ids=None if recorded is None else frozenset(recorded),
-            outbox=tuple(_codec.decode(record) for record in stored.get("outbox", ())),
+            agent_ids=_recorded_ids(stored.get("agent_ids")),
+            outbox=tuple(_codec.decode(record) for record in self._undelivered(session_id, stored)),
             agents={name: None if created else self._brought(session_id, name, parts.get(name)) for name in wanted},
         )
+
+    def _undelivered(self, session_id: str, stored: Stored) -> list[Stored]:
+        apart = stored.get("outbox_documents")
+        if not apart:
+            return list(stored.get("outbox", ()))
+        with _operation("read_outbox", session_id):
+            return [*stored.get("outbox", ()), *self._outbox.read(session_id, apart)]
 
     @property
     def _projects_expressions(self) -> bool:
@@ -366,8 +395,89 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
 
     def _update(self, session_id: str, change: Change) -> bool:
         """Send a write of history or state; False where it found something else than it expects."""
-        wanted, update = self._under_lease(session_id, change)
-        return self._collection.update_one(wanted, update).matched_count > 0
+        return self._send(session_id, self._under_lease(session_id, change))
+
+    def _send(self, session_id: str, change: Change) -> bool:
+        """Send a change of a session document; False where it found something else than it expects."""
+        return self._with_room(session_id, lambda: self._collection.update_one(*change).matched_count > 0)
+
+    def _send_recorded(self, session_id: str, change: Change, outbox: list[Stored]) -> bool:
+        """Send a change with the notifications that tell of it; those that nobody delivers do not fill the document."""
+        if not outbox:
+            return self._send(session_id, change)
+        most = OUTBOX_BYTES if self._projects_expressions else None
+        if self._send(session_id, _document.recorded(change, outbox, most)):
+            return True
+        if most is None or self._bytes_of(session_id, "outbox") + len(bson.encode({"outbox": outbox})) <= most:
+            return False
+        references = self._outbox.store(session_id, outbox)
+        written = self._send(session_id, _document.recorded_apart(change, references))
+        if not written:
+            self._outbox.take_back(session_id, references)
+        return written
+
+    def _bytes_of(self, session_id: str, name: str, without: Iterable[str] = ()) -> int:
+        """Return how large a field of the session is; 0 where there is no such session."""
+        found = next(self._collection.aggregate(_document.bytes_pipeline(session_id, name, without)), {})
+        return int(found.get("bytes", 0))
+
+    # The size of session documents
+
+    def _with_room(self, session_id: str, write: Callable[[], _T]) -> _T:
+        """Write; where the session document has no room left, make some and write again."""
+        for _ in range(_ROOM_TRIES):
+            try:
+                return write()
+            except OperationFailure as error:
+                if not (is_too_large(error) and self._make_room(session_id)):
+                    raise
+        return write()
+
+    def _make_room(self, session_id: str) -> bool:
+        """Move messages out of a document that is full, in the end all; False where there are none to move."""
+        if not self._projects_expressions:
+            return False
+        agents = self._mover.look(session_id)
+        is_over = sum(agent.size for agent in agents) > BUDGET_BYTES
+        moved = self._mover.move(session_id, leaving(agents, BUDGET_BYTES // 2 if is_over else 0))
+        logger.info("session_id=<%s>, bytes=<%d> | moved out of a document that was full", session_id, moved)
+        return moved > 0
+
+    def _size(self, session_id: str) -> DocumentSize:
+        if session_id not in self._sizes:
+            if len(self._sizes) >= _MOST_SIZES:
+                self._sizes.clear()
+            self._sizes[session_id] = shared_size(self._handle, self.namespace, session_id)
+        return self._sizes[session_id]
+
+    def _grew(self, session_id: str, added: int) -> None:
+        """Count what was stored, and have somebody look, where it may be much by now; nobody waits for that."""
+        if not self._projects_expressions:
+            return
+        size = self._size(session_id)
+        if size.grew(added):
+            try:
+                self._handle.executor.submit(self._keep_small, session_id, size)
+            except (InvalidOperation, RuntimeError):
+                size.looked()
+                logger.debug("session_id=<%s> | closing, the next process looks how large it is", session_id)
+
+    def _keep_small(self, session_id: str, size: DocumentSize) -> None:
+        """Move messages out of a document where all agents' together are over the budget."""
+        left = None
+        try:
+            with _operation("keep_small", session_id):
+                agents = self._mover.look(session_id)
+                left = sum(agent.size for agent in agents)
+                if left > BUDGET_BYTES:
+                    left -= self._mover.move(session_id, leaving(agents, BUDGET_BYTES // 2))
+        except (PyMongoError, MongoDBSessionError) as error:
+            # Nothing is lost: the messages are where they were.
+            logger.warning(
+                "session_id=<%s>, error=<%s> | old messages were not moved", session_id, type(error).__name__
+            )
+        finally:
+            size.looked(left)
 
     def _under_lease(self, session_id: str, change: Change) -> Change:
         return _document.leased(change, self._leases.get(session_id))
@@ -434,7 +544,28 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
             SessionLockedError: The session is another manager's.
             SessionNotFoundError: There is no such session.
         """
-        return self._or_take_back(session_id, write.files, lambda: self._start_agent(session_id, write))
+        apart = self._with_state_apart(session_id, write)
+        created = self._or_take_back(session_id, apart.files, lambda: self._start_whole_agent(session_id, apart))
+        if created:
+            self._settle_state(session_id, write, apart)
+        return created
+
+    def _start_whole_agent(self, session_id: str, write: AgentWrite) -> bool:
+        """Create an agent in one write, also with more messages than a document should hold."""
+        if write.size <= BUDGET_BYTES:
+            return self._start_agent(session_id, write)
+        with _operation("store_segments", session_id, check_id("agent_id", write.agent_id), len(write.appended)):
+            moved, kept = self._segments.store(session_id, write.agent_id, write.appended)
+        created = False
+        try:
+            size = total_size(kept)
+            created = self._start_agent(session_id, replace(write, appended=kept, moved=moved, size=size))
+        except MongoDBSessionError:
+            self._segments.take_back(session_id, moved)
+            raise
+        if not created:
+            self._segments.take_back(session_id, moved)
+        return created
 
     def _start_agent(self, session_id: str, write: AgentWrite) -> bool:
         shape = _document.new_agent
@@ -445,6 +576,12 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
             if stored.get("agent_data"):
                 # A retry of our own write, whose first answer was lost, finds the agent as it made it.
                 return _document.guard_of(stored).write_id == write.write_id
+            if stored["agents"] >= _document.MOST_AGENTS:
+                raise UnstorableValueError(
+                    _place(session_id, write.agent_id),
+                    f"the session has {_document.MOST_AGENTS} agents, which is the most that one has. Take another "
+                    "session_id for the conversations of new agents",
+                )
             self.check_lease(session_id, stored.get("lease"))  # one that went meanwhile is in the way no longer
             shape = _document.new_agent_beside if stored["is_there"] else _document.new_agent
         if stored.get("lease") is None:
@@ -455,12 +592,21 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         check_id("agent_id", write.agent_id)
         self.store_files(session_id, write.files)
         with _operation("create_agent", session_id, write.agent_id) as outcome:
-            return outcome.of(self._update(session_id, shape(session_id, write)))
+            created = outcome.of(self._update(session_id, shape(session_id, write)))
+        if created:
+            self._grew(session_id, write.size)
+        return created
 
     def read_agent(self, session_id: str, agent_id: str, **kwargs: Any) -> SessionAgent | None:
         """Return an agent's data, or None where the session holds no such agent."""
+        return self._with_values(lambda: self._read_state(session_id, agent_id))
+
+    def _read_state(self, session_id: str, agent_id: str) -> SessionAgent | None:
         stored = self._read_agent("read_agent", session_id, agent_id, _document.agent_pipeline)
-        return _codec.session_agent(agent_id, stored) if stored and stored.get("agent_data") else None
+        if not (stored and stored.get("agent_data")):
+            return None
+        self._put_state_back(session_id, agent_id, stored["agent_data"])
+        return _codec.session_agent(agent_id, stored)
 
     def update_agent(self, session_id: str, session_agent: SessionAgent, **kwargs: Any) -> None:
         """Replace an agent's data; its messages and its time of creation stay.
@@ -506,7 +652,12 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
             return None
         place = _place(session_id, agent_id)
         check_fields(place, stored["agent_data"])
+        self._put_state_back(session_id, agent_id, stored["agent_data"])
         live = LiveIds.of(stored.get("live"))
+        if live is None and stored.get("live") is not None:  # what the server made of it is no help
+            logger.warning("session_id=<%s>, agent_id=<%s> | the live set cannot be read", session_id, agent_id)
+            whole = self._read_agent("restore_agent", session_id, agent_id, _document.live_pipeline)
+            stored = stored | {name: (whole or {})[name] for name in ("messages", "segments")}
         removed = _document.removed_count(stored["agent_data"]) if removed is None else removed
         with restoring(place, "messages"):
             messages = self._chosen(session_id, stored, live) if live else self._after(session_id, stored, removed)
@@ -557,9 +708,14 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
     def write_agent(self, session_id: str, write: AgentWrite, guard: Guard) -> bool:
         """Send one guarded write; False when the history is not where the guard says."""
         check_id("agent_id", write.agent_id)
-        self.store_files(session_id, write.files)
+        apart = self._with_state_apart(session_id, write)
+        self.store_files(session_id, apart.files)
         with _operation("write_agent", session_id, write.agent_id, messages=len(write.appended)) as outcome:
-            return outcome.of(self._update(session_id, _document.guarded(session_id, write, guard)))
+            written = outcome.of(self._update(session_id, _document.guarded(session_id, apart, guard)))
+        if written:
+            self._grew(session_id, write.size)
+            self._settle_state(session_id, write, apart)
+        return written
 
     def prepare_write(self, session_id: str, write: AgentWrite, guard: Guard) -> PreparedWrite:
         """Return what ``write_agent`` would send, for ``write_together``; for a write that has no files."""
@@ -586,6 +742,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
             return False
         for one in prepared:
             _log_done("write_agent", one.session_id, one.write.agent_id, len(one.write.appended), started)
+            self._grew(one.session_id, one.write.size)
         return True
 
     def index_segments(self) -> None:
@@ -657,7 +814,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         self.store_files(session_id, files)
         with _operation("edit_moved", session_id, agent_id):
             if files:
-                self._collection.update_one(*_document.with_files(session_id))
+                self._send(session_id, _document.with_files(session_id))
             return self._segments.edit(session_id, agent_id, edit)
 
     # Large values of messages and states
@@ -697,6 +854,35 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         """Remove the values that no message uses: these, and those whose removal was announced."""
         with _operation("remove_files", session_id):
             self._files.remove_unused(session_id, digests, removal)
+
+    def _with_state_apart(self, session_id: str, write: AgentWrite) -> AgentWrite:
+        """Have the large fields of an agent's state stored as files."""
+        data, files = _large_values.off_load_data(write.data)
+        return replace(write, data=data, files={**write.files, **files}) if files else write
+
+    def _settle_state(self, session_id: str, write: AgentWrite, apart: AgentWrite) -> None:
+        """See that the files of a state that was stored just now are there, and that those before them go."""
+        is_apart = apart is not write
+        knows_files = (session_id, write.agent_id) in self._states_apart and not write.data.keys().isdisjoint(
+            _codec.AGENT_FIELDS
+        )
+        if not (is_apart or knows_files):
+            return
+        self._states_apart.add((session_id, write.agent_id))
+        with _operation("keep_files", session_id, write.agent_id):
+            self._files.keep(session_id, {d: v for d, v in apart.files.items() if d not in write.files})
+            self._files.remove_all_unused(session_id)
+
+    def _put_state_back(self, session_id: str, agent_id: str, data: Stored) -> None:
+        wanted = _large_values.data_digests(data)
+        if not wanted:
+            return
+        self._states_apart.add((session_id, agent_id))
+        with _operation("read_files", session_id, agent_id):
+            files = self._files.read(session_id, wanted)
+        if not files.keys() >= wanted:
+            raise _MissingValueError(_place(session_id, agent_id), _REMEDY_FOR_AGENT)
+        _large_values.put_back_data(data, files)
 
     def _or_take_back(self, session_id: str, files: Mapping[str, bytes], write: Callable[[], bool]) -> bool:
         """Write; where that stores nothing, remove the values again that were uploaded ahead of it.
@@ -779,8 +965,8 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         place = _place(session_id, agent_id, message_id)
         created_at = _given_time(place, "created_at", session_message.created_at)
         stored = _codec.encode_message(message, message_id, created_at, place)
-        _, files = _large_values.off_load(stored, session_id, agent_id, message_id)
-        write = AgentWrite(agent_id, [stored], files=files)
+        size, files = _large_values.off_load(stored, session_id, agent_id, message_id)
+        write = AgentWrite(agent_id, [stored], size=size, files=files)
         if self._or_take_back(session_id, files, lambda: self._append(session_id, write, message.get("tracking_id"))):
             self.keep_files(session_id, files)
 
@@ -985,7 +1171,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
     def _write_config(self, session_id: str, agent_id: str, config: Stored, *, nested: bool = False) -> bool:
         wanted, update = _document.changed_config(session_id, agent_id, config, nested=nested)
         with _operation("update_agent_config", session_id, agent_id) as outcome:
-            return outcome.of(self._collection.update_one(wanted, update).matched_count > 0)
+            return outcome.of(self._send(session_id, (wanted, update)))
 
     def list_agent_configs(self, session_id: str) -> list[Stored]:
         """Return the configuration of every agent of the session.
@@ -1036,16 +1222,30 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         fields = _metadata_fields(session_id, metadata)
         if not fields:
             return
-        wanted, update = _document.changed_metadata(session_id, fields)
-        _document.record(update, _outbox(session_id, outbox))
+        change, records = _document.changed_metadata(session_id, fields), _outbox(session_id, outbox)
         with _operation("update_metadata", session_id), _unreachable_fields(session_id, fields):
-            if not self._collection.update_one(wanted, update).matched_count:
+            if not self._send_metadata(session_id, fields, change, records):
                 self._expect_stored(session_id)
                 raise UnstorableValueError(
                     f"Metadata of session {session_id!r}, {_named(fields, _document.has_number)}",
                     "a number in the key lies beyond the end of the list there, which would be filled with nulls. "
                     "Set the next element of the list, or the whole list",
                 )
+
+    def _send_metadata(self, session_id: str, fields: Stored, change: Change, records: list[Stored]) -> bool:
+        """Send a change of metadata that leaves room for what else is in the document."""
+        added = len(bson.encode(fields))
+        if not self._projects_expressions:
+            return self._send_recorded(session_id, change, records)
+        fitting = _document.with_little_metadata(change, METADATA_BYTES - added)
+        if self._send_recorded(session_id, fitting, records):
+            return True
+        if self._bytes_of(session_id, "metadata") + added <= METADATA_BYTES:
+            return False  # something else is in the way
+        size = self._bytes_of(session_id, "metadata", without=fields) + added
+        if size > METADATA_BYTES:
+            raise LargeMetadataError(session_id, size)
+        return self._send_recorded(session_id, change, records)
 
     def get_metadata(self, session_id: str) -> dict[str, Any]:
         """Return ``{"metadata": {…}}``, or ``{}`` where there is none.
@@ -1080,10 +1280,10 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         names = _metadata_keys(session_id, keys)
         if not names:
             return True
-        wanted, update = _document.deleted_metadata(session_id, names, _metadata_fields(session_id, held))
-        _document.record(update, _outbox(session_id, outbox))
+        change = _document.deleted_metadata(session_id, names, _metadata_fields(session_id, held))
+        records = _outbox(session_id, outbox)
         with _operation("delete_metadata", session_id):
-            found = self._collection.update_one(wanted, update).matched_count > 0
+            found = self._send_recorded(session_id, change, records)
             if not (found or held):
                 self._expect_stored(session_id)
                 raise ValueError(
@@ -1143,13 +1343,12 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
             return False
         size = len(bson.encode(stored))
         wanted, update = _document.new_feedback(session_id, stored, size, about)
-        _document.record(update, records)
         with _operation("add_feedback", session_id):
             # Asking for the size afterwards would leave an image of the document, which no redaction reaches.
             fitting = _document.with_little_feedback(wanted, FEEDBACK_BYTES - size)
-            if size <= FEEDBACK_BYTES and self._collection.update_one(fitting, update).matched_count:
+            if size <= FEEDBACK_BYTES and self._send_recorded(session_id, (fitting, update), records):
                 return True
-            added = self._collection.update_one(wanted, update).matched_count > 0
+            added = self._send_recorded(session_id, (wanted, update), records)
         if added:
             self._feedback.move(session_id)
         return added
@@ -1160,9 +1359,13 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         Raises:
             SessionNotFoundError: There is no such session; its notifications went with it.
         """
-        wanted, update = _document.acknowledged(session_id, ids)
+        delivered = list(ids)
         with _operation("acknowledge_outbox", session_id):
-            self._expect_session(session_id, self._collection.update_one(wanted, update).matched_count)
+            result = self._collection.update_one(*_document.acknowledged(session_id, delivered))
+            self._expect_session(session_id, result.matched_count)
+            if not result.modified_count:
+                self._collection.update_one(*_document.acknowledged(session_id, delivered, apart=True))
+                self._outbox.delete(session_id, delivered)
 
     def get_feedbacks(self, session_id: str) -> list[dict[str, Any]]:
         """Return all feedback of the session in the order in which it came.
@@ -1287,14 +1490,16 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
             stored = next(self._collection.aggregate(pipeline), {})
         if "state" not in stored:
             return None
-        wanted = _large_values.digests([stored])
-        if not wanted:
-            return _multi_agents.decode(stored)
-        with _operation("read_files", session_id, multi_agent_id):
-            files = self._files.read(session_id, wanted)
-        if not files.keys() >= wanted:
-            raise _MissingValueError(_multi_agents.label(session_id, multi_agent_id), _REMEDY_FOR_STATE)
-        return _multi_agents.decode(_large_values.put_back_state(stored, files))
+        place = _multi_agents.label(session_id, multi_agent_id)
+        with restoring(place, "state"):
+            wanted = _large_values.digests([stored])
+            if not wanted:
+                return _multi_agents.decode(stored)
+            with _operation("read_files", session_id, multi_agent_id):
+                files = self._files.read(session_id, wanted)
+            if not files.keys() >= wanted:
+                raise _MissingValueError(place, _REMEDY_FOR_STATE)
+            return _multi_agents.decode(_large_values.put_back_state(stored, files))
 
     # One read and one write, which the verbs share
 
@@ -1315,10 +1520,15 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         nested: bool = False,
     ) -> bool:
         check_id("agent_id", write.agent_id)
-        wanted, update = _document.unguarded(check_id("session_id", session_id), write, nested=nested)
-        self.store_files(session_id, write.files)
+        apart = self._with_state_apart(session_id, write)
+        wanted, update = _document.unguarded(check_id("session_id", session_id), apart, nested=nested)
+        self.store_files(session_id, apart.files)
         with _operation(verb, session_id, write.agent_id) as outcome:
-            return outcome.of(self._update(session_id, ({**wanted, **condition}, update)))
+            written = outcome.of(self._update(session_id, ({**wanted, **condition}, update)))
+        if written:
+            self._grew(session_id, write.size)
+            self._settle_state(session_id, write, apart)
+        return written
 
 
 def namespace_of(client: "MongoClient[dict[str, Any]]", database_name: str | None, collection_name: str | None) -> str:
@@ -1387,6 +1597,12 @@ def _check_numbers(**numbers: object) -> None:
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, int | None):
             raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+
+
+def _recorded_ids(recorded: Any) -> frozenset[str] | None:
+    """Return the ids of the agents that a session says it holds; None where it says nothing that can be read."""
+    is_list = isinstance(recorded, list) and all(isinstance(agent_id, str) for agent_id in recorded)
+    return frozenset(recorded) if is_list else None
 
 
 def _live_bytes(agent: Stored) -> int:

@@ -239,7 +239,7 @@ async def test_writes_of_an_invocation(
         assert writes == {"sync": sync_writes, "exit": 1}[durability]
 
 
-def test_state_changed_at_the_end_rides_on_the_one_write(
+def test_state_changed_at_the_end_costs_one_write_more(
     new_manager: NewManager, new_agent: NewAgent, command_counter: CommandCounter, stored: Stored
 ) -> None:
     agent = new_agent(new_manager(durability="exit"), NOTE, "Done.", tools=[take_note])
@@ -252,7 +252,7 @@ def test_state_changed_at_the_end_rides_on_the_one_write(
     with command_counter.counting() as log:
         agent("Hi")
 
-    assert cost(log) == (1, 0, 0)
+    assert cost(log) == (2, 0, 0)
     assert stored()["agents"]["default"]["agent_data"]["state"] == {"noted": True, "asked": True}
 
 

@@ -18,7 +18,7 @@ from pymongo import MongoClient
 from strands import Agent, tool
 from strands.agent.conversation_manager import NullConversationManager
 from strands.bidi import BidiAgent
-from strands.hooks import BeforeInvocationEvent
+from strands.hooks import AfterInvocationEvent, BeforeInvocationEvent
 from strands.multiagent import GraphBuilder
 from strands.types.agent import ConcurrentInvocationMode
 from strands.types.content import Message
@@ -177,6 +177,38 @@ def test_an_invocation_that_ends_without_an_event(
         del agent
         gc.collect()
         assert not manager._is_at_work()
+
+
+def test_a_callback_at_the_end_that_runs_longer_than_the_lease(
+    new_manager: NewManager, new_agent: NewAgent, stored: Stored
+) -> None:
+    agent = new_agent(new_manager(**SHORT))
+
+    def evaluate(event: AfterInvocationEvent) -> None:
+        deadline = time.monotonic() + 1.5
+        while time.monotonic() < deadline:
+            with pytest.raises(SessionLockedError):
+                new_manager(**SHORT)
+            time.sleep(0.05)
+        event.agent.state.set("grade", "good")
+
+    agent.add_hook(evaluate)
+    agent("Hi")
+
+    assert stored()["agents"]["default"]["agent_data"]["state"] == {"grade": "good"}
+
+
+def test_one_whose_callback_at_the_end_raised_is_idle(new_manager: NewManager, new_agent: NewAgent) -> None:
+    agent = new_agent(new_manager(**SHORT))
+
+    def fail(event: AfterInvocationEvent) -> None:
+        raise RuntimeError("mine")
+
+    agent.add_hook(fail)
+    with pytest.raises(RuntimeError, match="mine"):
+        agent("Hi")
+
+    assert eventually(lambda: not threads())
 
 
 def test_an_idle_holder_loses_it(new_manager: NewManager, new_agent: NewAgent, command_counter: CommandCounter) -> None:

@@ -112,7 +112,7 @@ def test_multi_agents(new_manager: NewManager) -> None:
 def test_appended_messages(new_manager: NewManager, new_agent: NewAgent) -> None:
     manager = new_manager()
     agent = new_agent(manager)
-    message: Any = {**user("Hi"), "metadata": {"custom": {"sales": SALES}}, "more": {1: 2}}
+    message: Any = {**user("Hi"), "tracking_id": "t-1", "metadata": {"custom": {"sales": SALES}}, "more": {1: 2}}
 
     manager.append_message(message, agent)
 

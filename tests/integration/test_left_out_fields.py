@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 from strands import Agent, ToolContext, tool
 from strands.agent.conversation_manager import NullConversationManager
@@ -163,17 +164,34 @@ def test_several_fields_each_stand_for_themselves(
     agent("And?")
 
 
+@pytest.fixture
+def leave(observer: MongoClient[dict[str, Any]], database: str) -> Callable[[int], None]:
+    """Fill the session document until it has so many bytes left."""
+
+    def fill(left: int) -> None:
+        sessions = observer[database].agent_sessions
+        sessions.update_one({"_id": "s-1"}, {"$set": {"padding": ""}})
+        [found] = sessions.aggregate([{"$project": {"bytes": {"$bsonSize": "$$ROOT"}}}])
+        padding = "x" * (16 * 1024 * 1024 - found["bytes"] - left)
+        sessions.update_one({"_id": "s-1"}, {"$set": {"padding": padding}})
+
+    return fill
+
+
 @every_durability
 def test_fields_that_do_not_fit_together(
-    new_manager: NewManager, new_agent: NewAgent, stored: Stored, history: History, durability: str
+    new_manager: NewManager,
+    new_agent: NewAgent,
+    stored: Stored,
+    history: History,
+    durability: str,
+    leave: Callable[[int], None],
 ) -> None:
     manager = new_manager(durability=durability)
     agent = new_agent(manager, conversation_manager=CountingManager())
-    other = new_agent(manager, agent_id="other")
-    other.state.set("blob", "x" * 7_000_000)
-    other("Hi")
-    spoil_state(agent, "x" * 7_000_000)
-    spoil_manager(agent, "x" * 7_000_000)
+    leave(300_000)
+    spoil_state(agent, "x" * 200_000)
+    spoil_manager(agent, "x" * 200_000)
 
     with pytest.raises(SessionTooLargeError) as caught:
         agent("Hi")
@@ -188,12 +206,11 @@ def test_fields_that_do_not_fit_together(
     } - {left_out}
     agent("And?")
     assert manager.health == {"ok": True, "pending": 0, "last_error": None}
-    other.state.set("blob", "small")
-    other("And?")
-    agent.state.set("scores", "x" * 7_000_001)
-    agent.conversation_manager.kept = "x" * 7_000_001  # type: ignore[attr-defined]
+    leave(10_000_000)
+    agent.state.set("scores", "x" * 200_001)
+    agent.conversation_manager.kept = "x" * 200_001  # type: ignore[attr-defined]
     agent("Now?")
-    assert len(data_of(stored)["state"]["scores"]) == 7_000_001
+    assert len(data_of(stored)["state"]["scores"]) == 200_001
 
 
 def test_a_turn_costs_what_it_did(
@@ -266,13 +283,12 @@ async def test_a_new_agent(
 
 
 def test_a_new_agent_in_a_session_with_little_room(
-    new_manager: NewManager, new_agent: NewAgent, stored: Stored, history: History
+    new_manager: NewManager, new_agent: NewAgent, stored: Stored, history: History, leave: Callable[[int], None]
 ) -> None:
     manager = new_manager()
-    other = new_agent(manager, agent_id="other", state={"blob": "x" * 10_000_000})
-    other("Hi")
+    leave(150_000)
 
-    agent = new_agent(manager, state={"blob": "x" * 10_000_000}, messages=[user("Before")], system_prompt="Be brief.")
+    agent = new_agent(manager, state={"blob": "x" * 200_000}, messages=[user("Before")], system_prompt="Be brief.")
 
     with pytest.raises(SessionTooLargeError):
         agent("Hi")
@@ -394,16 +410,21 @@ def test_an_outage_at_the_same_time(
 
 
 def test_a_field_and_messages_without_an_answer(
-    new_manager: NewManager, new_agent: NewAgent, mongodb_uri: str, failing: Failing, history: History, stored: Stored
+    new_manager: NewManager,
+    new_agent: NewAgent,
+    mongodb_uri: str,
+    failing: Failing,
+    history: History,
+    stored: Stored,
+    leave: Callable[[int], None],
 ) -> None:
     manager = new_manager(connection_string=mongodb_uri, retryWrites=False)
     agent = new_agent(manager, conversation_manager=CountingManager())
-    other = new_agent(manager, agent_id="other", state={"blob": "x" * 9_000_000})
-    other("Hi")
+    leave(150_000)
     binding = manager._live_bindings()[0]
     with failing("update", writeConcernError={"code": 64, "errmsg": "timed out"}), pytest.raises(PyMongoError):
         manager.append_message(user("0"), agent)
-    spoil_state(agent, "x" * 9_000_000)
+    spoil_state(agent, "x" * 200_000)
     spoil_manager(agent, "small")
     binding.capture_message(agent, user("1"))
     binding.capture_message(agent, user("2"))

@@ -320,6 +320,7 @@ async def test_hooks_see_what_the_model_does(
     answer = manager.get_metadata_tool()(**arguments)
 
     assert not answer.startswith("Error")
+    assert all(given.pop("session_manager") is manager for _, given in calls)
     assert calls == [seen]
 
 

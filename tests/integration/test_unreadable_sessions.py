@@ -132,3 +132,78 @@ def test_the_sdks_own_storage_is_no_concern_of_ours(
     new_agent(new_manager(), storage=LocalFileStorage(str(tmp_path)))("Hi")
 
     assert not [warning for warning in recwarn if "storage" in str(warning.message)]
+
+
+@pytest.mark.parametrize("value", [None, 5, "x", [], {}, {"usage": 5}, {"usage": {}, "metrics": SECRET}])
+def test_odd_figures_cost_themselves_alone(
+    new_manager: NewManager,
+    new_agent: NewAgent,
+    observer: MongoClient[dict[str, Any]],
+    database: str,
+    value: Any,
+) -> None:
+    manager = new_manager()
+    agent = new_agent(manager, agent_id="a")
+    agent("Hi")
+    observer[database].agent_sessions.update_one({}, {"$set": {f"{MESSAGE}.event_loop_metrics": value}})
+
+    restored = new_agent(new_manager(), agent_id="a")
+    restored("Again")
+
+    assert texts(restored.messages) == ["Hi", "Okay.", "Again", "Okay."]
+    assert texts(manager.list_messages("a")) == texts(restored.messages)  # type: ignore[arg-type]
+    assert manager.get_usage_summary()["model_calls"] == 1
+
+
+@pytest.mark.parametrize("value", [5, {}, [], "soon", True])
+def test_an_odd_time_is_listed_as_it_is(
+    new_manager: NewManager, new_agent: NewAgent, observer: MongoClient[dict[str, Any]], database: str, value: Any
+) -> None:
+    manager = new_manager()
+    new_agent(manager, agent_id="a")("Hi")
+    observer[database].agent_sessions.update_one({}, {"$set": {f"{MESSAGE}.created_at": value}})
+
+    listed = manager.list_messages("a")
+
+    assert listed[1]["created_at"] == value
+    assert [message["message_id"] for message in listed] == [0, 1]
+    assert texts(new_agent(new_manager(), agent_id="a").messages) == ["Hi", "Okay."]
+
+
+@pytest.mark.parametrize("value", [[SECRET], [[1, 2]]])
+def test_what_is_no_message_cannot_be_listed_and_the_others_can(
+    new_manager: NewManager, new_agent: NewAgent, observer: MongoClient[dict[str, Any]], database: str, value: Any
+) -> None:
+    manager = new_manager()
+    new_agent(manager, agent_id="a")("Hi")
+    observer[database].agent_sessions.update_one({}, {"$set": {MESSAGE: value}})
+
+    with pytest.raises(MongoDBSessionError, match=r"'a' of session 's-1' cannot be listed whole: a message") as caught:
+        manager.list_messages("a")
+
+    assert SECRET not in str(caught.value)
+    assert texts(manager.list_messages("a", 1)) == ["Hi"]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [5, {}, [None], "a", {"a": 1}])
+def test_without_a_readable_list_of_agents_each_is_looked_up(
+    new_manager: NewManager, new_agent: NewAgent, observer: MongoClient[dict[str, Any]], database: str, value: Any
+) -> None:
+    new_agent(new_manager(), agent_id="a")("Hi")
+    observer[database].agent_sessions.update_one({}, {"$set": {"agent_ids": value}})
+
+    assert texts(new_agent(new_manager(), agent_id="a").messages) == ["Hi", "Okay."]
+
+
+@pytest.mark.parametrize("value", [True, 5, [SECRET], SECRET])
+def test_a_state_of_a_graph_that_is_none(
+    new_manager: NewManager, observer: MongoClient[dict[str, Any]], database: str, value: Any
+) -> None:
+    manager = new_manager()
+    manager.update_metadata({"a": 1})
+    observer[database].agent_sessions.update_one({}, {"$set": {"multi_agents.g.state": value}})
+
+    with pytest.raises(MongoDBSessionError, match="'g' of session 's-1' cannot be restored: state has") as caught:
+        new_manager().session_repository.read_multi_agent("s-1", "g")
+
+    assert SECRET not in str(caught.value)

@@ -526,7 +526,8 @@ def test_a_snippet_without_a_connection(make: Open) -> None:
 
 
 def test_a_second_agent_object_on_the_same_manager(manager: MongoDBSessionManager) -> None:
-    speaking(manager)("My name is Ines")
+    first = speaking(manager)
+    first("My name is Ines")
 
     with pytest.raises(MongoDBSessionError, match="make a new manager"):
         speaking(manager)

@@ -81,6 +81,7 @@ OF_ID = {
     "session_message": "message_id",
     "edit": "message_id",
     "tracking_id": "tracking_id",
+    "tracking_ids": "tracking_id",
 }
 FIRST = ["create_session", "open_session", "create_agent", "create_message", "create_multi_agent"]
 # What ends a session, or empties the history that the others work on.
@@ -197,7 +198,8 @@ def call(owner: object, verb: str, target: Target) -> Any:
     result = method(**{name: ARGUMENTS[name](target) for name in parameters(method)})
     if inspect.isawaitable(result):
         return asyncio.run(_awaited(result))
-    return asyncio.run(_entered(result)) if hasattr(result, "__aenter__") else result
+    asynchronous = hasattr(result, "__aenter__") and not hasattr(result, "__enter__")
+    return asyncio.run(_entered(result)) if asynchronous else result
 
 
 async def _awaited(result: Any) -> Any:

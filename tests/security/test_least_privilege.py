@@ -198,7 +198,9 @@ def serve(client: Client, database: str) -> None:
 def attach(client: Client, database: str) -> None:
     """Store a picture that has no place in a document, restore it, and redact one."""
     pictures = [{"image": {"format": "png", "source": {"bytes": secrets.token_bytes(size)}}} for size in (2**20, 2**19)]
-    messages: list[Any] = [{"role": "user", "content": [picture]} for picture in pictures]
+    messages: list[Any] = [
+        {"role": "user", "content": [picture], "tracking_id": f"t-{number}"} for number, picture in enumerate(pictures)
+    ]
     with MongoDBSessionManager("s-8", client=client, database_name=database) as manager:
         agent = make_agent(manager)
         for message in messages:
