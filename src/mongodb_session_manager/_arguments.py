@@ -153,13 +153,22 @@ class NotCopied:
         )
 
 
+class _NotAsynchronousError(TypeError, AttributeError):
+    """There is no such method, which is what ``hasattr`` asks."""
+
+
+class _NoAsyncWith:
+    """Stands for a method of ``async with``, and is missing wherever it is looked for."""
+
+    def __get__(self, instance: "NotAsynchronous | None", owner: type) -> Any:
+        if instance is None:
+            return self
+        raise _NotAsynchronousError(f"A {owner.__name__} has no 'async with'. {instance._instead_of_async}")
+
+
 class NotAsynchronous:
     """Refuses ``async with``, which looks as if nothing of it blocked."""
 
     _instead_of_async: ClassVar[str]
-
-    def __aenter__(self) -> NoReturn:
-        raise TypeError(f"A {type(self).__name__} has no 'async with'. {self._instead_of_async}")
-
-    async def __aexit__(self, *exc: object) -> None:
-        """Never called."""
+    __aenter__: ClassVar[Any] = _NoAsyncWith()
+    __aexit__: ClassVar[Any] = _NoAsyncWith()

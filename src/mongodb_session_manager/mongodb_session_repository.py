@@ -311,7 +311,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         wanted = [check_id("agent_id", agent_id) for agent_id in dict.fromkeys(agent_ids)]
         brought = wanted if self._projects_expressions else []
         fields = _document.opening_fields(brought) if self._projects_expressions else _document.OPENING_FIELDS
-        with _operation("open_session", session_id):
+        with _operation("open_session", session_id) as outcome:
             if create:
                 opening = (session_id, update, lease, fields)
                 found, created = self._with_room(session_id, lambda: self._opener.create(*opening))
@@ -319,13 +319,14 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
                 claim = (session_id, lease, fields)
                 found, created = self._with_room(session_id, lambda: self._opener.find(*claim)), False
             stored = fresh if found is None else found
+            parts = dict(zip(brought, stored.get(_document.BROUGHT, ()), strict=False))
+            outcome.messages = sum(len(part.get("messages", ())) for part in parts.values())
             session = _session(session_id, stored)
             if create and not created and stored.get("schema_version") is None:
                 self._with_room(session_id, lambda: self._opener.upgrade(session_id))
         self._size(session_id).found(stored.get(_document.AGENTS_BYTES, 0))
         if create:
             ensure_indexes(self._collection, self.metadata_fields)
-        parts = dict(zip(brought, stored.get(_document.BROUGHT, ()), strict=False))
         return OpenedSession(
             session=session,
             created=created,

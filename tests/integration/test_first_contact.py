@@ -308,6 +308,7 @@ async def test_async_with(new_manager: NewManager, factory: MongoDBSessionManage
         with pytest.raises(TypeError, match=r"async with factory\.session"):
             async with thing:
                 pass
+        assert not hasattr(thing, "__aenter__")
 
 
 async def test_agent_ids_that_are_none(factory: MongoDBSessionManagerFactory) -> None:

@@ -1,5 +1,6 @@
 """Agents that come with the opening of their session, and what a session is known to hold."""
 
+import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -60,6 +61,24 @@ def test_what_comes_with_the_opening_is_what_a_restore_reads(
         assert brought == restored
         assert brought.messages == restored.messages
         assert brought.data["state"] == {"name": name}
+
+
+def test_the_log_tells_how_many_messages_came(
+    new_manager: NewManager,
+    new_agent: NewAgent,
+    repository: MongoDBSessionRepository,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    talk(new_manager, new_agent, "a", "a.b")
+    caplog.set_level(logging.DEBUG, "mongodb_session_manager")
+    caplog.clear()
+
+    repository.open_session("s-1", agent_ids=["a", "a.b", "unknown"])
+    repository.open_session("new", agent_ids=["a"])
+
+    opened = [text for text in caplog.messages if "operation=<open_session>" in text]
+    assert ["messages=<4>" in text for text in opened] == [True, False]
+    assert ["messages=<0>" in text for text in opened] == [False, True]
 
 
 @pytest.mark.parametrize("create", [True, False])
