@@ -580,6 +580,28 @@ class AgentHistory:
         with pymongo.timeout(BEHIND_TIMEOUT):
             self.flush()
 
+    def flush_if_idle(self) -> None:
+        """Do what ``flush`` does, unless somebody else does already."""
+        if self._sending.acquire(blocking=False):
+            try:
+                self.flush()
+            finally:
+                self._sending.release()
+
+    def flush_until(self, deadline: float) -> None:
+        """Do what ``flush`` does, but no longer than until then, by the monotonic clock."""
+        if not self._sending.acquire(timeout=max(deadline - time.monotonic(), 0.001)):
+            raise TimeoutError("a write that is under way has no answer")
+        try:
+            with pymongo.timeout(max(deadline - time.monotonic(), 0.001)):
+                self.flush()
+        finally:
+            self._sending.release()
+
+    def hold(self, error: Exception) -> None:
+        """Take over why what is queued is not sent for now."""
+        self._error = error
+
     def offer(self) -> Offer | None:
         """Give all that is queued as one write that may share a command; until then, nothing else is sent.
 

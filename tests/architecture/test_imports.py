@@ -31,6 +31,7 @@ FLOORS: list[set[str]] = [
     },
     {
         "_deliveries",
+        "_outage",
         "_document",
         "_heartbeat",
         "_hook_chain",
