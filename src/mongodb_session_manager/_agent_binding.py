@@ -51,6 +51,7 @@ class AgentBinding:
         self._tracker = tracker
         self._tools = ToolUsageMeter(agent)
         self.history = history
+        history.held_by(self)
         self.failure: Exception | None = None
         self.invoked = False
         self.syncs_apart = syncs_apart

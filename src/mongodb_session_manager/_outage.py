@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 
 import pymongo
 from pymongo import MongoClient
-from pymongo.errors import InvalidOperation, PyMongoError
+from pymongo.errors import InvalidOperation, NetworkTimeout, PyMongoError, ServerSelectionTimeoutError
 
 from ._client import ClientHandle
 from ._off_loop import all_done
@@ -27,8 +27,10 @@ __all__ = ["Outage", "Sender", "outage_of"]
 logger = logging.getLogger(__name__)
 
 THREAD_NAME: Final = "mongodb-session-manager-outage"
-# Seconds. A failure that took longer is one that the next writes do not wait for.
-SLOW = 0.05
+# Seconds. A failure that took longer is one that the next writes do not wait for: a server that is there and fails is
+# tried for each of them, a while longer.
+SLOW = 0.02
+SLOW_ANSWER = 0.15
 # Seconds between two looks; a server that is there and refuses is asked less and less often.
 PAUSE = 2.0
 LONGEST_PAUSE = 60.0
@@ -38,6 +40,7 @@ PROBE_TIMEOUT = 4.0
 GRACE = 0.03
 # How many are tried until one tells that the server takes writes; another's fault may hold one of them up.
 _TRIED = 3
+_NO_ANSWER: Final = (ServerSelectionTimeoutError, NetworkTimeout)
 
 
 class Sender(Protocol):
@@ -84,7 +87,7 @@ class Outage:
     def failed(self, sender: Sender, error: Exception, seconds: float) -> None:
         """Take over that a write failed after so many seconds; what it held goes out when that is possible."""
         with self._lock:
-            if seconds > SLOW:
+            if seconds > (SLOW if isinstance(error, _NO_ANSWER) else SLOW_ANSWER):
                 self._error = error
             self._look_for(sender)
 
@@ -104,9 +107,14 @@ class Outage:
         with self._lock:
             self._senders.discard(sender)
 
-    async def ends_soon(self) -> bool:
-        """Wait a moment for a look that has just begun, and tell whether the server is back."""
-        if self._woken.is_set() or time.monotonic() - self._began < GRACE:
+    async def ends_soon(self, *, patiently: bool = False) -> bool:
+        """Wait a moment for a look that has just begun, and tell whether the server is back.
+
+        Args:
+            patiently: Whether to wait also for one that began before.
+        """
+        is_late = self._is_looking and patiently and self._sees_server()
+        if is_late or self._woken.is_set() or time.monotonic() - self._began < GRACE:
             await all_done([self._looked], GRACE)
         return not self.is_on
 
@@ -173,7 +181,7 @@ class Outage:
         for sender in self._pending()[:_TRIED]:
             started = time.monotonic()
             error = _attempt(sender.flush_if_idle)
-            if error is None or time.monotonic() - started < SLOW:
+            if error is None or time.monotonic() - started < SLOW_ANSWER:
                 return None
         return error
 

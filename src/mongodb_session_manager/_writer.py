@@ -12,7 +12,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -28,6 +28,7 @@ from ._agent_state import fitting, parts
 from ._codec import MessageEdit, Stored
 from ._document import AgentWrite, Guard
 from ._large_values import Files
+from ._left_behind import LeftBehind
 from ._live_set import LiveIds, LiveMessages, Record, Snapshot, View
 from ._segments import KEPT_BYTES, outgrown
 from .errors import (
@@ -54,8 +55,9 @@ SHARED_BYTES = 64 * 1024
 BEHIND_TIMEOUT = 4.0
 EXIT_TIMEOUT = 5.0
 
-# Histories with changes that are not acknowledged, kept even where their managers were dropped.
-_unsent: "set[AgentHistory]" = set()
+# Histories with changes that are not acknowledged, kept for a while even where their managers were dropped.
+_unsent = LeftBehind()
+_numbers = itertools.count()
 _all: "weakref.WeakSet[AgentHistory]" = weakref.WeakSet()
 
 
@@ -135,6 +137,11 @@ class AgentHistory:
         self._session_id, self._agent_id = session_id, agent_id
         self._guard = guard or Guard(None, 0)
         self._stored = guard is not None
+        self.key: Hashable = (id(repository.client), repository.namespace, session_id, agent_id)
+        self.number, self.is_passed = next(_numbers), False
+        # Who is to be there as long as it is of use, and whether it has stored anything.
+        self._holder: weakref.ref[object] | None = None
+        self._has_stored = False
         self._live = LiveMessages(Record(message_id, message) for message_id, message in messages)
         # The live set that is stored, or on its way; None where there is none, or where that is not sure.
         self._live_ids: LiveIds | None = None
@@ -184,6 +191,16 @@ class AgentHistory:
     def pending(self) -> int:
         """The number of changes that are not acknowledged."""
         return len(self._pending)
+
+    def held_by(self, holder: object) -> None:
+        """Be sent and kept as agreed for as long as this is there, and then for a while."""
+        self._holder = weakref.ref(holder)
+        _unsent.held_by(self, holder)
+
+    @property
+    def is_left(self) -> bool:
+        """Whether nobody holds it any more."""
+        return self._holder is not None and self._holder() is None
 
     @property
     def only_window_moved(self) -> bool:
@@ -353,6 +370,29 @@ class AgentHistory:
     def let_go(self) -> None:
         """Keep what is queued no longer than somebody holds this history."""
         _unsent.discard(self)
+
+    def give_up(self) -> None:
+        """Forget what is not sent, which nobody holds any more, and tell of it."""
+        with self._state:
+            messages = sum(change.appended is not None for change in self._pending)
+            is_told = self._ended is not None or not self._pending
+            self.end(MongoDBSessionError(f"{self._place_of_agent()} was given up: no manager held it any more."))
+        if not is_told:
+            logger.warning(
+                "session_id=<%s>, agent_id=<%s>, messages=<%d> | given up: they were not stored, and their manager was "
+                "dropped or a newer one went on",
+                self._session_id,
+                self._agent_id,
+                messages,
+            )
+
+    def _is_behind(self, *, idle: bool) -> bool:
+        """Tell whether a newer history of the agent went past it, or might; ``idle``: also one that did nothing yet."""
+        newer = [other for other in list(_all) if other.key == self.key and other.number > self.number]
+        return self.is_passed or any(
+            idle or other._has_stored or other.pending or (other._guard.revision or 0) > (self._guard.revision or 0)
+            for other in newer
+        )
 
     def is_continuation(self, message: Message, live: Sequence[Message]) -> bool:
         """Tell whether an announced message is the latest one grown longer, not a new one.
@@ -542,7 +582,10 @@ class AgentHistory:
             raise self._ended.with_traceback(None)
 
     def _place(self, message_id: int) -> str:
-        return f"Agent {self._agent_id!r} of session {self._session_id!r}, message {message_id}"
+        return f"{self._place_of_agent()}, message {message_id}"
+
+    def _place_of_agent(self) -> str:
+        return f"Agent {self._agent_id!r} of session {self._session_id!r}"
 
     # Sending
 
@@ -581,7 +624,9 @@ class AgentHistory:
             self.flush()
 
     def flush_if_idle(self) -> None:
-        """Do what ``flush`` does, unless somebody else does already."""
+        """Do what ``flush`` does, unless somebody else does already, or it would be in a newer history's way."""
+        if self.is_left and self._is_behind(idle=True):
+            return
         if self._sending.acquire(blocking=False):
             try:
                 self.flush()
@@ -842,9 +887,10 @@ class AgentHistory:
             self._unanswered.clear()
             self._misses = 0
             self._most_joined = MAX_PENDING
-            self._stored = True
+            self._stored = self._has_stored = True
             if not self._pending:
                 self.let_go()
+        _unsent.passed_by(self)
 
     def _settle(self) -> None:
         """A guard missed: a write of ours had arrived without an answer, or somebody else wrote, or may write."""
@@ -1004,10 +1050,12 @@ class AgentHistory:
 def flush_unsent() -> None:
     """Send what all histories hold, from the thread that ends the interpreter: the others have ended."""
     deadline = time.monotonic() + EXIT_TIMEOUT
-    for history in list(_unsent):
+    # The newer ones first: they go past the older ones of their agents.
+    for history in sorted(_unsent, key=lambda history: -history.number):
         try:
-            with pymongo.timeout(max(deadline - time.monotonic(), 0.001)):
-                history.flush()
+            if history._is_behind(idle=False):
+                history.give_up()
+            history.flush_until(deadline)
         except Exception as error:  # noqa: BLE001 - the others are to be sent too
             logger.warning(
                 "session_id=<%s>, pending=<%d>, agent_id=<%s>, error=<%s> | ended with changes that are not stored",
@@ -1022,7 +1070,7 @@ def _leave_to_parent() -> None:
     """After a fork: what waits is the parent's to send, and threads that the child lacks may hold its locks."""
     for history in list(_all):
         history.make_locks()
-    _unsent.clear()
+    _unsent.reset()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows

@@ -556,7 +556,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
             # when the caller has the answer, so as not to compete with that for the interpreter.
             asyncio.get_running_loop().call_soon(self._flush_left, binding.history)
         else:
-            await self._flush(binding)
+            await self._flush(binding, ends=True)
         binding.tell_left_out()
 
     async def _end_of_failed(self, binding: AgentBinding, agent: "LocalAgent", failure: Exception) -> None:
@@ -598,11 +598,11 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         if not self._is_held(history):
             flush_behind(self.session_repository.handle, history)
 
-    async def _flush(self, binding: AgentBinding) -> None:
+    async def _flush(self, binding: AgentBinding, *, ends: bool = False) -> None:
         binding.history.check_open()
         if not binding.history.pending:
             return
-        if self._is_held(binding.history) and not await self._outage.ends_soon():
+        if self._is_held(binding.history) and not await self._outage.ends_soon(patiently=ends):
             return
         with self._degrading(binding.history):
             longest = LONGEST_WAIT if self._degrades else None

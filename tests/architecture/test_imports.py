@@ -40,6 +40,7 @@ FLOORS: list[set[str]] = [
         "_restorable",
         "mongodb_connection_pool",
         "_large_values",
+        "_left_behind",
         "_multi_agents",
     },
     {"_all_agents", "_listing", "_opening", "_agent_state"},
