@@ -118,7 +118,7 @@ async def flush_off_loop(handle: ClientHandle, history: AgentHistory, longest: f
 def _give_up(answer: Answer, history: AgentHistory, waited: float) -> None:
     if not answer.done():
         error = NetworkTimeout(f"no answer within {waited:g} s")
-        history.hold(error)
+        history.hold(type(error).__name__)
         answer.set_exception(error)
 
 

@@ -86,7 +86,7 @@ class LeftBehind:
         history = of()
         if history is not None and history.pending:
             with suppress(RuntimeError):  # the interpreter ends, and what is left is sent
-                _thread.start_new_thread(self._watch, (history,))
+                _thread.start_new_thread(self._watch, (of,))
 
     def passed_by(self, history: Unsent) -> None:
         """A history has stored something: older ones of its agent are not sent any more once nobody holds them."""
@@ -100,15 +100,19 @@ class LeftBehind:
 
     # On a thread of its own
 
-    def _watch(self, history: Unsent) -> None:
-        with self._lock:
-            if history in self._unsent.get(history.key, ()):
-                self._left[history] = time.monotonic()
-            is_watching, self._is_watching = self._is_watching, True
+    def _watch(self, of: "Callable[[], Unsent | None]") -> None:
+        self._note(of())
         self._look()
+        with self._lock:
+            is_watching, self._is_watching = self._is_watching, True
         while not is_watching and (pause := self._pause()) is not None:
             time.sleep(pause)
             self._look()
+
+    def _note(self, history: Unsent | None) -> None:
+        with self._lock:
+            if history is not None and history in self._unsent.get(history.key, ()):
+                self._left[history] = time.monotonic()
 
     def _pause(self) -> float | None:
         """Return the seconds to the next look; None where there is nothing to look after any more."""

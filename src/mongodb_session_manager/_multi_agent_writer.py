@@ -35,7 +35,7 @@ class MultiAgentWriter:
         self._written = 0
         # The latest state that was not stored, where the run goes on without it.
         self._held: functools.partial[None] | None = None
-        self.error: Exception | None = None
+        self.error: str | None = None
 
     @property
     def pending(self) -> int:
@@ -46,7 +46,7 @@ class MultiAgentWriter:
         """Have a state stored later, in the place of one that waits already."""
         self._held = write
 
-    def hold(self, error: Exception) -> None:
+    def hold(self, error: str) -> None:
         """Take over why nothing is stored for now."""
         self.error = error
 

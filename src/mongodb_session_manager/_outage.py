@@ -50,8 +50,8 @@ class Sender(Protocol):
     def pending(self) -> int:
         """How much is not acknowledged."""
 
-    def hold(self, error: Exception) -> None:
-        """Take over why nothing is sent for now."""
+    def hold(self, error: str) -> None:
+        """Take over the name of why nothing is sent for now."""
 
     def flush_if_idle(self) -> None:
         """Send what is pending, unless somebody does already."""
@@ -75,7 +75,8 @@ class Outage:
         self._woken = threading.Event()
         self._senders: weakref.WeakSet[Sender] = weakref.WeakSet()
         self._thread: threading.Thread | None = None
-        self._error: Exception | None = None
+        # Its name alone: the error itself would keep all who it came through.
+        self._error: str | None = None
         self._is_looking, self._began = False, 0.0
         self._looked: Future[None] = Future()
 
@@ -88,7 +89,7 @@ class Outage:
         """Take over that a write failed after so many seconds; what it held goes out when that is possible."""
         with self._lock:
             if seconds > (SLOW if isinstance(error, _NO_ANSWER) else SLOW_ANSWER):
-                self._error = error
+                self._error = type(error).__name__
             self._look_for(sender)
 
     def holds(self, sender: Sender) -> bool:
@@ -167,7 +168,7 @@ class Outage:
                 error = self._probe(handle)
         finally:
             with self._lock:
-                self._error, self._is_looking = error, False
+                self._error, self._is_looking = None if error is None else type(error).__name__, False
                 looked, self._looked = self._looked, Future()
             looked.set_result(None)
         if error is None and handle is not None:

@@ -165,7 +165,8 @@ class AgentHistory:
         self._removal: ObjectId | None = None
         # Why nothing can be written any more: somebody else wrote, or what was to be written to is gone.
         self._ended: MongoDBSessionError | None = None
-        self._error: Exception | None = None
+        # Its name alone: the error itself would keep all who it came through.
+        self._error: str | None = None
         # Why fields of the agent are left out, by field, as long as nobody was told.
         self.refused: dict[str, Exception] = {}
         self.make_locks()
@@ -217,8 +218,8 @@ class AgentHistory:
         self._has_files |= has_files
 
     @property
-    def error(self) -> Exception | None:
-        """What went wrong with the latest write; None when it succeeded."""
+    def error(self) -> str | None:
+        """The name of what went wrong with the latest write; None when it succeeded."""
         return self._error
 
     # Capturing
@@ -603,14 +604,14 @@ class AgentHistory:
                 while self._send_next():
                     pass
             except (AgentNotFoundError, SessionNotFoundError) as error:
-                self._error = error
+                self._error = type(error).__name__
                 raise self.end(error) from None
             except SessionLockedError as error:
-                self._error = error
+                self._error = type(error).__name__
                 self._end_locked(error)
                 raise
             except Exception as error:
-                self._error = error
+                self._error = type(error).__name__
                 raise
             finally:
                 self._take_files_back()
@@ -643,7 +644,7 @@ class AgentHistory:
         finally:
             self._sending.release()
 
-    def hold(self, error: Exception) -> None:
+    def hold(self, error: str) -> None:
         """Take over why what is queued is not sent for now."""
         self._error = error
 
@@ -695,7 +696,7 @@ class AgentHistory:
                 self._acknowledge(offer.count, offer.after)
                 self._error = None
         except Exception as ended:  # noqa: BLE001 - the others that shared the command are to be concluded too
-            error = self._error = ended
+            error, self._error = ended, type(ended).__name__
         finally:
             self._sending.release()
         if arrived and outgrown(self._live_count, self._live_bytes):

@@ -434,6 +434,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         except PyMongoError as error:
             if not self._degrades:
                 raise
+            sender.hold(type(error).__name__)
             self._outage.failed(sender, error, time.monotonic() - started)
             self._log_error(error)
 
@@ -730,13 +731,11 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
     @property
     def health(self) -> Health:
         """How the writes are doing, without any content."""
-        errors = [binding.history.error or binding.left_out for binding in self._live_bindings()]
+        bindings, multi_agents = self._live_bindings(), list(self._multi_agents.values())
+        errors = [writer.error for writer in multi_agents if writer.pending]
+        errors += [binding.history.error or _name(binding.left_out) for binding in bindings]
         failed = [error for error in errors if error is not None]
-        return {
-            "ok": not failed,
-            "pending": self._pending(),
-            "last_error": type(failed[-1]).__name__ if failed else None,
-        }
+        return {"ok": not failed, "pending": self._pending(), "last_error": failed[-1] if failed else None}
 
     def delete_session(self) -> bool:
         """Delete the session and everything that belongs to it; False where it was gone already.
@@ -875,13 +874,18 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         return [binding for binding in list(self._bindings.values()) if binding is not None]
 
     def _pending(self) -> int:
-        return sum(binding.history.pending for binding in self._live_bindings())
+        states = sum(writer.pending for writer in list(self._multi_agents.values()))
+        return states + sum(binding.history.pending for binding in self._live_bindings())
 
     def _check_open(self) -> None:
         if self._closed:
             raise MongoDBSessionError(
                 f"The manager of session {self.session_id!r} is closed; make a new one to go on with the session."
             )
+
+
+def _name(error: Exception | None) -> str | None:
+    return None if error is None else type(error).__name__
 
 
 def _tell_outside(binding: AgentBinding) -> None:

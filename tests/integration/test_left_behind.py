@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import textwrap
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
@@ -44,9 +43,10 @@ def drop(mongo_client: MongoClient[dict[str, Any]], database: str, new_agent: Ne
 
     def drop(session_id: str = "s-1", said: str = SECRET) -> None:
         manager = MongoDBSessionManager(session_id, client=mongo_client, database_name=database)
+        agent = new_agent(manager)
         with failing("update", errorCode=13), pytest.raises(OperationFailure):
-            new_agent(manager)(said)
-        del manager
+            agent(said)
+        del manager, agent
         gc.collect()
 
     return drop
@@ -137,9 +137,11 @@ def test_only_so_long_and_with_them_goes_the_client(
 ) -> None:
     monkeypatch.setattr(_left_behind, "LEFT_SECONDS", 0.2)
     manager = MongoDBSessionManager("s-1", mongodb_uri, database)
-    client = weakref.ref(manager.session_repository.client)
+    handle = manager.session_repository.handle
+    agent = new_agent(manager)
     with failing("update", errorCode=13), pytest.raises(OperationFailure):
-        new_agent(manager)("Hi")
+        agent("Hi")
+    del agent
 
     assert not eventually(lambda: not left(), 0.6), "a living manager holds it"
     del manager
@@ -147,7 +149,7 @@ def test_only_so_long_and_with_them_goes_the_client(
 
     def is_gone() -> bool:
         gc.collect()
-        return not left() and client() is None
+        return not left() and handle.closed
 
     assert eventually(is_gone)
 
