@@ -27,7 +27,7 @@ from . import _codec, _document, _large_values
 from ._agent_state import fitting, parts
 from ._codec import MessageEdit, Stored
 from ._document import AgentWrite, Guard
-from ._large_values import Files
+from ._large_values import Files, LargeValues
 from ._left_behind import LeftBehind
 from ._live_set import LiveIds, LiveMessages, Record, Snapshot, View
 from ._segments import KEPT_BYTES, outgrown
@@ -74,7 +74,12 @@ class _Change:
     lost_head: bool = False
     size: int = 0
     # Off-loaded values of what is appended or edited.
-    files: Files = field(default_factory=dict, repr=False)
+    values: LargeValues = field(default_factory=LargeValues, repr=False)
+
+    @property
+    def files(self) -> Files:
+        """These, as far as they are hashed."""
+        return self.values.files
 
     @property
     def is_empty(self) -> bool:
@@ -253,10 +258,10 @@ class AgentHistory:
             if metrics:
                 _codec.add_metrics(stored, metrics, self._place(message_id))
             # What is too large is refused here: queued, it could never be sent, and all after it would wait for ever.
-            size, files = _large_values.off_load(stored, self._session_id, self._agent_id, message_id)
+            size, values = _large_values.capture(stored, self._session_id, self._agent_id, message_id)
             self._check_room()
             live = self._live_change(view, Record(message_id, message, given))
-            self._queue(_Change(appended=stored, data=data, size=size, files=files, **live))
+            self._queue(_Change(appended=stored, data=data, size=size, values=values, **live))
 
     def replace(self, message: Message, data: Stored, given: Message | None = None, view: View | None = None) -> None:
         """Queue the new content of the stored message with the same tracking id.
@@ -532,18 +537,18 @@ class AgentHistory:
 
     def _edit(self, edit: MessageEdit, **along: Any) -> None:
         """Change a message that waits to be sent, and have the server change it where it may be stored already."""
-        edit, files = _large_values.off_load_edit(edit, self._session_id, self._agent_id)
+        edit, values = _large_values.capture_edit(edit, self._session_id, self._agent_id)
         waiting = [c for c in self._pending if c.appended and c.appended["message_id"] == edit.message_id]
         for change in waiting:
             stored = cast(Stored, change.appended)
             edit.apply(stored)
             change.size = len(bson.encode(stored))
-            self._give_up_files(change, files)
+            self._give_up_files(change, values)
         if edit.redacts:
             self._drop_edits(edit.message_id)
         # A write without an answer may have stored the message as it was before.
         if not waiting or self._unanswered:
-            self._queue(_Change(edited=edit, files=files, **along))
+            self._queue(_Change(edited=edit, values=values, **along))
         elif any(along.values()):
             self._queue(_Change(**along))
 
@@ -552,12 +557,12 @@ class AgentHistory:
         for change in self._pending:
             if change.edited is not None and change.edited.message_id == message_id:
                 change.edited = None
-                self._give_up_files(change, {})
+                self._give_up_files(change, LargeValues())
 
-    def _give_up_files(self, change: _Change, instead: Files) -> None:
+    def _give_up_files(self, change: _Change, instead: LargeValues) -> None:
         """Let a change that is not stored have other values; what was sent of its own is to be removed."""
         self._unused_files |= self._sent_files & change.files.keys()
-        change.files = instead
+        change.values = instead
 
     def _queue(self, change: _Change) -> None:
         self._check_room()
@@ -673,7 +678,9 @@ class AgentHistory:
 
     def _is_steady(self) -> bool:
         in_doubt = self._ended or self._unanswered or self._removal or self._unused_files
-        return bool(self._pending) and self._stored and self._guard.revision is not None and not in_doubt
+        if not self._pending or not self._pending[0].values.is_hashed:
+            return False
+        return self._stored and self._guard.revision is not None and not in_doubt
 
     def _offer(self) -> Offer | None:
         count, write, guard = self._next_write()
@@ -703,12 +710,22 @@ class AgentHistory:
             self._roll_behind()
         return error
 
+    def _hash_values(self) -> None:
+        """Hash large values; meanwhile messages are captured, and edited."""
+        with self._state:
+            waiting = [change.values for change in self._pending if not change.values.is_hashed]
+        for values in waiting:
+            values.hash()
+
     def _send_next(self) -> bool:
+        self._hash_values()
         with self._state:
             self.check_open()
             if not self._pending:
                 self.let_go()
                 return False
+            if not self._pending[0].values.is_hashed:  # it came just now
+                return True
             count, write, guard = self._next_write()
             if not write.leaves_guard:
                 self._unanswered[write.write_id] = count
@@ -789,7 +806,7 @@ class AgentHistory:
                 self._forget_live()
                 return
             dropped = change.appended["message_id"]
-            self._give_up_files(change, {})
+            self._give_up_files(change, LargeValues())
             self._drop_record(dropped, change)
             for later in self._pending:
                 later.renumber_without(dropped)
@@ -847,7 +864,7 @@ class AgentHistory:
         """Join as many queued changes as one update can hold: an edit stands alone, with data."""
         write, count = AgentWrite(self._agent_id), 0
         for change in self._pending:
-            if count and (change.edited or (change.appended and write.edited)):
+            if count and (change.edited or (change.appended and write.edited) or not change.values.is_hashed):
                 break
             if count and (write.size + change.size > JOINED_BYTES or count >= self._most_joined):
                 break
@@ -1024,7 +1041,7 @@ class AgentHistory:
                 self.end(error)
 
     def _pending_messages(self) -> list[Message]:
-        whole = [_large_values.put_back(c.appended, c.files) for c in self._pending if c.appended]
+        whole = [_large_values.put_back(c.appended, c.values.hash()) for c in self._pending if c.appended]
         return [_codec.decode_message(message) for message in whole]
 
     def _conflict(self, stored: Guard) -> SessionConflictError:
