@@ -27,7 +27,7 @@ from ._large_values import Files
 # As of GridFS: a chunk and what stands around it make a little less than 256 KiB.
 CHUNK_BYTES = 255 * 1024
 # Chunks in one command. Encoding it keeps all other threads waiting, among them the event loop's.
-AT_A_TIME = 8
+AT_A_TIME = 4
 # Seconds for taking a failed upload back; the server may be gone.
 ABORT_TIMEOUT = 1.0
 

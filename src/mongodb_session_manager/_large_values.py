@@ -99,9 +99,9 @@ def capture(fields: Stored, session_id: str, agent_id: str, message_id: int) -> 
     values = LargeValues()
     # What is large is taken out before anything encodes it.
     if _weight(fields) * 4 > VALUE_BYTES:
-        _off_load(fields, VALUE_BYTES, values)
+        _take_out(fields, VALUE_BYTES, values)
     if _weight(fields) > MESSAGE_BYTES:
-        _off_load(fields, SMALL_VALUE_BYTES, values)
+        _take_out(fields, SMALL_VALUE_BYTES, values)
     size = len(bson.encode(fields))
     if size > MESSAGE_BYTES:
         size = _off_load(fields, SMALL_VALUE_BYTES, values)
@@ -171,12 +171,16 @@ def _weight(fields: Stored) -> int:
 
 
 def _off_load(fields: Stored, limit: int, values: LargeValues) -> int:
+    _take_out(fields, limit, values)
+    return len(bson.encode(fields))
+
+
+def _take_out(fields: Stored, limit: int, values: LargeValues) -> None:
     for name in _FIELDS:
         if name in fields:
             fields[name] = _without_large(fields[name], limit, values)
     if values.names:
         fields["files"] = values.names
-    return len(bson.encode(fields))
 
 
 def _without_large(value: Any, limit: int, values: LargeValues) -> Any:
