@@ -107,6 +107,8 @@ class Outage:
         """Send nothing more of somebody who is closed."""
         with self._lock:
             self._senders.discard(sender)
+        if not self._pending():
+            self._woken.set()
 
     async def ends_soon(self, *, patiently: bool = False) -> bool:
         """Wait a moment for a look that has just begun, and tell whether the server is back.
@@ -143,7 +145,8 @@ class Outage:
         pause = PAUSE
         while self._has_work():
             self._woken.wait(pause)
-            self._look_now()
+            if self._pending():
+                self._look_now()
             pause = PAUSE if self.is_on else min(pause * 2, LONGEST_PAUSE)
 
     def _has_work(self) -> bool:

@@ -92,6 +92,11 @@ class _Change:
         others = (self.appended, self.edited, self.live)
         return all(each is None for each in others) and not self.guardrail_events
 
+    @property
+    def is_of_window(self) -> bool:
+        """Whether it tells of a moved window alone, which may be lost."""
+        return self.lost_head and replace(self, live=None).is_empty
+
     def renumber_without(self, dropped: int) -> None:
         """Follow the numbers of the messages when one of them is taken out."""
         if self.appended is not None:
@@ -381,9 +386,9 @@ class AgentHistory:
         """Forget what is not sent, which nobody holds any more, and tell of it."""
         with self._state:
             messages = sum(change.appended is not None for change in self._pending)
-            is_told = self._ended is not None or not self._pending
+            is_lost = self._ended is None and not all(change.is_of_window for change in self._pending)
             self.end(MongoDBSessionError(f"{self._place_of_agent()} was given up: no manager held it any more."))
-        if not is_told:
+        if is_lost:
             logger.warning(
                 "session_id=<%s>, agent_id=<%s>, messages=<%d> | given up: they were not stored, and their manager was "
                 "dropped or a newer one went on",

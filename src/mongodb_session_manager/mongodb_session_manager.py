@@ -760,13 +760,13 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
             SessionConflictError: Somebody else wrote an agent's history meanwhile.
             TimeoutError: Not everything was acknowledged in time.
         """
-        sent = self._send(self._unsent())
+        sent = self._send(self._unsent()) + self._send_states()
         wait(sent, timeout)
         self._check_flushed(sent)
 
     async def aflush(self, timeout: float | None = None) -> None:
         """Do what ``flush`` does, off the event loop."""
-        sent = self._send(self._unsent())
+        sent = self._send(self._unsent()) + self._send_states()
         await all_done(sent, timeout)
         self._check_flushed(sent)
 
@@ -782,7 +782,14 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
     def _send(
         self, histories: Iterable[AgentHistory], how: Callable[[AgentHistory], None] = AgentHistory.flush
     ) -> "list[Future[None]]":
-        calls = [functools.partial(how, history) for history in histories]
+        return self._call([functools.partial(how, history) for history in histories])
+
+    def _send_states(self) -> "list[Future[None]]":
+        """Send the states of Graphs and Swarms that wait, for as long as closing waits."""
+        waiting = [writer for writer in list(self._multi_agents.values()) if writer.pending]
+        return self._call([functools.partial(_bounded, writer.flush_if_idle) for writer in waiting])
+
+    def _call(self, calls: "Iterable[functools.partial[None]]") -> "list[Future[None]]":
         if threading.current_thread().name.startswith(f"{THREAD_NAME}_"):
             # Waiting here for another of the client's threads could wait for ever.
             return [here(call) for call in calls]
@@ -844,11 +851,13 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         waiting = [history for history in self._unsent() if not (history in left and history.only_window_moved)]
         until = functools.partial(AgentHistory.flush_until, deadline=time.monotonic() + CLOSE_TIMEOUT)
         try:
-            sent = self._send(waiting, until if self._degrades else AgentHistory.flush)
+            sent = self._send(waiting, until if self._degrades else AgentHistory.flush) + self._send_states()
             yield sent, CLOSE_TIMEOUT
             self._check_sent(sent)
         except Exception as error:  # noqa: BLE001 - closing must not keep the client
             self._log_unstored(error)
+        for writer in list(self._multi_agents.values()):
+            self._outage.forget(writer)
         for binding in self._live_bindings():
             self._outage.forget(binding.history)
             binding.history.let_go()
@@ -882,6 +891,11 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
             raise MongoDBSessionError(
                 f"The manager of session {self.session_id!r} is closed; make a new one to go on with the session."
             )
+
+
+def _bounded(call: Callable[[], None]) -> None:
+    with pymongo.timeout(CLOSE_TIMEOUT):
+        call()
 
 
 def _name(error: Exception | None) -> str | None:

@@ -114,6 +114,15 @@ def look_up(word: str) -> str:
 CALL = {"toolUse": {"toolUseId": "t-1", "name": "look_up", "input": {"word": "kiwi"}}}
 
 
+def new_graph(manager: MongoDBSessionManager) -> Any:
+    builder = GraphBuilder()
+    builder.add_node(Agent(model=ScriptedModel(default="Okay."), callback_handler=None), "node")
+    builder.set_session_manager(manager)
+    builder.set_graph_id("g")
+    builder.set_max_node_executions(5)
+    return builder.build()
+
+
 def is_stored(manager: MongoDBSessionManager) -> bool:
     return manager.health == {"ok": True, "pending": 0, "last_error": None}
 
@@ -256,12 +265,7 @@ def test_others_are_not_held_back(open_manager: Open, server: Mongod, counter: C
 
 def test_a_graph_goes_on_and_is_stored_in_the_end(open_manager: Open, server: Mongod) -> None:
     manager = open_manager()
-    builder = GraphBuilder()
-    builder.add_node(Agent(model=ScriptedModel(default="Okay."), callback_handler=None), "node")
-    builder.set_session_manager(manager)
-    builder.set_graph_id("g")
-    builder.set_max_node_executions(5)
-    graph = builder.build()
+    graph = new_graph(manager)
     graph("One")
 
     with dead(server):
@@ -273,6 +277,24 @@ def test_a_graph_goes_on_and_is_stored_in_the_end(open_manager: Open, server: Mo
         return stored and stored["multi_agents"]["g"]["state"]["current_task"]
 
     assert eventually(lambda: task() == "Three")
+
+
+def test_the_state_of_a_graph_is_sent_when_closing(
+    open_manager: Open, server: Mongod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = open_manager()
+    graph = new_graph(manager)
+    graph("One")
+    with dead(server):
+        monkeypatch.setattr(_outage, "PAUSE", 600.0)
+        graph("Two")
+        assert manager.health["pending"] == 1
+
+    manager.close()
+
+    stored = manager.session_repository.collection.find_one({"_id": "s-1"})
+    assert stored is not None
+    assert stored["multi_agents"]["g"]["state"]["current_task"] == "Two"
 
 
 def test_what_was_closed_is_sent_no_more(
