@@ -77,6 +77,7 @@ class AgentBinding:
         self._tracker = tracker
         self._tools = ToolUsageMeter(agent)
         self.history = history
+        history.held_by(self)
         self.failure: Exception | None = None
         self.invoked = False
         # The event on which callbacks of others still work.

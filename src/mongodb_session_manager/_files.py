@@ -26,6 +26,8 @@ from ._large_values import Files
 
 # As of GridFS: a chunk and what stands around it make a little less than 256 KiB.
 CHUNK_BYTES = 255 * 1024
+# Chunks in one command. Encoding it keeps all other threads waiting, among them the event loop's.
+AT_A_TIME = 4
 # Seconds for taking a failed upload back; the server may be gone.
 ABORT_TIMEOUT = 1.0
 
@@ -119,12 +121,10 @@ class SessionFiles:
     def _upload(self, session_id: str, digest: str, value: bytes) -> None:
         ensure_file_indexes(self._files, self._chunks)
         file = _document.new_file(session_id, digest, len(value), CHUNK_BYTES)
-        parts = enumerate(range(0, len(value), CHUNK_BYTES))
         try:
             self._files.insert_one(file)
-            self._chunks.insert_many(
-                {"files_id": file["_id"], "n": n, "data": value[start : start + CHUNK_BYTES]} for n, start in parts
-            )
+            for first in range(0, len(value), AT_A_TIME * CHUNK_BYTES):
+                self._chunks.insert_many(_chunks(file["_id"], value, first))
             whole = self._files.update_one(*_document.uploaded(file["_id"])).matched_count
         except PyMongoError:
             with suppress(PyMongoError), pymongo.timeout(ABORT_TIMEOUT):
@@ -137,6 +137,12 @@ class SessionFiles:
         if file_ids:
             self._chunks.delete_many(_document.chunks(file_ids))
             self._files.delete_many(_document.files_by_id(session_id, file_ids))
+
+
+def _chunks(file_id: ObjectId, value: bytes, first: int) -> list[Stored]:
+    last = min(first + AT_A_TIME * CHUNK_BYTES, len(value))
+    starts = range(first, last, CHUNK_BYTES)
+    return [{"files_id": file_id, "n": s // CHUNK_BYTES, "data": value[s : s + CHUNK_BYTES]} for s in starts]
 
 
 def _is_lasting(file: Stored) -> bool:

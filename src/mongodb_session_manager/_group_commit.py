@@ -23,7 +23,7 @@ from weakref import WeakKeyDictionary
 
 import pymongo
 from pymongo.client_session import ClientSession
-from pymongo.errors import PyMongoError
+from pymongo.errors import NetworkTimeout, PyMongoError
 
 from ._client import ClientHandle
 from ._off_loop import Answer, dropped, hand_over
@@ -92,15 +92,34 @@ class _Waiting:
 _Line: TypeAlias = list[_Waiting]
 
 
-async def flush_off_loop(handle: ClientHandle, history: AgentHistory) -> None:
+async def flush_off_loop(handle: ClientHandle, history: AgentHistory, longest: float | None = None) -> None:
     """Send everything that is queued in a history, on the client's threads; a cancelled caller does not tear it.
 
+    Args:
+        handle: The client.
+        history: The history.
+        longest: Seconds to wait; what is under way then goes on behind. None for as long as it takes.
+
     Raises:
+        NetworkTimeout: It takes longer.
         Exception: What ``AgentHistory.flush`` raises.
     """
-    answer: Answer = asyncio.get_running_loop().create_future()
+    loop = asyncio.get_running_loop()
+    answer: Answer = loop.create_future()
     _join(handle, history.namespace, _Waiting(history, answer))
-    await answer
+    patience = None if longest is None else loop.call_later(longest, _give_up, answer, history, longest)
+    try:
+        await answer
+    finally:
+        if patience is not None:
+            patience.cancel()
+
+
+def _give_up(answer: Answer, history: AgentHistory, waited: float) -> None:
+    if not answer.done():
+        error = NetworkTimeout(f"no answer within {waited:g} s")
+        history.hold(type(error).__name__)
+        answer.set_exception(error)
 
 
 def flush_behind(handle: ClientHandle, history: AgentHistory) -> None:

@@ -6,6 +6,7 @@ codec has made of a message, and are undone before the codec reads it: neither k
 """
 
 import hashlib
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -28,43 +29,112 @@ MAX_BYTES = 16 * 1024 * 1024 - 64 * 1024
 # Not the rest: what measures a message outlives its redaction.
 _FIELDS = ("content", "extra")
 _MARK = "%file"
+# As long as a digest, so that the size is known before that.
+_NO_DIGEST = "0" * 64
+# Characters that are encoded at a time.
+_PART = 1024 * 1024
 
 Files = dict[str, bytes]
 
 
-def off_load(fields: Stored, session_id: str, agent_id: str, message_id: int) -> tuple[int, Files]:
-    """Put marks in the place of a message's large values.
+class LargeValues:
+    """Values that were taken out of a message, by reference: they are immutable.
+
+    Their digests are not known before ``hash``, which takes its time and needs no event loop; until then the marks that
+    stand in their place hold none.
+    """
+
+    def __init__(self) -> None:
+        # What stands in the message's ``files``.
+        self.names: list[str] = []
+        self.files: Files = {}
+        self._taken: list[tuple[Stored, bytes | str]] = []
+        self._lock = threading.Lock()
+
+    @property
+    def is_hashed(self) -> bool:
+        """Whether the marks are complete."""
+        return not self._taken
+
+    def take(self, value: bytes | str, kind: str) -> Stored:
+        """Return what stands in the place of a value."""
+        mark = {"sha256": _NO_DIGEST, "length": len(value), "kind": kind}
+        self._taken.append((mark, value))
+        self.names.append(_NO_DIGEST)
+        return {_MARK: mark}
+
+    def hash(self) -> Files:
+        """Complete the marks, and return the values by their digests."""
+        with self._lock:
+            for mark, value in self._taken:
+                content = _utf8(value) if isinstance(value, str) else value
+                mark["sha256"], mark["length"] = hashlib.sha256(content).hexdigest(), len(content)
+                self.files[mark["sha256"]] = content
+            self.names[:] = sorted(self.files)
+            self._taken = []
+            return self.files
+
+
+def _utf8(text: str) -> bytes:
+    """Encode in parts: other threads have their turns in between."""
+    return b"".join(text[start : start + _PART].encode() for start in range(0, len(text), _PART))
+
+
+def capture(fields: Stored, session_id: str, agent_id: str, message_id: int) -> tuple[int, LargeValues]:
+    """Put marks in the place of a message's large values, in little time.
 
     Args:
-        fields: The element that is to be stored, or those fields of it that are to change; changed in place.
+        fields: The element that is to be stored, or those fields of it that are to change; changed in place, and once
+            more by ``hash``.
         session_id: For the error.
         agent_id: For the error.
         message_id: For the error.
 
     Returns:
-        The size of what remains, and the values by their digests.
+        The size of what remains, and the values.
 
     Raises:
         SessionTooLargeError: What remains is still larger than a document can be.
     """
-    files: Files = {}
+    values = LargeValues()
+    # What is large is taken out before anything encodes it.
+    if _weight(fields) * 4 > VALUE_BYTES:
+        _take_out(fields, VALUE_BYTES, values)
+    if _weight(fields) > MESSAGE_BYTES:
+        _take_out(fields, SMALL_VALUE_BYTES, values)
     size = len(bson.encode(fields))
-    if size > VALUE_BYTES:
-        size = _off_load(fields, VALUE_BYTES, files)
     if size > MESSAGE_BYTES:
-        size = _off_load(fields, SMALL_VALUE_BYTES, files)
+        size = _off_load(fields, SMALL_VALUE_BYTES, values)
     if size > MESSAGE_BYTES and "content" in fields:
-        fields["content"] = _whole(fields["content"], files)
-        size = _off_load(fields, VALUE_BYTES, files)
+        values.hash()
+        fields["content"] = _whole(fields["content"], values)
+        size = _off_load(fields, VALUE_BYTES, values)
     if size > MAX_BYTES:
         raise SessionTooLargeError(session_id, agent_id, message_id, size)
-    return size, files
+    return size, values
+
+
+def off_load(fields: Stored, session_id: str, agent_id: str, message_id: int) -> tuple[int, Files]:
+    """Do what ``capture`` and ``hash`` do, and return the size of what remains, and the values by their digests.
+
+    Raises:
+        SessionTooLargeError: What remains is still larger than a document can be.
+    """
+    size, values = capture(fields, session_id, agent_id, message_id)
+    files = values.hash()
+    return len(bson.encode(fields)) if files else size, files
+
+
+def capture_edit(edit: MessageEdit, session_id: str, agent_id: str) -> tuple[MessageEdit, LargeValues]:
+    """Do what ``capture`` does to what an edit puts into a message."""
+    _, values = capture(edit.fields, session_id, agent_id, edit.message_id)
+    return replace(edit, dropped=tuple(name for name in edit.dropped if name not in edit.fields)), values
 
 
 def off_load_edit(edit: MessageEdit, session_id: str, agent_id: str) -> tuple[MessageEdit, Files]:
-    """Do the same to what an edit puts into a message."""
-    _, files = off_load(edit.fields, session_id, agent_id, edit.message_id)
-    return replace(edit, dropped=tuple(name for name in edit.dropped if name not in edit.fields)), files
+    """Do what ``off_load`` does to what an edit puts into a message."""
+    edit, values = capture_edit(edit, session_id, agent_id)
+    return edit, values.hash()
 
 
 def off_load_state(fields: Stored, limit: int = STATE_BYTES) -> tuple[Stored, Files]:
@@ -119,33 +189,54 @@ def _fields_in_files(data: Mapping[str, Any]) -> list[str]:
     return [name for name, value in found.items() if isinstance(value, dict) and value.keys() == {_MARK}]
 
 
-def _off_load(fields: Stored, limit: int, files: Files) -> int:
-    for name in _FIELDS:
-        if name in fields:
-            fields[name] = _without_large(fields[name], limit, files)
-    if files:
-        fields["files"] = sorted({*digests([fields]), *files})
+def _weight(fields: Stored) -> int:
+    """Return how many bytes and characters there are in values that may be taken out."""
+    weight, left = 0, [fields[name] for name in _FIELDS if name in fields]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            left += value.values()
+        elif isinstance(value, list):
+            left += value
+        elif isinstance(value, bytes | str):
+            weight += len(value)
+    return weight
+
+
+def _off_load(fields: Stored, limit: int, values: LargeValues) -> int:
+    _take_out(fields, limit, values)
     return len(bson.encode(fields))
 
 
-def _without_large(value: Any, limit: int, files: Files) -> Any:
+def _take_out(fields: Stored, limit: int, values: LargeValues) -> None:
+    for name in _FIELDS:
+        if name in fields:
+            fields[name] = _without_large(fields[name], limit, values)
+    if values.names:
+        fields["files"] = values.names
+
+
+def _without_large(value: Any, limit: int, values: LargeValues) -> Any:
     if isinstance(value, dict) and value.keys() != {_MARK}:
         for name, item in value.items():
-            value[name] = _without_large(item, limit, files)
+            value[name] = _without_large(item, limit, values)
     elif isinstance(value, list):
-        value[:] = [_without_large(item, limit, files) for item in value]
+        value[:] = [_without_large(item, limit, values) for item in value]
     elif isinstance(value, bytes) and len(value) > limit:
-        return _mark(value, "bytes", files)
-    elif isinstance(value, str) and len(value) * 4 > limit:
-        text = value.encode()
-        return _mark(text, "text", files) if len(text) > limit else value
+        return values.take(value, "bytes")
+    elif isinstance(value, str) and _is_larger(value, limit):
+        return values.take(value, "text")
     return value
 
 
-def _whole(content: Any, files: Files) -> Any:
+def _is_larger(text: str, limit: int) -> bool:
+    return len(text) > limit or (len(text) * 4 > limit and len(text.encode()) > limit)
+
+
+def _whole(content: Any, values: LargeValues) -> Any:
     """Off-load a content of very many small values as one."""
     document = bson.encode({"value": content})
-    return _mark(document, "bson", files) if len(document) > SMALL_VALUE_BYTES else content
+    return values.take(document, "bson") if len(document) > SMALL_VALUE_BYTES else content
 
 
 def _mark(content: bytes, kind: str, files: Files) -> Stored:

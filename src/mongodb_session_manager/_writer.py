@@ -12,7 +12,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -28,7 +28,8 @@ from ._agent_state import fitting, parts
 from ._codec import MessageEdit, Stored
 from ._document import AgentWrite, Guard
 from ._document_size import LEAST_MOVE_BYTES
-from ._large_values import Files
+from ._large_values import Files, LargeValues
+from ._left_behind import LeftBehind
 from ._live_set import MANY_RANGES, LiveIds, LiveMessages, Record, Snapshot, View
 from ._segments import KEPT_BYTES, outgrown
 from .errors import (
@@ -55,8 +56,9 @@ SHARED_BYTES = 64 * 1024
 BEHIND_TIMEOUT = 4.0
 EXIT_TIMEOUT = 5.0
 
-# Histories with changes that are not acknowledged, kept even where their managers were dropped.
-_unsent: "set[AgentHistory]" = set()
+# Histories with changes that are not acknowledged, kept for a while even where their managers were dropped.
+_unsent = LeftBehind()
+_numbers = itertools.count()
 _all: "weakref.WeakSet[AgentHistory]" = weakref.WeakSet()
 
 
@@ -73,7 +75,12 @@ class _Change:
     lost_head: bool = False
     size: int = 0
     # Off-loaded values of what is appended or edited.
-    files: Files = field(default_factory=dict, repr=False)
+    values: LargeValues = field(default_factory=LargeValues, repr=False)
+
+    @property
+    def files(self) -> Files:
+        """These, as far as they are hashed."""
+        return self.values.files
 
     @property
     def is_empty(self) -> bool:
@@ -85,6 +92,11 @@ class _Change:
         """Whether it is of agent data alone."""
         others = (self.appended, self.edited, self.live)
         return all(each is None for each in others) and not self.guardrail_events
+
+    @property
+    def is_of_window(self) -> bool:
+        """Whether it tells of a moved window alone, which may be lost."""
+        return self.lost_head and replace(self, live=None).is_empty
 
     def renumber_without(self, dropped: int) -> None:
         """Follow the numbers of the messages when one of them is taken out."""
@@ -136,6 +148,11 @@ class AgentHistory:
         self._session_id, self._agent_id = session_id, agent_id
         self._guard = guard or Guard(None, 0)
         self._stored = guard is not None
+        self.key: Hashable = (id(repository.client), repository.namespace, session_id, agent_id)
+        self.number, self.is_passed = next(_numbers), False
+        # Who is to be there as long as it is of use, and whether it has stored anything.
+        self._holder: weakref.ref[object] | None = None
+        self._has_stored = False
         self._live = LiveMessages(itertools.starmap(Record, messages))
         # The live set that is stored, or on its way; None where there is none, or where that is not sure.
         self._live_ids: LiveIds | None = None
@@ -161,7 +178,8 @@ class AgentHistory:
         self._removal: ObjectId | None = None
         # Why nothing can be written any more: somebody else wrote, or what was to be written to is gone.
         self._ended: MongoDBSessionError | None = None
-        self._error: Exception | None = None
+        # Its name alone: the error itself would keep all who it came through.
+        self._error: str | None = None
         # Why fields of the agent are left out, by field, as long as nobody was told.
         self.refused: dict[str, Exception] = {}
         self.make_locks()
@@ -188,6 +206,16 @@ class AgentHistory:
         """The number of changes that are not acknowledged."""
         return len(self._pending)
 
+    def held_by(self, holder: object) -> None:
+        """Be sent and kept as agreed for as long as this is there, and then for a while."""
+        self._holder = weakref.ref(holder)
+        _unsent.held_by(self, holder)
+
+    @property
+    def is_left(self) -> bool:
+        """Whether nobody holds it any more."""
+        return self._holder is not None and self._holder() is None
+
     @property
     def only_window_moved(self) -> bool:
         """Whether what is pending may come late: a moved window, and nothing else."""
@@ -207,8 +235,8 @@ class AgentHistory:
         self._most_joined = self._most_pending = MAX_PENDING + messages
 
     @property
-    def error(self) -> Exception | None:
-        """What went wrong with the latest write; None when it succeeded."""
+    def error(self) -> str | None:
+        """The name of what went wrong with the latest write; None when it succeeded."""
         return self._error
 
     # Capturing
@@ -242,10 +270,10 @@ class AgentHistory:
             if metrics:
                 _codec.add_metrics(stored, metrics, self._place(message_id))
             # What is too large is refused here: queued, it could never be sent, and all after it would wait for ever.
-            size, files = _large_values.off_load(stored, self._session_id, self._agent_id, message_id)
+            size, values = _large_values.capture(stored, self._session_id, self._agent_id, message_id)
             self._check_room()
             live = self._live_change(view, Record(message_id, message, given))
-            self._queue(_Change(appended=stored, data=data, size=size, files=files, **live))
+            self._queue(_Change(appended=stored, data=data, size=size, values=values, **live))
 
     def replace(self, message: Message, data: Stored, given: Message | None = None, view: View | None = None) -> None:
         """Queue the new content of the stored message with the same tracking id.
@@ -359,6 +387,29 @@ class AgentHistory:
     def let_go(self) -> None:
         """Keep what is queued no longer than somebody holds this history."""
         _unsent.discard(self)
+
+    def give_up(self) -> None:
+        """Forget what is not sent, which nobody holds any more, and tell of it."""
+        with self._state:
+            messages = sum(change.appended is not None for change in self._pending)
+            is_lost = self._ended is None and not all(change.is_of_window for change in self._pending)
+            self.end(MongoDBSessionError(f"{self._place_of_agent()} was given up: no manager held it any more."))
+        if is_lost:
+            logger.warning(
+                "session_id=<%s>, agent_id=<%s>, messages=<%d> | given up: they were not stored, and their manager was "
+                "dropped or a newer one went on",
+                self._session_id,
+                self._agent_id,
+                messages,
+            )
+
+    def _is_behind(self, *, idle: bool) -> bool:
+        """Tell whether a newer history of the agent went past it, or might; ``idle``: also one that did nothing yet."""
+        newer = [other for other in list(_all) if other.key == self.key and other.number > self.number]
+        return self.is_passed or any(
+            idle or other._has_stored or other.pending or (other._guard.revision or 0) > (self._guard.revision or 0)
+            for other in newer
+        )
 
     def is_continuation(self, message: Message, live: Sequence[Message]) -> bool:
         """Tell whether an announced message is the latest one grown longer, not a new one.
@@ -509,18 +560,18 @@ class AgentHistory:
 
     def _edit(self, edit: MessageEdit, **along: Any) -> None:
         """Change a message that waits to be sent, and have the server change it where it may be stored already."""
-        edit, files = _large_values.off_load_edit(edit, self._session_id, self._agent_id)
+        edit, values = _large_values.capture_edit(edit, self._session_id, self._agent_id)
         waiting = [c for c in self._pending if c.appended and c.appended["message_id"] == edit.message_id]
         for change in waiting:
             stored = cast(Stored, change.appended)
             edit.apply(stored)
             change.size = len(bson.encode(stored))
-            self._give_up_files(change, files)
+            self._give_up_files(change, values)
         if edit.redacts:
             self._drop_edits(edit.message_id)
         # A write without an answer may have stored the message as it was before.
         if not waiting or self._unanswered:
-            self._queue(_Change(edited=edit, files=files, **along))
+            self._queue(_Change(edited=edit, values=values, **along))
         elif any(along.values()):
             self._queue(_Change(**along))
 
@@ -529,12 +580,12 @@ class AgentHistory:
         for change in self._pending:
             if change.edited is not None and change.edited.message_id == message_id:
                 change.edited = None
-                self._give_up_files(change, {})
+                self._give_up_files(change, LargeValues())
 
-    def _give_up_files(self, change: _Change, instead: Files) -> None:
+    def _give_up_files(self, change: _Change, instead: LargeValues) -> None:
         """Let a change that is not stored have other values; what was sent of its own is to be removed."""
         self._unused_files |= self._sent_files & change.files.keys()
-        change.files = instead
+        change.values = instead
 
     def _queue(self, change: _Change) -> None:
         self._check_room()
@@ -560,7 +611,10 @@ class AgentHistory:
             raise self._ended.with_traceback(None)
 
     def _place(self, message_id: int) -> str:
-        return f"Agent {self._agent_id!r} of session {self._session_id!r}, message {message_id}"
+        return f"{self._place_of_agent()}, message {message_id}"
+
+    def _place_of_agent(self) -> str:
+        return f"Agent {self._agent_id!r} of session {self._session_id!r}"
 
     # Sending
 
@@ -578,14 +632,14 @@ class AgentHistory:
                 while self._send_next():
                     pass
             except (AgentNotFoundError, SessionNotFoundError) as error:
-                self._error = error
+                self._error = type(error).__name__
                 raise self.end(error) from None
             except SessionLockedError as error:
-                self._error = error
+                self._error = type(error).__name__
                 self._end_locked(error)
                 raise
             except Exception as error:
-                self._error = error
+                self._error = type(error).__name__
                 raise
             finally:
                 self._take_files_back()
@@ -597,6 +651,30 @@ class AgentHistory:
         """Do what ``flush`` does, but give up soon: nobody waits, and an interpreter that ends waits for threads."""
         with pymongo.timeout(BEHIND_TIMEOUT):
             self.flush()
+
+    def flush_if_idle(self) -> None:
+        """Do what ``flush`` does, unless somebody else does already, or it would be in a newer history's way."""
+        if self.is_left and self._is_behind(idle=True):
+            return
+        if self._sending.acquire(blocking=False):
+            try:
+                self.flush()
+            finally:
+                self._sending.release()
+
+    def flush_until(self, deadline: float) -> None:
+        """Do what ``flush`` does, but no longer than until then, by the monotonic clock."""
+        if not self._sending.acquire(timeout=max(deadline - time.monotonic(), 0.001)):
+            raise TimeoutError("a write that is under way has no answer")
+        try:
+            with pymongo.timeout(max(deadline - time.monotonic(), 0.001)):
+                self.flush()
+        finally:
+            self._sending.release()
+
+    def hold(self, error: str) -> None:
+        """Take over why what is queued is not sent for now."""
+        self._error = error
 
     def offer(self) -> Offer | None:
         """Give all that is queued as one write that may share a command; until then, nothing else is sent.
@@ -623,7 +701,9 @@ class AgentHistory:
 
     def _is_steady(self) -> bool:
         in_doubt = self._ended or self._unanswered or self._removal or self._unused_files
-        return bool(self._pending) and self._stored and self._guard.revision is not None and not in_doubt
+        if not self._pending or not self._pending[0].values.is_hashed:
+            return False
+        return self._stored and self._guard.revision is not None and not in_doubt
 
     def _offer(self) -> Offer | None:
         count, write, guard = self._next_write()
@@ -646,19 +726,29 @@ class AgentHistory:
                 self._acknowledge(offer.count, offer.after)
                 self._error = None
         except Exception as ended:  # noqa: BLE001 - the others that shared the command are to be concluded too
-            error = self._error = ended
+            error, self._error = ended, type(ended).__name__
         finally:
             self._sending.release()
         if arrived and self._kept_bytes is not None:
             self._roll_behind()
         return error
 
+    def _hash_values(self) -> None:
+        """Hash large values; meanwhile messages are captured, and edited."""
+        with self._state:
+            waiting = [change.values for change in self._pending if not change.values.is_hashed]
+        for values in waiting:
+            values.hash()
+
     def _send_next(self) -> bool:
+        self._hash_values()
         with self._state:
             self.check_open()
             if not self._pending:
                 self.let_go()
                 return False
+            if not self._pending[0].values.is_hashed:  # it came just now
+                return True
             count, write, guard = self._next_write()
             if not write.leaves_guard:
                 self._unanswered[write.write_id] = count
@@ -739,7 +829,7 @@ class AgentHistory:
                 self._forget_live()
                 return
             dropped = change.appended["message_id"]
-            self._give_up_files(change, {})
+            self._give_up_files(change, LargeValues())
             self._drop_record(dropped, change)
             for later in self._pending:
                 later.renumber_without(dropped)
@@ -797,7 +887,7 @@ class AgentHistory:
         """Join as many queued changes as one update can hold: an edit stands alone, with data."""
         write, count = AgentWrite(self._agent_id), 0
         for change in self._pending:
-            if count and (change.edited or (change.appended and write.edited)):
+            if count and (change.edited or (change.appended and write.edited) or not change.values.is_hashed):
                 break
             # A new agent comes whole: who stopped in between would leave a part that is taken for all of it.
             is_full = self._stored and write.size + change.size > JOINED_BYTES
@@ -840,9 +930,10 @@ class AgentHistory:
             self._unanswered.clear()
             self._misses = 0
             self._most_joined = MAX_PENDING
-            self._stored = True
+            self._stored = self._has_stored = True
             if not self._pending:
                 self.let_go()
+        _unsent.passed_by(self)
 
     def _settle(self) -> None:
         """A guard missed: a write of ours had arrived without an answer, or somebody else wrote, or may write."""
@@ -984,7 +1075,7 @@ class AgentHistory:
                 self.end(error)
 
     def _pending_messages(self) -> list[Message]:
-        whole = [_large_values.put_back(c.appended, c.files) for c in self._pending if c.appended]
+        whole = [_large_values.put_back(c.appended, c.values.hash()) for c in self._pending if c.appended]
         return [_codec.decode_message(message) for message in whole]
 
     def _conflict(self, stored: Guard) -> SessionConflictError:
@@ -1011,10 +1102,12 @@ class AgentHistory:
 def flush_unsent() -> None:
     """Send what all histories hold, from the thread that ends the interpreter: the others have ended."""
     deadline = time.monotonic() + EXIT_TIMEOUT
-    for history in list(_unsent):
+    # The newer ones first: they go past the older ones of their agents.
+    for history in sorted(_unsent, key=lambda history: -history.number):
         try:
-            with pymongo.timeout(max(deadline - time.monotonic(), 0.001)):
-                history.flush()
+            if history._is_behind(idle=False):
+                history.give_up()
+            history.flush_until(deadline)
         except Exception as error:  # noqa: BLE001 - the others are to be sent too
             logger.warning(
                 "session_id=<%s>, pending=<%d>, agent_id=<%s>, error=<%s> | ended with changes that are not stored",
@@ -1029,7 +1122,7 @@ def _leave_to_parent() -> None:
     """After a fork: what waits is the parent's to send, and threads that the child lacks may hold its locks."""
     for history in list(_all):
         history.make_locks()
-    _unsent.clear()
+    _unsent.reset()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows

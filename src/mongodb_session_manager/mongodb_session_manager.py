@@ -53,6 +53,7 @@ from ._lease import LEASE_DURATION, LEASE_TIMEOUT, Lease
 from ._multi_agent_writer import MultiAgentWriter
 from ._multi_agents import MultiAgentState, StoredState
 from ._off_loop import Run, Steps, all_done, go_through, go_through_off_loop, here, in_thread, run_off_loop
+from ._outage import Sender, outage_of
 from ._session_data import SessionData
 from ._telemetry import ends_invocation, policies_triggered
 from ._writer import MAX_PENDING, AgentHistory, flush_unsent
@@ -71,6 +72,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Seconds that a conversation which goes on without the server waits for it, before it does.
+LONGEST_WAIT = 10.0
 # Seconds to give back a lease whose manager could not be made.
 UNUSED_LEASE_TIMEOUT = 1.0
 
@@ -216,6 +219,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         self._multi_agents: dict[str, MultiAgentWriter] = {}
         self._lock = threading.Lock()
         self._closed = False
+        self._outage = outage_of(repository.handle)
         # Graphs and Swarms that run, by id.
         self._running: set[str] = set()
         self._heartbeat = None if lease is None else self._new_heartbeat(lease)
@@ -409,11 +413,11 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         binding.history.check_open()
         copies: set[int] = set()
         try:
-            with self._degrading():
+            with self._degrading(binding.history):
                 copies = self._copies(binding, agent.agent_id)
         finally:  # without a look at the server, what is known here is redacted all the same
             binding.history.redact_latest(_codec.with_blocks(redact_message), _codec.encode(event, place), copies)
-        with self._degrading():
+        with self._degrading(binding.history):
             binding.history.flush()
 
     def _copies(self, binding: AgentBinding, agent_id: str) -> set[int]:
@@ -425,14 +429,24 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         return self.session_repository.tracked_ids(self.session_id, agent_id, tracking_id)
 
     @contextmanager
-    def _degrading(self) -> Iterator[None]:
+    def _degrading(self, sender: Sender) -> Iterator[None]:
         """Let the conversation go on without the server, where that was asked for."""
+        started = time.monotonic()
         try:
             yield
         except PyMongoError as error:
             if not self._degrades:
                 raise
+            sender.hold(type(error).__name__)
+            self._outage.failed(sender, error, time.monotonic() - started)
             self._log_error(error)
+
+    def _is_held(self, sender: Sender) -> bool:
+        """Tell whether nothing is sent for now, since the server is away and the conversation goes on without it."""
+        return self._degrades and self._outage.holds(sender)
+
+    def _is_away(self) -> bool:
+        return self._degrades and self._outage.is_on
 
     def sync_agent(self, agent: "LocalAgent", **kwargs: Any) -> None:
         """Store the agent's state as far as it changed, and what is still pending; else write nothing.
@@ -451,19 +465,20 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         binding = self._bound(agent)
         self._look_up(binding, agent)
         binding.capture_state(agent)
-        with self._degrading():
-            binding.history.flush()
+        if not self._is_held(binding.history):
+            with self._degrading(binding.history):
+                binding.history.flush()
         _tell_outside(binding)
 
     def _look_up(self, binding: AgentBinding, agent: "LocalAgent") -> None:
         """Find live messages in storage that this process has not seen there: an application has put them back."""
         unknown = binding.unknown(agent)
-        if unknown:
+        if unknown and not self._is_away():
             binding.history.look_up(unknown, agent.messages)
 
     async def _alook_up(self, binding: AgentBinding, agent: "LocalAgent", announced: Message | None = None) -> None:
         unknown = binding.unknown(agent, announced)
-        if unknown:
+        if unknown and not self._is_away():
             live = list(agent.messages)
             await self._off_loop(lambda: binding.history.look_up(unknown, live))
 
@@ -548,7 +563,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
             # when the caller has the answer, so as not to compete with that for the interpreter.
             asyncio.get_running_loop().call_soon(self._flush_left, binding.history)
         else:
-            await self._flush(binding)
+            await self._flush(binding, ends=True)
         if getattr(event, "result", None) is not None or sys.exc_info()[1] is None:
             binding.tell_left_out()  # else the invocation's own error is told, and this at the end of another
 
@@ -590,19 +605,26 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         if self._durability == "sync" or not ends_later:
             await self._flush(binding)
         elif self._durability == "async" or binding.history.pending >= MAX_PENDING // 2:
-            # What fails is met by the flush at the end of the invocation, where there is one.
-            flush_behind(self.session_repository.handle, binding.history)
+            self._flush_behind(binding.history)
 
-    async def _flush(self, binding: AgentBinding) -> None:
+    def _flush_behind(self, history: AgentHistory) -> None:
+        """Send without waiting; what fails is met by the flush at the end of the invocation, where there is one."""
+        if not self._is_held(history):
+            flush_behind(self.session_repository.handle, history)
+
+    async def _flush(self, binding: AgentBinding, *, ends: bool = False) -> None:
         binding.history.check_open()
         if not binding.history.pending:
             return
-        with self._degrading():
-            await flush_off_loop(self.session_repository.handle, binding.history)
+        if self._is_held(binding.history) and not await self._outage.ends_soon(patiently=ends):
+            return
+        with self._degrading(binding.history):
+            longest = LONGEST_WAIT if self._degrades else None
+            await flush_off_loop(self.session_repository.handle, binding.history, longest)
 
     def _flush_left(self, history: AgentHistory) -> "Future[None] | None":
         # By now close(), or the next message, may have taken it along.
-        if not history.pending or self._closed:
+        if not history.pending or self._closed or self._is_held(history):
             return None
         try:
             sent = self.session_repository.handle.executor.submit(history.flush_behind)
@@ -686,7 +708,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
             return
         writer = self._multi_agent_writer(event.source)
         try:
-            await self._write_multi_agent(writer.capture(event.source, ends=False))
+            await self._write_multi_agent(writer, writer.capture(event.source, ends=False))
         except Exception as error:
             writer.failure = error
             raise
@@ -695,7 +717,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         self._running.discard(event.source.id)
         writer = self._multi_agent_writer(event.source)
         if writer.failure is None:
-            await self._write_multi_agent(writer.capture(event.source, ends=True))
+            await self._write_multi_agent(writer, writer.capture(event.source, ends=True))
         elif sys.exc_info()[1] is None:  # a Swarm has kept it to itself
             raise writer.failure
 
@@ -703,10 +725,15 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         writer = MultiAgentWriter(self.session_repository, self.session_id)
         return self._multi_agents.setdefault(source.id, writer)
 
-    async def _write_multi_agent(self, write: Callable[[], None] | None) -> None:
-        if write is not None:
-            with self._degrading():
-                await self._off_loop(write)
+    async def _write_multi_agent(self, writer: MultiAgentWriter, write: "functools.partial[None] | None") -> None:
+        if write is None:
+            return
+        if self._degrades:
+            writer.keep(write)  # as long as it is not stored
+        if self._is_held(writer) and not await self._outage.ends_soon():
+            return
+        with self._degrading(writer):
+            await self._off_loop(write)
 
     # The session
 
@@ -717,13 +744,11 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
     @property
     def health(self) -> Health:
         """How the writes are doing, without any content."""
-        errors = [binding.history.error or binding.left_out for binding in self._live_bindings()]
+        bindings, multi_agents = self._live_bindings(), list(self._multi_agents.values())
+        errors = [writer.error for writer in multi_agents if writer.pending]
+        errors += [binding.history.error or _name(binding.left_out) for binding in bindings]
         failed = [error for error in errors if error is not None]
-        return {
-            "ok": not failed,
-            "pending": self._pending(),
-            "last_error": type(failed[-1]).__name__ if failed else None,
-        }
+        return {"ok": not failed, "pending": self._pending(), "last_error": failed[-1] if failed else None}
 
     def delete_session(self) -> bool:
         """Delete the session and everything that belongs to it; False where it was gone already.
@@ -748,13 +773,13 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
             SessionConflictError: Somebody else wrote an agent's history meanwhile.
             TimeoutError: Not everything was acknowledged in time.
         """
-        sent = self._send(self._unsent())
+        sent = self._send(self._unsent()) + self._send_states()
         wait(sent, timeout)
         self._check_flushed(sent)
 
     async def aflush(self, timeout: float | None = None) -> None:
         """Do what ``flush`` does, off the event loop."""
-        sent = self._send(self._unsent())
+        sent = self._send(self._unsent()) + self._send_states()
         await all_done(sent, timeout)
         self._check_flushed(sent)
 
@@ -767,11 +792,21 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
     def _unsent(self) -> list[AgentHistory]:
         return [binding.history for binding in self._live_bindings() if binding.history.pending]
 
-    def _send(self, histories: Iterable[AgentHistory]) -> "list[Future[None]]":
+    def _send(
+        self, histories: Iterable[AgentHistory], how: Callable[[AgentHistory], None] = AgentHistory.flush
+    ) -> "list[Future[None]]":
+        return self._call([functools.partial(how, history) for history in histories])
+
+    def _send_states(self) -> "list[Future[None]]":
+        """Send the states of Graphs and Swarms that wait, for as long as closing waits."""
+        waiting = [writer for writer in list(self._multi_agents.values()) if writer.pending]
+        return self._call([functools.partial(_bounded, writer.flush_if_idle) for writer in waiting])
+
+    def _call(self, calls: "Iterable[functools.partial[None]]") -> "list[Future[None]]":
         if threading.current_thread().name.startswith(f"{THREAD_NAME}_"):
             # Waiting here for another of the client's threads could wait for ever.
-            return [here(history.flush) for history in histories]
-        return [self.session_repository.handle.executor.submit(history.flush) for history in histories]
+            return [here(call) for call in calls]
+        return [self.session_repository.handle.executor.submit(call) for call in calls]
 
     def _check_sent(self, sent: "Sequence[Future[None]]") -> None:
         done = [future for future in sent if future.done()]
@@ -827,13 +862,17 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
 
     def _sending_last(self, left: Collection[AgentHistory]) -> Steps:
         waiting = [history for history in self._unsent() if not (history in left and history.only_window_moved)]
+        until = functools.partial(AgentHistory.flush_until, deadline=time.monotonic() + CLOSE_TIMEOUT)
         try:
-            sent = self._send(waiting)
+            sent = self._send(waiting, until if self._degrades else AgentHistory.flush) + self._send_states()
             yield sent, CLOSE_TIMEOUT
             self._check_sent(sent)
         except Exception as error:  # noqa: BLE001 - closing must not keep the client
             self._log_unstored(error)
+        for writer in list(self._multi_agents.values()):
+            self._outage.forget(writer)
         for binding in self._live_bindings():
+            self._outage.forget(binding.history)
             binding.history.let_go()
             if binding.left_out is not None:
                 self._log_unstored(binding.left_out)
@@ -857,13 +896,23 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         return [binding for binding in list(self._bindings.values()) if binding is not None]
 
     def _pending(self) -> int:
-        return sum(binding.history.pending for binding in self._live_bindings())
+        states = sum(writer.pending for writer in list(self._multi_agents.values()))
+        return states + sum(binding.history.pending for binding in self._live_bindings())
 
     def _check_open(self) -> None:
         if self._closed:
             raise MongoDBSessionError(
                 f"The manager of session {self.session_id!r} is closed; make a new one to go on with the session."
             )
+
+
+def _bounded(call: Callable[[], None]) -> None:
+    with pymongo.timeout(CLOSE_TIMEOUT):
+        call()
+
+
+def _name(error: Exception | None) -> str | None:
+    return None if error is None else type(error).__name__
 
 
 def _tell_outside(binding: AgentBinding) -> None:

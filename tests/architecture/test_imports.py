@@ -31,6 +31,7 @@ FLOORS: list[set[str]] = [
     },
     {
         "_deliveries",
+        "_outage",
         "_document",
         "_heartbeat",
         "_hook_chain",
@@ -39,6 +40,7 @@ FLOORS: list[set[str]] = [
         "_restorable",
         "mongodb_connection_pool",
         "_large_values",
+        "_left_behind",
         "_multi_agents",
     },
     {"_all_agents", "_listing", "_opening", "_agent_state", "_document_size"},

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from mongodb_session_manager import _writer
 from mongodb_session_manager.testing import Mongod
 from tests.faults.conversation import Conversation
 from tests.faults.stream import Stream, stream_of
@@ -80,7 +81,11 @@ def test_a_server_that_was_killed(converse: Converse, server: Mongod) -> None:
     stream.check()
 
 
-def test_a_server_that_comes_back_after_a_minute(converse: Converse, server: Mongod) -> None:
+def test_a_server_that_comes_back_after_a_minute(
+    converse: Converse, server: Mongod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Who goes on without waiting says much in a minute.
+    monkeypatch.setattr(_writer, "MAX_PENDING", 100_000)
     stream = stream_of(converse, uri=server.uri, w="majority", serverSelectionTimeoutMS=2_000)
 
     with stream.talking():
