@@ -1050,7 +1050,7 @@ def tracked(session_id: str, agent_ids: Iterable[str], tracking_ids: Iterable[An
 def used_files_pipeline(session_id: str, nested: Iterable[str] = ()) -> Pipeline:
     """Return the aggregation that reads which off-loaded values the messages of agents in a document refer to."""
     used = {"$map": {"input": _list("$$agent.v.messages"), "as": "message", "in": _FILES_OF_MESSAGE}}
-    data = [{"$ifNull": [f"$$agent.v.agent_data.{name}.%file.sha256", None]} for name in AGENT_FIELDS]
+    data = {name: {"$ifNull": [f"$$agent.v.agent_data.{name}.%file.sha256", None]} for name in AGENT_FIELDS}
     stages = agents_pipeline(session_id, nested, messages=used, data=data)
     states = {"$objectToArray": {"$ifNull": ["$multi_agents", {}]}}
     stages[-1]["$project"]["states"] = {"$map": {"input": states, "as": "state", "in": _FILES_OF_STATE}}

@@ -113,7 +113,7 @@ class SessionFiles:
         session = read_session_agents(self._sessions, session_id, _document.used_files_pipeline) or {}
         used = _large_values.digests(session.get("states", ()))
         for agent in session.get("agents", ()):
-            used |= _large_values.digests(agent["messages"]) | set(agent["data"])
+            used |= _large_values.digests(agent["messages"]) | set(agent["data"].values())
         for segment in self._segments.find(*_document.segments_with_files(session_id)):
             used |= _large_values.digests(segment["messages"])
         return used
