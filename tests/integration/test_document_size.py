@@ -209,7 +209,8 @@ def test_a_foreign_agent_of_the_first_version_stays(
     assert embedded("old") == [0, 1, 2, 3, 4]
     assert 0 not in embedded("a-0")
     restored("I go on")
-    assert len(embedded("old")) in (0, 7)
+    # Its own writer may move what it knows.
+    assert [message["message_id"] for message in another.list_messages("old")] == list(range(7))
 
 
 def test_a_lease_is_in_the_way_of_no_metadata(
