@@ -17,8 +17,9 @@ from strands.agent.conversation_manager import (
     SummarizingConversationManager,
 )
 from strands.agent.conversation_manager.compression.pin_message import is_pinned, pin_message, unpin_message
-from strands.hooks import AfterInvocationEvent, BeforeInvocationEvent, MessageAddedEvent
+from strands.hooks import AfterInvocationEvent, BeforeInvocationEvent, BeforeModelCallEvent, MessageAddedEvent
 from strands.interventions import Guide, InterventionHandler, Proceed
+from strands.plugins import Plugin
 from strands.types.content import Message
 from strands.types.exceptions import (
     ContextWindowOverflowException,
@@ -119,6 +120,12 @@ def stop(tool_context: ToolContext) -> str:
     return "stopping"
 
 
+@tool
+def errand(word: str) -> str:
+    """Run an errand, while the conversation goes on."""
+    return word
+
+
 class Fruit(BaseModel):
     """A fruit."""
 
@@ -134,6 +141,24 @@ class Guidance(InterventionHandler):
     def before_model_call(self, event: Any, **kwargs: Any) -> Any:
         wanted, self.wanted = self.wanted, False
         return Guide(feedback="Be kind.") if wanted else Proceed()
+
+
+class Minutes(Plugin):
+    """Adds a word to the conversation when it is asked to, and tells nobody."""
+
+    name = "minutes"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wanted = False
+
+    def init_agent(self, agent: Agent) -> None:
+        agent.hooks.add_callback(BeforeModelCallEvent, self._before_model_call)
+
+    def _before_model_call(self, event: BeforeModelCallEvent) -> None:
+        if self.wanted:
+            event.agent.messages.append(user("For the minutes"))
+        self.wanted = False
 
 
 REFUSALS = (ContextWindowOverflowException, UnstorableValueError)
@@ -164,7 +189,7 @@ class Conversation:
 
     def _start(self) -> None:
         self.script: deque[Any] = deque()
-        self.guidance = Guidance()
+        self.guidance, self.minutes = Guidance(), Minutes()
         self.memory: Message | None = None
         self.resume: str | None = None
         options = KINDS[self._kind]()
@@ -172,11 +197,18 @@ class Conversation:
             default=lambda _: self.script.popleft() if self.script else "Okay.", **options.pop("limits")
         )
         self.manager = self._new_manager(self._durability)
+        if self._chosen.random() < 0.3:
+            self.manager.prefetch(["default"])
         self.agent = Agent(
             session_manager=self.manager,
             model=model,
-            tools=[look_up, take_note, ask, stop, Agent(model=ScriptedModel(default="Done."), name="helper").as_tool()],
+            tools=[
+                *(look_up, take_note, ask, stop, errand),
+                Agent(model=ScriptedModel(default="Done."), name="helper").as_tool(),
+            ],
             interventions=[self.guidance],
+            plugins=[self.minutes],
+            background_tasks={"agentic": [], "always": ["errand"]},
             callback_handler=None,
             **options,
         )
@@ -230,6 +262,14 @@ class Conversation:
     def delegate(self) -> None:
         use = {"toolUse": {"toolUseId": self._word(), "name": "helper", "input": {"input": "Help"}}}
         self._say(None, use)
+
+    def send_on_an_errand(self) -> None:
+        use = {"toolUse": {"toolUseId": self._word(), "name": "errand", "input": {"word": self._word()}}}
+        self._say(None, use, "It is on its way.")
+
+    def take_minutes(self) -> None:
+        self.minutes.wanted = self.has_strangers = True
+        self._say()
 
     def limit(self) -> None:
         self._say(None, look(self._word(), self._number), limits={"turns": 1})
