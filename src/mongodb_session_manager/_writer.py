@@ -47,7 +47,6 @@ logger = logging.getLogger(__name__)
 
 MAX_PENDING = 1000
 MAX_MISSES = 5
-MOST_FULL = 2
 # Changes are joined into one update up to this size, so that what is joined fits where its parts fit.
 JOINED_BYTES = 4 * 1024 * 1024
 # Messages and state up to this size share a command with those of other histories, which wait for it.
@@ -168,8 +167,8 @@ class AgentHistory:
         self._live_count = self._live_bytes = 0
         # How many pending changes each write held whose answer is missing, by write id.
         self._unanswered: dict[ObjectId, int] = {}
-        # Writes in a row that others' leases were in the way of, and that found no room where nothing could be moved.
-        self._misses = self._full = 0
+        # Writes in a row that others' leases were in the way of.
+        self._misses = 0
         # How many changes the next write may join, and how many are held.
         self._most_joined = self._most_pending = MAX_PENDING
         # Whether stored messages may have off-loaded values; which values were sent, and which of those nobody needs.
@@ -757,7 +756,7 @@ class AgentHistory:
             arrived = self._send(write, guard)
         except SessionTooLargeError:
             self._unanswered.pop(write.write_id, None)
-            if self._stored and (self.roll(kept_bytes=0) or self._may_have_room()):
+            if self._stored and self.roll(kept_bytes=0):
                 return True
             if not (self._part(count) or self._split() or self._leave_out_field()):
                 self._drop_too_large()
@@ -770,11 +769,6 @@ class AgentHistory:
         else:
             self._settle()
         return True
-
-    def _may_have_room(self) -> bool:
-        """Tell whether a write that found no room is worth another try: others may have moved messages meanwhile."""
-        self._full += 1
-        return self._full <= MOST_FULL
 
     def _leave_out(self, count: int) -> bool:
         """Forget a moved window that came too late; False where nothing can follow it.
@@ -934,7 +928,7 @@ class AgentHistory:
             self._live_count += sum(change.appended is not None for change in done)
             self._live_bytes += sum(change.size for change in done)
             self._unanswered.clear()
-            self._misses = self._full = 0
+            self._misses = 0
             self._most_joined = MAX_PENDING
             self._stored = self._has_stored = True
             if not self._pending:

@@ -97,6 +97,8 @@ _REMEDY_FOR_STATE = "another state in its place with the repository's update_mul
 _NOTHING: Mapping[str, bytes] = {}
 # How often room is made for one write: others may fill it meanwhile.
 _ROOM_TRIES = 5
+# Seconds to wait for others that move messages, where there are none to move.
+_ROOM_PAUSES = (0.05, 0.2)
 # Sessions whose sizes a repository keeps in mind.
 _MOST_SIZES = 1000
 _NO_CONDITION: Mapping[str, Any] = {}
@@ -425,12 +427,19 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
 
     def _with_room(self, session_id: str, write: Callable[[], _T]) -> _T:
         """Write; where the session document has no room left, make some and write again."""
+        pauses = iter(_ROOM_PAUSES)
         for _ in range(_ROOM_TRIES):
             try:
                 return write()
             except OperationFailure as error:
-                if not (is_too_large(error) and self._make_room(session_id)):
+                if not is_too_large(error):
                     raise
+                if not self._make_room(session_id):
+                    # Others may be moving the same messages just now.
+                    pause = next(pauses, None)
+                    if pause is None:
+                        raise
+                    time.sleep(pause)
         return write()
 
     def _make_room(self, session_id: str) -> bool:
@@ -452,7 +461,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
 
     def is_crowded(self, session_id: str) -> bool:
         """Tell whether a session's writers should move their own agents' messages out of its document."""
-        return self._size(session_id).is_crowded
+        return self._size(check_id("session_id", session_id)).is_crowded
 
     def _grew(self, session_id: str, added: int) -> None:
         """Count what was stored, and have somebody look, where it may be much by now; nobody waits for that."""

@@ -1042,12 +1042,12 @@ async def test_the_conversation_goes_on(
         await talk(agent, SECRET)
         await talk(agent, "Two")
 
-    assert texts(agent.messages) == [SECRET, "Done.", "Two", "Okay."]
-    assert history() == []
-    # A write that nobody waits for is repeated until its time is over, which is another error.
-    errors = {error, "ServerSelectionTimeoutError"} if durability == "async" else {error}
-    assert manager.health["last_error"] in errors
-    assert (manager.health["ok"], manager.health["pending"]) == (False, 6)
+        assert texts(agent.messages) == [SECRET, "Done.", "Two", "Okay."]
+        assert history() == []
+        # A write that nobody waits for is repeated until its time is over, which is another error.
+        errors = {error, "ServerSelectionTimeoutError"} if durability == "async" else {error}
+        assert manager.health["last_error"] in errors
+        assert (manager.health["ok"], manager.health["pending"]) == (False, 6)
     warnings = [record.getMessage() for record in caplog.records if record.name.startswith("mongodb_session_manager")]
     assert "session_id=<s-1>" in warnings[-1]
     assert any(name in warnings[-1] for name in errors)

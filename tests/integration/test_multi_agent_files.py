@@ -507,7 +507,7 @@ def test_what_a_step_of_a_large_state_costs(new_manager: NewManager, command_cou
 
     with command_counter.counting() as log:
         repository.write_multi_agent("s-1", "g", {"text": "1" * 2 * MB})
-    assert (log.writes, log.reads) == (7, 9)
+    assert (log.writes, log.reads) == (8, 9)
 
     with command_counter.counting() as log:
         repository.read_multi_agent("s-1", "g")

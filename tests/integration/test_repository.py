@@ -186,7 +186,7 @@ AGENT_VERBS: dict[str, Verb] = {
 }
 VERBS = {**SESSION_VERBS, **AGENT_VERBS}
 CREATING = {"open_session", "create_session"}
-SENDING_NOTHING = {"prepare_write"}
+SENDING_NOTHING = {"prepare_write", "is_crowded"}
 
 
 def test_every_verb_is_tested() -> None:
@@ -909,12 +909,14 @@ HALF = "x" * (9 * MEBIBYTE)
 LARGE = {
     "message": Large(lambda r: r.create_message(SESSION, AGENT, a_heavy(2, len(BIG)))),
     "message at the limit": Large(lambda r: r.create_message(SESSION, AGENT, a_heavy(2, 16 * MEBIBYTE - 400))),
-    "message over the rest": Large(lambda r: r.create_message(SESSION, AGENT, a_heavy(2, len(HALF))), before=9),
     "edited message": Large(lambda r: r.update_message(SESSION, AGENT, a_heavy(0, len(BIG)))),
-    "edit over the rest": Large(lambda r: r.update_message(SESSION, AGENT, a_heavy(0, len(HALF))), before=9),
     "agent": Large(lambda r: r.create_agent(SESSION, an_agent("other", text=BIG))),
-    "agent over the rest": Large(lambda r: r.create_agent(SESSION, an_agent("other", text=HALF)), before=9),
     "state": Large(lambda r: r.update_agent(SESSION, an_agent(text=BIG))),
+}
+OVER_THE_REST: dict[str, Callable[[MongoDBSessionRepository], object]] = {
+    "message": lambda r: r.create_message(SESSION, AGENT, a_heavy(2, len(HALF))),
+    "edit": lambda r: r.update_message(SESSION, AGENT, a_heavy(0, len(HALF))),
+    "agent": lambda r: r.create_agent(SESSION, an_agent("other", text=HALF)),
 }
 
 
@@ -935,6 +937,18 @@ def test_a_write_over_the_limit_is_refused_whole(
     by_itself = caught.value.size is not None and caught.value.size > 15 * MEBIBYTE
     assert by_itself or isinstance(caught.value.__cause__, PyMongoError | DocumentTooLarge)
     assert bson.encode(stored(on_mongod)) == before
+
+
+@pytest.mark.parametrize("write", OVER_THE_REST.values(), ids=OVER_THE_REST.keys())
+def test_a_write_that_is_too_large_beside_others_finds_room(
+    server: MongoDBSessionRepository, write: Callable[[MongoDBSessionRepository], object]
+) -> None:
+    fill(server, 0)
+    server.create_message(SESSION, AGENT, a_heavy(1, len(HALF)))
+
+    write(server)
+
+    assert [record.message_id for record in server.list_messages(SESSION, AGENT)][:2] == [0, 1]
 
 
 def test_a_refused_write_does_not_end_the_session(server: MongoDBSessionRepository) -> None:
