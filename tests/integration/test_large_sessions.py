@@ -166,7 +166,8 @@ def test_a_restore_reads_only_what_is_used(client: Client, counter: CommandCount
     with open_manager(client) as manager, counter.counting() as log:
         agent = new_agent(manager)
 
-    assert log.names == ["aggregate"]
+    # Two where the window reaches into segments: how much the document keeps depends on when others looked.
+    assert log.names in (["aggregate"], ["aggregate"] * 2)
     assert len(agent.messages) == WINDOW
     assert received.bytes - before < 2 * WINDOW * len(TEXT)
 
