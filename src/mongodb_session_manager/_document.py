@@ -350,6 +350,11 @@ def _guard(revision: int | None, next_message_id: int, write_id: object) -> Stor
     return {"revision": revision, "next_message_id": next_message_id, "write_id": write_id}
 
 
+def is_window_state(data: Stored) -> bool:
+    """Tell whether agent data is a conversation manager's count of what has left its window, and nothing else."""
+    return data.keys() == {_MANAGER_STATE} and _WINDOW_STATE.issuperset(data[_MANAGER_STATE])
+
+
 @dataclass
 class AgentWrite:
     """One atomic change of one agent: messages, state, and what goes with them.
@@ -392,9 +397,7 @@ class AgentWrite:
         """
         if self.appended or self.edited or self.guardrail_events or not self.live_may_wait:
             return False
-        if not self.data:
-            return self.live is not None
-        return self.data.keys() == {_MANAGER_STATE} and _WINDOW_STATE.issuperset(self.data[_MANAGER_STATE])
+        return is_window_state(self.data) if self.data else self.live is not None
 
     def leads_to(self, guard: Guard) -> Guard:
         """Return where the history is when this was written there."""

@@ -292,10 +292,11 @@ class LiveMessages:
         live = view.messages
         if not closely and self.is_seen(live):
             return view.with_pins and self._look_at_pins()
-        matched = self._match(live)
+        slots = self._slots_left(live) if self.lost_head(live) and not closely else None
+        matched = self._match(live) if slots is None else [slot.record for slot in slots]
         strangers = [message for message, record in zip(live, matched, strict=True) if record is None]
         self._note_own(strangers, view.held())
-        slots = self._stand(live, matched)
+        slots = self._stand(live, matched) if slots is None else slots
         records = self._in_order(slots)
         self._begin_with_user(slots, records)
         pinned = self._pinned(slots, view.with_pins).intersection(records)
@@ -307,6 +308,15 @@ class LiveMessages:
     def is_seen(self, live: Sequence[Message]) -> bool:
         """Tell whether the list is the one seen last."""
         return len(live) == len(self._seen) and all(map(is_, live, self._seen))
+
+    def lost_head(self, live: Sequence[Message]) -> bool:
+        """Tell whether the list is the end of the one seen last."""
+        return 0 < len(live) < len(self._seen) and all(map(is_, live, self._seen[-len(live) :]))
+
+    def _slots_left(self, live: Sequence[Message]) -> list[_Slot] | None:
+        """Return the slots of a list that lost its head; None where one of its messages was dropped."""
+        slots = self._slots[-len(live) :]
+        return None if any(record.is_gone for slot in slots for record in slot.records) else slots
 
     def unknown(self, live: Sequence[Message], announced: Message | None) -> set[str]:
         """Return the tracking ids of new messages that no record bears, up to one that was just announced."""
@@ -342,8 +352,10 @@ class LiveMessages:
         """Return what carries the pin flag; of what is not in the list, what carried it."""
         if not with_pins:
             return self._snapshot.pinned
-        there = {slot.record: slot.message for slot in slots if slot.record}
-        return self._snapshot.pinned.difference(there).union(r for r, message in there.items() if is_pinned(message))
+        pinned = frozenset(slot.record for slot in slots if slot.record and is_pinned(slot.message))
+        if not self._snapshot.pinned:
+            return pinned
+        return pinned | self._snapshot.pinned.difference(slot.record for slot in slots if slot.record)
 
     def _match(self, live: Sequence[Message]) -> list[Record | None]:
         """Return the record of each message: from the end backward, the latest free one that is it."""
@@ -430,6 +442,8 @@ class LiveMessages:
 
     def _with_unseen(self, found: Sequence[Record]) -> list[Record]:
         """Add what never stood in the list: it is live until the next higher message that did leaves."""
+        if all(record.has_stood for record in self.records):
+            return list(found)
         live, unseen = set(found), defaultdict[Record | None, list[Record]](list)
         after: Record | None = None
         for record in reversed(self.records):
@@ -502,5 +516,7 @@ def tracking_id_of(message: Message) -> str | None:
 def is_pinned(message: Message) -> bool:
     """Tell whether a message carries the SDK's pin flag."""
     metadata = message.get("metadata")
-    custom = metadata.get("custom") if isinstance(metadata, dict) else None
+    if not isinstance(metadata, dict):
+        return False
+    custom = metadata.get("custom")
     return isinstance(custom, dict) and custom.get("pinned") is True

@@ -46,6 +46,13 @@ _UNKNOWN: Any = object()
 
 def configuration(agent: "LocalAgent") -> dict[str, str | None]:
     """Return ``model`` (its id, or None) and ``system_prompt``, without what cannot be told."""
+    try:
+        return {"model": _model_id(agent.model), "system_prompt": _text(agent.system_prompt)}
+    except Exception:  # noqa: BLE001 - each by itself then
+        return _told_configuration(agent)
+
+
+def _told_configuration(agent: "LocalAgent") -> dict[str, str | None]:
     looks: dict[str, Callable[[], str | None]] = {
         "model": lambda: _model_id(agent.model),
         "system_prompt": lambda: _text(agent.system_prompt),

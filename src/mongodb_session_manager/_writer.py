@@ -94,6 +94,13 @@ class _Change:
         return all(each is None for each in others) and not self.guardrail_events
 
     @property
+    def moves_window(self) -> bool:
+        """Whether it may come late: it tells how far a window has moved, and nothing else."""
+        if self.appended or self.edited or self.guardrail_events or (self.live is not None and not self.lost_head):
+            return False
+        return _document.is_window_state(self.data) if self.data else self.live is not None
+
+    @property
     def is_of_window(self) -> bool:
         """Whether it tells of a moved window alone, which may be lost."""
         return self.lost_head and replace(self, live=None).is_empty
@@ -220,10 +227,8 @@ class AgentHistory:
     def only_window_moved(self) -> bool:
         """Whether what is pending may come late: a moved window, and nothing else."""
         with self._state:
-            if not self._pending:
-                return False
-            count, write, _ = self._next_write()
-            return write.leaves_guard and count == len(self._pending)
+            is_sure = self._guard.revision is not None and not self._unanswered
+            return bool(self._pending) and is_sure and all(change.moves_window for change in self._pending)
 
     def measure(self, live_count: int, live_bytes: int, has_files: bool = False) -> None:
         """Take over how many messages, of how many bytes, the session document holds, and if any are off-loaded."""
@@ -469,7 +474,8 @@ class AgentHistory:
         """Return the tracking ids of live messages that may be stored, but are not known here: to be looked up."""
         with self._state:
             grew = self._live.has_grown(live) and live[-1] is announced
-            if grew or self._live.is_seen(live) or len(self._live.records) >= self._next_message_id():
+            is_known = grew or self._live.is_seen(live) or self._live.lost_head(live)
+            if is_known or len(self._live.records) >= self._next_message_id():
                 return set()
             found = self._live.unknown(live, announced)
             self._is_unsure = bool(found)
