@@ -293,12 +293,10 @@ def encode_tolerant(fields: Mapping[Any, Any], place: str) -> tuple[Stored, bool
     What cannot be stored is left out: each field by itself, and in it each value.
     """
     plain = _Encoder()
-    try:
+    with suppress(Exception):  # objects of others may raise anything; then each value goes by itself
         stored: Stored = plain.encode(dict(fields))
         if not _FIGURES.intersection(stored) or len(bson.encode(stored)) <= _FIGURE_BYTES:
             return stored, plain.escaped
-    except Exception:  # noqa: BLE001 - objects of others may raise anything; then each value by itself
-        pass
     encoder = _TolerantEncoder(place)
     return encoder.fields(fields, levels=1), encoder.escaped
 

@@ -258,6 +258,7 @@ def opening_fields(agent_ids: Iterable[str]) -> Stored:
 def _brought(agent_id: str) -> Stored:
     """Return the expression that reads an agent where it stands: a projection cannot lift a nested one before."""
     fields: Stored = restore_pipeline("", agent_id)[-1]["$project"]
+    fields["embedded_bytes"] = {"$bsonSize": {"messages": _messages(agent_id)}}
     if not _may_be_nested(agent_id):
         return fields
     nested = {**_read_elsewhere(fields, *_own_and_nested(agent_id)), "is_nested": {"$literal": True}}

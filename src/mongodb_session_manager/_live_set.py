@@ -359,6 +359,10 @@ class LiveMessages:
 
     def _match(self, live: Sequence[Message]) -> list[Record | None]:
         """Return the record of each message: from the end backward, the latest free one that is it."""
+        if self._is_whole(live):
+            for record in self.records:
+                record.has_stood = True
+            return list(self.records)
         free: dict[object, list[Record]] = defaultdict(list)
         for record in self.records:
             for key in record.keys:
@@ -372,6 +376,12 @@ class LiveMessages:
                 found.has_stood = True
             matched.append(found)
         return matched[::-1]
+
+    def _is_whole(self, live: Sequence[Message]) -> bool:
+        """Tell whether the list holds the very messages of all records, as one that was just restored does."""
+        return len(live) == len(self.records) and all(
+            record.message is message and not record.is_gone for record, message in zip(self.records, live, strict=True)
+        )
 
     def _note_own(self, strangers: Sequence[Message], held: Sequence[Message]) -> None:
         """Follow the messages that are a conversation manager's own; what its state gave up is kept."""
@@ -390,6 +400,8 @@ class LiveMessages:
 
         What left at the same moment elsewhere may be told by it too: restored is then more than live, never less.
         """
+        if not self._slots:
+            return list(map(_Slot, live, matched))
         places = {id(message): place for place, message in enumerate(self._seen)}
         is_anew = places.keys().isdisjoint(map(id, live))
         # Copies of nobody's messages take their places.

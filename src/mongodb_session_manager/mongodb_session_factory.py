@@ -25,7 +25,7 @@ from ._client import (
 from ._deliveries import Deliveries
 from ._document import check_id
 from ._lease import Lease
-from ._off_loop import Steps, go_through, go_through_off_loop
+from ._off_loop import Steps, dropped, go_through, go_through_off_loop, run_off_loop
 from .errors import FactoryNotInitializedError, MongoDBSessionError, SessionLockedError
 from .mongodb_connection_pool import MongoDBConnectionPool
 from .mongodb_session_manager import MongoDBSessionManager, check_defaults
@@ -223,7 +223,7 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
         executor = self._handle.executor
         opening = _Opening(partial(self._make, session_id, arguments, agent_ids))
         try:
-            return await asyncio.wrap_future(executor.submit(opening.run))
+            return cast(MongoDBSessionManager, await run_off_loop(executor, opening.run))
         except BaseException:  # also GeneratorExit, where nobody waits any more
             opening.give_up(executor)
             raise
@@ -311,6 +311,8 @@ class _Opening:
         self._given_up = False
 
     def run(self) -> MongoDBSessionManager:
+        if self._given_up:
+            raise dropped()
         manager = self._make()
         with self._lock:
             self._made = manager

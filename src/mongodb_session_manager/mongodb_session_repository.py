@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 import bson
 from bson import ObjectId
@@ -104,6 +105,10 @@ _MOST_SIZES = 1000
 _NO_CONDITION: Mapping[str, Any] = {}
 # Seconds between attempts to read a value that is not there, but will be when its writer is done.
 _PAUSES = (0.05, 0.2, 1.0)
+
+
+# A request of a service opens those of the one before.
+_collections: "WeakKeyDictionary[ClientHandle, dict[tuple[str | None, str], Collection[Stored]]]" = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -237,6 +242,13 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         self._files = SessionFiles(self._collection, segments, *files)
 
     def _open_collection(self, database_name: str | None, name: str) -> Collection[Stored]:
+        opened = _collections.setdefault(self._handle, {})
+        found = opened.get((database_name, name))
+        if found is None:
+            found = opened[database_name, name] = self._new_collection(database_name, name)
+        return found
+
+    def _new_collection(self, database_name: str | None, name: str) -> Collection[Stored]:
         database = _database(self._handle.client, database_name)
         if not database_name and database.name == DEFAULT_DATABASE:
             _log_default_database()
@@ -1619,7 +1631,9 @@ def _recorded_ids(recorded: Any) -> frozenset[str] | None:
 
 
 def _live_bytes(agent: Stored) -> int:
-    """Estimate from the messages that were read how large those are that the session document holds."""
+    """Return how large the messages are that the session document holds; else an estimate from those that were read."""
+    if "embedded_bytes" in agent:
+        return int(agent["embedded_bytes"])
     messages = agent["messages"]
     if not messages:
         return int(agent["count"]) * _USUAL_MESSAGE_BYTES
