@@ -14,18 +14,15 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from pymongo.errors import InvalidOperation
 
-from ._arguments import OPTIONS, NotAsynchronous, NotCopied, shown, spelling_hint, with_new_spellings
-from ._client import (
-    CLOSE_TIMEOUT,
-    Client,
-    ClientHandle,
-    check_client_arguments,
-    not_initialized_stats,
-)
-from ._deliveries import Deliveries
-from ._document import check_id
-from ._lease import Lease
-from ._off_loop import Steps, dropped, go_through, go_through_off_loop, run_off_loop
+from ._client.handle import CLOSE_TIMEOUT, Client, ClientHandle, check_client_arguments, not_initialized_stats
+from ._client.not_copied import NotCopied
+from ._client.off_loop import Steps, dropped, go_through, go_through_off_loop, run_off_loop
+from ._client.spelling import OPTIONS, spelling_hint
+from ._schema.document import check_id
+from ._schema.ids import shown
+from ._schema.lease import Lease
+from ._session.arguments import NotAsynchronous, with_new_spellings
+from ._session.deliveries import Deliveries
 from .errors import FactoryNotInitializedError, MongoDBSessionError, SessionLockedError
 from .mongodb_connection_pool import MongoDBConnectionPool
 from .mongodb_session_manager import MongoDBSessionManager, check_defaults

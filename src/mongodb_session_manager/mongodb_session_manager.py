@@ -39,24 +39,28 @@ from strands.session.session_repository import SessionRepository
 from strands.types.content import Message
 from strands.types.session import Session
 
-from . import _codec, _document, _multi_agents
-from ._agent_binding import AgentBinder, AgentBinding, Announcement
-from ._arguments import NotAsynchronous, NotCopied, check_message, shown, with_new_spellings
-from ._client import CLOSE_TIMEOUT, THREAD_NAME
-from ._contents import SessionContents
-from ._deliveries import flush_hooks
-from ._document import check_id
-from ._group_commit import flush_behind, flush_off_loop
-from ._heartbeat import Heartbeat
-from ._hook_chain import as_hooks
-from ._lease import LEASE_DURATION, LEASE_TIMEOUT, Lease
-from ._multi_agent_writer import MultiAgentWriter
-from ._multi_agents import MultiAgentState, StoredState
-from ._off_loop import Run, Steps, all_done, go_through, go_through_off_loop, here, in_thread, run_off_loop
-from ._outage import Sender, outage_of
-from ._session_data import SessionData
-from ._telemetry import ends_invocation, policies_triggered
-from ._writer import MAX_PENDING, AgentHistory, flush_unsent
+from ._client.handle import CLOSE_TIMEOUT, THREAD_NAME
+from ._client.heartbeat import Heartbeat
+from ._client.not_copied import NotCopied
+from ._client.off_loop import Run, Steps, all_done, go_through, go_through_off_loop, here, in_thread, run_off_loop
+from ._client.outage import Sender, outage_of
+from ._history.binding import AgentBinder, AgentBinding, Announcement
+from ._history.contents import SessionContents
+from ._history.group_commit import flush_behind, flush_off_loop
+from ._history.writer import MAX_PENDING, AgentHistory, flush_unsent
+from ._schema import document as _document
+from ._schema import multi_agents as _multi_agents
+from ._schema import values as _codec
+from ._schema.document import check_id
+from ._schema.ids import shown
+from ._schema.lease import LEASE_DURATION, LEASE_TIMEOUT, Lease
+from ._schema.multi_agents import MultiAgentState, StoredState
+from ._schema.usage import ends_invocation, policies_triggered
+from ._session.arguments import NotAsynchronous, check_message, with_new_spellings
+from ._session.data import SessionData
+from ._session.deliveries import flush_hooks
+from ._session.hook_chain import as_hooks
+from ._session.multi_agent_writer import MultiAgentWriter
 from .errors import MongoDBSessionError, SessionConflictError, SessionLockedError, SessionNotFoundError
 from .mongodb_session_repository import MongoDBSessionRepository, OpenedSession, check_names, index_fields
 from .types import Durability, FeedbackHook, Health, MetadataHook, OnError

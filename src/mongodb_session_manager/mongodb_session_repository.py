@@ -26,32 +26,30 @@ from strands.session.session_repository import SessionRepository
 from strands.types.content import Message
 from strands.types.session import Session, SessionAgent, SessionMessage, SessionType
 
-from . import _codec, _document, _large_values, _multi_agents
-from ._all_agents import AgentsPipeline, read_agents
-from ._arguments import NotCopied, check_name, shown
-from ._client import CLOSE_TIMEOUT, ClientHandle, check_client_arguments
-from ._codec import CODEC_OPTIONS, MessageEdit, Stored
-from ._document import AgentWrite, Change, Guard, Pipeline, check_id, check_key, check_message_id
-from ._document_size import (
-    BUDGET_BYTES,
-    METADATA_BYTES,
-    DocumentSize,
-    LargeMetadataError,
-    leaving,
-    shared_size,
-)
-from ._driver_errors import forget_values, is_too_large
-from ._files import SessionFiles
-from ._indexes import ensure_indexes
-from ._lease import Lease
-from ._listing import Listing, Position
-from ._live_set import LiveIds
-from ._moving import MessageMover
-from ._multi_agents import MultiAgentState, StoredState
-from ._opening import HELD, SessionOpener
-from ._outbox import OUTBOX_BYTES, OutboxDocuments
-from ._restorable import check_fields, restored_message, restoring
-from ._segments import FEEDBACK_BYTES, KEPT_BYTES, FeedbackSegments, MessageSegments, RolledOver, total_size
+from ._client.errors import forget_values, is_too_large
+from ._client.handle import CLOSE_TIMEOUT, ClientHandle, check_client_arguments
+from ._client.not_copied import NotCopied
+from ._schema import blobs as _large_values
+from ._schema import document as _document
+from ._schema import multi_agents as _multi_agents
+from ._schema import values as _codec
+from ._schema.document import AgentWrite, Change, Guard, Pipeline, check_id, check_key, check_message_id
+from ._schema.ids import check_name, shown
+from ._schema.lease import Lease
+from ._schema.listing import Listing, Position
+from ._schema.live_ids import LiveIds
+from ._schema.multi_agents import MultiAgentState, StoredState
+from ._schema.restorable import check_fields, restored_message
+from ._schema.values import CODEC_OPTIONS, MessageEdit, Stored
+from ._stores.all_agents import AgentsPipeline, read_agents
+from ._stores.document_size import BUDGET_BYTES, METADATA_BYTES, DocumentSize, LargeMetadataError, leaving, shared_size
+from ._stores.files import SessionFiles
+from ._stores.indexes import ensure_indexes
+from ._stores.moving import MessageMover
+from ._stores.opening import HELD, SessionOpener
+from ._stores.outbox import OUTBOX_BYTES, OutboxDocuments
+from ._stores.restoring import restoring
+from ._stores.segments import FEEDBACK_BYTES, KEPT_BYTES, FeedbackSegments, MessageSegments, RolledOver, total_size
 from .errors import (
     AgentNotFoundError,
     MessageNotFoundError,

@@ -20,13 +20,9 @@ from strands.multiagent import GraphBuilder
 from strands.types.content import Message
 from strands.types.session import SessionAgent, SessionMessage
 
-from mongodb_session_manager import (
-    MongoDBSessionManager,
-    SessionConflictError,
-    SessionLockedError,
-    _document,
-    _segments,
-)
+from mongodb_session_manager import MongoDBSessionManager, SessionConflictError, SessionLockedError
+from mongodb_session_manager._schema import document as _document
+from mongodb_session_manager._stores import segments as _segments
 from mongodb_session_manager.errors import SchemaVersionError
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel
 from tests.faults.fault import CLOSED, UNCONFIRMED

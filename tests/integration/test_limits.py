@@ -9,7 +9,8 @@ from pymongo import MongoClient
 from strands import Agent
 from strands.types.content import Message
 
-from mongodb_session_manager import MongoDBSessionManager, SessionTooLargeError, UnstorableValueError, _document
+from mongodb_session_manager import MongoDBSessionManager, SessionTooLargeError, UnstorableValueError
+from mongodb_session_manager._schema import document as _document
 from mongodb_session_manager.testing import CommandCounter
 
 NewManager = Callable[..., MongoDBSessionManager]

@@ -24,10 +24,10 @@ from mongodb_session_manager import (
     SessionConflictError,
     SessionLockedError,
     SessionNotFoundError,
-    _codec,
-    _large_values,
-    _multi_agents,
 )
+from mongodb_session_manager._schema import blobs as _large_values
+from mongodb_session_manager._schema import multi_agents as _multi_agents
+from mongodb_session_manager._schema import values as _codec
 from mongodb_session_manager.errors import MongoDBSessionError
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel
 from tests.talking import ASK, ask, every_durability

@@ -17,9 +17,9 @@ from mongodb_session_manager import (
     MongoDBSessionManagerFactory,
     MongoDBSessionRepository,
     SessionConflictError,
-    _segments,
 )
-from mongodb_session_manager import _codec as codec
+from mongodb_session_manager._schema import values as codec
+from mongodb_session_manager._stores import segments as _segments
 from mongodb_session_manager.testing import CommandCounter, Redaction
 from tests.integration.test_legacy_sessions import AT, CONTENT, STATE, WINDOW, element, legacy, legacy_agent, plain
 from tests.talking import texts, user

@@ -24,9 +24,11 @@ from strands.types.content import Message
 from strands.types.exceptions import SessionException
 from strands.types.session import Session, SessionAgent, SessionMessage, SessionType
 
-from mongodb_session_manager import MongoDBSessionManager, MongoDBSessionRepository, _codec, _document
-from mongodb_session_manager._document import AgentWrite, Guard
-from mongodb_session_manager._listing import Listing
+from mongodb_session_manager import MongoDBSessionManager, MongoDBSessionRepository
+from mongodb_session_manager._schema import document as _document
+from mongodb_session_manager._schema import values as _codec
+from mongodb_session_manager._schema.document import AgentWrite, Guard
+from mongodb_session_manager._schema.listing import Listing
 from mongodb_session_manager.errors import (
     AgentNotFoundError,
     MessageNotFoundError,

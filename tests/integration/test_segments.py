@@ -14,13 +14,9 @@ from strands import Agent
 from strands.agent.conversation_manager import NullConversationManager, SlidingWindowConversationManager
 from strands.types.content import Message
 
-from mongodb_session_manager import (
-    MongoDBSessionManager,
-    SessionConflictError,
-    SessionTooLargeError,
-    _large_values,
-    _segments,
-)
+from mongodb_session_manager import MongoDBSessionManager, SessionConflictError, SessionTooLargeError
+from mongodb_session_manager._schema import blobs as _large_values
+from mongodb_session_manager._stores import segments as _segments
 from mongodb_session_manager.testing import CommandCounter
 from tests.talking import user
 from tests.watching import wait_for_indexes

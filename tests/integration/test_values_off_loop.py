@@ -12,7 +12,8 @@ import pytest
 from strands import Agent
 from strands.types.content import Message
 
-from mongodb_session_manager import MongoDBSessionManager, _large_values
+from mongodb_session_manager import MongoDBSessionManager
+from mongodb_session_manager._schema import blobs as _large_values
 from mongodb_session_manager.testing import Redaction
 
 NewManager = Callable[..., MongoDBSessionManager]

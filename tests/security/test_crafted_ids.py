@@ -33,9 +33,9 @@ from mongodb_session_manager import (
     MongoDBSessionManagerFactory,
     MongoDBSessionRepository,
 )
-from mongodb_session_manager import _codec as codec
-from mongodb_session_manager._document import AgentWrite, Guard, guarded, leased
-from mongodb_session_manager._listing import Listing
+from mongodb_session_manager._schema import values as codec
+from mongodb_session_manager._schema.document import AgentWrite, Guard, guarded, leased
+from mongodb_session_manager._schema.listing import Listing
 from mongodb_session_manager.mongodb_session_repository import PreparedWrite
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel
 

@@ -10,7 +10,7 @@ from pymongo.errors import ConfigurationError, InvalidOperation, InvalidURI
 from pymongo.monitoring import CommandListener
 
 from mongodb_session_manager import __version__
-from mongodb_session_manager._client import (
+from mongodb_session_manager._client.handle import (
     DEFAULT_OPTIONS,
     Client,
     ClientHandle,

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from strands.types.content import Message
 from strands.types.session import SessionAgent
 
-from mongodb_session_manager import _codec, _large_values
+from mongodb_session_manager._schema import blobs as _large_values
+from mongodb_session_manager._schema import values as _codec
 from mongodb_session_manager.errors import UnstorableValueError
 
 AT = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=timezone.utc)

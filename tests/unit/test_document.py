@@ -11,9 +11,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mongodb_session_manager import _document
-from mongodb_session_manager._codec import MessageEdit, escape_key, unescape_key
-from mongodb_session_manager._document import AgentWrite, Guard
+from mongodb_session_manager._schema import document as _document
+from mongodb_session_manager._schema.document import AgentWrite, Guard
+from mongodb_session_manager._schema.values import MessageEdit, escape_key, unescape_key
 
 AT = datetime(2026, 1, 2, tzinfo=timezone.utc)
 SESSION = "session.$1"

@@ -7,7 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strands.types.session import encode_bytes_values
 
-from mongodb_session_manager import _codec, _multi_agents
+from mongodb_session_manager._schema import multi_agents as _multi_agents
+from mongodb_session_manager._schema import values as _codec
 
 MARK = {"__bytes_encoded__": True, "data": "aGVsbG8="}  # what the SDK makes of b"hello"
 

@@ -11,7 +11,7 @@ import pytest
 from strands.types.content import Message
 
 from mongodb_session_manager import types
-from mongodb_session_manager._telemetry import (
+from mongodb_session_manager._schema.usage import (
     call_metrics,
     ends_invocation,
     policies_triggered,
