@@ -14,7 +14,7 @@ from strands._context_manager.strategies.offload import base
 from strands.types.content import Message
 
 from mongodb_session_manager._history.live_set import LiveMessages, Record, Snapshot, View, is_pinned
-from mongodb_session_manager._schema.values import is_plain_user
+from mongodb_session_manager._schema.messages import is_plain_user
 
 # What comes back
 

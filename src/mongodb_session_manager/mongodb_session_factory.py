@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from pymongo.errors import InvalidOperation
 
-from ._client.handle import CLOSE_TIMEOUT, Client, ClientHandle, check_client_arguments, not_initialized_stats
+from ._client.handle import CLOSE_TIMEOUT, ClientHandle
+from ._client.monitor import not_initialized_stats
 from ._client.not_copied import NotCopied
 from ._client.off_loop import Steps, dropped, go_through, go_through_off_loop, run_off_loop
+from ._client.options import Client, check_client_arguments
 from ._client.spelling import OPTIONS, spelling_hint
-from ._schema.document import check_id
-from ._schema.ids import shown
+from ._schema.ids import check_id, shown
 from ._schema.lease import Lease
 from ._session.arguments import NotAsynchronous, with_new_spellings
 from ._session.deliveries import Deliveries

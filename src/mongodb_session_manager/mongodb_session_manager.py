@@ -45,20 +45,19 @@ from ._client.not_copied import NotCopied
 from ._client.off_loop import Run, Steps, all_done, go_through, go_through_off_loop, here, in_thread, run_off_loop
 from ._client.outage import Sender, outage_of
 from ._history.binding import AgentBinder, AgentBinding, Announcement
+from ._history.call_metrics import ends_invocation
 from ._history.contents import SessionContents
 from ._history.group_commit import flush_behind, flush_off_loop
 from ._history.writer import MAX_PENDING, AgentHistory, flush_unsent
-from ._schema import document as _document
-from ._schema import multi_agents as _multi_agents
-from ._schema import values as _codec
-from ._schema.document import check_id
-from ._schema.ids import shown
+from ._schema.ids import check_id, now, shown
 from ._schema.lease import LEASE_DURATION, LEASE_TIMEOUT, Lease
-from ._schema.multi_agents import MultiAgentState, StoredState
-from ._schema.usage import ends_invocation, policies_triggered
+from ._schema.messages import with_blocks, with_tracking_id
+from ._schema.multi_agents import MultiAgentState, StoredState, capture_multi_agent, restore_multi_agent
+from ._schema.values import encode
 from ._session.arguments import NotAsynchronous, check_message, with_new_spellings
 from ._session.data import SessionData
 from ._session.deliveries import flush_hooks
+from ._session.guardrail_trace import policies_triggered
 from ._session.hook_chain import as_hooks
 from ._session.multi_agent_writer import MultiAgentWriter
 from .errors import MongoDBSessionError, SessionConflictError, SessionLockedError, SessionNotFoundError
@@ -371,7 +370,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         binding = self._bound(agent)
         if not binding.history.is_pending(message):  # else it is tried again
             self._look_up(binding, agent)
-            binding.capture_message(agent, _codec.with_tracking_id(_codec.with_blocks(message)), message)
+            binding.capture_message(agent, with_tracking_id(with_blocks(message)), message)
         binding.history.flush()
         _tell_outside(binding)
 
@@ -408,7 +407,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         """
         check_message(redact_message)
         binding = self._bound(agent)
-        event: dict[str, Any] = {"action": action, "timestamp": _document.now()}
+        event: dict[str, Any] = {"action": action, "timestamp": now()}
         if stop_reason is not None:
             event["stop_reason"] = stop_reason
         if guardrail_trace is not None:
@@ -420,7 +419,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
             with self._degrading(binding.history):
                 copies = self._copies(binding, agent.agent_id)
         finally:  # without a look at the server, what is known here is redacted all the same
-            binding.history.redact_latest(_codec.with_blocks(redact_message), _codec.encode(event, place), copies)
+            binding.history.redact_latest(with_blocks(redact_message), encode(event, place), copies)
         with self._degrading(binding.history):
             binding.history.flush()
 
@@ -665,7 +664,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
             SessionLockedError: It is new, and another manager is the session's only writer.
             SessionNotFoundError: The session was deleted.
         """
-        self._restore_multi_agent(source, self._stored_multi_agent(_multi_agents.capture(self.session_id, source)))
+        self._restore_multi_agent(source, self._stored_multi_agent(capture_multi_agent(self.session_id, source)))
 
     def sync_multi_agent(self, source: "MultiAgentBase", **kwargs: Any) -> None:
         """Store the state of a Graph or Swarm.
@@ -696,10 +695,10 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
 
     def _restore_multi_agent(self, source: "MultiAgentBase", stored: StoredState | None) -> None:
         if stored is not None:
-            _multi_agents.restore(self.session_id, source, stored)
+            restore_multi_agent(self.session_id, source, stored)
 
     async def _on_multi_agent_initialized(self, event: MultiAgentInitializedEvent) -> None:
-        state = _multi_agents.capture(self.session_id, event.source)
+        state = capture_multi_agent(self.session_id, event.source)
         self._restore_multi_agent(event.source, await self._off_loop(lambda: self._stored_multi_agent(state)))
 
     async def _on_multi_agent_start(self, event: BeforeMultiAgentInvocationEvent) -> None:

@@ -30,7 +30,7 @@ from mongodb_session_manager import (
     SessionNotFoundError,
     mongodb_session_repository,
 )
-from mongodb_session_manager._schema.document import AgentWrite
+from mongodb_session_manager._schema.histories import AgentWrite
 from mongodb_session_manager._stores import indexes as _indexes
 from mongodb_session_manager._stores import segments as _segments
 from mongodb_session_manager.errors import MongoDBSessionError

@@ -14,10 +14,12 @@ import bson
 from strands import Agent
 
 from .._schema.blobs import MAX_BYTES
-from .._schema.document import CONFIG_FIELDS
-from .._schema.usage import configuration, observed
-from .._schema.values import AGENT_FIELDS, Stored, encode, encode_noting, encode_tolerant
+from .._schema.data import CONFIG_FIELDS
+from .._schema.messages import AGENT_FIELDS
+from .._schema.usage import observed
+from .._schema.values import Stored, encode, encode_noting, encode_tolerant
 from ..errors import SessionTooLargeError
+from .call_metrics import configuration
 
 if TYPE_CHECKING:
     from strands.types.agent import LocalAgent

@@ -14,18 +14,17 @@ from strands.agent.state import AgentState
 from strands.types.agent import ConcurrentInvocationMode
 from strands.types.content import Message
 
-from .._schema import blobs as _large_values
-from .._schema import document as _document
-from .._schema import values as _codec
-from .._schema.blobs import Files
-from .._schema.document import AgentWrite, Guard
+from .._schema.blobs import Files, offload
+from .._schema.histories import AgentWrite, Guard
+from .._schema.ids import now
 from .._schema.live_ids import LiveIds
-from .._schema.usage import ToolUsageMeter, call_metrics, ends_invocation
+from .._schema.messages import message_doc, with_blocks, with_tracking_id
 from .._schema.values import Stored
 from .._stores.restoring import restoring
 from ..errors import MongoDBSessionError, SessionConflictError, SessionLockedError, SessionTooLargeError
 from ..mongodb_session_repository import MongoDBSessionRepository, RestoredAgent
 from .agent_state import AgentStateTracker
+from .call_metrics import ToolUsageMeter, call_metrics, ends_invocation
 from .contents import SessionContents
 from .live_set import is_pinned
 from .restore import OwnMessages, live_messages, live_view, restore_manager
@@ -55,9 +54,9 @@ class Announcement:
         """Return what came under the tracking id by which the agent knows it, and what it was made of."""
         tracking_id = self.message.get("tracking_id")
         if self.is_taken and message.get("tracking_id") != tracking_id:
-            return _codec.with_tracking_id(message), message
+            return with_tracking_id(message), message
         if tracking_id is None or message.get("tracking_id") == tracking_id:
-            return _codec.with_tracking_id(message), self.message
+            return with_tracking_id(message), self.message
         return {**message, "tracking_id": tracking_id}, self.message
 
 
@@ -153,7 +152,7 @@ class AgentBinding:
     def capture_announced(self, agent: "LocalAgent", message: Message, announced: Announcement) -> None:
         """Queue what is to be stored of an announced message: a new one, or the latest one grown longer."""
         with self._capturing:
-            message, given = announced.identified(_codec.with_blocks(message))
+            message, given = announced.identified(with_blocks(message))
             replaces = announced.replaces and given is announced.message
             if replaces or self.history.is_continuation(given, agent.messages):
                 self.capture_replacement(agent, message, given)
@@ -276,13 +275,13 @@ class AgentBinder:
         """Store a new agent; where another process was faster, go on from what that one stored."""
         if self._announce is not None:
             return self._start_announced(agent)
-        agent_id, at = agent.agent_id, _document.now()
+        agent_id, at = agent.agent_id, now()
         tracker = AgentStateTracker(self.place(agent_id))
         _identify(agent.messages)
         messages = list(enumerate(agent.messages))
-        appended = [_codec.encode_message(m, i, at, f"{self.place(agent_id)}, message {i}") for i, m in messages]
+        appended = [message_doc(m, i, at, f"{self.place(agent_id)}, message {i}") for i, m in messages]
         with tracker.capturing(agent) as data:
-            size, files = self._off_load(agent_id, appended)
+            size, files = self._offload(agent_id, appended)
             write = AgentWrite(agent_id, appended, data=data, at=at, size=size, files=files)
             pinned = tuple(number for number, message in messages if is_pinned(message))
             live = None if live_view(agent) is None else LiveIds(0, pinned=pinned)
@@ -312,10 +311,10 @@ class AgentBinder:
             left, write.data = write.data, {}
             return self._repository.start_agent(self._session_id, write), left
 
-    def _off_load(self, agent_id: str, messages: list[Stored]) -> tuple[int, Files]:
+    def _offload(self, agent_id: str, messages: list[Stored]) -> tuple[int, Files]:
         size, files = 0, Files()
         for stored in messages:
-            part, values = _large_values.off_load(stored, self._session_id, agent_id, stored["message_id"])
+            part, values = offload(stored, self._session_id, agent_id, stored["message_id"])
             size, files = size + part, files | values
         return size, files
 
@@ -402,4 +401,4 @@ def _none() -> None:
 def _identify(messages: list[Message]) -> None:
     """Give messages the tracking id that the SDK would give them at the next prompt."""
     for message in messages:
-        message.update(_codec.with_tracking_id(message))
+        message.update(with_tracking_id(message))

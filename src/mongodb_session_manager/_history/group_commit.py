@@ -247,7 +247,7 @@ def _join(handle: ClientHandle, name: str, waiting: _Waiting) -> None:
     groups = _groups.get(executor)
     if groups is None:
         groups = _groups.setdefault(executor, {})
-    group = groups.get(name) or groups.setdefault(name, _Group(handle.timeout, handle.patience))
+    group = groups.get(name) or groups.setdefault(name, _Group(handle.timeout, handle.shortest_timeout))
     group.join(executor, waiting)
 
 

@@ -15,7 +15,8 @@ from operator import is_
 from strands.types.content import Message
 
 from .._schema.live_ids import LiveIds
-from .._schema.values import Stored, is_plain_user
+from .._schema.messages import is_plain_user
+from .._schema.values import Stored
 
 # A set of more ranges than this is told in the log: each costs 22 bytes whenever the set changes.
 MANY_RANGES = 5_000

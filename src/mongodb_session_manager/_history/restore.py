@@ -9,7 +9,7 @@ from strands import Agent
 from strands.agent.conversation_manager import NullConversationManager
 from strands.types.content import Message
 
-from .._schema import values as _codec
+from .._schema.values import decode
 from .._stores.restoring import restoring
 from ..mongodb_session_repository import RestoredAgent
 from .live_set import View, tracking_id_of
@@ -73,7 +73,7 @@ def restore_manager(agent: Agent, restored: RestoredAgent, place: str) -> OwnMes
         place: What the agent is called in the log.
     """
     manager, state = agent.conversation_manager, restored.agent.conversation_manager_state
-    kept = [cast(Message, _codec.decode(message)) for message in (restored.live.kept if restored.live else ())]
+    kept = [cast(Message, decode(message)) for message in (restored.live.kept if restored.live else ())]
     if not _is_foreign(manager, state):
         # One that says nothing could not be stored, or is of an agent that has no such manager.
         with restoring(place, "conversation_manager_state"):

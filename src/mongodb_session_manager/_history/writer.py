@@ -23,13 +23,12 @@ from bson import ObjectId
 from pymongo.errors import InvalidOperation, PyMongoError
 from strands.types.content import Message
 
-from .._schema import blobs as _large_values
-from .._schema import document as _document
-from .._schema import values as _codec
-from .._schema.blobs import Files, LargeValues
-from .._schema.document import AgentWrite, Guard
+from .._schema.blobs import Files, LargeValues, begin_offload, begin_offload_edit, put_back_values
+from .._schema.histories import AgentWrite, Guard, is_window_state
+from .._schema.ids import now
 from .._schema.live_ids import LiveIds
-from .._schema.values import MessageEdit, Stored
+from .._schema.messages import MessageEdit, add_metrics, decode_message, message_doc, redaction, replacement
+from .._schema.values import Stored, encode
 from .._stores.document_size import LEAST_MOVE_BYTES
 from .._stores.segments import KEPT_BYTES, outgrown
 from ..errors import (
@@ -77,7 +76,7 @@ class _Change:
     live: Snapshot | None = field(default=None, repr=False)
     lost_head: bool = False
     size: int = 0
-    # Off-loaded values of what is appended or edited.
+    # Offloaded values of what is appended or edited.
     values: LargeValues = field(default_factory=LargeValues, repr=False)
 
     @property
@@ -101,7 +100,7 @@ class _Change:
         """Whether it may come late: it tells how far a window has moved, and nothing else."""
         if self.appended or self.edited or self.guardrail_events or (self.live is not None and not self.lost_head):
             return False
-        return _document.is_window_state(self.data) if self.data else self.live is not None
+        return is_window_state(self.data) if self.data else self.live is not None
 
     @property
     def is_of_window(self) -> bool:
@@ -181,7 +180,7 @@ class AgentHistory:
         self._misses = 0
         # How many changes the next write may join, and how many are held.
         self._most_joined = self._most_pending = MAX_PENDING
-        # Whether stored messages may have off-loaded values; which values were sent, and which of those nobody needs.
+        # Whether stored messages may have offloaded values; which values were sent, and which of those nobody needs.
         self._has_files = False
         self._sent_files: set[str] = set()
         self._unused_files: set[str] = set()
@@ -234,7 +233,7 @@ class AgentHistory:
             return bool(self._pending) and is_sure and all(change.moves_window for change in self._pending)
 
     def measure(self, live_count: int, live_bytes: int, has_files: bool = False) -> None:
-        """Take over how many messages, of how many bytes, the session document holds, and if any are off-loaded."""
+        """Take over how many messages, of how many bytes, the session document holds, and if any are offloaded."""
         self._live_count, self._live_bytes = live_count, live_bytes
         self._has_files |= has_files
 
@@ -274,11 +273,11 @@ class AgentHistory:
         with self._state:
             self.check_open()
             message_id = self._next_message_id()
-            stored = _codec.encode_message(message, message_id, _document.now(), self._place(message_id))
+            stored = message_doc(message, message_id, now(), self._place(message_id))
             if metrics:
-                _codec.add_metrics(stored, metrics, self._place(message_id))
+                add_metrics(stored, metrics, self._place(message_id))
             # What is too large is refused here: queued, it could never be sent, and all after it would wait for ever.
-            size, values = _large_values.capture(stored, self._session_id, self._agent_id, message_id)
+            size, values = begin_offload(stored, self._session_id, self._agent_id, message_id)
             self._check_room()
             live = self._live_change(view, Record(message_id, message, given))
             self._queue(_Change(appended=stored, data=data, size=size, values=values, **live))
@@ -295,7 +294,7 @@ class AgentHistory:
             self.check_open()
             record = self._find(message)
             place = self._place(record.message_id)
-            edit = _codec.replacement(message, record.message_id, _document.now(), place)
+            edit = replacement(message, record.message_id, now(), place)
             self._edit(edit, data=data)
             record.message, record.given = message, given
             self._queue_live(view)
@@ -332,7 +331,7 @@ class AgentHistory:
             latest = self._live.records[-1]
             same = (latest.message, latest.given or message, message)
             live = [r.message_id for r in self._live.records if any(map(r.matches, same))]
-            tracking_id = _codec.encode(latest.message.get("tracking_id"), self._place(latest.message_id))
+            tracking_id = encode(latest.message.get("tracking_id"), self._place(latest.message_id))
             tracking_ids = dict.fromkeys(copies, tracking_id) | dict.fromkeys(live)
             edits = [self._redaction(message, number, event, tracking_ids[number]) for number in sorted(tracking_ids)]
             # What has moved somebody else may edit unnoticed, and so give the session its first file.
@@ -352,7 +351,7 @@ class AgentHistory:
             self._queue(_Change(live=self._live.snapshot))
 
     def _redaction(self, message: Message, message_id: int, event: Stored, tracking_id: Any) -> MessageEdit:
-        edit = _codec.redaction(message, message_id, _document.now(), self._place(message_id))
+        edit = redaction(message, message_id, now(), self._place(message_id))
         edit.fields["guardrail_event"] = event
         return replace(edit, tracking_id=tracking_id)
 
@@ -551,7 +550,7 @@ class AgentHistory:
 
     def _ids(self, next_id: int, of: Snapshot | None = None) -> LiveIds:
         snapshot = self._live.snapshot if of is None else of
-        return snapshot.ids(next_id, lambda message: _codec.encode(message, "A kept message"))
+        return snapshot.ids(next_id, lambda message: encode(message, "A kept message"))
 
     def _forget_live(self) -> None:
         """Have the next capture store the live set, whatever was captured of it."""
@@ -569,7 +568,7 @@ class AgentHistory:
 
     def _edit(self, edit: MessageEdit, **along: Any) -> None:
         """Change a message that waits to be sent, and have the server change it where it may be stored already."""
-        edit, values = _large_values.capture_edit(edit, self._session_id, self._agent_id)
+        edit, values = begin_offload_edit(edit, self._session_id, self._agent_id)
         waiting = [c for c in self._pending if c.appended and c.appended["message_id"] == edit.message_id]
         for change in waiting:
             stored = cast(Stored, change.appended)
@@ -716,7 +715,7 @@ class AgentHistory:
 
     def _offer(self) -> Offer | None:
         count, write, guard = self._next_write()
-        special = write.edited or write.files or write.guardrail_events or write.leaves_guard
+        special = write.edited or write.files or write.guardrail_events or write.keeps_revision
         if special or count < len(self._pending) or write.size + len(bson.encode(write.data)) > SHARED_BYTES:
             return None
         prepared = self._repository.prepare_write(self._session_id, write, guard)
@@ -759,7 +758,7 @@ class AgentHistory:
             if not self._pending[0].values.is_hashed:  # it came just now
                 return True
             count, write, guard = self._next_write()
-            if not write.leaves_guard:
+            if not write.keeps_revision:
                 self._unanswered[write.write_id] = count
         try:
             arrived = self._send(write, guard)
@@ -773,7 +772,7 @@ class AgentHistory:
             return True
         if arrived:
             self._confirm(count, write.leads_to(guard))
-        elif write.leaves_guard:
+        elif write.keeps_revision:
             return self._leave_out(count)
         else:
             self._settle()
@@ -915,7 +914,7 @@ class AgentHistory:
             write.files |= change.files
             count += 1
         # What is still unanswered may hold the same changes; then the guard has to tell which of the two arrived.
-        write.leaves_guard = write.moves_window and self._guard.revision is not None and not self._unanswered
+        write.keeps_revision = write.moves_window and self._guard.revision is not None and not self._unanswered
         return count, write, self._guard
 
     def _confirm(self, count: int, after: Guard) -> None:
@@ -1084,8 +1083,8 @@ class AgentHistory:
                 self.end(error)
 
     def _pending_messages(self) -> list[Message]:
-        whole = [_large_values.put_back(c.appended, c.values.hash()) for c in self._pending if c.appended]
-        return [_codec.decode_message(message) for message in whole]
+        whole = [put_back_values(c.appended, c.values.hash()) for c in self._pending if c.appended]
+        return [decode_message(message) for message in whole]
 
     def _conflict(self, stored: Guard) -> SessionConflictError:
         messages = self._pending_messages()

@@ -14,7 +14,8 @@ from typing import Any
 import bson
 
 from ..errors import SessionTooLargeError
-from .values import AGENT_FIELDS, CODEC_OPTIONS, MessageEdit, Stored
+from .messages import AGENT_FIELDS, MessageEdit
+from .values import CODEC_OPTIONS, Stored
 
 # A document is read whole with each restore, and an append to it costs about 2 ms for each MB it holds.
 VALUE_BYTES = 256 * 1024
@@ -80,7 +81,7 @@ def _utf8(text: str) -> bytes:
     return b"".join(text[start : start + _PART].encode() for start in range(0, len(text), _PART))
 
 
-def capture(fields: Stored, session_id: str, agent_id: str, message_id: int) -> tuple[int, LargeValues]:
+def begin_offload(fields: Stored, session_id: str, agent_id: str, message_id: int) -> tuple[int, LargeValues]:
     """Put marks in the place of a message's large values, in little time.
 
     Args:
@@ -104,40 +105,40 @@ def capture(fields: Stored, session_id: str, agent_id: str, message_id: int) -> 
         _take_out(fields, SMALL_VALUE_BYTES, values)
     size = len(bson.encode(fields))
     if size > MESSAGE_BYTES:
-        size = _off_load(fields, SMALL_VALUE_BYTES, values)
+        size = _offload(fields, SMALL_VALUE_BYTES, values)
     if size > MESSAGE_BYTES and "content" in fields:
         values.hash()
         fields["content"] = _whole(fields["content"], values)
-        size = _off_load(fields, VALUE_BYTES, values)
+        size = _offload(fields, VALUE_BYTES, values)
     if size > MAX_BYTES:
         raise SessionTooLargeError(session_id, agent_id, message_id, size)
     return size, values
 
 
-def off_load(fields: Stored, session_id: str, agent_id: str, message_id: int) -> tuple[int, Files]:
-    """Do what ``capture`` and ``hash`` do, and return the size of what remains, and the values by their digests.
+def offload(fields: Stored, session_id: str, agent_id: str, message_id: int) -> tuple[int, Files]:
+    """Do what ``begin_offload`` and ``hash`` do, and return the size of what remains, and the values by their digests.
 
     Raises:
         SessionTooLargeError: What remains is still larger than a document can be.
     """
-    size, values = capture(fields, session_id, agent_id, message_id)
+    size, values = begin_offload(fields, session_id, agent_id, message_id)
     files = values.hash()
     return len(bson.encode(fields)) if files else size, files
 
 
-def capture_edit(edit: MessageEdit, session_id: str, agent_id: str) -> tuple[MessageEdit, LargeValues]:
-    """Do what ``capture`` does to what an edit puts into a message."""
-    _, values = capture(edit.fields, session_id, agent_id, edit.message_id)
+def begin_offload_edit(edit: MessageEdit, session_id: str, agent_id: str) -> tuple[MessageEdit, LargeValues]:
+    """Do what ``begin_offload`` does to what an edit puts into a message."""
+    _, values = begin_offload(edit.fields, session_id, agent_id, edit.message_id)
     return replace(edit, dropped=tuple(name for name in edit.dropped if name not in edit.fields)), values
 
 
-def off_load_edit(edit: MessageEdit, session_id: str, agent_id: str) -> tuple[MessageEdit, Files]:
-    """Do what ``off_load`` does to what an edit puts into a message."""
-    edit, values = capture_edit(edit, session_id, agent_id)
+def offload_edit(edit: MessageEdit, session_id: str, agent_id: str) -> tuple[MessageEdit, Files]:
+    """Do what ``offload`` does to what an edit puts into a message."""
+    edit, values = begin_offload_edit(edit, session_id, agent_id)
     return edit, values.hash()
 
 
-def off_load_state(fields: Stored, limit: int = STATE_BYTES) -> tuple[Stored, Files]:
+def offload_state(fields: Stored, limit: int = STATE_BYTES) -> tuple[Stored, Files]:
     """Put a state with all that stands beside it into one file, where together they are over the limit.
 
     Returns:
@@ -156,7 +157,7 @@ def put_back_state(stored: Stored, files: Mapping[str, bytes]) -> Stored:
     return fields
 
 
-def off_load_data(data: Stored) -> tuple[Stored, Files]:
+def offload_data(data: Stored) -> tuple[Stored, Files]:
     """Put each large field of an agent's state into a file of its own.
 
     One that is larger than a document can be is left to the server to refuse.
@@ -203,7 +204,7 @@ def _weight(fields: Stored) -> int:
     return weight
 
 
-def _off_load(fields: Stored, limit: int, values: LargeValues) -> int:
+def _offload(fields: Stored, limit: int, values: LargeValues) -> int:
     _take_out(fields, limit, values)
     return len(bson.encode(fields))
 
@@ -234,7 +235,7 @@ def _is_larger(text: str, limit: int) -> bool:
 
 
 def _whole(content: Any, values: LargeValues) -> Any:
-    """Off-load a content of very many small values as one."""
+    """Offload a content of very many small values as one."""
     document = bson.encode({"value": content})
     return values.take(document, "bson") if len(document) > SMALL_VALUE_BYTES else content
 
@@ -245,13 +246,13 @@ def _mark(content: bytes, kind: str, files: Files) -> Stored:
     return {_MARK: {"sha256": digest, "length": len(content), "kind": kind}}
 
 
-def digests(messages: Iterable[Stored]) -> set[str]:
-    """Return the digests of the values that stored messages have off-loaded."""
+def file_digests(messages: Iterable[Stored]) -> set[str]:
+    """Return the digests of the values that stored messages have offloaded."""
     readable = (message for message in messages if isinstance(message, Mapping))
     return {digest for message in readable for digest in message.get("files", ())}
 
 
-def put_back(stored: Stored, files: Mapping[str, bytes]) -> Stored:
+def put_back_values(stored: Stored, files: Mapping[str, bytes]) -> Stored:
     """Put the values of a message in the place of their marks again, in the element itself, and return it."""
     if "files" in stored:
         for name in _FIELDS:
@@ -271,8 +272,8 @@ class Unread(bytes):
 
 
 def leave_unread(stored: Stored) -> None:
-    """Have off-loaded bytes of a message stand for themselves, where nothing but their number is wanted of them."""
-    # In what the codec has escaped, bytes may be a text; in a content that is off-loaded as one, anything.
+    """Have offloaded bytes of a message stand for themselves, where nothing but their number is wanted of them."""
+    # In what the codec has escaped, bytes may be a text; in a content that is offloaded as one, anything.
     if "files" not in stored or "escaped" in stored:
         return
     fields = [name for name in _FIELDS if name in stored]

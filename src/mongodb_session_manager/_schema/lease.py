@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 
 from bson import ObjectId
 
-from .ids import shown
+from .ids import now, shown
+from .values import FilterAndUpdate, Stored, Update
 
 LEASE_TIMEOUT = 10.0
 LEASE_DURATION = 30.0
@@ -75,3 +76,38 @@ def _seconds(name: str, value: object) -> float:
     if not math.isfinite(value) or value < 0:
         raise ValueError(f"{name} must be a finite number of seconds that is not negative, got {value!r}")
     return float(value)
+
+
+def taken_lease_update(session_id: str, update: Update, lease: Lease) -> FilterAndUpdate:
+    """Return filter and update that open a session and take its lease, where nobody has it."""
+    at = now()
+    free: Stored = {"_id": session_id, "$or": [{"lease": None}, {"lease.expires_at": {"$lte": at}}]}
+    held = {"owner": lease.owner, "expires_at": lease.renewed(at)}
+    return free, {**update, "$set": {"lease": held}}
+
+
+def leased_update(change: FilterAndUpdate, lease: Lease | None) -> FilterAndUpdate:
+    """Have a write go through only under the writer's lease, which it renews; without one, where nobody has one."""
+    wanted, update = change
+    if lease is None:
+        wanted["lease"] = None
+    else:
+        wanted["lease.owner"] = lease.owner
+        update.setdefault("$set", {})["lease.expires_at"] = lease.renewed(now())
+    return change
+
+
+def renewed_lease_update(session_id: str, lease: Lease) -> FilterAndUpdate:
+    """Return filter and update that renew a lease, where it is still held."""
+    return leased_update(({"_id": session_id}, {}), lease)
+
+
+def released_lease_update(session_id: str, lease: Lease) -> FilterAndUpdate:
+    """Return filter and update that give up a lease."""
+    return {"_id": session_id, "lease.owner": lease.owner}, {"$unset": {"lease": ""}}
+
+
+def expired_lease_update(session_id: str, lease: Stored) -> FilterAndUpdate:
+    """Return filter and update that clear a stored lease, where its owner has not come back."""
+    seen = {f"lease.{name}": lease[name] for name in ("owner", "expires_at")}
+    return {"_id": session_id, **seen}, {"$unset": {"lease": ""}}

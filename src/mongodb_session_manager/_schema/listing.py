@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .document import check_message_id
+from .ids import check_message_id
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,7 @@ from strands.multiagent.graph import Graph
 from strands.multiagent.swarm import Swarm
 
 from ..errors import MongoDBSessionError
-from . import values as _codec
-from .values import Stored
+from .values import Stored, decode, encode
 
 _MARK = "__bytes_encoded__"
 # The codec refuses what is deeper.
@@ -58,27 +57,24 @@ class StoredState(dict[str, Any]):
         self.inner = dict(inner)
 
 
-def label(session_id: str, multi_agent_id: object) -> str:
+def multi_agent_label(session_id: str, multi_agent_id: object) -> str:
     """Return what to call a Graph or Swarm in an error."""
     return f"Multi-agent {multi_agent_id!r} of session {session_id!r}"
 
 
-# To store
-
-
-def capture(session_id: str, source: MultiAgentBase) -> MultiAgentState:
+def capture_multi_agent(session_id: str, source: MultiAgentBase) -> MultiAgentState:
     """Return a copy of a source's state that nothing changes any more.
 
     Raises:
         UnstorableValueError: It holds something that would not come back equal.
     """
     (_, state, live), *inner = _states(source)
-    fields = _fields(label(session_id, source.id), state, live, inner)
+    fields = _fields(multi_agent_label(session_id, source.id), state, live, inner)
     waits = state.get("status") == Status.INTERRUPTED.value
     return MultiAgentState(source.id, fields, bool(_interrupts(state).get("activated")), waits)
 
 
-def encode(session_id: str, multi_agent_id: str, state: Mapping[str, Any]) -> MultiAgentState:
+def encode_multi_agent(session_id: str, multi_agent_id: str, state: Mapping[str, Any]) -> MultiAgentState:
     """Return the stored form of a serialised state.
 
     Raises:
@@ -86,7 +82,9 @@ def encode(session_id: str, multi_agent_id: str, state: Mapping[str, Any]) -> Mu
     """
     inside = state.inner.items() if isinstance(state, StoredState) else ()
     inner = [(path, inner_state, None) for path, inner_state in inside]
-    return MultiAgentState(multi_agent_id, _fields(label(session_id, multi_agent_id), dict(state), None, inner))
+    return MultiAgentState(
+        multi_agent_id, _fields(multi_agent_label(session_id, multi_agent_id), dict(state), None, inner)
+    )
 
 
 _State = tuple[Path, dict[str, Any], Any]
@@ -138,14 +136,14 @@ def _live_results(results: Mapping[str, Any] | None) -> dict[str, Any]:
     return live
 
 
-def _fields(place: str, state: dict[str, Any], live: Any, inner: Iterable[_State]) -> Stored:
+def _fields(label: str, state: dict[str, Any], live: Any, inner: Iterable[_State]) -> Stored:
     bytes_out = _BytesOut()
-    fields = {"state": _codec.encode(bytes_out.of(state, live), f"{place}, state")}
+    fields = {"state": encode(bytes_out.of(state, live), f"{label}, state")}
     found = []
     for path, inner_state, inner_live in inner:
-        inside = f"{place}, state inside {'/'.join(map(str, path))}"
+        inside = f"{label}, state inside {'/'.join(map(str, path))}"
         found.append({"path": list(path), "state": bytes_out.of(inner_state, inner_live)})
-        found[-1] = _codec.encode(found[-1], inside)
+        found[-1] = encode(found[-1], inside)
     if found:
         fields["inner"] = found
     if bytes_out.seen:
@@ -219,14 +217,11 @@ def _mark(content: bytes) -> dict[str, Any]:
     return {_MARK: True, "data": base64.b64encode(content).decode()}
 
 
-# To read
-
-
-def decode(fields: Stored) -> StoredState:
+def decode_multi_agent(fields: Stored) -> StoredState:
     """Return the states of stored fields, as they were serialised."""
     bytes_in = _BytesIn(fields.get("encoded"))
-    state = bytes_in.of(_codec.decode(fields["state"]))
-    inner = [_codec.decode(one) for one in fields.get("inner", ())]
+    state = bytes_in.of(decode(fields["state"]))
+    inner = [decode(one) for one in fields.get("inner", ())]
     return StoredState(state, {tuple(one["path"]): bytes_in.of(one["state"]) for one in inner})
 
 
@@ -271,23 +266,20 @@ class _BytesIn:
         return put
 
 
-# To restore
-
-
-def restore(session_id: str, source: MultiAgentBase, stored: StoredState) -> None:
+def restore_multi_agent(session_id: str, source: MultiAgentBase, stored: StoredState) -> None:
     """Put a stored state into a source, and those beside it into what is inside of it.
 
     Raises:
         MongoDBSessionError: They do not fit.
     """
-    place = label(session_id, source.id)
+    label = multi_agent_label(session_id, source.id)
     try:
-        for target, state in list(_targets(place, source, stored, ())):
+        for target, state in list(_targets(label, source, stored, ())):
             _deserialize(target, state)
     except MongoDBSessionError:
         raise
     except Exception as error:
-        raise _UnfitStateError(place, (), f"Strands refuses its shape ({type(error).__name__})") from error
+        raise _UnfitStateError(label, (), f"Strands refuses its shape ({type(error).__name__})") from error
 
 
 def _deserialize(target: MultiAgentBase, state: dict[str, Any]) -> None:
@@ -304,21 +296,21 @@ def _deserialize(target: MultiAgentBase, state: dict[str, Any]) -> None:
 _Target = tuple[MultiAgentBase, dict[str, Any]]
 
 
-def _targets(place: str, source: MultiAgentBase, stored: StoredState, path: Path) -> Iterator[_Target]:
+def _targets(label: str, source: MultiAgentBase, stored: StoredState, path: Path) -> Iterator[_Target]:
     state = stored.inner[path] if path else stored
     unfit = _unfit(source, state)
     if unfit is not None:
-        raise _UnfitStateError(place, path, unfit)
+        raise _UnfitStateError(label, path, unfit)
     yield source, state
     for node_id, executor in _interrupted(source, state):
         inside = (*path, node_id)
         if inside in stored.inner:
             if not isinstance(executor, MultiAgentBase):
-                raise _UnfitStateError(place, inside, "a Graph or Swarm was interrupted there, and now it is none")
-            yield from _targets(place, executor, stored, inside)
+                raise _UnfitStateError(label, inside, "a Graph or Swarm was interrupted there, and now it is none")
+            yield from _targets(label, executor, stored, inside)
         elif isinstance(executor, Graph | Swarm) and not _interrupts(executor.serialize_state()).get("activated"):
             # One with a session manager of its own may have come back by itself.
-            raise _UnfitStateError(place, inside, "it was interrupted there, and what ran there is not stored with it")
+            raise _UnfitStateError(label, inside, "it was interrupted there, and what ran there is not stored with it")
 
 
 def _unfit(source: MultiAgentBase, state: Mapping[str, Any]) -> str | None:
@@ -353,10 +345,10 @@ def _unfit_interrupt(source: MultiAgentBase, state: Mapping[str, Any]) -> str | 
 class _UnfitStateError(MongoDBSessionError):
     """What is stored of a Graph or Swarm does not fit the one that is to go on from it."""
 
-    def __init__(self, place: str, path: Path, reason: str) -> None:
+    def __init__(self, label: str, path: Path, reason: str) -> None:
         inside = f", inside node {'/'.join(map(str, path))!r}" if path else ""
         super().__init__(
-            f"{place} has a state that cannot be gone on from{inside}: {reason}. It stays stored. Build the same Graph "
+            f"{label} has a state that cannot be gone on from{inside}: {reason}. It stays stored. Build the same Graph "
             "or Swarm as before, with the same version of Strands, to go on; to begin anew, give it another id, or "
             "call the manager's sync_multi_agent() with one that was built without a session manager."
         )

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import MongoDBSessionError
-from .values import AGENT_FIELDS, Stored, decode_message, message_record
+from .messages import AGENT_FIELDS, decode_message, message_record
+from .values import Stored
 
 REMEDY_FOR_AGENT = (
     "Go on with the versions of strands-agents and of this library that wrote it, restore the document from a backup, "
@@ -18,13 +19,13 @@ _OF_MESSAGE = (
 )
 
 
-def unreadable(place: str, what: str, reason: str, remedy: str) -> MongoDBSessionError:
+def unreadable(label: str, what: str, reason: str, remedy: str) -> MongoDBSessionError:
     return MongoDBSessionError(
-        f"{place} cannot be restored: {what} {reason}. {remedy} The rest of the session can be read."
+        f"{label} cannot be restored: {what} {reason}. {remedy} The rest of the session can be read."
     )
 
 
-def check_fields(place: str, data: Any) -> None:
+def check_fields(label: str, data: Any) -> None:
     """Check the stored ``agent_data``.
 
     Raises:
@@ -35,10 +36,10 @@ def check_fields(place: str, data: Any) -> None:
         fields |= {name: data[name] for name in AGENT_FIELDS if data.get(name) is not None}
     for name, value in fields.items():
         if not isinstance(value, Mapping):
-            raise unreadable(place, name, f"is no object but of type {type(value).__name__}", REMEDY_FOR_AGENT)
+            raise unreadable(label, name, f"is no object but of type {type(value).__name__}", REMEDY_FOR_AGENT)
 
 
-def restored_message(place: str, stored: Stored) -> tuple[int, Any]:
+def restored_message(label: str, stored: Stored) -> tuple[int, Any]:
     """Return the id of a stored message and the message.
 
     Raises:
@@ -52,11 +53,11 @@ def restored_message(place: str, stored: Stored) -> tuple[int, Any]:
     except Exception as error:  # noqa: BLE001 - anything may stand there
         reason = f"has another shape than is read ({type(error).__name__})"
     if reason is not None:
-        raise unreadable(place, _name_of(stored), reason, _OF_MESSAGE)
+        raise unreadable(label, _name_of(stored), reason, _OF_MESSAGE)
     return message_id, message
 
 
-def listed_message(place: str, stored: Stored) -> Stored:
+def listed_message(label: str, stored: Stored) -> Stored:
     """Return a stored message as ``list_messages`` shows it.
 
     Raises:
@@ -67,7 +68,7 @@ def listed_message(place: str, stored: Stored) -> Stored:
     except Exception as error:  # noqa: BLE001 - anything may stand there
         reason = f"has another shape than is read ({type(error).__name__})"
     raise MongoDBSessionError(
-        f"{place} cannot be listed whole: {_name_of(stored)} {reason}. {_OF_MESSAGE} limit and offset list the others."
+        f"{label} cannot be listed whole: {_name_of(stored)} {reason}. {_OF_MESSAGE} limit and offset list the others."
     )
 
 

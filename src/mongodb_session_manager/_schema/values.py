@@ -1,4 +1,4 @@
-"""SDK objects <-> stored sub-documents; pure functions, no I/O.
+"""Values <-> BSON; pure functions, no I/O.
 
 Values are stored as plain BSON wherever BSON gives them back equal. The rest is marked with ``%``, which is
 escaped in users' own keys, so every stored value has one reading:
@@ -7,35 +7,28 @@ escaped in users' own keys, so every stored value has one reading:
   numbers, true, false and null, which are keys for JSON too, ``%bson:`` with what they are: ``%bson:2024``;
 * values: ``{"%int": hex}`` (over 8 bytes), ``{"%text": UTF-8 with surrogates}``, ``{"%datetime": ISO 8601}``
   (finer than a millisecond, or not in UTC), ``{"%bson": bytes}`` (a subtree nested deeper than a server takes).
-  The mark ``%file`` is ``_large_values``'s; here it is only kept from meaning anything else.
+  The mark ``%file`` is ``blobs``'s; here it is only kept from meaning anything else.
 """
 
 import base64
 import functools
 import logging
 import re
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
-from typing import Any, TypeAlias, cast
+from datetime import datetime, timedelta
+from typing import Any, TypeAlias
 
 import bson
 from bson import Decimal128, ObjectId
 from bson.dbref import DBRef
 from bson.int64 import Int64
-from strands.types.content import Message
-from strands.types.session import SessionAgent, SessionMessage
 
 from ..errors import UnstorableValueError
 
 logger = logging.getLogger(__name__)
 
 Stored: TypeAlias = dict[str, Any]
-
-MESSAGE_FIELDS = ("role", "content", "tracking_id", "metadata")
-AGENT_FIELDS = ("state", "conversation_manager_state", "_internal_state")
 
 # Servers refuse documents nested deeper than 200 levels; the session document itself takes up to 8.
 _BSON_DEPTH = 100
@@ -230,9 +223,9 @@ class _Encoder:
 class _TolerantEncoder(_Encoder):
     """Leaves out what cannot be stored, wherever it stands; what is too deep costs the whole figure."""
 
-    def __init__(self, place: str) -> None:
+    def __init__(self, label: str) -> None:
         super().__init__()
-        self._place = place
+        self._label = label
 
     def fields(self, fields: Mapping[Any, Any], levels: int) -> Stored:
         """Return fields each by itself, down to so many levels, without those that are too deep or too large."""
@@ -252,7 +245,7 @@ class _TolerantEncoder(_Encoder):
             for name in stored:
                 stored[name] = self.fields(item, levels - 1)
         if stored and key in _FIGURES and len(bson.encode(stored)) > _FIGURE_BYTES:
-            logger.debug("place=<%s> | left out a figure that is too large", self._place)
+            logger.debug("label=<%s> | left out a figure that is too large", self._label)
             return {}
         return stored
 
@@ -284,10 +277,10 @@ class _TolerantEncoder(_Encoder):
             self._log(error)
 
     def _log(self, error: Exception) -> None:
-        logger.debug("place=<%s>, error=<%s> | left out what cannot be stored", self._place, type(error).__name__)
+        logger.debug("label=<%s>, error=<%s> | left out what cannot be stored", self._label, type(error).__name__)
 
 
-def encode_tolerant(fields: Mapping[Any, Any], place: str) -> tuple[Stored, bool]:
+def encode_tolerant(fields: Mapping[Any, Any], label: str) -> tuple[Stored, bool]:
     """Return a stored copy of what only tells of a message, and whether it differs from that.
 
     What cannot be stored is left out: each field by itself, and in it each value.
@@ -297,16 +290,16 @@ def encode_tolerant(fields: Mapping[Any, Any], place: str) -> tuple[Stored, bool
         stored: Stored = plain.encode(dict(fields))
         if not _FIGURES.intersection(stored) or len(bson.encode(stored)) <= _FIGURE_BYTES:
             return stored, plain.escaped
-    encoder = _TolerantEncoder(place)
+    encoder = _TolerantEncoder(label)
     return encoder.fields(fields, levels=1), encoder.escaped
 
 
-def encode(value: Any, place: str, *, plain_dates: bool = False, depth: int = 0) -> Any:
+def encode(value: Any, label: str, *, plain_dates: bool = False, depth: int = 0) -> Any:
     """Return a stored copy of any value that JSON, bytes and datetimes can express.
 
     Args:
         value: The value; tuples become lists, enums that are strings or numbers their values.
-        place: What the value is, for the error message.
+        label: What the value is, for the error message.
         plain_dates: Store every datetime as a BSON date, which queries can compare: in UTC, without microseconds,
             and a naive one as if it were in UTC. Without it a datetime comes back as it was.
         depth: How many levels its place is nested deep itself.
@@ -314,10 +307,10 @@ def encode(value: Any, place: str, *, plain_dates: bool = False, depth: int = 0)
     Raises:
         UnstorableValueError: The value holds something that would not come back equal.
     """
-    return encode_noting(value, place, plain_dates=plain_dates, depth=depth)[0]
+    return encode_noting(value, label, plain_dates=plain_dates, depth=depth)[0]
 
 
-def encode_noting(value: Any, place: str, *, plain_dates: bool = False, depth: int = 0) -> tuple[Any, bool]:
+def encode_noting(value: Any, label: str, *, plain_dates: bool = False, depth: int = 0) -> tuple[Any, bool]:
     """Do what ``encode`` does, and tell whether the stored copy differs from the value.
 
     Raises:
@@ -327,10 +320,10 @@ def encode_noting(value: Any, place: str, *, plain_dates: bool = False, depth: i
     try:
         return encoder.encode(value, depth), encoder.escaped
     except _RefusedError as refused:
-        raise UnstorableValueError(place + refused.path, refused.reason) from None
+        raise UnstorableValueError(label + refused.path, refused.reason) from None
     except RecursionError:
         reason = f"it is nested deeper than {_MAX_DEPTH} levels, or holds itself"
-        raise UnstorableValueError(place, reason) from None
+        raise UnstorableValueError(label, reason) from None
 
 
 _UNMARK: dict[str, Callable[[Any], Any]] = {
@@ -377,219 +370,18 @@ def _decode_dict(value: Stored) -> Any:
     return decoded
 
 
-def _decode_first_version(value: Any) -> Any:
+def decode_first_version(value: Any) -> Any:
     if type(value) is DBRef:
-        return _decode_first_version(dict(value.as_doc()))
+        return decode_first_version(dict(value.as_doc()))
     if isinstance(value, list):
-        return [_decode_first_version(item) for item in value]
+        return [decode_first_version(item) for item in value]
     if not isinstance(value, dict):
         return int(value) if type(value) is Int64 else value
     if value.get("__bytes_encoded__") is True and "data" in value:
         return base64.b64decode(value["data"])
-    return {key: _decode_first_version(item) for key, item in value.items()}
+    return {key: decode_first_version(item) for key, item in value.items()}
 
 
-def encode_message(message: Message, message_id: int, at: datetime, place: str) -> Stored:
-    """Return the array element that stores a message.
-
-    Args:
-        message: As the SDK has it.
-        message_id: Its number in the agent's history.
-        at: When it was created and last updated.
-        place: What to call it in an error.
-
-    Raises:
-        UnstorableValueError: The message holds something that would not come back equal.
-    """
-    return {"message_id": message_id, **_body(message, place), "created_at": at, "updated_at": at}
-
-
-# Stands for the metadata of a message that are its call's own figures: those are in its event_loop_metrics anyway.
-_METADATA_IN_METRICS = "event_loop_metrics"
-_METADATA_FIELDS = ("usage", "metrics")
-
-
-def add_metrics(stored: Stored, metrics: Stored, place: str) -> None:
-    """Put the ``event_loop_metrics`` of a message into the array element that stores it, as far as they can be."""
-    encoded, differs = encode_tolerant(metrics, f"{place}, metrics")
-    stored["event_loop_metrics"] = encoded
-    metadata = stored.get("metadata")
-    own = {name: encoded.get(name) for name in _METADATA_FIELDS}
-    # What is stored with marks stays where it is: reading the reference is to cost next to nothing.
-    if not differs and isinstance(metadata, dict) and metadata == own and list(metadata) == list(own):
-        stored["metadata"] = _METADATA_IN_METRICS
-
-
-def _body(message: Message, place: str) -> Stored:
-    known = {key: value for key, value in message.items() if key in MESSAGE_FIELDS and key != "metadata"}
-    extra = {key: value for key, value in message.items() if key not in MESSAGE_FIELDS}
-    body: Stored
-    body, escaped = encode_noting({**known, "extra": extra} if extra else known, place)
-    if "metadata" in message:
-        metadata, differs = _metadata(message["metadata"], f"{place}, metadata")
-        body |= metadata
-        escaped = escaped or differs
-    if escaped:
-        body["escaped"] = True
-    return body
-
-
-def _metadata(metadata: Any, place: str) -> tuple[Stored, bool]:
-    if not issubclass(type(metadata), dict):
-        return encode_tolerant({"metadata": metadata}, place)
-    stored, differs = encode_tolerant(metadata, place)
-    return {"metadata": stored}, differs
-
-
-@dataclass(frozen=True)
-class MessageEdit:
-    """What changes in a stored message; its times of creation and metrics stay.
-
-    Attributes:
-        message_id: The message.
-        fields: Fields of the element to set.
-        dropped: Fields of the element to remove.
-        tracking_id: The message's own, as stored, where its id may be another message's by now; None where that is
-            enough.
-    """
-
-    message_id: int
-    fields: Stored = field(repr=False)
-    dropped: tuple[str, ...]
-    tracking_id: Any = None
-
-    @property
-    def redacts(self) -> bool:
-        """Whether nothing of the old content may be left anywhere."""
-        return "redacted" in self.fields
-
-    def apply(self, stored: Stored) -> None:
-        """Make the same change in an element that was not sent yet."""
-        stored.update(self.fields)
-        for name in self.dropped:
-            parent, _, child = name.rpartition(".")
-            if not parent:
-                stored.pop(child, None)
-            elif isinstance(stored.get(parent), dict):
-                stored[parent] = {key: value for key, value in stored[parent].items() if key != child}
-
-
-# Where an element may hold content, or say of it how it is stored; two are the first version's.
-_BODY_FIELDS = (*MESSAGE_FIELDS, "extra", "escaped", "files", "message", "redact_message")
-
-
-def replacement(message: Message, message_id: int, at: datetime, place: str) -> MessageEdit:
-    """Return the edit that puts another message in the place of a stored one."""
-    fields = {**_body(message, place), "updated_at": at}
-    return MessageEdit(message_id, fields, tuple(name for name in _BODY_FIELDS if name not in fields))
-
-
-def redaction(message: Message, message_id: int, at: datetime, place: str) -> MessageEdit:
-    """Return the edit that leaves nothing of a message's content; what identifies and measures it stays."""
-    fields = {**_body(message, place), "redacted": True, "updated_at": at}
-    kept = {*fields, "tracking_id"}
-    if "metadata" not in fields:
-        kept |= {"metadata", "escaped"}  # the metrics that stay may hold marks
-    dropped = [name for name in _BODY_FIELDS if name not in kept]
-    if "metadata" not in fields:
-        dropped.append("metadata.custom")
-    return MessageEdit(message_id, fields, tuple(dropped))
-
-
-def decode_message(stored: Stored) -> Message:
-    """Return the message of an array element: the redacted one, where it was redacted."""
-    if "message" in stored:
-        return cast(Message, _decode_first_version(stored.get("redact_message") or stored["message"]))
-    body = {name: stored[name] for name in MESSAGE_FIELDS if name in stored}
-    extra = stored.get("extra", {})
-    if "escaped" in stored:
-        body, extra = decode(body), decode(extra)
-    if body.get("metadata") == _METADATA_IN_METRICS and "event_loop_metrics" in stored:
-        body["metadata"] = _metadata_in(stored["event_loop_metrics"])
-    return cast(Message, {**body, **extra} if extra else body)
-
-
-def _metadata_in(metrics: Any) -> Stored:
-    """Return the metadata that stand among the metrics; where a hand has changed those, what is left of it."""
-    return {name: metrics[name] for name in _METADATA_FIELDS if name in metrics} if isinstance(metrics, dict) else {}
-
-
-def is_plain_user(message: Message) -> bool:
-    """Tell whether a history may begin with a message: a user's, and no tool's result."""
-    return message.get("role") == "user" and not any("toolResult" in block for block in message.get("content") or ())
-
-
-def last_plain_user(messages: Sequence[Stored]) -> int | None:
-    """Return the place of the last array element with which a history may begin."""
-    places = range(len(messages) - 1, -1, -1)
-    return next((place for place in places if is_plain_user(decode_message(messages[place]))), None)
-
-
-def message_record(stored: Stored) -> Stored:
-    """Return an array element as ``list_messages`` shows it: the message, its id, times, metrics and events."""
-    message = decode_message(stored)
-    others = {name: value for name, value in stored.items() if name not in _BODY_FIELDS and value is not None}
-    kept = {name: decode(value) for name, value in others.items()}
-    at: Stored = {name: _listed_time(others[name]) for name in ("created_at", "updated_at") if name in others}
-    return {"message_id": stored["message_id"], **message, **kept, **at}
-
-
-def _listed_time(at: Any) -> Any:
-    """Return a time as it is listed; what a hand has put there instead is shown as it is."""
-    try:
-        return aware(at)
-    except (AttributeError, TypeError, ValueError):
-        return decode(at)
-
-
-def aware(at: str | datetime) -> datetime:
-    """Return a time that may be given in ISO 8601, as the SDK and the first version have it."""
-    found = datetime.fromisoformat(at.replace("Z", "+00:00")) if isinstance(at, str) else at
-    return found.replace(tzinfo=timezone.utc) if found.tzinfo is None else found
-
-
-def session_message(stored: Stored) -> SessionMessage:
-    """Return the SDK's record of an array element."""
-    message = decode_message(stored)
-    redacted = "redacted" in stored or stored.get("redact_message") is not None
-    return SessionMessage(
-        message=message,
-        message_id=int(stored["message_id"]),
-        redact_message=message if redacted else None,
-        **times(stored),
-    )
-
-
-def encode_agent(agent: SessionAgent, place: str) -> Stored:
-    """Return the stored ``agent_data`` of an SDK record."""
-    fields = {name: encode(getattr(agent, name), f"{place}, {name}") for name in AGENT_FIELDS}
-    return {"agent_id": agent.agent_id, **fields}
-
-
-def session_agent(agent_id: str, stored: Mapping[str, Any]) -> SessionAgent:
-    """Return the SDK's record of a stored agent (``agent_data`` and times)."""
-    data = stored["agent_data"]
-    read = _decode_first_version if stored.get("guard") is None else decode
-    fields = {name: read(data.get(name) or {}) for name in AGENT_FIELDS}
-    return SessionAgent(agent_id=agent_id, **fields, **times(stored))
-
-
-def times(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``created_at`` and ``updated_at`` in the SDK's form, ISO 8601, as far as they are stored."""
-    found = {name: stored[name] for name in ("created_at", "updated_at") if stored.get(name) is not None}
-    return {name: at.isoformat() if isinstance(at, datetime) else str(at) for name, at in found.items()}
-
-
-def with_tracking_id(message: Message, tracking_id: str | None = None) -> Message:
-    """Return a message that can be told apart; the SDK gives those an id that it appends itself."""
-    if message.get("tracking_id"):
-        return message
-    return cast(Message, {**message, "tracking_id": tracking_id or str(uuid.uuid4())})
-
-
-def with_blocks(message: Message) -> Message:
-    """Return a message whose ``content`` is a list of blocks: plain text, or a result's, becomes one text block."""
-    content: Any = message["content"]
-    if isinstance(content, list):
-        return message
-    return cast(Message, {**message, "content": [{"text": str(content)}]})
+Update: TypeAlias = dict[str, dict[str, Any]]
+Pipeline: TypeAlias = list[dict[str, Any]]
+FilterAndUpdate: TypeAlias = tuple[Stored, Update]

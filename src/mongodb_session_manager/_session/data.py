@@ -7,10 +7,10 @@ from typing import Any, cast, get_args
 
 from strands.tools.decorator import DecoratedFunctionTool
 
-from .._schema import usage as _telemetry
 from .._schema.listing import Listing
 from .._schema.parts import json_form
 from .._schema.restorable import listed_message
+from .._schema.usage import sum_of_totals, usage_totals
 from ..errors import AgentNotFoundError, SessionConflictError
 from ..mongodb_session_repository import MongoDBSessionRepository
 from ..types import AgentConfig, FeedbackHook, JsonSafe, MetadataHook, UsageTotals
@@ -340,10 +340,8 @@ class SessionData:
             SessionNotFoundError: The session was deleted.
         """
         calls = self._repository.read_calls(self.session_id)
-        agents: dict[str, UsageTotals] = {
-            agent_id: _telemetry.usage_totals(of_agent) for agent_id, of_agent in calls.items()
-        }
-        return {**_telemetry.sum_of_totals(list(agents.values())), "agents": agents}
+        agents: dict[str, UsageTotals] = {agent_id: usage_totals(of_agent) for agent_id, of_agent in calls.items()}
+        return {**sum_of_totals(list(agents.values())), "agents": agents}
 
 
 def _check_json_safe(json_safe: object) -> None:

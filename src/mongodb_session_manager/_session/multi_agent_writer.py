@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from pymongo.errors import PyMongoError
 
-from .._schema import multi_agents as _multi_agents
-from .._schema.multi_agents import MultiAgentState
+from .._schema.multi_agents import MultiAgentState, capture_multi_agent
 from ..mongodb_session_repository import MongoDBSessionRepository
 
 if TYPE_CHECKING:
@@ -71,7 +70,7 @@ class MultiAgentWriter:
 
         Between an interrupt and the end of what its answer wakes, the SDK's state does not tell which nodes are to run.
         """
-        stamp, state = next(self._stamps), _multi_agents.capture(self._session_id, source)
+        stamp, state = next(self._stamps), capture_multi_agent(self._session_id, source)
         if state.is_activated and not (ends and state.waits):
             return None
         return functools.partial(self._write, stamp, state)

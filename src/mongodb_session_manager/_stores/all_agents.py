@@ -5,9 +5,8 @@ from typing import TypeAlias
 
 from pymongo.collection import Collection
 
-from .._schema import document as _document
-from .._schema.document import Pipeline
-from .._schema.values import Stored
+from .._schema.nested import nested_agent_ids
+from .._schema.values import Pipeline, Stored
 
 AgentsPipeline: TypeAlias = Callable[..., Pipeline]
 
@@ -27,5 +26,5 @@ def read_session_agents(sessions: Collection[Stored], session_id: str, pipeline:
     if session is None or not any(agent["holds_others"] for agent in session["agents"]):
         return session
     found = sessions.find_one({"_id": session_id}, {"agents": 1}) or {}
-    nested = _document.nested_agents(found.get("agents", {}))
+    nested = nested_agent_ids(found.get("agents", {}))
     return next(sessions.aggregate(pipeline(session_id, nested)), None) if nested else session

@@ -18,9 +18,21 @@ from bson import ObjectId
 from pymongo.collection import Collection
 from pymongo.errors import PyMongoError
 
-from .._schema import blobs as _large_values
-from .._schema import document as _document
-from .._schema.blobs import Files
+from .._schema.agents import used_files_pipeline
+from .._schema.blobs import Files, file_digests
+from .._schema.files import (
+    chunks_filter,
+    files_by_id_filter,
+    files_filter,
+    kept_files_update,
+    lasting_files_filter,
+    marked_files_filter,
+    marked_files_update,
+    new_file_doc,
+    segments_with_files_projection,
+    uploaded_file_update,
+    whole_files_filter,
+)
 from .._schema.values import Stored
 from .all_agents import read_session_agents
 from .indexes import ensure_file_indexes
@@ -34,7 +46,7 @@ ABORT_TIMEOUT = 1.0
 
 
 class SessionFiles:
-    """The off-loaded values of sessions.
+    """The offloaded values of sessions.
 
     Args:
         sessions: The collection of the session documents.
@@ -57,7 +69,7 @@ class SessionFiles:
         """Upload the values that the session does not hold yet, and return which these were."""
         if not values:
             return set()
-        held = self._digests(_document.lasting_files(session_id, values))
+        held = self._digests(lasting_files_filter(session_id, values))
         missing = values.keys() - held
         for digest in sorted(missing):
             self._upload(session_id, digest, values[digest])
@@ -71,62 +83,62 @@ class SessionFiles:
 
     def read(self, session_id: str, digests: Iterable[str]) -> Files:
         """Return those of the values that the session holds."""
-        whole = self._files.find(_document.whole_files(session_id, digests))
+        whole = self._files.find(whole_files_filter(session_id, digests))
         found = {_digest(file): file["_id"] for file in sorted(whole, key=_is_lasting)}
         parts: dict[ObjectId, list[tuple[int, bytes]]] = defaultdict(list)
-        for chunk in self._chunks.find(_document.chunks(found.values())):
+        for chunk in self._chunks.find(chunks_filter(found.values())):
             parts[chunk["files_id"]].append((chunk["n"], chunk["data"]))
         values = {digest: b"".join(data for _, data in sorted(parts[file_id])) for digest, file_id in found.items()}
         return {digest: value for digest, value in values.items() if hashlib.sha256(value).hexdigest() == digest}
 
     def mark(self, session_id: str, digests: Iterable[str], removal: ObjectId) -> None:
         """Announce that values may be removed soon, so that no writer counts on them."""
-        self._files.update_many(*_document.marked_files(session_id, digests, removal))
+        self._files.update_many(*marked_files_update(session_id, digests, removal))
 
     def remove_unused(self, session_id: str, digests: Iterable[str], removal: ObjectId) -> None:
         """Remove values that nothing uses: these, and those whose removal somebody announced."""
         self.mark(session_id, digests, removal)
-        marked = list(self._files.find(_document.files_of_removal(session_id, removal)))
+        marked = list(self._files.find(marked_files_filter(session_id, removal)))
         if not marked:
             return
         used = self._used(session_id)
         self._delete(session_id, [file["_id"] for file in marked if _digest(file) not in used])
         kept = {_digest(file) for file in marked} & used
         if kept:
-            self._files.update_many(*_document.kept_files(session_id, kept, removal))
+            self._files.update_many(*kept_files_update(session_id, kept, removal))
 
     def remove_all_unused(self, session_id: str) -> None:
         """Remove every value of a session that nothing uses."""
-        held = self._digests(_document.files(session_id))
+        held = self._digests(files_filter(session_id))
         unused = held - self._used(session_id) if held else held
         if unused:
             self.remove_unused(session_id, unused, ObjectId())
 
     def delete(self, session_id: str) -> None:
         """Delete all values of a session."""
-        self._delete(session_id, [file["_id"] for file in self._files.find(_document.files(session_id), {"_id": 1})])
+        self._delete(session_id, [file["_id"] for file in self._files.find(files_filter(session_id), {"_id": 1})])
 
     def _digests(self, wanted: Stored) -> set[str]:
         return {_digest(file) for file in self._files.find(wanted, {"metadata.sha256": 1})}
 
     def _used(self, session_id: str) -> set[str]:
         # In this order a message that moves meanwhile is seen at least once: it stands in both for a moment.
-        session = read_session_agents(self._sessions, session_id, _document.used_files_pipeline) or {}
-        used = _large_values.digests(session.get("states", ()))
+        session = read_session_agents(self._sessions, session_id, used_files_pipeline) or {}
+        used = file_digests(session.get("states", ()))
         for agent in session.get("agents", ()):
-            used |= _large_values.digests(agent["messages"]) | set(agent["data"].values())
-        for segment in self._segments.find(*_document.segments_with_files(session_id)):
-            used |= _large_values.digests(segment["messages"])
+            used |= file_digests(agent["messages"]) | set(agent["data"].values())
+        for segment in self._segments.find(*segments_with_files_projection(session_id)):
+            used |= file_digests(segment["messages"])
         return used
 
     def _upload(self, session_id: str, digest: str, value: bytes) -> None:
         ensure_file_indexes(self._files, self._chunks)
-        file = _document.new_file(session_id, digest, len(value), CHUNK_BYTES)
+        file = new_file_doc(session_id, digest, len(value), CHUNK_BYTES)
         try:
             self._files.insert_one(file)
             for first in range(0, len(value), AT_A_TIME * CHUNK_BYTES):
                 self._chunks.insert_many(_chunks(file["_id"], value, first))
-            whole = self._files.update_one(*_document.uploaded(file["_id"])).matched_count
+            whole = self._files.update_one(*uploaded_file_update(file["_id"])).matched_count
         except PyMongoError:
             with suppress(PyMongoError), pymongo.timeout(ABORT_TIMEOUT):
                 self._delete(session_id, [file["_id"]])
@@ -136,8 +148,8 @@ class SessionFiles:
 
     def _delete(self, session_id: str, file_ids: list[ObjectId]) -> None:
         if file_ids:
-            self._chunks.delete_many(_document.chunks(file_ids))
-            self._files.delete_many(_document.files_by_id(session_id, file_ids))
+            self._chunks.delete_many(chunks_filter(file_ids))
+            self._files.delete_many(files_by_id_filter(session_id, file_ids))
 
 
 def _chunks(file_id: ObjectId, value: bytes, first: int) -> list[Stored]:

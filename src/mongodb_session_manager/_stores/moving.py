@@ -11,10 +11,10 @@ from bson import ObjectId
 from pymongo import UpdateOne
 from pymongo.collection import Collection
 
-from .._schema import document as _document
-from .._schema import values as _codec
-from .._schema.document import Change
-from .._schema.values import Stored
+from .._schema.agents import embedded_agents_pipeline, sizes_pipeline
+from .._schema.files import extended_segment_update, extended_segments_filter, segments_filter, shortened_segment_update
+from .._schema.histories import agent_rollover_update, batch_command, guard_of
+from .._schema.values import FilterAndUpdate, Stored, unescape_key
 from .all_agents import read_agents
 from .document_size import AgentSize
 from .indexes import ensure_segment_index
@@ -64,8 +64,8 @@ class _Move:
         count, size = self.last["count"] + len(self.messages), self.last["bytes"] + self.size
         return {**self.last, "count": count, "bytes": size, "last_id": self.messages[-1]["message_id"]}
 
-    def change(self, session_id: str) -> Change:
-        return _document.moved_out(session_id, self.agent_id, self.agent, self.references, self.longer)
+    def change(self, session_id: str) -> FilterAndUpdate:
+        return agent_rollover_update(session_id, self.agent_id, self.agent, self.references, self.longer)
 
     def is_in(self, agent: Stored) -> bool:
         """Tell whether an agent that was read afterwards refers to what was moved; others may have moved more since."""
@@ -89,10 +89,10 @@ class MessageMover:
 
     def look(self, session_id: str) -> list[AgentSize]:
         """Return what the session document holds of each agent; of none where there is no such session."""
-        agents = read_agents(self._sessions, session_id, _document.sizes_pipeline) or []
+        agents = read_agents(self._sessions, session_id, sizes_pipeline) or []
         return [
             AgentSize(
-                _codec.unescape_key(agent["key"]),
+                unescape_key(agent["key"]),
                 agent["messages"],
                 agent["bytes"],
                 agent["revision"] is not None,
@@ -124,21 +124,21 @@ class MessageMover:
         return [move for move in moves if move.messages and is_ordered(move.agent["messages"])]
 
     def _read(self, session_id: str, agent_ids: Mapping[str, int], *, with_messages: bool) -> dict[str, Stored]:
-        pipeline = _document.embedded_pipeline(session_id, agent_ids, with_messages=with_messages)
+        pipeline = embedded_agents_pipeline(session_id, agent_ids, with_messages=with_messages)
         session = next(self._sessions.aggregate(pipeline), None)
         found = dict(zip(agent_ids, session["agents"] if session else (), strict=False))
-        return {name: agent for name, agent in found.items() if _document.guard_of(agent).revision is not None}
+        return {name: agent for name, agent in found.items() if guard_of(agent).revision is not None}
 
     def _lengthen(self, session_id: str, moves: list[_Move]) -> None:
         """Append to the last segments, where nobody else is about to."""
         move_id = ObjectId()
         lengthen = [
-            UpdateOne(*_document.longer_segment(session_id, move.last, move.messages, move_id)) for move in moves
+            UpdateOne(*extended_segment_update(session_id, move.last, move.messages, move_id)) for move in moves
         ]
         if not lengthen:
             return
         if self._segments.bulk_write(lengthen, ordered=False).matched_count < len(moves):
-            wanted = _document.lengthened(session_id, [move.last for move in moves], move_id)
+            wanted = extended_segments_filter(session_id, [move.last for move in moves], move_id)
             found = {segment["_id"] for segment in self._segments.find(wanted, {"_id": 1})}
             moves = [move for move in moves if move.last["_id"] in found]
         for move in moves:
@@ -157,7 +157,7 @@ class MessageMover:
         """Have the session document refer to what has moved instead of holding it; return which moves went through."""
         sessions = self._sessions
         changes = [move.change(session_id) for move in moves]
-        command = _document.together(sessions.name, changes, sessions.write_concern.document)
+        command = batch_command(sessions.name, changes, sessions.write_concern.document)
         answer = sessions.database.command(command)
         if answer["n"] == len(moves):
             return moves
@@ -167,8 +167,8 @@ class MessageMover:
     def _take_back(self, session_id: str, moves: list[_Move]) -> None:
         references = [reference for move in moves for reference in move.references]
         if references:
-            self._segments.delete_many(_document.segments(session_id, references))
-        shorten = [UpdateOne(*_document.shorter_segment(session_id, move.last)) for move in moves if move.longer]
+            self._segments.delete_many(segments_filter(session_id, references))
+        shorten = [UpdateOne(*shortened_segment_update(session_id, move.last)) for move in moves if move.longer]
         if shorten:
             self._segments.bulk_write(shorten, ordered=False)
 

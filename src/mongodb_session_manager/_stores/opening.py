@@ -14,10 +14,9 @@ from typing import Any
 from pymongo.collection import Collection
 from pymongo.errors import DuplicateKeyError
 
-from .._schema import document as _document
-from .._schema.document import Update
-from .._schema.lease import Lease
-from .._schema.values import Stored
+from .._schema.lease import Lease, taken_lease_update
+from .._schema.sessions import upgrade_update
+from .._schema.values import Stored, Update
 from ..errors import SessionLockedError, SessionNotFoundError
 
 __all__ = ["HELD", "SessionOpener"]
@@ -68,7 +67,7 @@ class SessionOpener:
 
     def upgrade(self, session_id: str) -> None:
         """Give a session of the first version its ``schema_version``."""
-        self._sessions.update_one(*_document.upgraded(session_id))
+        self._sessions.update_one(*upgrade_update(session_id))
 
     def _upsert(self, session_id: str, update: Update, fields: Mapping[str, Any]) -> Stored | None:
         def upsert() -> Stored | None:
@@ -103,7 +102,7 @@ class SessionOpener:
         # Known before it is sent: what got no answer may be ours, and must be released then.
         self._leases[session_id] = lease
         try:
-            result = self._sessions.update_one(*_document.taken(session_id, update, lease), upsert=create)
+            result = self._sessions.update_one(*taken_lease_update(session_id, update, lease), upsert=create)
         except DuplicateKeyError:
             result = None
         if result is not None and (result.upserted_id is not None or result.matched_count):

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from bson import ObjectId
 from pymongo.collection import Collection
 
-from .._schema import document as _document
+from .._schema.data import outbox_documents_filter
+from .._schema.files import segments_filter
 from .._schema.values import Stored
 from .indexes import ensure_segment_index
 
@@ -54,13 +55,13 @@ class OutboxDocuments:
         wanted = references[:MOST_READ]
         if not wanted:
             return []
-        found = {each["_id"]: each["record"] for each in self._segments.find(_document.segments(session_id, wanted))}
+        found = {each["_id"]: each["record"] for each in self._segments.find(segments_filter(session_id, wanted))}
         return [found[reference["_id"]] for reference in wanted if reference["_id"] in found]
 
     def delete(self, session_id: str, ids: Iterable[str]) -> None:
         """Delete notifications that were delivered."""
-        self._segments.delete_many(_document.outbox_documents(session_id, ids))
+        self._segments.delete_many(outbox_documents_filter(session_id, ids))
 
     def take_back(self, session_id: str, references: Sequence[Stored]) -> None:
         """Delete notifications of a change that was not stored."""
-        self._segments.delete_many(_document.segments(session_id, references))
+        self._segments.delete_many(segments_filter(session_id, references))

@@ -10,11 +10,11 @@ from ..errors import MongoDBSessionError
 
 
 @contextmanager
-def restoring(place: str, field: str, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+def restoring(label: str, field: str, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """Have what is raised over a stored field name agent and field; the error itself may quote what is stored.
 
     Args:
-        place: What the agent is called.
+        label: What the agent is called.
         field: The field.
         passing: Errors that travel as they are.
     """
@@ -26,4 +26,4 @@ def restoring(place: str, field: str, passing: tuple[type[Exception], ...] = ())
         raise
     except Exception as error:  # noqa: BLE001 - others read it, and may raise anything
         reason = f"has another shape than is read ({type(error).__name__})"
-        raise unreadable(place, field, reason, REMEDY_FOR_AGENT) from None
+        raise unreadable(label, field, reason, REMEDY_FOR_AGENT) from None

@@ -17,11 +17,21 @@ from bson import ObjectId
 from pymongo.collection import Collection
 from pymongo.errors import PyMongoError
 
-from .._schema import document as _document
-from .._schema.document import Guard
-from .._schema.lease import Lease
+from .._schema.files import (
+    moved_feedback_update,
+    new_segment_doc,
+    segment_edit_update,
+    segment_ids_projection,
+    segment_messages_pipeline,
+    segments_filter,
+    tracked_segments_filter,
+)
+from .._schema.histories import Guard, guard_of, rollover_update
+from .._schema.lease import Lease, leased_update
 from .._schema.listing import Position
-from .._schema.values import MessageEdit, Stored
+from .._schema.messages import MessageEdit
+from .._schema.reads import embedded_messages_pipeline, is_numbered
+from .._schema.values import Stored
 from ..errors import SessionNotFoundError
 from .indexes import ensure_segment_index
 
@@ -75,10 +85,10 @@ class MessageSegments:
         self, session_id: str, agent_id: str, guard: Guard, write_id: ObjectId, kept_bytes: int, lease: Lease | None
     ) -> RolledOver | None:
         """Move an agent's oldest messages; None where there are none to move, or another writer is in the way."""
-        agent = next(self._sessions.aggregate(_document.live_pipeline(session_id, agent_id)), None)
+        agent = next(self._sessions.aggregate(embedded_messages_pipeline(session_id, agent_id)), None)
         if agent is None:
             raise SessionNotFoundError(session_id)
-        if not agent.get("agent_data") or _document.guard_of(agent) != guard:
+        if not agent.get("agent_data") or guard_of(agent) != guard:
             return None
         moved, kept = _split(agent["messages"], kept_bytes)
         if not moved or not is_ordered(agent["messages"]):
@@ -87,10 +97,10 @@ class MessageSegments:
         self._segments.insert_many([segment for segment, _ in pairs])
         references = [reference for _, reference in pairs]
         moved_count = agent.get("moved_count") or 0
-        change = _document.rolled_over(session_id, agent_id, guard, moved_count, references, write_id)
-        if self._sessions.update_one(*_document.leased(change, lease)).matched_count:
+        change = rollover_update(session_id, agent_id, guard, moved_count, references, write_id)
+        if self._sessions.update_one(*leased_update(change, lease)).matched_count:
             return RolledOver(len(kept), total_size(kept))
-        self._segments.delete_many(_document.segments(session_id, references))
+        self._segments.delete_many(segments_filter(session_id, references))
         return None
 
     def store(self, session_id: str, agent_id: str, messages: list[Stored]) -> tuple[list[Stored], list[Stored]]:
@@ -104,7 +114,7 @@ class MessageSegments:
 
     def take_back(self, session_id: str, references: Sequence[Stored]) -> None:
         """Delete segments that no agent came to refer to."""
-        self._segments.delete_many(_document.segments(session_id, references))
+        self._segments.delete_many(segments_filter(session_id, references))
 
     def page(self, session_id: str, agent: Stored, start: int, end: int | None) -> list[Stored]:
         """Return the messages between two positions.
@@ -117,7 +127,7 @@ class MessageSegments:
         """
         embedded: list[Stored] = agent["messages"]
         references: list[Stored] = agent["segments"]
-        if _document.is_numbered(agent):
+        if is_numbered(agent):
             last = None if end is None else end - 1
             return self.read(session_id, references, [(start, last)] if start or end is not None else ()) + embedded
         # Positions in what precedes the session document's part are counted by the references.
@@ -157,7 +167,7 @@ class MessageSegments:
         return None
 
     def _position_within(self, session_id: str, reference: Stored, message_id: int, before: int) -> Position:
-        segment = self._segments.find_one(*_document.segment_ids(session_id, reference))
+        segment = self._segments.find_one(*segment_ids_projection(session_id, reference))
         if segment is None:
             raise SessionNotFoundError(session_id)  # deleted between two reads
         ids = [message["message_id"] for message in _named(segment, reference)]
@@ -171,9 +181,9 @@ class MessageSegments:
             return {}
         if len(spans) > MOST_SPANS:
             spans = [(min(first for first, _ in spans), None)]
-        read: Iterable[Stored] = self._segments.find(_document.segments(session_id, references))
+        read: Iterable[Stored] = self._segments.find(segments_filter(session_id, references))
         if spans:
-            read = self._segments.aggregate(_document.segment_messages_pipeline(session_id, references, spans))
+            read = self._segments.aggregate(segment_messages_pipeline(session_id, references, spans))
         found = {segment["_id"]: segment for segment in read}
         if len(found) < len(references):
             raise SessionNotFoundError(session_id)  # deleted between two reads
@@ -181,16 +191,16 @@ class MessageSegments:
 
     def edit(self, session_id: str, agent_id: str, edit: MessageEdit) -> bool:
         """Change a message wherever segments hold it; False where none does."""
-        return self._segments.update_many(*_document.moved_message(session_id, agent_id, edit)).matched_count > 0
+        return self._segments.update_many(*segment_edit_update(session_id, agent_id, edit)).matched_count > 0
 
     def tracked(self, session_id: str, agent_id: str, tracking_ids: Sequence[Any]) -> list[Stored]:
         """Return the messages in segments, referred to or not, that have one of some tracking ids, as stored."""
-        found = self._segments.find(_document.tracked(session_id, [agent_id], tracking_ids))
+        found = self._segments.find(tracked_segments_filter(session_id, [agent_id], tracking_ids))
         return [m for segment in found for m in segment["messages"] if m.get("tracking_id") in tracking_ids]
 
     def holds_tracked(self, session_id: str, agent_ids: Iterable[str], tracking_id: Any) -> bool:
         """Tell whether a message with this tracking id, as stored, has moved."""
-        wanted = _document.tracked(session_id, agent_ids, [tracking_id])
+        wanted = tracked_segments_filter(session_id, agent_ids, [tracking_id])
         return self._segments.find_one(wanted, {"_id": 1}) is not None
 
 
@@ -201,7 +211,7 @@ def _named(segment: Stored, reference: Stored) -> list[Stored]:
 
 def new_segments(session_id: str, agent_id: str, messages: list[Stored]) -> list[tuple[Stored, Stored]]:
     """Return segments of messages, each well below MongoDB's limit, and the references to them."""
-    return [_document.new_segment(session_id, agent_id, part, total_size(part)) for part in _parts(messages)]
+    return [new_segment_doc(session_id, agent_id, part, total_size(part)) for part in _parts(messages)]
 
 
 def total_size(messages: Iterable[Stored]) -> int:
@@ -273,7 +283,7 @@ class FeedbackSegments:
         ensure_segment_index(self._segments)
         self._segments.insert_one(segment)
         reference = {"_id": segment_id, "count": len(feedbacks)}
-        wanted, update = _document.moved_feedback(session_id, len(feedbacks), segments, reference)
+        wanted, update = moved_feedback_update(session_id, len(feedbacks), segments, reference)
         if not self._sessions.update_one(wanted, update).matched_count:
             self._segments.delete_one({"_id": segment_id, "session_id": session_id})
 
@@ -282,7 +292,7 @@ class FeedbackSegments:
         references = session.get("feedback_segments", [])
         moved: dict[Any, list[Stored]] = {}
         if references:
-            found = self._segments.find(_document.segments(session["_id"], references))
+            found = self._segments.find(segments_filter(session["_id"], references))
             moved = {segment["_id"]: segment["items"] for segment in found}
         if len(moved) < len(references):
             raise SessionNotFoundError(session["_id"])  # deleted between the two reads
