@@ -1,8 +1,9 @@
 """The shape of a stored session: field names, ids, and that nothing forgets which session it is about."""
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from mongodb_session_manager._schema import ids
 from mongodb_session_manager._schema.data import multi_agent_pipeline, multi_agent_update, new_multi_agent_update
 from mongodb_session_manager._schema.histories import (
     AgentWrite,
     Guard,
-    __file__,
     guard_of,
     guarded_update,
     new_agent_update,
@@ -166,17 +167,17 @@ def a_write(**changes: Any) -> AgentWrite:
 
 
 UPDATES: dict[str, Callable[[], Any]] = {
-    "new_agent": lambda: new_agent_update(SESSION, a_write()),
-    "new_agent with messages": lambda: new_agent_update(SESSION, a_write(appended=[{"message_id": 0}])),
-    "guarded data": lambda: guarded_update(SESSION, a_write(data={"state": {}}), GUARD),
-    "guarded append": lambda: guarded_update(SESSION, a_write(appended=[{"message_id": 8}]), GUARD),
-    "guarded edit": lambda: guarded_update(SESSION, a_write(edited=EDIT), GUARD),
-    "guarded edit of the first version": lambda: guarded_update(SESSION, a_write(edited=EDIT), OLD_GUARD),
-    "unguarded data": lambda: unguarded_update(SESSION, a_write(data={"state": {}})),
-    "unguarded append": lambda: unguarded_update(SESSION, a_write(appended=[{"message_id": 8}])),
-    "unguarded edit": lambda: unguarded_update(SESSION, a_write(edited=EDIT)),
-    "new_multi_agent": lambda: new_multi_agent_update(SESSION, AGENT, {}),
-    "changed_multi_agent": lambda: multi_agent_update(SESSION, AGENT, {}),
+    "new_agent_update": lambda: new_agent_update(SESSION, a_write()),
+    "new_agent_update with messages": lambda: new_agent_update(SESSION, a_write(appended=[{"message_id": 0}])),
+    "guarded_update of data": lambda: guarded_update(SESSION, a_write(data={"state": {}}), GUARD),
+    "guarded_update of append": lambda: guarded_update(SESSION, a_write(appended=[{"message_id": 8}]), GUARD),
+    "guarded_update of edit": lambda: guarded_update(SESSION, a_write(edited=EDIT), GUARD),
+    "guarded_update of edit of the first version": lambda: guarded_update(SESSION, a_write(edited=EDIT), OLD_GUARD),
+    "unguarded_update of data": lambda: unguarded_update(SESSION, a_write(data={"state": {}})),
+    "unguarded_update of append": lambda: unguarded_update(SESSION, a_write(appended=[{"message_id": 8}])),
+    "unguarded_update of edit": lambda: unguarded_update(SESSION, a_write(edited=EDIT)),
+    "new_multi_agent_update": lambda: new_multi_agent_update(SESSION, AGENT, {}),
+    "multi_agent_update": lambda: multi_agent_update(SESSION, AGENT, {}),
 }
 PIPELINES: dict[str, Callable[[], Pipeline]] = {
     "agent_pipeline": lambda: agent_pipeline(SESSION, AGENT),
@@ -188,19 +189,41 @@ PIPELINES: dict[str, Callable[[], Pipeline]] = {
     "multi_agent_pipeline": lambda: multi_agent_pipeline(SESSION, AGENT),
 }
 IDS = {"'_id'", "'session_id'", "'metadata.session_id'"}
-# Built beside a filter that stands in the repository: the upsert that opens a session, and the insert.
-WITHOUT_FILTER = {"new_session", "open_session"}
+SCHEMA = sorted(Path(ids.__file__).parent.glob("*.py"))
+RETURNED = {
+    "FilterAndUpdate": "_update",
+    "tuple[Stored, Update]": "_update",
+    "tuple[Stored, dict[str, int]]": "_projection",
+    "Pipeline": "_pipeline",
+}
+SENT = ("_filter", "_update", "_pipeline", "_projection", "_doc")
+# Beside filters that stand elsewhere: the upsert that opens a session, and the insert.
+WITHOUT_FILTER = {"new_session_doc", "opening_update"}
 
 
+def functions() -> Iterator[ast.FunctionDef]:
+    """All functions of the schema."""
+    for path in SCHEMA:
+        yield from (node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef))
+
+
+@cache
 def builders() -> dict[str, ast.FunctionDef]:
-    """The functions of the module that build something to send for one session."""
-    tree = ast.parse(Path(__file__).read_text())
-    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    """The functions that build something to send for one session."""
     return {
         function.name: function
-        for function in functions
-        if [each.arg for each in function.args.args[:1]] == ["session_id"] and function.name not in WITHOUT_FILTER
+        for function in functions()
+        if [each.arg for each in function.args.args[:1]] == ["session_id"]
+        and function.name.startswith("_") | function.name.endswith(SENT)
+        and function.name not in WITHOUT_FILTER
     }
+
+
+@pytest.mark.parametrize("function", list(functions()), ids=lambda function: function.name)
+def test_a_function_ends_in_what_it_returns(function: ast.FunctionDef) -> None:
+    returned = "" if function.returns is None else ast.unparse(function.returns)
+
+    assert function.name.startswith("_") or function.name.endswith(RETURNED.get(returned, ""))
 
 
 def names_the_session(node: ast.AST) -> bool:
@@ -260,10 +283,10 @@ def test_no_update_has_conflicting_paths(build: Callable[[], Any]) -> None:
     assert not [one for one in paths for other in paths if other.startswith(f"{one}.")]
 
 
-@pytest.mark.parametrize("name", ["guarded data", "guarded append", "guarded edit"])
+@pytest.mark.parametrize("name", ["guarded_update of data", "guarded_update of append", "guarded_update of edit"])
 def test_a_guarded_write_checks_and_moves_the_guard(name: str) -> None:
     wanted, update = UPDATES[name]()
-    moved = GUARD.next_message_id + (name == "guarded append")
+    moved = GUARD.next_message_id + (name == "guarded_update of append")
 
     assert wanted["agents.a%2Eb.guard"] == {"revision": 5, "next_message_id": 8, "write_id": GUARD.write_id}
     assert list(wanted["agents.a%2Eb.guard"]) == list(update["$set"]["agents.a%2Eb.guard"])
@@ -281,7 +304,7 @@ def test_a_guard_is_compared_as_it_was_found() -> None:
 
 
 def test_an_edit_names_its_message() -> None:
-    for name in ("guarded edit", "unguarded edit"):
+    for name in ("guarded_update of edit", "unguarded_update of edit"):
         wanted, _ = UPDATES[name]()
         condition = wanted["agents.a%2Eb.messages.message_id"]
         assert condition in (3, {"$eq": 3})
