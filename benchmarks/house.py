@@ -1,6 +1,6 @@
 """How the package is cut: ``python benchmarks/house.py [--against REF]``.
 
-Sizes come from the syntax tree. The way of a message comes from a turn of an agent, ``durability="sync"``, on a MongoDB:
+Sizes come from the syntax tree. The way of a message comes from a turn of an agent on a MongoDB, ``durability="sync"``:
 the functions of the package that run from the moment when the agent announces its answer until it is acknowledged.
 """
 
