@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from mongodb_session_manager import _group_commit
-from mongodb_session_manager._client import ClientHandle
+from mongodb_session_manager._client.handle import ClientHandle
+from mongodb_session_manager._history import group_commit as _group_commit
 
 
 @contextmanager

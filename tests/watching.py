@@ -10,7 +10,7 @@ from typing import Any
 from pymongo import MongoClient
 from pymongo.errors import InvalidOperation
 
-from mongodb_session_manager._indexes import THREAD_NAME
+from mongodb_session_manager._stores.indexes import THREAD_NAME
 from mongodb_session_manager.testing import CommandLog
 
 

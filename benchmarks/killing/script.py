@@ -9,7 +9,8 @@ from strands import Agent, ToolContext, tool
 from strands.agent.conversation_manager import SlidingWindowConversationManager
 from strands.types.content import Message, Messages
 
-from mongodb_session_manager import MongoDBSessionManager, _segments
+from mongodb_session_manager import MongoDBSessionManager
+from mongodb_session_manager._stores import segments as _segments
 from mongodb_session_manager.testing import Redaction, ScriptedModel, Turn
 
 WINDOW = 6

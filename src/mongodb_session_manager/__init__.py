@@ -1,5 +1,6 @@
 """MongoDB session manager for Strands Agents."""
 
+from ._version import __version__
 from .errors import (
     AgentNotFoundError,
     FactoryNotInitializedError,
@@ -63,5 +64,3 @@ __all__ = [
     "is_metadata_sqs_hook_available",
     "is_metadata_websocket_hook_available",
 ]
-
-__version__ = "0.6.0"

@@ -8,14 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pymongo.errors import InvalidOperation
 
-from ._arguments import NotCopied
-from ._client import (
-    Client,
-    ClientHandle,
-    check_client_arguments,
-    client_options,
-    not_initialized_stats,
-)
+from ._client.handle import ClientHandle
+from ._client.monitor import not_initialized_stats
+from ._client.not_copied import NotCopied
+from ._client.options import Client, check_client_arguments, client_options
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -14,18 +14,16 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from pymongo.errors import InvalidOperation
 
-from ._arguments import OPTIONS, NotAsynchronous, NotCopied, shown, spelling_hint, with_new_spellings
-from ._client import (
-    CLOSE_TIMEOUT,
-    Client,
-    ClientHandle,
-    check_client_arguments,
-    not_initialized_stats,
-)
-from ._deliveries import Deliveries
-from ._document import check_id
-from ._lease import Lease
-from ._off_loop import Steps, go_through, go_through_off_loop
+from ._client.handle import CLOSE_TIMEOUT, ClientHandle
+from ._client.monitor import not_initialized_stats
+from ._client.not_copied import NotCopied
+from ._client.off_loop import Steps, dropped, go_through, go_through_off_loop, run_off_loop
+from ._client.options import Client, check_client_arguments
+from ._client.spelling import OPTIONS, spelling_hint
+from ._schema.ids import check_id, shown
+from ._schema.lease import Lease
+from ._session.arguments import NotAsynchronous, with_new_spellings
+from ._session.deliveries import Deliveries
 from .errors import FactoryNotInitializedError, MongoDBSessionError, SessionLockedError
 from .mongodb_connection_pool import MongoDBConnectionPool
 from .mongodb_session_manager import MongoDBSessionManager, check_defaults
@@ -223,7 +221,7 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
         executor = self._handle.executor
         opening = _Opening(partial(self._make, session_id, arguments, agent_ids))
         try:
-            return await asyncio.wrap_future(executor.submit(opening.run))
+            return cast(MongoDBSessionManager, await run_off_loop(executor, opening.run))
         except BaseException:  # also GeneratorExit, where nobody waits any more
             opening.give_up(executor)
             raise
@@ -311,6 +309,8 @@ class _Opening:
         self._given_up = False
 
     def run(self) -> MongoDBSessionManager:
+        if self._given_up:
+            raise dropped()
         manager = self._make()
         with self._lock:
             self._made = manager

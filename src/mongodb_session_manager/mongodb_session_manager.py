@@ -39,24 +39,27 @@ from strands.session.session_repository import SessionRepository
 from strands.types.content import Message
 from strands.types.session import Session
 
-from . import _codec, _document, _multi_agents
-from ._agent_binding import AgentBinder, AgentBinding, Announcement
-from ._arguments import NotAsynchronous, NotCopied, check_message, shown, with_new_spellings
-from ._client import CLOSE_TIMEOUT, THREAD_NAME
-from ._contents import SessionContents
-from ._deliveries import flush_hooks
-from ._document import check_id
-from ._group_commit import flush_behind, flush_off_loop
-from ._heartbeat import Heartbeat
-from ._hook_chain import as_hooks
-from ._lease import LEASE_DURATION, LEASE_TIMEOUT, Lease
-from ._multi_agent_writer import MultiAgentWriter
-from ._multi_agents import MultiAgentState, StoredState
-from ._off_loop import Run, Steps, all_done, go_through, go_through_off_loop, here, in_thread, run_off_loop
-from ._outage import Sender, outage_of
-from ._session_data import SessionData
-from ._telemetry import ends_invocation, policies_triggered
-from ._writer import MAX_PENDING, AgentHistory, flush_unsent
+from ._client.handle import CLOSE_TIMEOUT, THREAD_NAME
+from ._client.heartbeat import Heartbeat
+from ._client.not_copied import NotCopied
+from ._client.off_loop import Run, Steps, all_done, go_through, go_through_off_loop, here, in_thread, run_off_loop
+from ._client.outage import Sender, outage_of
+from ._history.binding import AgentBinder, AgentBinding, Announcement
+from ._history.call_metrics import ends_invocation
+from ._history.contents import SessionContents
+from ._history.group_commit import flush_behind, flush_off_loop
+from ._history.writer import MAX_PENDING, AgentHistory, flush_unsent
+from ._schema.ids import check_id, now, shown
+from ._schema.lease import LEASE_DURATION, LEASE_TIMEOUT, Lease
+from ._schema.messages import with_blocks, with_tracking_id
+from ._schema.multi_agents import MultiAgentState, StoredState, capture_multi_agent, restore_multi_agent
+from ._schema.values import encode
+from ._session.arguments import NotAsynchronous, check_message, with_new_spellings
+from ._session.data import SessionData
+from ._session.deliveries import flush_hooks
+from ._session.guardrail_trace import policies_triggered
+from ._session.hook_chain import as_hooks
+from ._session.multi_agent_writer import MultiAgentWriter
 from .errors import MongoDBSessionError, SessionConflictError, SessionLockedError, SessionNotFoundError
 from .mongodb_session_repository import MongoDBSessionRepository, OpenedSession, check_names, index_fields
 from .types import Durability, FeedbackHook, Health, MetadataHook, OnError
@@ -367,7 +370,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         binding = self._bound(agent)
         if not binding.history.is_pending(message):  # else it is tried again
             self._look_up(binding, agent)
-            binding.capture_message(agent, _codec.with_tracking_id(_codec.with_blocks(message)), message)
+            binding.capture_message(agent, with_tracking_id(with_blocks(message)), message)
         binding.history.flush()
         _tell_outside(binding)
 
@@ -404,7 +407,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         """
         check_message(redact_message)
         binding = self._bound(agent)
-        event: dict[str, Any] = {"action": action, "timestamp": _document.now()}
+        event: dict[str, Any] = {"action": action, "timestamp": now()}
         if stop_reason is not None:
             event["stop_reason"] = stop_reason
         if guardrail_trace is not None:
@@ -416,7 +419,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
             with self._degrading(binding.history):
                 copies = self._copies(binding, agent.agent_id)
         finally:  # without a look at the server, what is known here is redacted all the same
-            binding.history.redact_latest(_codec.with_blocks(redact_message), _codec.encode(event, place), copies)
+            binding.history.redact_latest(with_blocks(redact_message), encode(event, place), copies)
         with self._degrading(binding.history):
             binding.history.flush()
 
@@ -661,7 +664,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
             SessionLockedError: It is new, and another manager is the session's only writer.
             SessionNotFoundError: The session was deleted.
         """
-        self._restore_multi_agent(source, self._stored_multi_agent(_multi_agents.capture(self.session_id, source)))
+        self._restore_multi_agent(source, self._stored_multi_agent(capture_multi_agent(self.session_id, source)))
 
     def sync_multi_agent(self, source: "MultiAgentBase", **kwargs: Any) -> None:
         """Store the state of a Graph or Swarm.
@@ -692,10 +695,10 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
 
     def _restore_multi_agent(self, source: "MultiAgentBase", stored: StoredState | None) -> None:
         if stored is not None:
-            _multi_agents.restore(self.session_id, source, stored)
+            restore_multi_agent(self.session_id, source, stored)
 
     async def _on_multi_agent_initialized(self, event: MultiAgentInitializedEvent) -> None:
-        state = _multi_agents.capture(self.session_id, event.source)
+        state = capture_multi_agent(self.session_id, event.source)
         self._restore_multi_agent(event.source, await self._off_loop(lambda: self._stored_multi_agent(state)))
 
     async def _on_multi_agent_start(self, event: BeforeMultiAgentInvocationEvent) -> None:

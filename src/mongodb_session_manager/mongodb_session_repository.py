@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 import bson
 from bson import ObjectId
@@ -25,32 +26,124 @@ from strands.session.session_repository import SessionRepository
 from strands.types.content import Message
 from strands.types.session import Session, SessionAgent, SessionMessage, SessionType
 
-from . import _codec, _document, _large_values, _multi_agents
-from ._all_agents import AgentsPipeline, read_agents
-from ._arguments import NotCopied, check_name, shown
-from ._client import CLOSE_TIMEOUT, ClientHandle, check_client_arguments
-from ._codec import CODEC_OPTIONS, MessageEdit, Stored
-from ._document import AgentWrite, Change, Guard, Pipeline, check_id, check_key, check_message_id
-from ._document_size import (
-    BUDGET_BYTES,
-    METADATA_BYTES,
-    DocumentSize,
-    LargeMetadataError,
-    leaving,
-    shared_size,
+from ._client.errors import forget_values, is_too_large
+from ._client.handle import CLOSE_TIMEOUT, ClientHandle
+from ._client.not_copied import NotCopied
+from ._client.options import check_client_arguments
+from ._schema import messages as _messages
+from ._schema.agents import calls_pipeline, configs_pipeline
+from ._schema.blobs import (
+    data_digests,
+    file_digests,
+    leave_unread,
+    offload,
+    offload_data,
+    offload_edit,
+    offload_state,
+    put_back_data,
+    put_back_state,
+    put_back_values,
 )
-from ._driver_errors import forget_values, is_too_large
-from ._files import SessionFiles
-from ._indexes import ensure_indexes
-from ._lease import Lease
-from ._listing import Listing, Position
-from ._live_set import LiveIds
-from ._moving import MessageMover
-from ._multi_agents import MultiAgentState, StoredState
-from ._opening import HELD, SessionOpener
-from ._outbox import OUTBOX_BYTES, OutboxDocuments
-from ._restorable import check_fields, restored_message, restoring
-from ._segments import FEEDBACK_BYTES, KEPT_BYTES, FeedbackSegments, MessageSegments, RolledOver, total_size
+from ._schema.data import (
+    CONFIG_FIELDS,
+    acknowledged_update,
+    bytes_pipeline,
+    config_of,
+    config_projection,
+    config_update,
+    has_message_filter,
+    has_tracking_id_filter,
+    little_feedback_filter,
+    little_metadata_update,
+    metadata_deletion_update,
+    metadata_update,
+    multi_agent_pipeline,
+    multi_agent_projection,
+    multi_agent_update,
+    new_feedback_update,
+    new_multi_agent_update,
+    recorded_apart_update,
+    recorded_update,
+    without_state_file_filter,
+)
+from ._schema.files import WITHOUT_FILES_FILTER, has_files_update
+from ._schema.histories import (
+    MOST_AGENTS,
+    AgentWrite,
+    Guard,
+    batch_command,
+    guard_of,
+    guarded_update,
+    new_agent_beside_update,
+    new_agent_update,
+    unguarded_update,
+)
+from ._schema.ids import (
+    MAX_MESSAGE_ID,
+    check_id,
+    check_key,
+    check_message_id,
+    check_name,
+    ends_in_number,
+    has_number,
+    now,
+    shown,
+)
+from ._schema.lease import Lease, expired_lease_update, leased_update, released_lease_update, renewed_lease_update
+from ._schema.listing import Listing, Position
+from ._schema.live_ids import LiveIds
+from ._schema.messages import (
+    AGENT_FIELDS,
+    MessageEdit,
+    agent_data_doc,
+    aware,
+    last_plain_user,
+    message_doc,
+    redaction,
+    replacement,
+    times,
+)
+from ._schema.multi_agents import (
+    MultiAgentState,
+    StoredState,
+    capture_multi_agent,
+    decode_multi_agent,
+    encode_multi_agent,
+    multi_agent_label,
+)
+from ._schema.reads import (
+    NO_MESSAGE,
+    agent_pipeline,
+    count_pipeline,
+    embedded_messages_pipeline,
+    message_pipeline,
+    page_pipeline,
+    position_pipeline,
+    removed_count,
+    restore_pipeline,
+    tail_pipeline,
+    tracked_pipeline,
+)
+from ._schema.restorable import check_fields, restored_message
+from ._schema.sessions import (
+    AGENTS_BYTES,
+    BROUGHT,
+    OPENING_PROJECTION,
+    SCHEMA_VERSION,
+    new_session_doc,
+    opening_projection,
+    opening_update,
+)
+from ._schema.values import CODEC_OPTIONS, FilterAndUpdate, Pipeline, Stored, decode, encode, escape_key, unescape_key
+from ._stores.all_agents import AgentsPipeline, read_agents
+from ._stores.document_size import BUDGET_BYTES, METADATA_BYTES, DocumentSize, LargeMetadataError, leaving, shared_size
+from ._stores.files import SessionFiles
+from ._stores.indexes import ensure_indexes
+from ._stores.moving import MessageMover
+from ._stores.opening import HELD, SessionOpener
+from ._stores.outbox import OUTBOX_BYTES, OutboxDocuments
+from ._stores.restoring import restoring
+from ._stores.segments import FEEDBACK_BYTES, KEPT_BYTES, FeedbackSegments, MessageSegments, RolledOver, total_size
 from .errors import (
     AgentNotFoundError,
     MessageNotFoundError,
@@ -106,6 +199,10 @@ _NO_CONDITION: Mapping[str, Any] = {}
 _PAUSES = (0.05, 0.2, 1.0)
 
 
+# A request of a service opens those of the one before.
+_collections: "WeakKeyDictionary[ClientHandle, dict[tuple[str | None, str], Collection[Stored]]]" = WeakKeyDictionary()
+
+
 @dataclass(frozen=True)
 class OpenedSession:
     """What opening a session told.
@@ -137,7 +234,7 @@ class RestoredAgent:
         guard: Where the history is; what the next guarded write must name.
         live_count: How many messages the session document holds.
         live_bytes: About how large they are together.
-        has_files: Whether messages of the session refer to off-loaded values, or did once.
+        has_files: Whether messages of the session refer to offloaded values, or did once.
         live: The live set; None where none is stored.
         removed: Where none is, how many of the oldest messages were left out at most.
         messages: The live ones as (message_id, message), in live order.
@@ -166,7 +263,7 @@ class PreparedWrite:
 
     session_id: str
     write: AgentWrite = field(repr=False)
-    change: Change = field(repr=False)
+    change: FilterAndUpdate = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -237,6 +334,13 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         self._files = SessionFiles(self._collection, segments, *files)
 
     def _open_collection(self, database_name: str | None, name: str) -> Collection[Stored]:
+        opened = _collections.setdefault(self._handle, {})
+        found = opened.get((database_name, name))
+        if found is None:
+            found = opened[database_name, name] = self._new_collection(database_name, name)
+        return found
+
+    def _new_collection(self, database_name: str | None, name: str) -> Collection[Stored]:
         database = _database(self._handle.client, database_name)
         if not database_name and database.name == DEFAULT_DATABASE:
             _log_default_database()
@@ -305,14 +409,14 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
             SessionLockedError: The lease was not to be had in time.
             SessionNotFoundError: It is not there, and was not to be created.
         """
-        fresh, update = _document.open_session(
+        fresh, update = opening_update(
             check_id("session_id", session_id),
             SessionType.AGENT.value,
             check_name("application_name", application_name) or self.application_name,
         )
         wanted = [check_id("agent_id", agent_id) for agent_id in dict.fromkeys(agent_ids)]
         brought = wanted if self._projects_expressions else []
-        fields = _document.opening_fields(brought) if self._projects_expressions else _document.OPENING_FIELDS
+        fields = opening_projection(brought) if self._projects_expressions else OPENING_PROJECTION
         with _operation("open_session", session_id) as outcome:
             if create:
                 opening = (session_id, update, lease, fields)
@@ -321,12 +425,12 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
                 claim = (session_id, lease, fields)
                 found, created = self._with_room(session_id, lambda: self._opener.find(*claim)), False
             stored = fresh if found is None else found
-            parts = dict(zip(brought, stored.get(_document.BROUGHT, ()), strict=False))
+            parts = dict(zip(brought, stored.get(BROUGHT, ()), strict=False))
             outcome.messages = sum(len(part.get("messages", ())) for part in parts.values())
             session = _session(session_id, stored)
             if create and not created and stored.get("schema_version") is None:
                 self._with_room(session_id, lambda: self._opener.upgrade(session_id))
-        self._size(session_id).found(stored.get(_document.AGENTS_BYTES, 0))
+        self._size(session_id).found(stored.get(AGENTS_BYTES, 0))
         if create:
             ensure_indexes(self._collection, self.metadata_fields)
         return OpenedSession(
@@ -334,7 +438,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
             created=created,
             application_name=stored.get("application_name"),
             agent_ids=_recorded_ids(stored.get("agent_ids")),
-            outbox=tuple(_codec.decode(record) for record in self._undelivered(session_id, stored)),
+            outbox=tuple(decode(record) for record in self._undelivered(session_id, stored)),
             agents={name: None if created else self._brought(session_id, name, parts.get(name)) for name in wanted},
         )
 
@@ -374,10 +478,10 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
             return
         if stored is None:
             return
-        if stored["expires_at"] > _document.now():
+        if stored["expires_at"] > now():
             raise SessionLockedError(session_id, None, HELD)
         with _operation("clear_lease", session_id):
-            self._collection.update_one(*_document.expired(session_id, stored))
+            self._collection.update_one(*expired_lease_update(session_id, stored))
 
     def renew_lease(self, session_id: str) -> bool:
         """Show that the holder of a lease that was taken here lives; False where it is somebody else's by now."""
@@ -385,42 +489,42 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         if lease is None:
             return False
         with _operation("renew_lease", session_id):
-            return self._collection.update_one(*_document.renewed(session_id, lease)).matched_count > 0
+            return self._collection.update_one(*renewed_lease_update(session_id, lease)).matched_count > 0
 
     def release_lease(self, session_id: str) -> None:
         """Let others write the session, if a lease of it was taken here."""
         lease = self._leases.get(check_id("session_id", session_id))
         if lease is not None:
             with _operation("release_lease", session_id):
-                self._collection.update_one(*_document.released(session_id, lease))
+                self._collection.update_one(*released_lease_update(session_id, lease))
             del self._leases[session_id]
 
-    def _update(self, session_id: str, change: Change) -> bool:
+    def _update(self, session_id: str, change: FilterAndUpdate) -> bool:
         """Send a write of history or state; False where it found something else than it expects."""
         return self._send(session_id, self._under_lease(session_id, change))
 
-    def _send(self, session_id: str, change: Change) -> bool:
+    def _send(self, session_id: str, change: FilterAndUpdate) -> bool:
         """Send a change of a session document; False where it found something else than it expects."""
         return self._with_room(session_id, lambda: self._collection.update_one(*change).matched_count > 0)
 
-    def _send_recorded(self, session_id: str, change: Change, outbox: list[Stored]) -> bool:
+    def _send_recorded(self, session_id: str, change: FilterAndUpdate, outbox: list[Stored]) -> bool:
         """Send a change with the notifications that tell of it; those that nobody delivers do not fill the document."""
         if not outbox:
             return self._send(session_id, change)
         most = OUTBOX_BYTES if self._projects_expressions else None
-        if self._send(session_id, _document.recorded(change, outbox, most)):
+        if self._send(session_id, recorded_update(change, outbox, most)):
             return True
         if most is None or self._bytes_of(session_id, "outbox") + len(bson.encode({"outbox": outbox})) <= most:
             return False
         references = self._outbox.store(session_id, outbox)
-        written = self._send(session_id, _document.recorded_apart(change, references))
+        written = self._send(session_id, recorded_apart_update(change, references))
         if not written:
             self._outbox.take_back(session_id, references)
         return written
 
     def _bytes_of(self, session_id: str, name: str, without: Iterable[str] = ()) -> int:
         """Return how large a field of the session is; 0 where there is no such session."""
-        found = next(self._collection.aggregate(_document.bytes_pipeline(session_id, name, without)), {})
+        found = next(self._collection.aggregate(bytes_pipeline(session_id, name, without)), {})
         return int(found.get("bytes", 0))
 
     # The size of session documents
@@ -492,8 +596,8 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
             size.looked(found, moved)
         self._grew(session_id, 0)  # much may have come meanwhile
 
-    def _under_lease(self, session_id: str, change: Change) -> Change:
-        return _document.leased(change, self._leases.get(session_id))
+    def _under_lease(self, session_id: str, change: FilterAndUpdate) -> FilterAndUpdate:
+        return leased_update(change, self._leases.get(session_id))
 
     def create_session(self, session: Session, **kwargs: Any) -> Session:
         """Create a session; its ``session_type`` may be any string.
@@ -507,11 +611,11 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         place = f"Session {session_id!r}"
         kind = _given_type(place, session.session_type)
         created_at = _given_time(place, "created_at", session.created_at)
-        fresh = _document.new_session(session_id, kind, self.application_name, created_at)
+        fresh = new_session_doc(session_id, kind, self.application_name, created_at)
         fresh["updated_at"] = _given_time(place, "updated_at", session.updated_at)
         with _operation("create_session", session_id):
             try:
-                self._collection.insert_one({"_id": session_id, "schema_version": _document.SCHEMA_VERSION, **fresh})
+                self._collection.insert_one({"_id": session_id, "schema_version": SCHEMA_VERSION, **fresh})
             except DuplicateKeyError as error:
                 raise SessionConflictError(session_id, None, "exists already; open it instead.") from error
         return session
@@ -523,7 +627,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
             SchemaVersionError: A newer version of this library wrote it.
         """
         with _operation("read_session", session_id):
-            stored = self._collection.find_one({"_id": session_id}, _document.OPENING_FIELDS)
+            stored = self._collection.find_one({"_id": session_id}, OPENING_PROJECTION)
         return None if stored is None else _session(session_id, stored)
 
     def delete_session(self, session_id: str, **kwargs: Any) -> bool:
@@ -546,7 +650,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         """
         agent_id = check_id("agent_id", session_agent.agent_id)
         place = _place(session_id, agent_id)
-        data, at = _codec.encode_agent(session_agent, place), _given_time(place, "created_at", session_agent.created_at)
+        data, at = agent_data_doc(session_agent, place), _given_time(place, "created_at", session_agent.created_at)
         if not self.start_agent(session_id, AgentWrite(agent_id, data=data, at=at)):
             raise SessionConflictError(session_id, agent_id, "exists already; update it instead.")
 
@@ -581,27 +685,29 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         return created
 
     def _start_agent(self, session_id: str, write: AgentWrite) -> bool:
-        shape = _document.new_agent
+        shape = new_agent_update
         for _ in range(_CREATE_TRIES):
             if self._create_agent(session_id, write, shape):
                 return True
             stored = self._read_tail(session_id, write.agent_id)
             if stored.get("agent_data"):
                 # A retry of our own write, whose first answer was lost, finds the agent as it made it.
-                return _document.guard_of(stored).write_id == write.write_id
-            if stored["agents"] >= _document.MOST_AGENTS:
+                return guard_of(stored).write_id == write.write_id
+            if stored["agents"] >= MOST_AGENTS:
                 raise UnstorableValueError(
                     _place(session_id, write.agent_id),
-                    f"the session has {_document.MOST_AGENTS} agents, which is the most that one has. Take another "
+                    f"the session has {MOST_AGENTS} agents, which is the most that one has. Take another "
                     "session_id for the conversations of new agents",
                 )
             self.check_lease(session_id, stored.get("lease"))  # one that went meanwhile is in the way no longer
-            shape = _document.new_agent_beside if stored["is_there"] else _document.new_agent
+            shape = new_agent_beside_update if stored["is_there"] else new_agent_update
         if stored.get("lease") is None:
             return False
         raise SessionConflictError(session_id, write.agent_id, _CONTENDED)
 
-    def _create_agent(self, session_id: str, write: AgentWrite, shape: Callable[[str, AgentWrite], Change]) -> bool:
+    def _create_agent(
+        self, session_id: str, write: AgentWrite, shape: Callable[[str, AgentWrite], FilterAndUpdate]
+    ) -> bool:
         check_id("agent_id", write.agent_id)
         self.store_files(session_id, write.files)
         with _operation("create_agent", session_id, write.agent_id) as outcome:
@@ -615,11 +721,11 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         return self._with_values(lambda: self._read_state(session_id, agent_id))
 
     def _read_state(self, session_id: str, agent_id: str) -> SessionAgent | None:
-        stored = self._read_agent("read_agent", session_id, agent_id, _document.agent_pipeline)
+        stored = self._read_agent("read_agent", session_id, agent_id, agent_pipeline)
         if not (stored and stored.get("agent_data")):
             return None
         self._put_state_back(session_id, agent_id, stored["agent_data"])
-        return _codec.session_agent(agent_id, stored)
+        return _messages.session_agent(agent_id, stored)
 
     def update_agent(self, session_id: str, session_agent: SessionAgent, **kwargs: Any) -> None:
         """Replace an agent's data; its messages and its time of creation stay.
@@ -629,7 +735,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
             SessionNotFoundError: There is no such session.
         """
         agent_id = check_id("agent_id", session_agent.agent_id)
-        data = _codec.encode_agent(session_agent, _place(session_id, agent_id))
+        data = agent_data_doc(session_agent, _place(session_id, agent_id))
         write = AgentWrite(agent_id, data=data)
         if self._write_unguarded("update_agent", session_id, write):
             return
@@ -653,7 +759,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         return self._with_values(lambda: self._restore_agent(session_id, agent_id, removed))
 
     def _restore_agent(self, session_id: str, agent_id: str, removed: int | None) -> RestoredAgent | None:
-        stored = self._read_agent("restore_agent", session_id, agent_id, _document.restore_pipeline)
+        stored = self._read_agent("restore_agent", session_id, agent_id, restore_pipeline)
         if stored is None:
             raise SessionNotFoundError(session_id)
         return self._restored(session_id, agent_id, stored, removed)
@@ -669,15 +775,15 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         live = LiveIds.of(stored.get("live"))
         if live is None and stored.get("live") is not None:  # what the server made of it is no help
             logger.warning("session_id=<%s>, agent_id=<%s> | the live set cannot be read", session_id, agent_id)
-            whole = self._read_agent("restore_agent", session_id, agent_id, _document.live_pipeline)
+            whole = self._read_agent("restore_agent", session_id, agent_id, embedded_messages_pipeline)
             stored = stored | {name: (whole or {})[name] for name in ("messages", "segments")}
-        removed = _document.removed_count(stored["agent_data"]) if removed is None else removed
+        removed = removed_count(stored["agent_data"]) if removed is None else removed
         with restoring(place, "messages"):
             messages = self._chosen(session_id, stored, live) if live else self._after(session_id, stored, removed)
         with restoring(place, "agent_data"):
-            agent = _codec.session_agent(agent_id, stored)
+            agent = _messages.session_agent(agent_id, stored)
         with restoring(place, "guard"):
-            guard = _document.guard_of(stored)
+            guard = guard_of(stored)
         live_bytes = _live_bytes(stored)  # before the large values are back, which are stored elsewhere
         self._put_values_back(session_id, agent_id, messages)
         return RestoredAgent(
@@ -710,13 +816,13 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         if removed == first + len(messages):
             return []
         start = removed if removed < first + len(messages) else 0
-        while references and (first > start or _codec.last_plain_user(messages[: start - first + 1]) is None):
+        while references and (first > start or last_plain_user(messages[: start - first + 1]) is None):
             needed = [references.pop()]
             while references and first - sum(r["count"] for r in needed) > start:
                 needed.insert(0, references.pop())
             messages = self._segments.read(session_id, needed) + messages
             first -= sum(reference["count"] for reference in needed)
-        return messages[_codec.last_plain_user(messages[: start - first + 1]) or 0 :]
+        return messages[last_plain_user(messages[: start - first + 1]) or 0 :]
 
     def write_agent(self, session_id: str, write: AgentWrite, guard: Guard) -> bool:
         """Send one guarded write; False when the history is not where the guard says."""
@@ -724,7 +830,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         apart = self._with_state_apart(session_id, write)
         self.store_files(session_id, apart.files)
         with _operation("write_agent", session_id, write.agent_id, messages=len(write.appended)) as outcome:
-            written = outcome.of(self._update(session_id, _document.guarded(session_id, apart, guard)))
+            written = outcome.of(self._update(session_id, guarded_update(session_id, apart, guard)))
         if written:
             self._grew(session_id, write.size)
             self._settle_state(session_id, write, apart)
@@ -734,7 +840,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         """Return what ``write_agent`` would send, for ``write_together``; for a write that has no files."""
         check_id("session_id", session_id)
         check_id("agent_id", write.agent_id)
-        change = self._under_lease(session_id, _document.guarded(session_id, write, guard))
+        change = self._under_lease(session_id, guarded_update(session_id, write, guard))
         return PreparedWrite(session_id, write, change)
 
     def write_together(self, prepared: Sequence[PreparedWrite]) -> bool:
@@ -749,7 +855,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         started = time.perf_counter()
         collection = self._collection
         changes = (one.change for one in prepared)
-        command = _document.together(collection.name, changes, collection.write_concern.document)
+        command = batch_command(collection.name, changes, collection.write_concern.document)
         answer = collection.database.command(command)
         if answer["n"] < len(prepared) or answer.get("writeErrors") or answer.get("writeConcernError"):
             return False
@@ -809,13 +915,13 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
             TypeError: A tracking id is not a string.
         """
         stored = [_stored_tracking_id(session_id, each) for each in tracking_ids]
-        agent = self._read_agent("tracked_messages", session_id, agent_id, _document.tracked_pipeline, stored)
+        agent = self._read_agent("tracked_messages", session_id, agent_id, tracked_pipeline, stored)
         found = list(self._found(session_id, agent)["messages"])
         if everywhere or (agent and agent["segments"]):
             found += self._segments.tracked(session_id, agent_id, stored)
         ids: dict[str, list[int]] = {}
         for number, message in sorted({int(m["message_id"]): m for m in found}.items()):
-            ids.setdefault(_codec.decode(message["tracking_id"]), []).append(number)
+            ids.setdefault(decode(message["tracking_id"]), []).append(number)
         return ids
 
     def edit_moved(
@@ -827,7 +933,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         self.store_files(session_id, files)
         with _operation("edit_moved", session_id, agent_id):
             if files:
-                self._send(session_id, _document.with_files(session_id))
+                self._send(session_id, has_files_update(session_id))
             return self._segments.edit(session_id, agent_id, edit)
 
     # Large values of messages and states
@@ -859,7 +965,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         unused = set(digests)
         if edit is not None:
             found = self._find_message(session_id, agent_id, edit.message_id)
-            unused |= _large_values.digests(found) - _large_values.digests([edit.fields])
+            unused |= file_digests(found) - file_digests([edit.fields])
         with _operation("mark_files", session_id, check_id("agent_id", agent_id)):
             self._files.mark(session_id, unused, removal)
 
@@ -870,14 +976,14 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
 
     def _with_state_apart(self, session_id: str, write: AgentWrite) -> AgentWrite:
         """Have the large fields of an agent's state stored as files."""
-        data, files = _large_values.off_load_data(write.data)
+        data, files = offload_data(write.data)
         return replace(write, data=data, files={**write.files, **files}) if files else write
 
     def _settle_state(self, session_id: str, write: AgentWrite, apart: AgentWrite) -> None:
         """See that the files of a state that was stored just now are there, and that those before them go."""
         is_apart = apart is not write
         knows_files = (session_id, write.agent_id) in self._states_apart and not write.data.keys().isdisjoint(
-            _codec.AGENT_FIELDS
+            AGENT_FIELDS
         )
         if not (is_apart or knows_files):
             return
@@ -887,7 +993,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
             self._files.remove_all_unused(session_id)
 
     def _put_state_back(self, session_id: str, agent_id: str, data: Stored) -> None:
-        wanted = _large_values.data_digests(data)
+        wanted = data_digests(data)
         if not wanted:
             return
         self._states_apart.add((session_id, agent_id))
@@ -895,7 +1001,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
             files = self._files.read(session_id, wanted)
         if not files.keys() >= wanted:
             raise _MissingValueError(_place(session_id, agent_id), _REMEDY_FOR_AGENT)
-        _large_values.put_back_data(data, files)
+        put_back_data(data, files)
 
     def _or_take_back(self, session_id: str, files: Mapping[str, bytes], write: Callable[[], bool]) -> bool:
         """Write; where that stores nothing, remove the values again that were uploaded ahead of it.
@@ -926,19 +1032,17 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         return read()
 
     def _put_values_back(self, session_id: str, agent_id: str, messages: Sequence[Stored]) -> None:
-        wanted = _large_values.digests(messages)
+        wanted = file_digests(messages)
         if not wanted:
             return
         with _operation("read_files", session_id, agent_id, messages=len(messages)):
             files = self._files.read(session_id, wanted)
         for message in messages:
-            if not files.keys() >= _large_values.digests([message]):
+            if not files.keys() >= file_digests([message]):
                 raise _MissingValueError(_place(session_id, agent_id, message["message_id"]), _REMEDY_FOR_MESSAGE)
-            _large_values.put_back(message, files)
+            put_back_values(message, files)
 
-    def locate_agent(
-        self, session_id: str, agent_id: str, from_message_id: int = _document.NO_MESSAGE
-    ) -> AgentPosition:
+    def locate_agent(self, session_id: str, agent_id: str, from_message_id: int = NO_MESSAGE) -> AgentPosition:
         """Return where an agent's history stands.
 
         Args:
@@ -954,11 +1058,11 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         stored = self._read_tail(session_id, agent_id, from_message_id)
         if not stored.get("agent_data"):
             raise AgentNotFoundError(session_id, agent_id)
-        tracking_ids = {int(m["message_id"]): _codec.decode(m.get("tracking_id")) for m in stored["messages"]}
-        return AgentPosition(_document.guard_of(stored), tracking_ids, stored.get("lease"))
+        tracking_ids = {int(m["message_id"]): decode(m.get("tracking_id")) for m in stored["messages"]}
+        return AgentPosition(guard_of(stored), tracking_ids, stored.get("lease"))
 
-    def _read_tail(self, session_id: str, agent_id: str, from_message_id: int = _document.NO_MESSAGE) -> Stored:
-        wanted = (_document.tail_pipeline, from_message_id)
+    def _read_tail(self, session_id: str, agent_id: str, from_message_id: int = NO_MESSAGE) -> Stored:
+        wanted = (tail_pipeline, from_message_id)
         return self._found(session_id, self._read_agent("locate_agent", session_id, agent_id, *wanted))
 
     # Messages
@@ -977,8 +1081,8 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         message_id, message = check_message_id(session_message.message_id), session_message.to_message()
         place = _place(session_id, agent_id, message_id)
         created_at = _given_time(place, "created_at", session_message.created_at)
-        stored = _codec.encode_message(message, message_id, created_at, place)
-        size, files = _large_values.off_load(stored, session_id, agent_id, message_id)
+        stored = message_doc(message, message_id, created_at, place)
+        size, files = offload(stored, session_id, agent_id, message_id)
         write = AgentWrite(agent_id, [stored], size=size, files=files)
         if self._or_take_back(session_id, files, lambda: self._append(session_id, write, message.get("tracking_id"))):
             self.keep_files(session_id, files)
@@ -1014,10 +1118,10 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
             return found
 
         found = self._with_values(read)
-        return _codec.session_message(found[0]) if found else None
+        return _messages.session_message(found[0]) if found else None
 
     def _find_message(self, session_id: str, agent_id: str, message_id: int) -> list[Stored]:
-        stored = self._read_agent("read_message", session_id, agent_id, _document.message_pipeline, message_id)
+        stored = self._read_agent("read_message", session_id, agent_id, message_pipeline, message_id)
         if not stored or stored["messages"]:
             return stored["messages"][:1] if stored else []
         moved = self._segments.read_message(session_id, stored["segments"], message_id)
@@ -1034,12 +1138,12 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
             UnstorableValueError: The message holds something that would not come back equal.
         """
         message_id = check_message_id(session_message.message_id)
-        edit = _codec.replacement if session_message.redact_message is None else _codec.redaction
+        edit = replacement if session_message.redact_message is None else redaction
         place = _place(session_id, agent_id, message_id)
-        edited = edit(session_message.to_message(), message_id, _document.now(), place)
-        edited, files = _large_values.off_load_edit(edited, session_id, agent_id)
+        edited = edit(session_message.to_message(), message_id, now(), place)
+        edited, files = offload_edit(edited, session_id, agent_id)
         write = AgentWrite(agent_id, edited=edited, files=files)
-        fileless = not files and self._write_unguarded("update_message", session_id, write, _document.WITHOUT_FILES)
+        fileless = not files and self._write_unguarded("update_message", session_id, write, WITHOUT_FILES_FILTER)
         if not self._or_take_back(session_id, files, lambda: self._edit(session_id, write, edited, fileless)):
             raise MessageNotFoundError(session_id, agent_id, message_id)
         if fileless:
@@ -1082,7 +1186,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
             SessionNotFoundError: There is no such session.
             ValueError: ``limit`` or ``offset`` is negative.
         """
-        return [_codec.session_message(stored) for stored in self.read_page(session_id, agent_id, limit, offset)]
+        return [_messages.session_message(stored) for stored in self.read_page(session_id, agent_id, limit, offset)]
 
     def read_page(
         self, session_id: str, agent_id: str, limit: int | None = None, offset: int = 0, *, sizes_only: bool = False
@@ -1095,7 +1199,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         def read() -> list[Stored]:
             messages = self._read_page(session_id, agent_id, limit, offset)
             for message in messages if sizes_only else ():
-                _large_values.leave_unread(message)
+                leave_unread(message)
             self._put_values_back(session_id, agent_id, messages)
             return messages
 
@@ -1118,7 +1222,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
 
     def _position(self, session_id: str, agent_id: str, message_id: int | None) -> Position:
         """Return where a message stands among all of its agent's; the end where there is no id."""
-        read = (_document.position_pipeline, message_id)
+        read = (position_pipeline, message_id)
         stored = self._found(session_id, self._read_agent("list_messages", session_id, agent_id, *read))
         if not stored.get("agent_data"):
             raise AgentNotFoundError(session_id, agent_id)
@@ -1135,9 +1239,9 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         if offset < 0 or (limit is not None and limit < 0):
             raise ValueError(f"limit and offset must not be negative, got limit={limit!r}, offset={offset!r}")
 
-        start = min(offset, _document.MAX_MESSAGE_ID)
-        end = None if limit is None else min(offset + limit, _document.MAX_MESSAGE_ID)
-        page = (_document.page_pipeline, start, end)
+        start = min(offset, MAX_MESSAGE_ID)
+        end = None if limit is None else min(offset + limit, MAX_MESSAGE_ID)
+        page = (page_pipeline, start, end)
         agent = self._found(session_id, self._read_agent("list_messages", session_id, agent_id, *page))
         if not agent.get("agent_data"):
             raise AgentNotFoundError(session_id, agent_id)
@@ -1149,7 +1253,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         Raises:
             SessionNotFoundError: There is no such session.
         """
-        stored = self._read_agent("count_messages", session_id, agent_id, _document.count_pipeline)
+        stored = self._read_agent("count_messages", session_id, agent_id, count_pipeline)
         return int(self._found(session_id, stored)["count"])
 
     # Agents' configuration and usage
@@ -1160,10 +1264,10 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         Raises:
             SessionNotFoundError: There is no such session.
         """
-        wanted = _document.config_fields(check_id("agent_id", agent_id))
+        wanted = config_projection(check_id("agent_id", agent_id))
         with _operation("read_agent_config", session_id, agent_id):
             session = self._found(session_id, self._collection.find_one({"_id": session_id}, wanted))
-        data = _document.config_of(session, agent_id)
+        data = config_of(session, agent_id)
         return None if data is None else _config(agent_id, data)
 
     def update_agent_config(self, session_id: str, agent_id: str, config: Mapping[str, Any]) -> None:
@@ -1175,14 +1279,14 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
             UnstorableValueError: The metadata holds something that would not come back equal.
         """
         check_id("agent_id", agent_id)
-        encoded = _codec.encode(dict(config), _place(session_id, agent_id), plain_dates=True)
+        encoded = encode(dict(config), _place(session_id, agent_id), plain_dates=True)
         if not self._write_config(session_id, agent_id, encoded):
             position = self.locate_agent(session_id, agent_id)
             if position.guard.nested:
                 self._write_config(session_id, agent_id, encoded, nested=True)
 
     def _write_config(self, session_id: str, agent_id: str, config: Stored, *, nested: bool = False) -> bool:
-        wanted, update = _document.changed_config(session_id, agent_id, config, nested=nested)
+        wanted, update = config_update(session_id, agent_id, config, nested=nested)
         with _operation("update_agent_config", session_id, agent_id) as outcome:
             return outcome.of(self._send(session_id, (wanted, update)))
 
@@ -1192,8 +1296,8 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         Raises:
             SessionNotFoundError: There is no such session.
         """
-        agents = self._read_agents("list_agents", session_id, _document.configs_pipeline)
-        return [_config(_codec.unescape_key(agent["key"]), agent) for agent in agents]
+        agents = self._read_agents("list_agents", session_id, configs_pipeline)
+        return [_config(unescape_key(agent["key"]), agent) for agent in agents]
 
     def _read_agents(self, verb: str, session_id: str, pipeline: AgentsPipeline) -> list[Stored]:
         with _operation(verb, session_id):
@@ -1207,13 +1311,13 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         Raises:
             SessionNotFoundError: There is no such session.
         """
-        agents = self._read_agents("read_calls", session_id, _document.calls_pipeline)
-        return {_codec.unescape_key(agent["key"]): self._calls(session_id, agent) for agent in agents}
+        agents = self._read_agents("read_calls", session_id, calls_pipeline)
+        return {unescape_key(agent["key"]): self._calls(session_id, agent) for agent in agents}
 
     def _calls(self, session_id: str, agent: Stored) -> list[Stored]:
         moved = self._segments.read(session_id, agent["segments"])
         calls = [*(message.get("event_loop_metrics") for message in moved), *agent["calls"]]
-        return [_codec.decode(call) for call in calls if call]
+        return [decode(call) for call in calls if call]
 
     # Metadata
 
@@ -1235,22 +1339,22 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         fields = _metadata_fields(session_id, metadata)
         if not fields:
             return
-        change, records = _document.changed_metadata(session_id, fields), _outbox(session_id, outbox)
+        change, records = metadata_update(session_id, fields), _outbox(session_id, outbox)
         with _operation("update_metadata", session_id), _unreachable_fields(session_id, fields):
             if not self._send_metadata(session_id, fields, change, records):
                 self._expect_stored(session_id)
                 raise UnstorableValueError(
-                    f"Metadata of session {session_id!r}, {_named(fields, _document.has_number)}",
+                    f"Metadata of session {session_id!r}, {_named(fields, has_number)}",
                     "a number in the key lies beyond the end of the list there, which would be filled with nulls. "
                     "Set the next element of the list, or the whole list",
                 )
 
-    def _send_metadata(self, session_id: str, fields: Stored, change: Change, records: list[Stored]) -> bool:
+    def _send_metadata(self, session_id: str, fields: Stored, change: FilterAndUpdate, records: list[Stored]) -> bool:
         """Send a change of metadata that leaves room for what else is in the document."""
         added = len(bson.encode(fields))
         if not self._projects_expressions:
             return self._send_recorded(session_id, change, records)
-        fitting = _document.with_little_metadata(change, METADATA_BYTES - added)
+        fitting = little_metadata_update(change, METADATA_BYTES - added)
         if self._send_recorded(session_id, fitting, records):
             return True
         if self._bytes_of(session_id, "metadata") + added <= METADATA_BYTES:
@@ -1269,7 +1373,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         with _operation("get_metadata", session_id):
             stored = self._found(session_id, self._collection.find_one({"_id": session_id}, {"metadata": 1}))
         metadata = stored.get("metadata")
-        return {"metadata": _codec.decode(metadata)} if metadata else {}
+        return {"metadata": decode(metadata)} if metadata else {}
 
     def delete_metadata(
         self, session_id: str, keys: Iterable[str], outbox: Outbox = (), held: Mapping[str, Any] = _NO_CONDITION
@@ -1293,14 +1397,14 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         names = _metadata_keys(session_id, keys)
         if not names:
             return True
-        change = _document.deleted_metadata(session_id, names, _metadata_fields(session_id, held))
+        change = metadata_deletion_update(session_id, names, _metadata_fields(session_id, held))
         records = _outbox(session_id, outbox)
         with _operation("delete_metadata", session_id):
             found = self._send_recorded(session_id, change, records)
             if not (found or held):
                 self._expect_stored(session_id)
                 raise ValueError(
-                    f"Metadata of session {session_id!r}, {_named(names, _document.ends_in_number)}: an element of "
+                    f"Metadata of session {session_id!r}, {_named(names, ends_in_number)}: an element of "
                     "a list cannot be removed by its number, since a null would stay there. Set the list without it."
                 )
         return found
@@ -1347,7 +1451,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         if isinstance(target.message, str):
             agents = agent_ids if target.agent_id is None else [target.agent_id]
             return self._segments.holds_tracked(session_id, agents, target.stored)
-        if target.agent_id is None or target.message is None or abs(target.message) > _document.MAX_MESSAGE_ID:
+        if target.agent_id is None or target.message is None or abs(target.message) > MAX_MESSAGE_ID:
             return False
         return self.read_message(session_id, target.agent_id, target.message) is not None
 
@@ -1355,10 +1459,10 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         if about is None:
             return False
         size = len(bson.encode(stored))
-        wanted, update = _document.new_feedback(session_id, stored, size, about)
+        wanted, update = new_feedback_update(session_id, stored, size, about)
         with _operation("add_feedback", session_id):
             # Asking for the size afterwards would leave an image of the document, which no redaction reaches.
-            fitting = _document.with_little_feedback(wanted, FEEDBACK_BYTES - size)
+            fitting = little_feedback_filter(wanted, FEEDBACK_BYTES - size)
             if size <= FEEDBACK_BYTES and self._send_recorded(session_id, (fitting, update), records):
                 return True
             added = self._send_recorded(session_id, (wanted, update), records)
@@ -1374,10 +1478,10 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         """
         delivered = list(ids)
         with _operation("acknowledge_outbox", session_id):
-            result = self._collection.update_one(*_document.acknowledged(session_id, delivered))
+            result = self._collection.update_one(*acknowledged_update(session_id, delivered))
             self._expect_session(session_id, result.matched_count)
             if not result.modified_count:
-                self._collection.update_one(*_document.acknowledged(session_id, delivered, apart=True))
+                self._collection.update_one(*acknowledged_update(session_id, delivered, apart=True))
                 self._outbox.delete(session_id, delivered)
 
     def get_feedbacks(self, session_id: str) -> list[dict[str, Any]]:
@@ -1389,7 +1493,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         wanted = {"feedbacks": 1, "feedback_segments": 1}
         with _operation("get_feedbacks", session_id):
             session = self._found(session_id, self._collection.find_one({"_id": session_id}, wanted))
-            return [cast("dict[str, Any]", _codec.decode(stored)) for stored in self._feedback.read(session)]
+            return [cast("dict[str, Any]", decode(stored)) for stored in self._feedback.read(session)]
 
     def _found(self, session_id: str, stored: Stored | None) -> Stored:
         self._expect_session(session_id, stored is not None)
@@ -1414,7 +1518,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
             SessionNotFoundError: There is no such session.
             UnstorableValueError: The state holds something that would not come back equal.
         """
-        captured = _multi_agents.capture(session_id, multi_agent)
+        captured = capture_multi_agent(session_id, multi_agent)
         self.write_multi_agent(session_id, multi_agent.id, captured, create=True)
 
     def update_multi_agent(self, session_id: str, multi_agent: "MultiAgentBase", **kwargs: Any) -> None:
@@ -1426,7 +1530,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
             SessionNotFoundError: There is no such session.
             UnstorableValueError: The state holds something that would not come back equal.
         """
-        self.write_multi_agent(session_id, multi_agent.id, _multi_agents.capture(session_id, multi_agent))
+        self.write_multi_agent(session_id, multi_agent.id, capture_multi_agent(session_id, multi_agent))
 
     def write_multi_agent(
         self, session_id: str, multi_agent_id: str, state: Mapping[str, Any] | MultiAgentState, *, create: bool = False
@@ -1434,15 +1538,15 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         """Store a serialised or captured state; see ``create_multi_agent`` and ``update_multi_agent``."""
         check_id("multi_agent_id", multi_agent_id)
         if not isinstance(state, MultiAgentState):
-            state = _multi_agents.encode(session_id, multi_agent_id, state)
-        fields, files = _large_values.off_load_state(state.fields)
+            state = encode_multi_agent(session_id, multi_agent_id, state)
+        fields, files = offload_state(state.fields)
         try:
             self._store_multi_agent(session_id, multi_agent_id, fields, files, create=create)
         except SessionTooLargeError:
             if files:
                 raise
             # The session document has no room left, whatever takes it.
-            fields, files = _large_values.off_load_state(state.fields, limit=0)
+            fields, files = offload_state(state.fields, limit=0)
             self._store_multi_agent(session_id, multi_agent_id, fields, files, create=create)
 
     def _store_multi_agent(
@@ -1470,18 +1574,18 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         self, session_id: str, multi_agent_id: str, fields: Stored, *, create: bool, over_files: bool = False
     ) -> bool:
         """Write a state; False where there is something else than expected, or a file that is to go unless told."""
-        shape = _document.new_multi_agent if create else _document.changed_multi_agent
-        condition = {} if create or over_files else _document.without_state_file(multi_agent_id)
+        shape = new_multi_agent_update if create else multi_agent_update
+        condition = {} if create or over_files else without_state_file_filter(multi_agent_id)
         wanted, update = shape(session_id, multi_agent_id, fields)
         with _operation("write_multi_agent", session_id, multi_agent_id):
             return self._update(session_id, ({**wanted, **condition}, update))
 
     def _check_multi_agent(self, session_id: str, multi_agent_id: str, *, create: bool) -> bool:
         """Raise why a state cannot be written; return whether the stored one is in a file."""
-        fields = _document.multi_agent_fields(multi_agent_id)
+        fields = multi_agent_projection(multi_agent_id)
         with _operation("read_multi_agent", session_id, multi_agent_id):
             session = self._found(session_id, self._collection.find_one({"_id": session_id}, fields))
-        stored = session.get("multi_agents", {}).get(_codec.escape_key(multi_agent_id))
+        stored = session.get("multi_agents", {}).get(escape_key(multi_agent_id))
         if stored is not None and create:
             raise SessionConflictError(session_id, multi_agent_id, "exists already; update it instead.")
         if stored is None and not create:
@@ -1498,21 +1602,21 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         return self._with_values(lambda: self._read_multi_agent(session_id, multi_agent_id))
 
     def _read_multi_agent(self, session_id: str, multi_agent_id: str) -> StoredState | None:
-        pipeline = _document.multi_agent_pipeline(session_id, multi_agent_id)
+        pipeline = multi_agent_pipeline(session_id, multi_agent_id)
         with _operation("read_multi_agent", session_id, multi_agent_id):
             stored = next(self._collection.aggregate(pipeline), {})
         if "state" not in stored:
             return None
-        place = _multi_agents.label(session_id, multi_agent_id)
+        place = multi_agent_label(session_id, multi_agent_id)
         with restoring(place, "state"):
-            wanted = _large_values.digests([stored])
+            wanted = file_digests([stored])
             if not wanted:
-                return _multi_agents.decode(stored)
+                return decode_multi_agent(stored)
             with _operation("read_files", session_id, multi_agent_id):
                 files = self._files.read(session_id, wanted)
             if not files.keys() >= wanted:
                 raise _MissingValueError(place, _REMEDY_FOR_STATE)
-            return _multi_agents.decode(_large_values.put_back_state(stored, files))
+            return decode_multi_agent(put_back_state(stored, files))
 
     # One read and one write, which the verbs share
 
@@ -1534,7 +1638,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
     ) -> bool:
         check_id("agent_id", write.agent_id)
         apart = self._with_state_apart(session_id, write)
-        wanted, update = _document.unguarded(check_id("session_id", session_id), apart, nested=nested)
+        wanted, update = unguarded_update(check_id("session_id", session_id), apart, nested=nested)
         self.store_files(session_id, apart.files)
         with _operation(verb, session_id, write.agent_id) as outcome:
             written = outcome.of(self._update(session_id, ({**wanted, **condition}, update)))
@@ -1603,7 +1707,7 @@ def _stored_tracking_id(session_id: str, tracking_id: object) -> Any:
     place = f"Tracking id of session {session_id!r}"
     if not isinstance(tracking_id, str):
         raise TypeError(f"{place} must be a string, got {type(tracking_id).__name__}")
-    return _codec.encode(tracking_id, place)
+    return encode(tracking_id, place)
 
 
 def _check_numbers(**numbers: object) -> None:
@@ -1619,7 +1723,9 @@ def _recorded_ids(recorded: Any) -> frozenset[str] | None:
 
 
 def _live_bytes(agent: Stored) -> int:
-    """Estimate from the messages that were read how large those are that the session document holds."""
+    """Return how large the messages are that the session document holds; else an estimate from those that were read."""
+    if "embedded_bytes" in agent:
+        return int(agent["embedded_bytes"])
     messages = agent["messages"]
     if not messages:
         return int(agent["count"]) * _USUAL_MESSAGE_BYTES
@@ -1628,7 +1734,7 @@ def _live_bytes(agent: Stored) -> int:
 
 def _given_time(place: str, name: str, at: Any) -> datetime:
     try:
-        return _codec.aware(at)
+        return aware(at)
     except (AttributeError, TypeError, ValueError):
         raise ValueError(
             f"{place}: {name} must be a time in ISO 8601, such as '2026-01-31T12:00:00+00:00', or a datetime."
@@ -1652,7 +1758,7 @@ def _place(session_id: str, agent_id: str, message_id: int | None = None) -> str
 
 
 def _config(agent_id: str, data: Mapping[str, Any]) -> Stored:
-    return {"agent_id": agent_id, **{name: _codec.decode(data.get(name)) for name in _document.CONFIG_FIELDS}}
+    return {"agent_id": agent_id, **{name: decode(data.get(name)) for name in CONFIG_FIELDS}}
 
 
 def _metadata_fields(session_id: str, metadata: object) -> Stored:
@@ -1661,8 +1767,7 @@ def _metadata_fields(session_id: str, metadata: object) -> Stored:
         raise TypeError(f"{place} must be given as a mapping, got {type(metadata).__name__}")
     _check_overlaps(place, [check_key(place, key) for key in metadata])
     return {
-        key: _codec.encode(value, f"{place}, {key}", plain_dates=True, depth=key.count("."))
-        for key, value in metadata.items()
+        key: encode(value, f"{place}, {key}", plain_dates=True, depth=key.count(".")) for key, value in metadata.items()
     }
 
 
@@ -1704,7 +1809,7 @@ def _unreachable_fields(session_id: str, fields: Stored) -> Iterator[None]:
 
 
 def _outbox(session_id: str, records: Outbox) -> list[Stored]:
-    return [_codec.encode(dict(record), f"Outbox of session {session_id!r}", plain_dates=True) for record in records]
+    return [encode(dict(record), f"Outbox of session {session_id!r}", plain_dates=True) for record in records]
 
 
 def _feedback(session_id: str, feedback: object) -> Stored:
@@ -1717,8 +1822,8 @@ def _feedback(session_id: str, feedback: object) -> Stored:
     odd = next((type(key).__name__ for key in feedback if not isinstance(key, str)), None)
     if odd is not None:
         raise UnstorableValueError(place, f"it has a key of type {odd}; use strings as names of fields")
-    stored: Stored = _codec.encode(dict(feedback), place, plain_dates=True)
-    return {**stored, "created_at": _document.now()}
+    stored: Stored = encode(dict(feedback), place, plain_dates=True)
+    return {**stored, "created_at": now()}
 
 
 @dataclass(frozen=True)
@@ -1745,7 +1850,7 @@ class _FeedbackTarget:
     @property
     def stored(self) -> Any:
         """The tracking id in its stored form."""
-        return _codec.encode(self.message, "tracking_id")
+        return encode(self.message, "tracking_id")
 
     @property
     def anywhere(self) -> bool:
@@ -1756,19 +1861,19 @@ class _FeedbackTarget:
         """Return what must hold for the session; None where no agent can have the message."""
         if self.message is None:
             return {}
-        if isinstance(self.message, int) and abs(self.message) > _document.MAX_MESSAGE_ID:
+        if isinstance(self.message, int) and abs(self.message) > MAX_MESSAGE_ID:
             return None  # no BSON number, so no message has it
         if isinstance(self.message, int):
-            return _document.has_message(cast(str, self.agent_id), self.message)
+            return has_message_filter(cast(str, self.agent_id), self.message)
         agents = list(agent_ids) if self.agent_id is None else [self.agent_id]
-        return _document.has_tracking_id(agents, self.stored) if agents else None
+        return has_tracking_id_filter(agents, self.stored) if agents else None
 
 
 def _session(session_id: str, stored: Mapping[str, Any]) -> Session:
     version = stored.get("schema_version")
-    if version is not None and not (isinstance(version, int) and version <= _document.SCHEMA_VERSION):
-        raise SchemaVersionError(session_id, version, _document.SCHEMA_VERSION)
-    return Session(session_id=session_id, session_type=_session_type(stored), **_codec.times(stored))
+    if version is not None and not (isinstance(version, int) and version <= SCHEMA_VERSION):
+        raise SchemaVersionError(session_id, version, SCHEMA_VERSION)
+    return Session(session_id=session_id, session_type=_session_type(stored), **times(stored))
 
 
 def _session_type(stored: Mapping[str, Any]) -> SessionType:

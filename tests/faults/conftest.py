@@ -9,7 +9,9 @@ from urllib.parse import urlsplit
 import pytest
 from pymongo import common
 
-from mongodb_session_manager import MongoDBSessionManager, _segments, _writer
+from mongodb_session_manager import MongoDBSessionManager
+from mongodb_session_manager._history import writer as _writer
+from mongodb_session_manager._stores import segments as _segments
 from tests.faults.conversation import Conversation
 from tests.faults.cutting_proxy import HOST, CuttingProxy, running_proxy
 from tests.faults.fault import ALWAYS, Fault

@@ -11,7 +11,7 @@ from pymongo.errors import AutoReconnect, OperationFailure, PyMongoError, WriteC
 from strands import Agent
 from strands.types.content import Message
 
-from mongodb_session_manager import _segments
+from mongodb_session_manager._stores import segments as _segments
 from mongodb_session_manager.testing import ScriptedModel
 from tests.faults.conversation import Conversation, make_agent
 from tests.faults.cutting_proxy import CuttingProxy

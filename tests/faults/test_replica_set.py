@@ -10,7 +10,7 @@ from pymongo import MongoClient
 from pymongo.errors import WriteConcernError
 
 from mongodb_session_manager import SessionConflictError
-from mongodb_session_manager._indexes import ensure_segment_index
+from mongodb_session_manager._stores.indexes import ensure_segment_index
 from mongodb_session_manager.testing import Mongod, MongodSet
 from tests.faults.conversation import Conversation
 from tests.faults.stream import stream_of

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from mongodb_session_manager import _writer
+from mongodb_session_manager._history import writer as _writer
 from mongodb_session_manager.testing import Mongod
 from tests.faults.conversation import Conversation
 from tests.faults.stream import Stream, stream_of

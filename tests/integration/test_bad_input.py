@@ -272,7 +272,7 @@ def test_initial_messages_that_would_not_come_back_equal(
 
 
 def heavy(size: int) -> Message:
-    """A message that cannot be off-loaded: what measures it stays with it."""
+    """A message that cannot be offloaded: what measures it stays with it."""
     message = user({"text": "Hi"})
     message["metadata"] = {"custom": {"large": "x" * size}}
     return message

@@ -16,7 +16,7 @@ from mongodb_session_manager import (
     create_mongodb_session_manager,
     initialize_global_factory,
 )
-from mongodb_session_manager import _segments as segments
+from mongodb_session_manager._stores import segments
 from mongodb_session_manager.testing import CommandCounter
 from tests.talking import LOOK, look_up, texts
 

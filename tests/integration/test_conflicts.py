@@ -13,7 +13,7 @@ from strands import Agent
 from strands.types.content import Message
 
 from mongodb_session_manager import MongoDBSessionManager
-from mongodb_session_manager._writer import MAX_MISSES
+from mongodb_session_manager._history.writer import MAX_MISSES
 from mongodb_session_manager.errors import SessionConflictError
 from mongodb_session_manager.testing import CommandCounter
 from tests.integration.writes import WRITES, Act, every_write, sync_changed

@@ -14,7 +14,7 @@ import pytest
 from pymongo import MongoClient
 from pymongo.errors import ConfigurationError
 
-from mongodb_session_manager._client import ClientHandle
+from mongodb_session_manager._client.handle import ClientHandle
 from mongodb_session_manager.mongodb_connection_pool import MongoDBConnectionPool as Pool
 from tests.watching import answers, eventually
 

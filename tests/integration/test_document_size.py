@@ -14,14 +14,10 @@ from strands.agent.conversation_manager import NullConversationManager
 from strands.types.content import Message
 from strands.types.session import Session, SessionAgent, SessionMessage, SessionType
 
-from mongodb_session_manager import (
-    MongoDBSessionManager,
-    MongoDBSessionRepository,
-    SessionTooLargeError,
-    _document_size,
-    _moving,
-)
-from mongodb_session_manager._document_size import BUDGET_BYTES
+from mongodb_session_manager import MongoDBSessionManager, MongoDBSessionRepository, SessionTooLargeError
+from mongodb_session_manager._stores import document_size as _document_size
+from mongodb_session_manager._stores import moving as _moving
+from mongodb_session_manager._stores.document_size import BUDGET_BYTES
 from mongodb_session_manager.testing import CommandCounter
 from tests.talking import texts, user
 from tests.watching import cost, eventually

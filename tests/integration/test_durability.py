@@ -1202,7 +1202,7 @@ def test_the_queue_is_bounded(
     monkeypatch: pytest.MonkeyPatch,
     durability: str,
 ) -> None:
-    monkeypatch.setattr("mongodb_session_manager._writer.MAX_PENDING", 5)
+    monkeypatch.setattr("mongodb_session_manager._history.writer.MAX_PENDING", 5)
     manager = new_manager(durability=durability, on_error="degrade")
     agent = new_agent(manager)
 

@@ -32,12 +32,12 @@ from mongodb_session_manager import (
     SessionLockedError,
     SessionNotFoundError,
     SessionTooLargeError,
-    _group_commit,
-    _segments,
 )
-from mongodb_session_manager._agent_binding import AgentBinding
-from mongodb_session_manager._client import ClientHandle
-from mongodb_session_manager._writer import BEHIND_TIMEOUT
+from mongodb_session_manager._client.handle import ClientHandle
+from mongodb_session_manager._history import group_commit as _group_commit
+from mongodb_session_manager._history.binding import AgentBinding
+from mongodb_session_manager._history.writer import BEHIND_TIMEOUT
+from mongodb_session_manager._stores import segments as _segments
 from mongodb_session_manager.testing import Command, CommandCounter, CommandLog, session_ids
 from tests.gathering import held_up
 from tests.talking import texts, user

@@ -23,7 +23,8 @@ from strands.multiagent import GraphBuilder
 from strands.types.agent import ConcurrentInvocationMode
 from strands.types.content import Message
 
-from mongodb_session_manager import MongoDBSessionManager, SessionLockedError, _heartbeat
+from mongodb_session_manager import MongoDBSessionManager, SessionLockedError
+from mongodb_session_manager._client import heartbeat as _heartbeat
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel
 from tests.integration.test_bidi_agent import SpokenModel, text
 from tests.talking import texts

@@ -18,8 +18,10 @@ from pymongo import MongoClient
 from pymongo.collection import Collection
 from pymongo.errors import OperationFailure
 
-from mongodb_session_manager import MongoDBSessionManager, _indexes, _segments
-from mongodb_session_manager._indexes import ensure_segment_index
+from mongodb_session_manager import MongoDBSessionManager
+from mongodb_session_manager._stores import indexes as _indexes
+from mongodb_session_manager._stores import segments as _segments
+from mongodb_session_manager._stores.indexes import ensure_segment_index
 from mongodb_session_manager.testing import CommandCounter, find_mongod
 from mongodb_session_manager.testing._watchdog import Watchdog
 from tests.watching import eventually, wait_for_indexes

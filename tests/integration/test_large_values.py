@@ -28,11 +28,11 @@ from mongodb_session_manager import (
     MongoDBSessionRepository,
     SessionConflictError,
     SessionNotFoundError,
-    _indexes,
-    _segments,
     mongodb_session_repository,
 )
-from mongodb_session_manager._document import AgentWrite
+from mongodb_session_manager._schema.histories import AgentWrite
+from mongodb_session_manager._stores import indexes as _indexes
+from mongodb_session_manager._stores import segments as _segments
 from mongodb_session_manager.errors import MongoDBSessionError
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel
 from tests.talking import every_durability, without_ids

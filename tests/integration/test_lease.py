@@ -20,13 +20,9 @@ from strands.multiagent import GraphBuilder
 from strands.types.content import Message
 from strands.types.session import SessionAgent, SessionMessage
 
-from mongodb_session_manager import (
-    MongoDBSessionManager,
-    SessionConflictError,
-    SessionLockedError,
-    _document,
-    _segments,
-)
+from mongodb_session_manager import MongoDBSessionManager, SessionConflictError, SessionLockedError
+from mongodb_session_manager._schema import ids
+from mongodb_session_manager._stores import segments as _segments
 from mongodb_session_manager.errors import SchemaVersionError
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel
 from tests.faults.fault import CLOSED, UNCONFIRMED
@@ -51,7 +47,7 @@ class Clock:
     """The library's clock, which a test sets forward."""
 
     def __init__(self) -> None:
-        self._now, self._ahead = _document.now, timedelta()
+        self._now, self._ahead = ids.now, timedelta()
 
     def now(self) -> datetime:
         return self._now() + self._ahead
@@ -63,7 +59,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(_document, "now", clock.now)
+    monkeypatch.setattr("mongodb_session_manager._schema.lease.now", clock.now)
     return clock
 
 
@@ -76,12 +72,12 @@ def holder(new_manager: NewManager) -> MongoDBSessionManager:
 
 
 def test_a_session_says_whose_it_is(new_manager: NewManager, stored: Stored) -> None:
-    before = _document.now()
+    before = ids.now()
     manager = new_manager(exclusive=True, lease_duration=60)
 
     lease = stored()["lease"]
     assert set(lease) == {"owner", "expires_at"}
-    assert before + timedelta(seconds=60) <= lease["expires_at"] <= _document.now() + timedelta(seconds=60)
+    assert before + timedelta(seconds=60) <= lease["expires_at"] <= ids.now() + timedelta(seconds=60)
 
     manager.close()
     assert "lease" not in stored()

@@ -16,7 +16,9 @@ from pymongo.errors import OperationFailure
 from strands import Agent
 from strands.types.content import Message
 
-from mongodb_session_manager import MongoDBSessionError, MongoDBSessionManager, _left_behind, _writer
+from mongodb_session_manager import MongoDBSessionError, MongoDBSessionManager
+from mongodb_session_manager._history import unsent as _left_behind
+from mongodb_session_manager._history import writer as _writer
 from tests.watching import eventually
 
 NewAgent = Callable[..., Agent]

@@ -13,7 +13,7 @@ from strands import Agent
 from strands.types.content import Message
 
 from mongodb_session_manager import MongoDBSessionManager, MongoDBSessionRepository, SessionConflictError
-from mongodb_session_manager._document import SCHEMA_VERSION
+from mongodb_session_manager._schema.sessions import SCHEMA_VERSION
 
 AT = datetime(2024, 5, 6, 7, 8, 9, 123_000, tzinfo=timezone.utc)
 SESSION, AGENT = "s-1", "default"

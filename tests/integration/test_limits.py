@@ -9,7 +9,7 @@ from pymongo import MongoClient
 from strands import Agent
 from strands.types.content import Message
 
-from mongodb_session_manager import MongoDBSessionManager, SessionTooLargeError, UnstorableValueError, _document
+from mongodb_session_manager import MongoDBSessionManager, SessionTooLargeError, UnstorableValueError
 from mongodb_session_manager.testing import CommandCounter
 
 NewManager = Callable[..., MongoDBSessionManager]
@@ -153,7 +153,7 @@ def test_an_ordinary_update_is_one_write(new_manager: NewManager, command_counte
 
 @pytest.fixture
 def few_agents(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_document, "MOST_AGENTS", 3)
+    monkeypatch.setattr("mongodb_session_manager._schema.histories.MOST_AGENTS", 3)
 
 
 @pytest.mark.usefixtures("few_agents")

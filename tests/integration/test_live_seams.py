@@ -27,7 +27,7 @@ from mongodb_session_manager import (
     SessionConflictError,
     UnstorableValueError,
 )
-from mongodb_session_manager._live_set import LiveMessages
+from mongodb_session_manager._history.live_set import LiveMessages
 from mongodb_session_manager.testing import CommandCounter, Redaction, ScriptedModel
 from tests.integration.live_agents import Notes
 from tests.integration.test_legacy_sessions import element, legacy, legacy_agent

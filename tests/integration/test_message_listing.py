@@ -12,7 +12,8 @@ from strands import Agent
 from strands.types.content import Message
 from strands.types.session import SessionAgent, SessionMessage
 
-from mongodb_session_manager import MongoDBSessionManager, _segments
+from mongodb_session_manager import MongoDBSessionManager
+from mongodb_session_manager._stores import segments as _segments
 from mongodb_session_manager.errors import SessionNotFoundError
 from mongodb_session_manager.testing import CommandCounter
 

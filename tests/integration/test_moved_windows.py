@@ -15,7 +15,7 @@ from strands.hooks import AfterInvocationEvent
 from strands.types.content import Message
 
 from mongodb_session_manager import MongoDBSessionManager, MongoDBSessionManagerFactory, SessionConflictError
-from mongodb_session_manager._client import ClientHandle
+from mongodb_session_manager._client.handle import ClientHandle
 from mongodb_session_manager.errors import SessionTooLargeError
 from mongodb_session_manager.testing import CommandCounter
 from tests.talking import texts

@@ -24,10 +24,10 @@ from mongodb_session_manager import (
     SessionConflictError,
     SessionLockedError,
     SessionNotFoundError,
-    _codec,
-    _large_values,
-    _multi_agents,
 )
+from mongodb_session_manager._schema.blobs import STATE_BYTES
+from mongodb_session_manager._schema.multi_agents import capture_multi_agent
+from mongodb_session_manager._schema.values import encode
 from mongodb_session_manager.errors import MongoDBSessionError
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel
 from tests.talking import ASK, ask, every_durability
@@ -152,7 +152,7 @@ BLOCKS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("block", BLOCKS.values(), ids=BLOCKS.keys())
-@pytest.mark.parametrize("size", [0, _large_values.STATE_BYTES], ids=["in the document", "in a file"])
+@pytest.mark.parametrize("size", [0, STATE_BYTES], ids=["in the document", "in a file"])
 def test_every_block_comes_back(new_manager: NewManager, block: Any, size: int) -> None:
     """In the task, in a result, and in the messages of an interrupted node."""
     manager = new_manager()
@@ -178,7 +178,7 @@ def test_every_block_comes_back(new_manager: NewManager, block: Any, size: int) 
 def test_nothing_that_happens_later_is_stored(new_manager: NewManager, stored: Stored) -> None:
     graph = graph_of(new_manager(), "One.", ASK)
     graph([document(PICTURE), {"text": "Read it"}])
-    captured = _multi_agents.capture("s-1", graph)
+    captured = capture_multi_agent("s-1", graph)
     before = bson.encode(captured.fields)
 
     task: Any = graph.state.task
@@ -209,7 +209,7 @@ def test_a_state_in_base64_is_read(new_manager: NewManager, observer: Client, da
     result = graph(task)
     record = {
         "multi_agent_id": "g",
-        "state": _codec.encode(graph.serialize_state(), "as it was stored"),
+        "state": encode(graph.serialize_state(), "as it was stored"),
         **{name: stored()["multi_agents"]["g"][name] for name in ("created_at", "updated_at")},
     }
     observer[database]["agent_sessions"].update_one({}, {"$set": {"multi_agents.g": record}})
@@ -272,14 +272,14 @@ def test_a_state_that_is_replaced_goes(new_manager: NewManager, bucket: Bucket, 
     assert bucket() == []
 
 
-@pytest.mark.parametrize("size", [_large_values.STATE_BYTES - 20_000, _large_values.STATE_BYTES])
+@pytest.mark.parametrize("size", [STATE_BYTES - 20_000, STATE_BYTES])
 def test_where_the_document_ends(new_manager: NewManager, stored: Stored, bucket: Bucket, size: int) -> None:
     manager = new_manager()
     repository = manager.session_repository
     repository.write_multi_agent("s-1", "g", {"text": "x" * size}, create=True)
 
-    assert len(bucket()) == (size == _large_values.STATE_BYTES)
-    assert ("files" in stored()["multi_agents"]["g"]) == (size == _large_values.STATE_BYTES)
+    assert len(bucket()) == (size == STATE_BYTES)
+    assert ("files" in stored()["multi_agents"]["g"]) == (size == STATE_BYTES)
     assert repository.read_multi_agent("s-1", "g") == {"text": "x" * size}
 
 

@@ -17,9 +17,9 @@ from mongodb_session_manager import (
     MongoDBSessionManagerFactory,
     MongoDBSessionRepository,
     SessionConflictError,
-    _segments,
 )
-from mongodb_session_manager import _codec as codec
+from mongodb_session_manager._schema.values import escape_key
+from mongodb_session_manager._stores import segments as _segments
 from mongodb_session_manager.testing import CommandCounter, Redaction
 from tests.integration.test_legacy_sessions import AT, CONTENT, STATE, WINDOW, element, legacy, legacy_agent, plain
 from tests.talking import texts, user
@@ -310,7 +310,7 @@ def test_one_that_comes_with_the_opening_costs_nothing_more(
     agent_id: str,
     is_nested: bool,
 ) -> None:
-    document = session(agent_id) if is_nested else legacy({codec.escape_key(agent_id): legacy_agent(agent_id)})
+    document = session(agent_id) if is_nested else legacy({escape_key(agent_id): legacy_agent(agent_id)})
     insert({**document, "schema_version": 2})
     repository.open_session("another")
     wait_for_indexes()

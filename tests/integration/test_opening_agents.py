@@ -12,12 +12,8 @@ from strands import Agent
 from strands.agent.conversation_manager import SlidingWindowConversationManager
 from strands.types.content import Message
 
-from mongodb_session_manager import (
-    MongoDBSessionManager,
-    MongoDBSessionManagerFactory,
-    MongoDBSessionRepository,
-    _segments,
-)
+from mongodb_session_manager import MongoDBSessionManager, MongoDBSessionManagerFactory, MongoDBSessionRepository
+from mongodb_session_manager._stores import segments as _segments
 from mongodb_session_manager.testing import CommandCounter
 from tests.integration.test_legacy_sessions import legacy_agent
 from tests.talking import texts

@@ -24,9 +24,12 @@ from strands.types.content import Message
 from strands.types.exceptions import SessionException
 from strands.types.session import Session, SessionAgent, SessionMessage, SessionType
 
-from mongodb_session_manager import MongoDBSessionManager, MongoDBSessionRepository, _codec, _document
-from mongodb_session_manager._document import AgentWrite, Guard
-from mongodb_session_manager._listing import Listing
+from mongodb_session_manager import MongoDBSessionManager, MongoDBSessionRepository
+from mongodb_session_manager._schema.histories import AgentWrite, Guard
+from mongodb_session_manager._schema.listing import Listing
+from mongodb_session_manager._schema.messages import MessageEdit, message_doc, redaction, replacement
+from mongodb_session_manager._schema.sessions import SCHEMA_VERSION
+from mongodb_session_manager._schema.values import escape_key
 from mongodb_session_manager.errors import (
     AgentNotFoundError,
     MessageNotFoundError,
@@ -168,7 +171,7 @@ AGENT_VERBS: dict[str, Verb] = {
     "roll_over": lambda r, s, a: r.roll_over(s, a, Guard(1, 0), bson.ObjectId()),
     "tracked_ids": lambda r, s, a: r.tracked_ids(s, a, "t-1"),
     "tracked_messages": lambda r, s, a: r.tracked_messages(s, a, ["t-1"]),
-    "edit_moved": lambda r, s, a: r.edit_moved(s, a, _codec.MessageEdit(0, {"role": "user"}, ())),
+    "edit_moved": lambda r, s, a: r.edit_moved(s, a, MessageEdit(0, {"role": "user"}, ())),
     "create_message": lambda r, s, a: r.create_message(s, a, a_message(0)),
     "read_message": lambda r, s, a: r.read_message(s, a, 0),
     "update_message": lambda r, s, a: r.update_message(s, a, a_message(0)),
@@ -210,7 +213,7 @@ def test_a_new_session_is_opened(repository: MongoDBSessionRepository, sessions:
     assert opened.session.session_id == SESSION
     found = stored(sessions)
     assert (found["session_id"], found["application_name"]) == (SESSION, "shop")
-    assert (found["session_type"], found["schema_version"]) == ("AGENT", _document.SCHEMA_VERSION)
+    assert (found["session_type"], found["schema_version"]) == ("AGENT", SCHEMA_VERSION)
     assert opened.session.created_at == found["created_at"].isoformat()
 
 
@@ -305,7 +308,7 @@ def test_ten_threads_open_the_same_new_session(server: MongoDBSessionRepository,
     assert on_mongod.count_documents({}) == 10
 
 
-@pytest.mark.parametrize("version", [_document.SCHEMA_VERSION + 1, 2**40, 2.5], ids=repr)
+@pytest.mark.parametrize("version", [SCHEMA_VERSION + 1, 2**40, 2.5], ids=repr)
 @pytest.mark.parametrize("verb", ["open_session", "read_session"])
 def test_a_session_of_a_newer_version_is_left_alone(
     repository: MongoDBSessionRepository, sessions: Sessions, verb: str, version: Any
@@ -318,7 +321,7 @@ def test_a_session_of_a_newer_version_is_left_alone(
         VERBS[verb](repository, SESSION, AGENT)
 
     assert (caught.value.session_id, caught.value.found) == (SESSION, version)
-    assert caught.value.supported == _document.SCHEMA_VERSION
+    assert caught.value.supported == SCHEMA_VERSION
     assert stored(sessions) == before
 
 
@@ -420,7 +423,7 @@ def test_a_writer_goes_on_after_the_last_id(repository: MongoDBSessionRepository
     restored = repository.restore_agent(SESSION, AGENT)
     assert restored is not None
     assert restored.guard.next_message_id == 10
-    element = _codec.encode_message(a_message(10).to_message(), 10, AT, "here")
+    element = message_doc(a_message(10).to_message(), 10, AT, "here")
 
     assert repository.write_agent(SESSION, AgentWrite(AGENT, [element]), restored.guard)
     assert [message["message_id"] for message in stored_messages(sessions)] == [*GAPS, 10]
@@ -556,7 +559,7 @@ def test_a_replacement_leaves_only_the_new_message(
     assert (read.to_message(), read.redact_message) == ({"role": "user", **new}, None)
 
 
-@pytest.mark.parametrize("build", [_codec.replacement, _codec.redaction], ids=["replacement", "redaction"])
+@pytest.mark.parametrize("build", [replacement, redaction], ids=["replacement", "redaction"])
 @pytest.mark.parametrize("original", ORIGINALS.values(), ids=ORIGINALS.keys())
 @pytest.mark.parametrize("new", REPLACEMENTS.values(), ids=REPLACEMENTS.keys())
 def test_an_edit_of_a_pending_message_is_what_the_update_does(
@@ -564,7 +567,7 @@ def test_an_edit_of_a_pending_message_is_what_the_update_does(
     on_mongod: Sessions,
     original: dict[str, Any],
     new: dict[str, Any],
-    build: Callable[..., _codec.MessageEdit],
+    build: Callable[..., MessageEdit],
 ) -> None:
     store_between(server, original)
     pending = copy.deepcopy(stored_messages(on_mongod)[1])
@@ -809,7 +812,7 @@ def test_agents_of_all_ids_are_apart(
         repository.update_multi_agent(SESSION, a_graph(agent_id, name=f"new {agent_id}"))
 
         after = stored(sessions)
-        key = _codec.escape_key(agent_id)
+        key = escape_key(agent_id)
         for kind in ("agents", "multi_agents"):
             assert after[kind].pop(key) != before[kind].pop(key)
         assert {**after, "updated_at": 0} == {**before, "updated_at": 0}

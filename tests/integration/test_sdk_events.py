@@ -16,7 +16,7 @@ from strands.types.content import Message
 from strands.types.session import SessionAgent
 
 from mongodb_session_manager import MongoDBSessionManager
-from mongodb_session_manager._agent_state import AgentStateTracker
+from mongodb_session_manager._history.agent_state import AgentStateTracker
 from mongodb_session_manager.testing import CommandCounter, Redaction, ScriptedModel
 from tests.talking import LOOK, look_up, texts
 

@@ -14,13 +14,8 @@ from strands import Agent
 from strands.agent.conversation_manager import NullConversationManager, SlidingWindowConversationManager
 from strands.types.content import Message
 
-from mongodb_session_manager import (
-    MongoDBSessionManager,
-    SessionConflictError,
-    SessionTooLargeError,
-    _large_values,
-    _segments,
-)
+from mongodb_session_manager import MongoDBSessionManager, SessionConflictError, SessionTooLargeError
+from mongodb_session_manager._stores import segments as _segments
 from mongodb_session_manager.testing import CommandCounter
 from tests.talking import user
 from tests.watching import wait_for_indexes
@@ -350,8 +345,8 @@ def test_a_moved_message_can_be_read_and_updated(new_manager: NewManager, new_ag
 def test_a_session_grows_beyond_the_limit_of_a_document(
     new_manager: NewManager, new_agent: NewAgent, history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_large_values, "VALUE_BYTES", 2**24)
-    monkeypatch.setattr(_large_values, "MESSAGE_BYTES", 2**24)
+    monkeypatch.setattr("mongodb_session_manager._schema.blobs.VALUE_BYTES", 2**24)
+    monkeypatch.setattr("mongodb_session_manager._schema.blobs.MESSAGE_BYTES", 2**24)
     manager = new_manager()
     agent = new_agent(manager)
 

@@ -14,7 +14,7 @@ from pymongo import MongoClient
 from pymongo.errors import ConfigurationError, InvalidOperation
 
 from mongodb_session_manager import MongoDBSessionManager, mongodb_session_factory
-from mongodb_session_manager._client import ClientHandle
+from mongodb_session_manager._client.handle import ClientHandle
 from mongodb_session_manager.errors import FactoryNotInitializedError, MongoDBSessionError
 from mongodb_session_manager.mongodb_connection_pool import MongoDBConnectionPool
 from mongodb_session_manager.mongodb_session_factory import (

@@ -12,7 +12,8 @@ import pytest
 from strands import Agent
 from strands.types.content import Message
 
-from mongodb_session_manager import MongoDBSessionManager, _large_values
+from mongodb_session_manager import MongoDBSessionManager
+from mongodb_session_manager._schema.blobs import LargeValues
 from mongodb_session_manager.testing import Redaction
 
 NewManager = Callable[..., MongoDBSessionManager]
@@ -107,7 +108,7 @@ async def test_a_redaction_while_values_are_hashed(
     manager = new_manager(durability=durability)
     agent = new_agent(manager, Redaction("[removed]"))
     begun, go_on = threading.Event(), threading.Event()
-    hash_values = _large_values.LargeValues.hash
+    hash_values = LargeValues.hash
 
     def slow(self: Any) -> Any:
         if not self.is_hashed:
@@ -115,7 +116,7 @@ async def test_a_redaction_while_values_are_hashed(
             go_on.wait(10)
         return hash_values(self)
 
-    monkeypatch.setattr(_large_values.LargeValues, "hash", slow)
+    monkeypatch.setattr(LargeValues, "hash", slow)
     secret = pdf()
     turn = asyncio.create_task(agent.invoke_async(secret)) if durability == "sync" else None
     if turn is not None:

@@ -14,7 +14,7 @@ from strands import Agent
 from strands.types.content import Message
 
 from mongodb_session_manager import MongoDBSessionManagerFactory
-from mongodb_session_manager._client import ClientHandle
+from mongodb_session_manager._client.handle import ClientHandle
 from mongodb_session_manager.errors import (
     MongoDBSessionError,
     SessionConflictError,

@@ -206,7 +206,7 @@ def test_the_queue_is_bounded(
     failing: Failing,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("mongodb_session_manager._writer.MAX_PENDING", 3)
+    monkeypatch.setattr("mongodb_session_manager._history.writer.MAX_PENDING", 3)
     manager = new_manager()
     agent = new_agent(manager)
 

@@ -33,9 +33,11 @@ from mongodb_session_manager import (
     MongoDBSessionManagerFactory,
     MongoDBSessionRepository,
 )
-from mongodb_session_manager import _codec as codec
-from mongodb_session_manager._document import AgentWrite, Guard, guarded, leased
-from mongodb_session_manager._listing import Listing
+from mongodb_session_manager._schema.histories import AgentWrite, Guard, guarded_update
+from mongodb_session_manager._schema.lease import leased_update
+from mongodb_session_manager._schema.listing import Listing
+from mongodb_session_manager._schema.messages import aware, message_doc, replacement
+from mongodb_session_manager._schema.values import escape_key, unescape_key
 from mongodb_session_manager.mongodb_session_repository import PreparedWrite
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel
 
@@ -61,7 +63,7 @@ IDS = [
     *("_id", "agents", "messages", "metadata", "session_id", "agent_data", "multi_agents", "null", "None", "undefined"),
     *("__proto__", "constructor", "__bytes_encoded__", "%5F_bytes_encoded__", "../../etc/passwd", "a/b", "x" * 1024),
 ]
-AT = codec.aware("2026-03-02T09:00:00+00:00")
+AT = aware("2026-03-02T09:00:00+00:00")
 BAD_IDS = [{"$ne": None}, {"$gt": ""}, None, 7, 0, True, b"s", ["s"], "", "s\0", "\0", "\ud800", "x" * 1025, "é" * 513]
 BAD_NUMBERS = [{"$gte": 0}, {"$ne": None}, "0", "$role", None, 1.5, True, [0], 2**70]
 
@@ -129,7 +131,9 @@ class Target:
 
 def prepared(target: Target) -> PreparedWrite:
     write = AgentWrite(target.agent_id, data={"model": target.mark})
-    return PreparedWrite(target.session_id, write, leased(guarded(target.session_id, write, target.guard()), None))
+    return PreparedWrite(
+        target.session_id, write, leased_update(guarded_update(target.session_id, write, target.guard()), None)
+    )
 
 
 ARGUMENTS: dict[str, Callable[[Target], Any]] = {
@@ -152,11 +156,11 @@ ARGUMENTS: dict[str, Callable[[Target], Any]] = {
     "message_id": lambda t: t.message_id,
     "from_message_id": lambda t: t.message_id,
     "session_message": lambda t: SessionMessage(message=t.message(), message_id=t.message_id),
-    "edit": lambda t: codec.replacement(t.message(), t.message_id, AT, "here"),
+    "edit": lambda t: replacement(t.message(), t.message_id, AT, "here"),
     "tracking_id": lambda t: t.tracking_id,
     "tracking_ids": lambda t: [t.tracking_id],
     "removed": lambda t: 0,
-    "messages": lambda t: [codec.encode_message(t.message(), 0, AT, "here")],
+    "messages": lambda t: [message_doc(t.message(), 0, AT, "here")],
     "message": Target.message,
     "redact_message": Target.message,
     "agent": lambda t: t.agent,
@@ -316,7 +320,7 @@ class World:
             (kind, name): value.raw
             for kind in ("agents", "multi_agents")
             for name, value in session[kind].items()
-            if name != codec.escape_key(target.agent_id)
+            if name != escape_key(target.agent_id)
         }
         segments = self._raw["agent_sessions_segments"].find({"session_id": {"$eq": target.session_id}})
         moved = {("segments", repr(s["_id"])): s.raw for s in segments if s.get("agent_id") != target.agent_id}
@@ -427,7 +431,7 @@ def test_every_verb_has_worked(world: World, done: dict[type, set[str]]) -> None
 def twins(one: str) -> list[str]:
     """Other ids that somebody might take for this one."""
     forms = [unicodedata.normalize(form, one) for form in ("NFC", "NFD", "NFKC", "NFKD")]
-    spellings = [codec.escape_key(one), codec.unescape_key(one), one.casefold(), one.upper(), one.strip(), f"{one} "]
+    spellings = [escape_key(one), unescape_key(one), one.casefold(), one.upper(), one.strip(), f"{one} "]
     paths = [f"{one}.messages", f"{one}.0", f"agents.{one}", f"${one}", one.partition(".")[0]]
     return [twin for twin in (*forms, *spellings, *paths) if twin != one]
 

@@ -21,7 +21,7 @@ from mongodb_session_manager import (
     MongoDBSessionRepository,
     SessionConflictError,
 )
-from mongodb_session_manager._segments import FEEDBACK_BYTES
+from mongodb_session_manager._stores.segments import FEEDBACK_BYTES
 from mongodb_session_manager.testing import ScriptedModel
 from tests.watching import wait_for_indexes
 
@@ -92,7 +92,7 @@ def connected(secured: Any, new_user: NewUser) -> Iterator[Callable[..., Client]
 def index_warnings(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     caplog.set_level(logging.WARNING, logger="mongodb_session_manager")
     return lambda: [
-        record.getMessage() for record in caplog.records if record.name == "mongodb_session_manager._indexes"
+        record.getMessage() for record in caplog.records if record.name == "mongodb_session_manager._stores.indexes"
     ]
 
 

@@ -38,7 +38,7 @@ from mongodb_session_manager import (
     get_global_factory,
     initialize_global_factory,
 )
-from mongodb_session_manager._document import AgentWrite
+from mongodb_session_manager._schema.histories import AgentWrite
 from tests.talking import every_durability
 from tests.watching import wait_for_indexes
 

@@ -10,13 +10,13 @@ from pymongo.errors import ConfigurationError, InvalidOperation, InvalidURI
 from pymongo.monitoring import CommandListener
 
 from mongodb_session_manager import __version__
-from mongodb_session_manager._client import (
+from mongodb_session_manager._client.handle import ClientHandle
+from mongodb_session_manager._client.options import (
     DEFAULT_OPTIONS,
     Client,
-    ClientHandle,
-    _pool_config,
     check_client_arguments,
     client_options,
+    pool_config,
 )
 
 URI = "mongodb://127.0.0.1:1/"
@@ -26,7 +26,7 @@ def effective(uri: str = URI, /, **options: Any) -> dict[str, object]:
     """What pymongo makes of the options, as ``stats()`` tells it; no server is needed for that."""
     handle = ClientHandle.open(uri, connect=False, **options)
     try:
-        return _pool_config(handle.client)
+        return pool_config(handle.client)
     finally:
         handle.close()
 

@@ -20,7 +20,23 @@ from hypothesis import strategies as st
 from strands.types.content import Message
 from strands.types.session import SessionAgent
 
-from mongodb_session_manager import _codec, _large_values
+from mongodb_session_manager._schema import blobs
+from mongodb_session_manager._schema.blobs import Files, offload, offload_edit, put_back_values
+from mongodb_session_manager._schema.messages import (
+    AGENT_FIELDS,
+    MessageEdit,
+    add_metrics,
+    agent_data_doc,
+    decode_message,
+    message_doc,
+    message_record,
+    redaction,
+    replacement,
+    session_agent,
+    session_message,
+    with_blocks,
+)
+from mongodb_session_manager._schema.values import CODEC_OPTIONS, decode, encode
 from mongodb_session_manager.errors import UnstorableValueError
 
 AT = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=timezone.utc)
@@ -66,12 +82,12 @@ ODD_KEYS = [
 
 
 def through_bson(value: Any) -> Any:
-    raw = bson.encode({"value": _codec.encode(value, "here")})
-    return _codec.decode(bson.decode(raw, codec_options=_codec.CODEC_OPTIONS)["value"])
+    raw = bson.encode({"value": encode(value, "here")})
+    return decode(bson.decode(raw, codec_options=CODEC_OPTIONS)["value"])
 
 
 def stored_through_bson(stored: dict[str, Any]) -> dict[str, Any]:
-    return bson.decode(bson.encode(stored), codec_options=_codec.CODEC_OPTIONS)
+    return bson.decode(bson.encode(stored), codec_options=CODEC_OPTIONS)
 
 
 def assert_same(found: Any, expected: Any) -> None:
@@ -150,7 +166,7 @@ def test_any_value_comes_back_the_same(value: Any) -> None:
 def test_encoding_leaves_the_value_alone(value: Any) -> None:
     before = copy.deepcopy(value)
 
-    _codec.encode(value, "here")
+    encode(value, "here")
 
     assert_same(value, before)
 
@@ -210,7 +226,7 @@ def test_any_datetime_comes_back(at: datetime) -> None:
 
 @pytest.mark.parametrize("at", [AT, AT.replace(year=1), AT.replace(year=9999)], ids=str)
 def test_a_plain_utc_datetime_is_stored_as_a_date(at: datetime) -> None:
-    assert _codec.encode(at, "here") == at
+    assert encode(at, "here") == at
 
 
 @pytest.mark.parametrize("text", ["", "日本 🙂", "a\0b", "\ud800", "x\udfff y", "%int", "$x"], ids=ascii)
@@ -237,11 +253,11 @@ def test_deep_nesting_comes_back(depth: int, wrap: Callable[[int, Any], Any]) ->
 @pytest.mark.parametrize("depth", [260, 400, 5000])
 def test_nesting_that_could_not_be_read_back_is_refused(depth: int) -> None:
     with pytest.raises(UnstorableValueError, match=r"^here cannot be stored: .*nested deeper than 256 levels"):
-        _codec.encode(nested(depth, lambda level, inner: [inner]), "here")
+        encode(nested(depth, lambda level, inner: [inner]), "here")
 
 
 def test_deep_nesting_is_stored_flat_enough_for_a_server() -> None:
-    stored: Any = _codec.encode(nested(250, lambda level, inner: {"k": inner}), "here")
+    stored: Any = encode(nested(250, lambda level, inner: {"k": inner}), "here")
     depth = 0
     while isinstance(stored, dict):
         stored = next(iter(stored.values()))
@@ -253,7 +269,7 @@ def test_deep_nesting_is_stored_flat_enough_for_a_server() -> None:
 def test_plain_values_stay_readable() -> None:
     value = {"city": "Köln", "50%": 1, "a_b": [1, 1.5, None, True, b"x"], "at": AT, "_id": "x"}
 
-    assert_same(_codec.encode(value, "here"), value)
+    assert_same(encode(value, "here"), value)
 
 
 class Colour(str, Enum):
@@ -322,7 +338,7 @@ UNSTORABLE = [
 @pytest.mark.parametrize("value", UNSTORABLE, ids=lambda value: type(value).__name__)
 def test_what_would_not_come_back_is_refused_with_its_place(value: Any) -> None:
     with pytest.raises(UnstorableValueError) as caught:
-        _codec.encode({"first": [1, {"sec.ond": value}]}, "Agent 'a' of session 's', state")
+        encode({"first": [1, {"sec.ond": value}]}, "Agent 'a' of session 's', state")
 
     assert str(caught.value).startswith("Agent 'a' of session 's', state.first[1].sec.ond cannot be stored: ")
     assert type(value).__name__ in str(caught.value)
@@ -376,7 +392,7 @@ def test_a_key_that_is_not_a_number_comes_back() -> None:
 
 def test_two_keys_that_would_become_one_are_refused() -> None:
     with pytest.raises(UnstorableValueError, match=r"^here\.a cannot be stored: .*keys"):
-        _codec.encode({"a": {float("nan"): 1, float("nan"): 2}}, "here")
+        encode({"a": {float("nan"): 1, float("nan"): 2}}, "here")
 
 
 def test_keys_that_are_relatives_of_plain_types_come_back_plain() -> None:
@@ -388,7 +404,7 @@ def test_keys_that_are_relatives_of_plain_types_come_back_plain() -> None:
 
 
 def test_how_a_key_that_is_no_string_is_stored() -> None:
-    stored = _codec.encode({2024: 5, 1.5: 6, True: 7, None: 8, 2**64: 9, "%bson:2024": 10}, "here")
+    stored = encode({2024: 5, 1.5: 6, True: 7, None: 8, 2**64: 9, "%bson:2024": 10}, "here")
 
     assert stored == {
         "%bson:2024": 5,
@@ -401,13 +417,13 @@ def test_how_a_key_that_is_no_string_is_stored() -> None:
 
 
 def test_a_name_that_no_key_is_stored_as_is_read_as_text() -> None:
-    assert _codec.decode({"%bson:x": 1, "%bson:": 2}) == {"%bson:x": 1, "%bson:": 2}
+    assert decode({"%bson:x": 1, "%bson:": 2}) == {"%bson:x": 1, "%bson:": 2}
 
 
 @pytest.mark.parametrize("key", [b"SECRET", ("SECRET",), AT, 1j, Decimal(1), frozenset(), Opaque], ids=repr)
 def test_a_key_that_json_does_not_take_is_refused_with_its_place(key: Any) -> None:
     with pytest.raises(UnstorableValueError) as caught:
-        _codec.encode({"config": [{key: "SECRET"}]}, "here")
+        encode({"config": [{key: "SECRET"}]}, "here")
 
     assert str(caught.value).startswith("here.config[0] cannot be stored: ")
     assert type(key).__name__ in str(caught.value)
@@ -425,7 +441,7 @@ def holding_itself() -> list[Any]:
 @pytest.mark.parametrize("value", holding_itself(), ids=["list", "dict"])
 def test_a_value_that_holds_itself_is_refused(value: Any) -> None:
     with pytest.raises(UnstorableValueError, match=r"^here cannot be stored: .*holds itself") as caught:
-        _codec.encode(value, "here")
+        encode(value, "here")
 
     assert "SECRET" not in str(caught.value)
 
@@ -434,14 +450,14 @@ def test_a_refusal_below_the_marked_depth_names_the_whole_path() -> None:
     value = nested(150, lambda level, inner: {"k": {1, 2} if level == 0 else inner})
 
     with pytest.raises(UnstorableValueError) as caught:
-        _codec.encode(value, "here")
+        encode(value, "here")
 
     assert caught.value.place == "here" + ".k" * 150
 
 
 def test_a_refusal_hides_the_machinery() -> None:
     with pytest.raises(UnstorableValueError) as caught:
-        _codec.encode({b"1": 2}, "here")
+        encode({b"1": 2}, "here")
 
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
@@ -493,8 +509,8 @@ def a_message(*blocks: dict[str, Any], **more: Any) -> Message:
 
 
 def message_through_bson(message: Message) -> Message:
-    stored = _codec.encode_message(message, 7, AT, PLACE)
-    return _codec.decode_message(stored_through_bson(stored))
+    stored = message_doc(message, 7, AT, PLACE)
+    return decode_message(stored_through_bson(stored))
 
 
 @pytest.mark.parametrize("block", BLOCKS.values(), ids=BLOCKS.keys())
@@ -533,11 +549,11 @@ COLLIDING = [
 @pytest.mark.parametrize("value", ["theirs", {"a.b": 2**40}, None], ids=["plain", "escaped", "none"])
 def test_a_key_of_the_users_own_does_not_touch_the_bookkeeping(name: str, value: Any) -> None:
     message = a_message({"text": "hi"}, **{name: value})
-    stored = stored_through_bson(_codec.encode_message(message, 7, AT, PLACE))
+    stored = stored_through_bson(message_doc(message, 7, AT, PLACE))
 
-    assert_same(_codec.decode_message(stored), message)
+    assert_same(decode_message(stored), message)
     assert (stored["message_id"], stored["created_at"], stored["updated_at"]) == (7, AT, AT)
-    assert _codec.session_message(stored).redact_message is None
+    assert session_message(stored).redact_message is None
 
 
 @settings(deadline=None)
@@ -558,16 +574,16 @@ def test_any_message_comes_back(blocks: list[dict[str, Any]], more: dict[str, An
 def test_a_plain_message_is_stored_readable() -> None:
     message = a_message({"text": "hi"}, tracking_id="t-1", metadata=METADATA)
 
-    stored = _codec.encode_message(message, 7, AT, PLACE)
+    stored = message_doc(message, 7, AT, PLACE)
 
     assert_same(stored, {"message_id": 7, **message, "created_at": AT, "updated_at": AT})
 
 
 def with_metrics(message: Message) -> dict[str, Any]:
     metadata = cast("dict[str, Any]", message["metadata"])
-    stored = _codec.encode_message(message, 7, AT, PLACE)
+    stored = message_doc(message, 7, AT, PLACE)
     call = {name: dict(metadata.get(name) or {}) for name in METADATA}
-    _codec.add_metrics(stored, {"accumulated_usage": {"inputTokens": 9}, **call}, PLACE)
+    add_metrics(stored, {"accumulated_usage": {"inputTokens": 9}, **call}, PLACE)
     return stored_through_bson(stored)
 
 
@@ -578,8 +594,8 @@ def test_the_figures_of_a_call_are_stored_once() -> None:
 
     assert stored["metadata"] == "event_loop_metrics"
     assert stored["event_loop_metrics"].items() >= METADATA.items()
-    assert_same(_codec.decode_message(stored), message)
-    assert_same(_codec.message_record(stored)["metadata"], METADATA)
+    assert_same(decode_message(stored), message)
+    assert_same(message_record(stored)["metadata"], METADATA)
 
 
 @pytest.mark.parametrize(
@@ -596,24 +612,24 @@ def test_the_figures_of_a_call_are_stored_once() -> None:
 def test_metadata_of_any_form_come_back_beside_metrics(metadata: dict[str, Any]) -> None:
     message = a_message({"text": "hi"}, metadata=metadata)
 
-    assert_same(_codec.decode_message(with_metrics(message)), message)
+    assert_same(decode_message(with_metrics(message)), message)
 
 
 @pytest.mark.parametrize("more", [{}, {"metadata": METADATA}], ids=["without", "with"])
 def test_a_message_with_metrics_that_is_replaced_has_only_the_new_metadata(more: dict[str, Any]) -> None:
     stored, new = with_metrics(a_message({"text": "hi"}, metadata=METADATA)), a_message({"text": "new"}, **more)
 
-    _codec.replacement(new, 7, LATER, PLACE).apply(stored)
+    replacement(new, 7, LATER, PLACE).apply(stored)
 
-    assert_same(_codec.decode_message(stored_through_bson(stored)), new)
+    assert_same(decode_message(stored_through_bson(stored)), new)
 
 
 def test_a_redaction_keeps_metadata_that_are_in_the_metrics() -> None:
     stored = with_metrics(a_message({"text": "hi"}, metadata=METADATA))
 
-    _codec.redaction(a_message({"text": "-"}), 7, LATER, PLACE).apply(stored)
+    redaction(a_message({"text": "-"}), 7, LATER, PLACE).apply(stored)
 
-    assert_same(cast("dict[str, Any]", _codec.decode_message(stored_through_bson(stored)))["metadata"], METADATA)
+    assert_same(cast("dict[str, Any]", decode_message(stored_through_bson(stored)))["metadata"], METADATA)
 
 
 def test_metadata_that_look_like_the_reference_come_back() -> None:
@@ -624,11 +640,11 @@ def test_metadata_that_look_like_the_reference_come_back() -> None:
 
 def test_an_unstorable_message_is_refused_with_its_place() -> None:
     with pytest.raises(UnstorableValueError, match=re.escape(f"{PLACE}.content[0].text cannot be stored: ")):
-        _codec.encode_message(a_message({"text": {1}}), 7, AT, PLACE)
+        message_doc(a_message({"text": {1}}), 7, AT, PLACE)
 
 
 def test_the_record_of_a_message_has_its_id_and_times() -> None:
-    record = _codec.session_message(stored_through_bson(_codec.encode_message(a_message(), 7, AT, PLACE)))
+    record = session_message(stored_through_bson(message_doc(a_message(), 7, AT, PLACE)))
 
     assert (record.message_id, type(record.message_id)) == (7, int)
     assert (record.created_at, record.updated_at) == (AT.isoformat(), AT.isoformat())
@@ -653,7 +669,7 @@ EDITED: dict[str, Message] = {
     "tracking": a_message({"text": "new"}, tracking_id="t-2"),
     "metadata": a_message({"text": "new"}, metadata={"custom": {"why": "asked"}}),
 }
-EDITS = {"replacement": _codec.replacement, "redaction": _codec.redaction}
+EDITS = {"replacement": replacement, "redaction": redaction}
 V1_ELEMENT = {
     "message": {"role": "user", "content": [{"text": "SECRET"}]},
     "message_id": 7,
@@ -665,8 +681,8 @@ V1_ELEMENT = {
 
 
 def elements() -> dict[str, dict[str, Any]]:
-    new = {name: _codec.encode_message(message, 7, AT, PLACE) for name, message in ORIGINALS.items()}
-    guarded = {**_codec.encode_message(PLAIN, 7, AT, PLACE), "guardrail_event": {"action": "BLOCKED"}}
+    new = {name: message_doc(message, 7, AT, PLACE) for name, message in ORIGINALS.items()}
+    guarded = {**message_doc(PLAIN, 7, AT, PLACE), "guardrail_event": {"action": "BLOCKED"}}
     return {**new, "guarded": guarded, "v1": V1_ELEMENT}
 
 
@@ -677,9 +693,9 @@ ELEMENTS = elements()
 @pytest.mark.parametrize("stored", ELEMENTS.values(), ids=ELEMENTS.keys())
 def test_a_replacement_reads_as_the_new_message(stored: dict[str, Any], new: Message) -> None:
     edited = copy.deepcopy(stored)
-    _codec.replacement(new, 7, LATER, PLACE).apply(edited)
+    replacement(new, 7, LATER, PLACE).apply(edited)
 
-    assert_same(_codec.decode_message(stored_through_bson(edited)), new)
+    assert_same(decode_message(stored_through_bson(edited)), new)
     assert (edited["created_at"], edited["updated_at"]) == (AT, LATER)
 
 
@@ -687,10 +703,10 @@ def test_a_replacement_reads_as_the_new_message(stored: dict[str, Any], new: Mes
 @pytest.mark.parametrize("stored", ELEMENTS.values(), ids=ELEMENTS.keys())
 def test_a_redaction_leaves_nothing_of_the_original(stored: dict[str, Any], new: Message) -> None:
     edited = copy.deepcopy(stored)
-    _codec.redaction(new, 7, LATER, PLACE).apply(edited)
+    redaction(new, 7, LATER, PLACE).apply(edited)
 
     assert b"SECRET" not in bson.encode(edited)
-    record = _codec.session_message(stored_through_bson(edited))
+    record = session_message(stored_through_bson(edited))
     assert record.to_message()["content"] == new["content"]
     assert record.redact_message is not None
 
@@ -698,7 +714,7 @@ def test_a_redaction_leaves_nothing_of_the_original(stored: dict[str, Any], new:
 def test_a_redaction_keeps_identity_times_and_metrics() -> None:
     edited = copy.deepcopy(ELEMENTS["guarded"])
 
-    _codec.redaction(EDITED["plain"], 7, LATER, PLACE).apply(edited)
+    redaction(EDITED["plain"], 7, LATER, PLACE).apply(edited)
 
     kept = {name: edited[name] for name in ("message_id", "tracking_id", "metadata", "created_at", "guardrail_event")}
     assert kept == {name: ELEMENTS["guarded"][name] for name in kept}
@@ -713,16 +729,16 @@ def test_a_redaction_keeps_identity_times_and_metrics() -> None:
 def test_a_redaction_keeps_metrics_that_were_marked(metrics: dict[str, Any]) -> None:
     """What stays of a marked message is still read with its marks."""
     original = a_message({"text": "SECRET"}, metadata={"metrics": metrics})
-    edited = _codec.encode_message(original, 7, AT, PLACE)
+    edited = message_doc(original, 7, AT, PLACE)
 
-    _codec.redaction(EDITED["plain"], 7, LATER, PLACE).apply(edited)
+    redaction(EDITED["plain"], 7, LATER, PLACE).apply(edited)
 
-    found = _codec.decode_message(stored_through_bson(edited))
+    found = decode_message(stored_through_bson(edited))
     assert_same(found["metadata"]["metrics"], metrics)
 
 
 @pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS.keys())
-def test_an_unstorable_edit_is_refused_with_its_place(edit: Callable[..., _codec.MessageEdit]) -> None:
+def test_an_unstorable_edit_is_refused_with_its_place(edit: Callable[..., MessageEdit]) -> None:
     with pytest.raises(UnstorableValueError, match=re.escape(f"{PLACE}.content[0].text cannot be stored: ")):
         edit(a_message({"text": object()}), 7, LATER, PLACE)
 
@@ -768,7 +784,7 @@ def test_an_unstorable_edit_is_refused_with_its_place(edit: Callable[..., _codec
 def test_an_element_of_the_first_version_is_read(message: Any, redacted: Any, expected: Any) -> None:
     element = stored_through_bson({**V1_ELEMENT, "message": message, "redact_message": redacted, "unknown": 1})
 
-    record = _codec.session_message(element)
+    record = session_message(element)
 
     assert_same(record.to_message()["content"], expected)
     assert record.to_message()["role"] == message["role"]
@@ -782,7 +798,7 @@ def test_percent_codes_in_keys_of_the_first_version_are_plain_text(text: str) ->
     content = [{"toolUse": {"toolUseId": "t", "name": "n", "input": {text: 1}}}]
     element = stored_through_bson({**V1_ELEMENT, "message": {"role": "assistant", "content": content}})
 
-    assert_same(_codec.decode_message(element)["content"], content)
+    assert_same(decode_message(element)["content"], content)
 
 
 @pytest.mark.parametrize("at", [AT, AT.isoformat(), "2026-01-02T03:04:05"], ids=["date", "iso", "naive"])
@@ -790,14 +806,14 @@ def test_times_of_the_first_version_are_read(at: Any) -> None:
     element = stored_through_bson({**V1_ELEMENT, "created_at": at, "updated_at": at})
 
     expected = at if isinstance(at, str) else at.isoformat()
-    assert _codec.session_message(element).created_at == expected
+    assert session_message(element).created_at == expected
 
 
 @pytest.mark.parametrize("missing", [{}, {"created_at": None, "updated_at": None}], ids=["absent", "null"])
 def test_missing_times_are_not_fatal(missing: dict[str, Any]) -> None:
     element = {"message": V1_ELEMENT["message"], "message_id": 7, **missing}
 
-    assert _codec.session_message(element).message_id == 7
+    assert session_message(element).message_id == 7
 
 
 # Agents
@@ -807,9 +823,9 @@ def test_missing_times_are_not_fatal(missing: dict[str, Any]) -> None:
 @given(st.dictionaries(keys, values, max_size=3))
 def test_any_agent_comes_back(state: dict[str, Any]) -> None:
     agent = SessionAgent("a.b", state, {"removed_message_count": 3, "more": state}, {"model_state": state})
-    stored = stored_through_bson(_codec.encode_agent(agent, "Agent 'a.b'"))
+    stored = stored_through_bson(agent_data_doc(agent, "Agent 'a.b'"))
 
-    found = _codec.session_agent(
+    found = session_agent(
         "a.b", {"agent_data": stored, "guard": {"revision": 1}, "created_at": AT, "updated_at": LATER}
     )
 
@@ -820,18 +836,18 @@ def test_any_agent_comes_back(state: dict[str, Any]) -> None:
     assert (found.created_at, found.updated_at) == (AT.isoformat(), LATER.isoformat())
 
 
-@pytest.mark.parametrize("name", _codec.AGENT_FIELDS)
+@pytest.mark.parametrize("name", AGENT_FIELDS)
 def test_an_unstorable_agent_field_is_refused_by_name(name: str) -> None:
     agent = SessionAgent("a", {}, {})
     setattr(agent, name, {"x": {1}})
 
     with pytest.raises(UnstorableValueError, match=rf"^Agent 'a', {name}\.x cannot be stored: "):
-        _codec.encode_agent(agent, "Agent 'a'")
+        agent_data_doc(agent, "Agent 'a'")
 
 
-@pytest.mark.parametrize("data", [{}, dict.fromkeys(_codec.AGENT_FIELDS)], ids=["absent", "null"])
+@pytest.mark.parametrize("data", [{}, dict.fromkeys(AGENT_FIELDS)], ids=["absent", "null"])
 def test_agent_fields_may_be_missing(data: dict[str, Any]) -> None:
-    found = _codec.session_agent("a", {"agent_data": {"unknown": 1, **data}})
+    found = session_agent("a", {"agent_data": {"unknown": 1, **data}})
 
     assert (found.state, found.conversation_manager_state, found._internal_state) == ({}, {}, {})
 
@@ -852,7 +868,7 @@ class Result:
 def test_content_becomes_blocks(content: Any, expected: list[Any]) -> None:
     message = cast(Message, {"role": "user", "content": content, "tracking_id": "t"})
 
-    assert _codec.with_blocks(message) == {"role": "user", "content": expected, "tracking_id": "t"}
+    assert with_blocks(message) == {"role": "user", "content": expected, "tracking_id": "t"}
     assert message["content"] is content
 
 
@@ -863,12 +879,12 @@ def test_content_becomes_blocks(content: Any, expected: list[Any]) -> None:
 def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = {"VALUE_BYTES": 6, "SMALL_VALUE_BYTES": 2, "MESSAGE_BYTES": 500}
     for name, limit in limits.items():
-        monkeypatch.setattr(_large_values, name, limit)
+        monkeypatch.setattr(blobs, name, limit)
 
 
-def off_loaded(message: Message) -> tuple[dict[str, Any], _large_values.Files]:
-    stored = _codec.encode_message(message, 7, AT, PLACE)
-    size, files = _large_values.off_load(stored, "s", "a", 7)
+def offloaded(message: Message) -> tuple[dict[str, Any], Files]:
+    stored = message_doc(message, 7, AT, PLACE)
+    size, files = offload(stored, "s", "a", 7)
     assert size == len(bson.encode(stored))
     return stored, files
 
@@ -883,23 +899,21 @@ def off_loaded(message: Message) -> tuple[dict[str, Any], _large_values.Files]:
 @example([{"a": "x" * 9, "b": b"x" * 9}, {"a": "x" * 9}], {"files": ["0"], "%file": "x" * 9})
 def test_any_message_comes_back_from_files(blocks: list[dict[str, Any]], more: dict[str, Any]) -> None:
     message = a_message(*blocks, **more)
-    stored, files = off_loaded(message)
+    stored, files = offloaded(message)
 
-    again = _large_values.put_back(stored_through_bson(stored), files)
+    again = put_back_values(stored_through_bson(stored), files)
 
-    assert_same(dict(_codec.decode_message(again)), dict(_codec.decode_message(stored_through_bson(again))))
+    assert_same(dict(decode_message(again)), dict(decode_message(stored_through_bson(again))))
     for name, value in message.items():
-        assert_same(cast("dict[str, Any]", _codec.decode_message(again))[name], value)
+        assert_same(cast("dict[str, Any]", decode_message(again))[name], value)
     assert sorted(files) == stored.get("files", [])
     assert all(hashlib.sha256(value).hexdigest() == digest for digest, value in files.items())
 
 
 @pytest.mark.usefixtures("small_limits")
 def test_only_values_over_the_threshold_are_off_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_large_values, "MESSAGE_BYTES", 1000)
-    stored, files = off_loaded(
-        a_message({"text": "123456", "é": "ééé", "n": 2**40}, {"text": "1234567", "b": b"1" * 7})
-    )
+    monkeypatch.setattr("mongodb_session_manager._schema.blobs.MESSAGE_BYTES", 1000)
+    stored, files = offloaded(a_message({"text": "123456", "é": "ééé", "n": 2**40}, {"text": "1234567", "b": b"1" * 7}))
 
     assert stored["content"][0] == {"text": "123456", "é": "ééé", "n": 2**40}
     assert [stored["content"][1][name]["%file"]["kind"] for name in ("text", "b")] == ["text", "bytes"]
@@ -911,29 +925,29 @@ def test_only_values_over_the_threshold_are_off_loaded(monkeypatch: pytest.Monke
 def test_what_measures_a_message_stays_with_it() -> None:
     metadata = {"usage": {"inputTokens": 10}, "custom": {"large": "x" * 20}}
 
-    stored, files = off_loaded(a_message({"text": "x" * 9}, metadata=metadata))
+    stored, files = offloaded(a_message({"text": "x" * 9}, metadata=metadata))
 
     assert stored["metadata"] == metadata
     assert files.keys() == {hashlib.sha256(b"x" * 9).hexdigest()}
 
 
 def test_a_message_below_the_threshold_is_not_looked_through() -> None:
-    stored, files = off_loaded(a_message({"text": "x" * 200_000}))
+    stored, files = offloaded(a_message({"text": "x" * 200_000}))
 
     assert "files" not in stored
     assert files == {}
 
 
-@pytest.mark.parametrize("edit", [_codec.replacement, _codec.redaction])
+@pytest.mark.parametrize("edit", [replacement, redaction])
 @pytest.mark.usefixtures("small_limits")
 def test_an_edit_sets_or_drops_the_files_of_a_message(edit: Any) -> None:
-    stored, _ = off_loaded(a_message({"text": "x" * 9}))
+    stored, _ = offloaded(a_message({"text": "x" * 9}))
 
-    large, files = _large_values.off_load_edit(edit(a_message({"text": "y" * 9}), 7, LATER, PLACE), "s", "a")
+    large, files = offload_edit(edit(a_message({"text": "y" * 9}), 7, LATER, PLACE), "s", "a")
     large.apply(stored)
     assert stored["files"] == list(files)
     assert "files" not in large.dropped
-    small, files = _large_values.off_load_edit(edit(a_message({"t": "y"}), 7, LATER, PLACE), "s", "a")
+    small, files = offload_edit(edit(a_message({"t": "y"}), 7, LATER, PLACE), "s", "a")
     small.apply(stored)
 
     assert files == {}

@@ -1,8 +1,9 @@
 """The shape of a stored session: field names, ids, and that nothing forgets which session it is about."""
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,27 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mongodb_session_manager import _document
-from mongodb_session_manager._codec import MessageEdit, escape_key, unescape_key
-from mongodb_session_manager._document import AgentWrite, Guard
+from mongodb_session_manager._schema import ids
+from mongodb_session_manager._schema.data import multi_agent_pipeline, multi_agent_update, new_multi_agent_update
+from mongodb_session_manager._schema.histories import (
+    AgentWrite,
+    Guard,
+    guard_of,
+    guarded_update,
+    new_agent_update,
+    unguarded_update,
+)
+from mongodb_session_manager._schema.ids import agent_path, check_id, multi_agent_path, now
+from mongodb_session_manager._schema.messages import MessageEdit
+from mongodb_session_manager._schema.reads import (
+    agent_pipeline,
+    message_pipeline,
+    page_pipeline,
+    removed_count,
+    restore_pipeline,
+)
+from mongodb_session_manager._schema.sessions import OPENING_PROJECTION, SCHEMA_VERSION, new_session_doc, opening_update
+from mongodb_session_manager._schema.values import Pipeline, escape_key, unescape_key
 
 AT = datetime(2026, 1, 2, tzinfo=timezone.utc)
 SESSION = "session.$1"
@@ -95,8 +114,8 @@ def test_escaped_names_are_stable(key: str, name: str) -> None:
 @settings(deadline=None)
 @given(marked.filter(bool))
 def test_a_path_has_one_segment_for_an_id(agent_id: str) -> None:
-    assert _document.agent_path(agent_id, "messages").split(".") == ["agents", escape_key(agent_id), "messages"]
-    assert _document.multi_agent_path(agent_id, "state").split(".") == ["multi_agents", escape_key(agent_id), "state"]
+    assert agent_path(agent_id, "messages").split(".") == ["agents", escape_key(agent_id), "messages"]
+    assert multi_agent_path(agent_id, "state").split(".") == ["multi_agents", escape_key(agent_id), "state"]
 
 
 # Ids
@@ -106,7 +125,7 @@ def test_a_path_has_one_segment_for_an_id(agent_id: str) -> None:
     "value", ["a", " ", "a.b", "$where", "%", "日本", "🙂", "a/b\\c", "\n", "x" * 1024, "é" * 512, "0", "\ufeff"]
 )
 def test_an_id_is_any_short_text(value: str) -> None:
-    assert _document.check_id("session_id", value) == value
+    assert check_id("session_id", value) == value
 
 
 @pytest.mark.parametrize(
@@ -125,7 +144,7 @@ def test_an_id_is_any_short_text(value: str) -> None:
 )
 def test_other_text_is_a_value_error(value: str, reason: str) -> None:
     with pytest.raises(ValueError, match=rf"^session_id must .*{reason}") as caught:
-        _document.check_id("session_id", value)
+        check_id("session_id", value)
 
     assert len(str(caught.value)) < 300
 
@@ -133,7 +152,7 @@ def test_other_text_is_a_value_error(value: str, reason: str) -> None:
 @pytest.mark.parametrize("value", [None, 1, b"a", {"$ne": None}, ["a"], ("a",), ..., True], ids=repr)
 def test_an_id_that_is_no_text_is_a_type_error(value: object) -> None:
     with pytest.raises(TypeError, match=f"^agent_id must be a string, got {type(value).__name__}$"):
-        _document.check_id("agent_id", value)
+        check_id("agent_id", value)
 
 
 # What is sent
@@ -148,41 +167,63 @@ def a_write(**changes: Any) -> AgentWrite:
 
 
 UPDATES: dict[str, Callable[[], Any]] = {
-    "new_agent": lambda: _document.new_agent(SESSION, a_write()),
-    "new_agent with messages": lambda: _document.new_agent(SESSION, a_write(appended=[{"message_id": 0}])),
-    "guarded data": lambda: _document.guarded(SESSION, a_write(data={"state": {}}), GUARD),
-    "guarded append": lambda: _document.guarded(SESSION, a_write(appended=[{"message_id": 8}]), GUARD),
-    "guarded edit": lambda: _document.guarded(SESSION, a_write(edited=EDIT), GUARD),
-    "guarded edit of the first version": lambda: _document.guarded(SESSION, a_write(edited=EDIT), OLD_GUARD),
-    "unguarded data": lambda: _document.unguarded(SESSION, a_write(data={"state": {}})),
-    "unguarded append": lambda: _document.unguarded(SESSION, a_write(appended=[{"message_id": 8}])),
-    "unguarded edit": lambda: _document.unguarded(SESSION, a_write(edited=EDIT)),
-    "new_multi_agent": lambda: _document.new_multi_agent(SESSION, AGENT, {}),
-    "changed_multi_agent": lambda: _document.changed_multi_agent(SESSION, AGENT, {}),
+    "new_agent_update": lambda: new_agent_update(SESSION, a_write()),
+    "new_agent_update with messages": lambda: new_agent_update(SESSION, a_write(appended=[{"message_id": 0}])),
+    "guarded_update of data": lambda: guarded_update(SESSION, a_write(data={"state": {}}), GUARD),
+    "guarded_update of append": lambda: guarded_update(SESSION, a_write(appended=[{"message_id": 8}]), GUARD),
+    "guarded_update of edit": lambda: guarded_update(SESSION, a_write(edited=EDIT), GUARD),
+    "guarded_update of edit of the first version": lambda: guarded_update(SESSION, a_write(edited=EDIT), OLD_GUARD),
+    "unguarded_update of data": lambda: unguarded_update(SESSION, a_write(data={"state": {}})),
+    "unguarded_update of append": lambda: unguarded_update(SESSION, a_write(appended=[{"message_id": 8}])),
+    "unguarded_update of edit": lambda: unguarded_update(SESSION, a_write(edited=EDIT)),
+    "new_multi_agent_update": lambda: new_multi_agent_update(SESSION, AGENT, {}),
+    "multi_agent_update": lambda: multi_agent_update(SESSION, AGENT, {}),
 }
-PIPELINES: dict[str, Callable[[], _document.Pipeline]] = {
-    "agent_pipeline": lambda: _document.agent_pipeline(SESSION, AGENT),
-    "restore_pipeline": lambda: _document.restore_pipeline(SESSION, AGENT),
-    "page_pipeline": lambda: _document.page_pipeline(SESSION, AGENT, 2, 3),
-    "page_pipeline without limit": lambda: _document.page_pipeline(SESSION, AGENT, 0, None),
-    "page_pipeline of nothing": lambda: _document.page_pipeline(SESSION, AGENT, 0, 0),
-    "message_pipeline": lambda: _document.message_pipeline(SESSION, AGENT, 3),
-    "multi_agent_pipeline": lambda: _document.multi_agent_pipeline(SESSION, AGENT),
+PIPELINES: dict[str, Callable[[], Pipeline]] = {
+    "agent_pipeline": lambda: agent_pipeline(SESSION, AGENT),
+    "restore_pipeline": lambda: restore_pipeline(SESSION, AGENT),
+    "page_pipeline": lambda: page_pipeline(SESSION, AGENT, 2, 3),
+    "page_pipeline without limit": lambda: page_pipeline(SESSION, AGENT, 0, None),
+    "page_pipeline of nothing": lambda: page_pipeline(SESSION, AGENT, 0, 0),
+    "message_pipeline": lambda: message_pipeline(SESSION, AGENT, 3),
+    "multi_agent_pipeline": lambda: multi_agent_pipeline(SESSION, AGENT),
 }
 IDS = {"'_id'", "'session_id'", "'metadata.session_id'"}
-# Built beside a filter that stands in the repository: the upsert that opens a session, and the insert.
-WITHOUT_FILTER = {"new_session", "open_session"}
+SCHEMA = sorted(Path(ids.__file__).parent.glob("*.py"))
+RETURNED = {
+    "FilterAndUpdate": "_update",
+    "tuple[Stored, Update]": "_update",
+    "tuple[Stored, dict[str, int]]": "_projection",
+    "Pipeline": "_pipeline",
+}
+SENT = ("_filter", "_update", "_pipeline", "_projection", "_doc")
+# Beside filters that stand elsewhere: the upsert that opens a session, and the insert.
+WITHOUT_FILTER = {"new_session_doc", "opening_update"}
 
 
+def functions() -> Iterator[ast.FunctionDef]:
+    """All functions of the schema."""
+    for path in SCHEMA:
+        yield from (node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef))
+
+
+@cache
 def builders() -> dict[str, ast.FunctionDef]:
-    """The functions of the module that build something to send for one session."""
-    tree = ast.parse(Path(_document.__file__).read_text())
-    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    """The functions that build something to send for one session."""
     return {
         function.name: function
-        for function in functions
-        if [each.arg for each in function.args.args[:1]] == ["session_id"] and function.name not in WITHOUT_FILTER
+        for function in functions()
+        if [each.arg for each in function.args.args[:1]] == ["session_id"]
+        and function.name.startswith("_") | function.name.endswith(SENT)
+        and function.name not in WITHOUT_FILTER
     }
+
+
+@pytest.mark.parametrize("function", list(functions()), ids=lambda function: function.name)
+def test_a_function_ends_in_what_it_returns(function: ast.FunctionDef) -> None:
+    returned = "" if function.returns is None else ast.unparse(function.returns)
+
+    assert function.name.startswith("_") or function.name.endswith(RETURNED.get(returned, ""))
 
 
 def names_the_session(node: ast.AST) -> bool:
@@ -218,7 +259,7 @@ def test_every_update_names_the_session_and_its_time(build: Callable[[], Any]) -
 
 
 @pytest.mark.parametrize("build", PIPELINES.values(), ids=PIPELINES.keys())
-def test_every_pipeline_begins_with_the_session(build: Callable[[], _document.Pipeline]) -> None:
+def test_every_pipeline_begins_with_the_session(build: Callable[[], Pipeline]) -> None:
     assert build()[0] == {"$match": {"_id": SESSION}}
 
 
@@ -242,10 +283,10 @@ def test_no_update_has_conflicting_paths(build: Callable[[], Any]) -> None:
     assert not [one for one in paths for other in paths if other.startswith(f"{one}.")]
 
 
-@pytest.mark.parametrize("name", ["guarded data", "guarded append", "guarded edit"])
+@pytest.mark.parametrize("name", ["guarded_update of data", "guarded_update of append", "guarded_update of edit"])
 def test_a_guarded_write_checks_and_moves_the_guard(name: str) -> None:
     wanted, update = UPDATES[name]()
-    moved = GUARD.next_message_id + (name == "guarded append")
+    moved = GUARD.next_message_id + (name == "guarded_update of append")
 
     assert wanted["agents.a%2Eb.guard"] == {"revision": 5, "next_message_id": 8, "write_id": GUARD.write_id}
     assert list(wanted["agents.a%2Eb.guard"]) == list(update["$set"]["agents.a%2Eb.guard"])
@@ -257,13 +298,13 @@ def test_a_guarded_write_checks_and_moves_the_guard(name: str) -> None:
 def test_a_guard_is_compared_as_it_was_found() -> None:
     found = {"write_id": "w", "revision": 5}
 
-    wanted, _ = _document.guarded(SESSION, a_write(), _document.guard_of({"guard": found, "last_message_id": 7}))
+    wanted, _ = guarded_update(SESSION, a_write(), guard_of({"guard": found, "last_message_id": 7}))
 
     assert list(wanted["agents.a%2Eb.guard"].items()) == list(found.items())
 
 
 def test_an_edit_names_its_message() -> None:
-    for name in ("guarded edit", "unguarded edit"):
+    for name in ("guarded_update of edit", "unguarded_update of edit"):
         wanted, _ = UPDATES[name]()
         condition = wanted["agents.a%2Eb.messages.message_id"]
         assert condition in (3, {"$eq": 3})
@@ -274,7 +315,7 @@ def test_each_write_has_an_id_of_its_own() -> None:
 
 
 def test_a_new_session_has_every_part() -> None:
-    fresh = _document.new_session(SESSION, "AGENT", "app", AT)
+    fresh = new_session_doc(SESSION, "AGENT", "app", AT)
 
     assert list(fresh)[:2] == ["session_id", "session_type"]
     assert (fresh["metadata"], fresh["feedbacks"], fresh["agents"], fresh["multi_agents"]) == ({}, [], {}, {})
@@ -282,17 +323,17 @@ def test_a_new_session_has_every_part() -> None:
 
 
 def test_opening_changes_nothing_of_an_existing_session() -> None:
-    fresh, update = _document.open_session(SESSION, "AGENT", None)
+    fresh, update = opening_update(SESSION, "AGENT", None)
 
-    assert update == {"$setOnInsert": {"schema_version": _document.SCHEMA_VERSION, **fresh}}
+    assert update == {"$setOnInsert": {"schema_version": SCHEMA_VERSION, **fresh}}
 
 
 def test_opening_never_reads_the_history() -> None:
-    assert not {"agents", "messages", "multi_agents", "feedbacks"} & set(_document.OPENING_FIELDS)
+    assert not {"agents", "messages", "multi_agents", "feedbacks"} & set(OPENING_PROJECTION)
 
 
 def test_now_is_a_time_that_bson_keeps() -> None:
-    at = _document.now()
+    at = now()
 
     assert bson.decode(bson.encode({"at": at}), codec_options=bson.CodecOptions(tz_aware=True)) == {"at": at}
     assert abs(datetime.now(timezone.utc) - at) < timedelta(minutes=1)
@@ -314,7 +355,7 @@ def test_now_is_a_time_that_bson_keeps() -> None:
     ids=["counted", "new", "first_version_written", "first_version", "null", "empty"],
 )
 def test_the_guard_of_an_agent(agent: dict[str, Any], guard: Guard) -> None:
-    assert _document.guard_of(agent) == guard
+    assert guard_of(agent) == guard
 
 
 @pytest.mark.parametrize(
@@ -332,4 +373,4 @@ def test_the_guard_of_an_agent(agent: dict[str, Any], guard: Guard) -> None:
     ids=str,
 )
 def test_what_a_conversation_manager_had_removed(state: Any, count: int) -> None:
-    assert _document.removed_count({"conversation_manager_state": state}) == count
+    assert removed_count({"conversation_manager_state": state}) == count

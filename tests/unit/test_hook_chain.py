@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mongodb_session_manager._hook_chain import HookChain, as_hooks
+from mongodb_session_manager._session.hook_chain import HookChain, as_hooks
 
 Original = Callable[..., Any]
 

@@ -12,7 +12,7 @@ from bson.int64 import Int64
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mongodb_session_manager._json_form import json_form
+from mongodb_session_manager._schema.parts import json_form
 
 forms = pytest.mark.parametrize("form", ["note", "base64", "sentence"])
 

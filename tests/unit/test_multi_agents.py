@@ -7,7 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strands.types.session import encode_bytes_values
 
-from mongodb_session_manager import _codec, _multi_agents
+from mongodb_session_manager._schema.multi_agents import decode_multi_agent, encode_multi_agent
+from mongodb_session_manager._schema.values import CODEC_OPTIONS
 
 MARK = {"__bytes_encoded__": True, "data": "aGVsbG8="}  # what the SDK makes of b"hello"
 
@@ -26,10 +27,10 @@ def test_any_state_comes_back(state: dict[str, Any], encoded: bool) -> None:
     """Also one that the SDK has not made, and one that is made by its encoding."""
     state = encode_bytes_values(state) if encoded else state
 
-    fields = _multi_agents.encode("s-1", "g", state).fields
-    fields = bson.decode(bson.encode(fields), codec_options=_codec.CODEC_OPTIONS)
+    fields = encode_multi_agent("s-1", "g", state).fields
+    fields = bson.decode(bson.encode(fields), codec_options=CODEC_OPTIONS)
 
-    assert _multi_agents.decode(fields) == state
+    assert decode_multi_agent(fields) == state
 
 
 def test_what_is_nested_deep_comes_back() -> None:
@@ -38,13 +39,13 @@ def test_what_is_nested_deep_comes_back() -> None:
         state = [{"a": state}]
     state = encode_bytes_values({"state": state})
 
-    fields = _multi_agents.encode("s-1", "g", state).fields
+    fields = encode_multi_agent("s-1", "g", state).fields
 
     assert b"deep" in bson.encode(fields)
-    assert _multi_agents.decode(fields) == state
+    assert decode_multi_agent(fields) == state
 
 
 def test_ordinary_states_are_stored_as_they_are() -> None:
     state = {"type": "graph", "node_results": {"a": {"result": {"type": "agent_result", "message": {"role": "user"}}}}}
 
-    assert _multi_agents.encode("s-1", "g", state).fields == {"state": state}
+    assert encode_multi_agent("s-1", "g", state).fields == {"state": state}

@@ -7,7 +7,8 @@ import pytest
 from pymongo import common
 
 from mongodb_session_manager import MongoDBSessionManager, create_mongodb_session_manager, types
-from mongodb_session_manager._arguments import OPTIONS, shown, spelling_hint
+from mongodb_session_manager._client.spelling import OPTIONS, spelling_hint
+from mongodb_session_manager._schema.ids import shown
 from mongodb_session_manager.mongodb_session_factory import _LEASE_ARGUMENTS
 
 OF_THE_MANAGER = set(inspect.signature(MongoDBSessionManager.__init__).parameters) - {

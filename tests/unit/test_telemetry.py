@@ -11,13 +11,9 @@ import pytest
 from strands.types.content import Message
 
 from mongodb_session_manager import types
-from mongodb_session_manager._telemetry import (
-    call_metrics,
-    ends_invocation,
-    policies_triggered,
-    sum_of_totals,
-    usage_totals,
-)
+from mongodb_session_manager._history.call_metrics import call_metrics, ends_invocation
+from mongodb_session_manager._schema.usage import sum_of_totals, usage_totals
+from mongodb_session_manager._session.guardrail_trace import policies_triggered
 
 SECRET = "my number is 555-0199"
 

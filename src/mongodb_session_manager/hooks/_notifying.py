@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias, get_
 import pymongo
 from pymongo.errors import InvalidOperation
 
-from .._deliveries import Deliveries
+from .._session.deliveries import Deliveries
 from .dispatcher import Delivery, Dispatcher, shared_dispatcher
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""The driver: options, figures, ownership, threads and errors."""

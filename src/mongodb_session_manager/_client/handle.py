@@ -1,0 +1,350 @@
+"""Who uses a client, its threads, and its end."""
+
+import _thread
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, Final
+
+import pymongo
+from pymongo import MongoClient
+from pymongo.errors import InvalidOperation, PyMongoError
+
+from ..errors import MongoDBSessionError
+from .monitor import PoolMonitor, not_initialized_stats
+from .options import (
+    DEFAULT_OPTIONS,
+    Client,
+    answer_timeout,
+    check_acknowledged,
+    check_client,
+    client_options,
+    largest_pool,
+    make_client,
+    pool_config,
+    shortest_timeout,
+    with_listener,
+)
+
+__all__ = ["CLOSE_TIMEOUT", "ClientHandle"]
+
+logger = logging.getLogger(__name__)
+
+CLOSE_TIMEOUT: Final = 10.0
+"""Seconds that closing waits for what is pending."""
+THREAD_NAME: Final = "mongodb-session-manager"
+
+# A client that keeps to the Stable API strictly may not ask for the version, and is told so.
+_API_STRICT: Final = 323
+
+
+class _ClientClosedError(MongoDBSessionError, InvalidOperation):
+    """The client was closed, by us."""
+
+    def __init__(self) -> None:
+        super().__init__("This MongoClient has been closed. Make a new factory or session manager to go on.")
+
+
+@dataclass
+class _Use:
+    finalizer: "weakref.finalize[Any, Any]"
+    owner: bool
+
+
+class ClientHandle:
+    """A MongoClient with what belongs to it: its threads, its figures and its users.
+
+    There is one handle for a client object at any time. Users are known weakly: one that is dropped without
+    ``release()`` counts as gone when it is collected. A client of our own is closed with its last user, or with
+    its last owner; a borrowed one is never closed, only the threads that worked for it end.
+
+    After a fork the child starts with threads and figures of its own, on the client that pymongo resets.
+    """
+
+    _registry: ClassVar["weakref.WeakValueDictionary[int, ClientHandle]"] = weakref.WeakValueDictionary()
+    _registry_lock = threading.Lock()
+
+    def __init__(self, client: Client, monitor: PoolMonitor | None = None) -> None:
+        self.client: Final = client
+        self.owned: Final = monitor is not None
+        self._monitor = monitor
+        self._thread_token = object()
+        self._users: dict[int, _Use] = {}
+        self._closed = False
+        self._reset()
+        # Keyed by identity: two clients of the same servers are equal. The handle keeps its client alive, so
+        # that no other object can have the id while the entry is there.
+        self._registry[id(client)] = self
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._executor: ThreadPoolExecutor | None = None
+
+    @classmethod
+    def open(cls, connection_string: str, **options: Any) -> "ClientHandle":
+        """Make a client that this library owns. It does no network I/O, but for the DNS of ``mongodb+srv://``.
+
+        Raises:
+            pymongo.errors.ConfigurationError: For an option that pymongo does not know.
+            ValueError: Its write concern is ``w=0``.
+        """
+        monitor = PoolMonitor()
+        client = make_client(connection_string, with_listener(client_options(connection_string, options), monitor))
+        try:
+            check_acknowledged(client)
+        except ValueError:
+            client.close()
+            raise
+        with cls._registry_lock:
+            return cls(client, monitor)
+
+    @classmethod
+    def of(cls, client: Client) -> "ClientHandle":
+        """Find the handle of this very client object, or borrow the client.
+
+        Raises:
+            TypeError: For an asynchronous client, or something that is no client at all.
+            ValueError: Its write concern is ``w=0``.
+        """
+        check_client(client)
+        with cls._registry_lock:
+            return cls._registry.get(id(client)) or cls(client)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the client has been closed by this handle; never so for a borrowed one."""
+        return self._closed
+
+    @property
+    def state(self) -> str:
+        """``"open"`` or ``"closed"``, for a repr."""
+        return "closed" if self._closed else "open"
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds that the client gives an operation (``timeoutMS``); None where it has no such limit."""
+        return self.client.options.timeout if isinstance(self.client, MongoClient) else None
+
+    @property
+    def shortest_timeout(self) -> float:
+        """Seconds that the client waits for a server or an answer at most, by whichever of its limits."""
+        return shortest_timeout(self.client)
+
+    @property
+    def executor(self) -> ThreadPoolExecutor:
+        """The threads that work for this client, at most as many as it may have connections.
+
+        Raises:
+            pymongo.errors.InvalidOperation: When the client has been closed.
+        """
+        with self._lock:
+            self._check_open()
+            if self._executor is None:
+                self._executor = ThreadPoolExecutor(
+                    max_workers=largest_pool(self.client) or DEFAULT_OPTIONS["maxPoolSize"],
+                    thread_name_prefix=THREAD_NAME,
+                    initializer=_enter_thread,
+                    initargs=(self._thread_token,),
+                )
+            return self._executor
+
+    def acquire(self, user: object, *, owner: bool = False) -> None:
+        """Note that somebody uses the client; a second time for the same user can only make it an owner.
+
+        Args:
+            user: Is known by its identity, and weakly.
+            owner: Whether the client is to be closed when this user, and every other owner, has released it,
+                even if users are left who are no owners.
+
+        Raises:
+            pymongo.errors.InvalidOperation: When the client has been closed.
+        """
+        with self._lock:
+            self._check_open()
+            use = self._users.get(id(user))
+            if use is None:
+                finalizer = weakref.finalize(user, self._collected, id(user))
+                finalizer.atexit = False
+                self._users[id(user)] = _Use(finalizer, owner)
+            elif owner:
+                use.owner = True
+
+    def release(self, user: object, timeout: float = CLOSE_TIMEOUT) -> None:
+        """Note that a user is done; the last owner and the last user take the client with them.
+
+        Args:
+            user: Somebody who is no user has no effect.
+            timeout: Seconds to wait for queued work if that closes the client.
+        """
+        finish = self.leave(user, timeout)
+        if finish:
+            finish()
+
+    def release_behind(self, user: object) -> None:
+        """Do what ``release`` does, but close the client in the background where that is to be done."""
+        finish = self.leave(user)
+        if finish:
+            _in_background(finish)
+
+    def leave(self, user: object, timeout: float = CLOSE_TIMEOUT) -> Callable[[], None] | None:
+        """Do what ``release`` does, but return what closes the client, which takes its time; None if nothing does."""
+        with self._lock:
+            use = self._forget(user)
+            if use is None:
+                return None
+            orphaned = use.owner and self.owned and not self._has_owner()
+            return self._end(timeout) if orphaned or not self._users else None
+
+    def abandon(self, user: object) -> None:
+        """Note that a user has been replaced: the client stays open for all who still use it.
+
+        Those become its owners, so that it closes with the last of them.
+        """
+        with self._lock:
+            self._forget(user)
+            for use in self._users.copy().values():
+                use.owner = True
+            finish = self._end() if not self._users else None
+        if finish:
+            finish()
+
+    def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
+        """Close at once, whoever uses it: let queued work finish, end the threads, close the client.
+
+        A borrowed client stays open. Called from one of the handle's own threads, it returns at once and the
+        rest is done in the background.
+
+        Args:
+            timeout: Seconds to wait for queued work. What has not begun then is cancelled, and what still runs
+                ends by the client's own timeouts.
+        """
+        with self._lock:
+            finish = self._end(timeout)
+        finish()
+
+    def stats(self) -> dict[str, Any]:
+        """Ask the server how it is, for at most 5 s, and count the connections.
+
+        Returns:
+            ``status`` (``connected``, ``external_client`` for a borrowed client that answers, ``error`` when the server
+            does not answer, ``not_initialized`` after closing), ``server_version`` (None also under the strict Stable
+            API, which does not tell it), ``pool_config`` (milliseconds; None for no limit) and ``connections``
+            (None for a borrowed client, whose pool nobody counts).
+        """
+        if self._closed:
+            return not_initialized_stats()
+        answers, version = self._server_version()
+        healthy = "connected" if self.owned else "external_client"
+        return {
+            "status": healthy if answers else "error",
+            "server_version": version,
+            "pool_config": pool_config(self.client),
+            "connections": self._connections(),
+        }
+
+    def _server_version(self) -> tuple[bool, str | None]:
+        """Tell whether the server answers, and its version as far as it tells that."""
+        try:
+            with pymongo.timeout(answer_timeout(self.client)):
+                return True, str(self.client.server_info()["version"])
+        except PyMongoError as error:
+            if getattr(error, "code", None) == _API_STRICT:
+                return True, None
+            logger.debug("error=<%s> | the server does not answer", type(error).__name__)
+            return False, None
+
+    def _connections(self) -> dict[str, int] | dict[str, None]:
+        if self._monitor is None:
+            return dict.fromkeys(PoolMonitor().connections())
+        return self._monitor.connections()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise _ClientClosedError
+
+    def _forget(self, user: object) -> _Use | None:
+        use = self._users.pop(id(user), None)
+        if use is not None:
+            use.finalizer.detach()
+        return use
+
+    def _has_owner(self) -> bool:
+        # A copy, since a user may be collected at any moment, in this very thread.
+        return any(use.owner for use in self._users.copy().values())
+
+    def _collected(self, key: int) -> None:
+        """Forget a user that the garbage collector took.
+
+        It may run in any thread at any time, even in one that holds a lock of ours, of ``threading`` or of
+        pymongo: it takes none, and leaves what has to be closed to a thread that was started without one.
+        """
+        self._users.pop(key, None)
+        if not self._users:
+            _in_background(self._close_if_unused)
+
+    def _close_if_unused(self) -> None:
+        with self._lock:
+            finish = self._end() if not self._users else None
+        if finish:
+            finish()
+
+    def _end(self, timeout: float = CLOSE_TIMEOUT) -> Callable[[], None]:
+        """Decide to close, under the lock; what is returned does it, outside."""
+        executor, self._executor = self._executor, None
+        closes_client = self.owned and not self._closed
+        self._closed = self.owned
+        finish = partial(self._finish, executor, closes_client, timeout)
+        if getattr(_current_thread, "token", None) is self._thread_token:
+            return partial(_in_background, finish)  # a thread cannot wait for itself
+        return finish
+
+    def _finish(self, executor: ThreadPoolExecutor | None, closes_client: bool, timeout: float) -> None:
+        if executor is not None:
+            _drain(executor, timeout)
+        if closes_client:
+            with pymongo.timeout(answer_timeout(self.client)):  # it tells the server which of its sessions end
+                self.client.close()
+
+    @classmethod
+    def _after_fork(cls) -> None:
+        cls._registry_lock = threading.Lock()
+        for handle in list(cls._registry.values()):
+            handle._reset()
+            if handle._monitor is not None:
+                handle._monitor.reset()
+
+
+_current_thread = threading.local()
+
+
+def _enter_thread(token: object) -> None:
+    """Mark a thread of an executor, without a reference that would keep the executor alive."""
+    _current_thread.token = token
+
+
+def _drain(executor: ThreadPoolExecutor, timeout: float) -> None:
+    """Let queued work finish; in the end what has not begun is cancelled, and what runs is left to its own timeouts."""
+    try:
+        waiter = threading.Thread(target=executor.shutdown, daemon=True)
+        waiter.start()
+        waiter.join(timeout)
+    except RuntimeError as error:  # the interpreter is ending and starts no threads; it has waited for ours
+        logger.debug("error=<%s> | nothing is left to wait for", error)
+    executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _in_background(work: Callable[[], None]) -> None:
+    """Run in a thread of its own; unlike threading.Thread this takes no lock and does not wait for it to begin."""
+    try:
+        _thread.start_new_thread(work, ())
+    except RuntimeError as error:
+        logger.debug("error=<%s> | no thread to close in, the process is ending", error)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=ClientHandle._after_fork)

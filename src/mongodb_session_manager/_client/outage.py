@@ -1,0 +1,237 @@
+"""Conversations that go on without their server: what they hold waits, and they do not.
+
+A write that failed only after a while makes the next ones of its client wait for nobody: what they hold stays pending.
+One thread looks every few seconds whether the server is back, and then sends what is pending. What fails at once costs
+nobody any time and is tried with each write, as before.
+"""
+
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any, Final, Protocol
+
+import pymongo
+from pymongo import MongoClient
+from pymongo.errors import InvalidOperation, NetworkTimeout, PyMongoError, ServerSelectionTimeoutError
+
+from .handle import ClientHandle
+from .off_loop import all_done
+
+__all__ = ["Outage", "Sender", "outage_of"]
+
+logger = logging.getLogger(__name__)
+
+THREAD_NAME: Final = "mongodb-session-manager-outage"
+# Seconds. A failure that took longer is one that the next writes do not wait for: a server that is there and fails is
+# tried for each of them, a while longer.
+SLOW = 0.02
+SLOW_ANSWER = 0.15
+# Seconds between two looks; a server that is there and refuses is asked less and less often.
+PAUSE = 2.0
+LONGEST_PAUSE = 60.0
+# Seconds for a look.
+PROBE_TIMEOUT = 4.0
+# Seconds that a write waits for a look that has just begun, where the driver sees a server.
+GRACE = 0.03
+# How many are tried until one tells that the server takes writes; another's fault may hold one of them up.
+_TRIED = 3
+_NO_ANSWER: Final = (ServerSelectionTimeoutError, NetworkTimeout)
+
+
+class Sender(Protocol):
+    """Somebody who has something to send."""
+
+    @property
+    def pending(self) -> int:
+        """How much is not acknowledged."""
+
+    def hold(self, error: str) -> None:
+        """Take over the name of why nothing is sent for now."""
+
+    def flush_if_idle(self) -> None:
+        """Send what is pending, unless somebody does already."""
+
+
+class Outage:
+    """Whether the server of one client is away, as far as those know who go on without it.
+
+    Args:
+        handle: The client; it is not kept.
+    """
+
+    def __init__(self, handle: ClientHandle) -> None:
+        self._handle = weakref.ref(handle)
+        self.reset()
+        _outages.add(self)
+
+    def reset(self) -> None:
+        """Know nothing, as after a fork: what waits is the parent's."""
+        self._lock = threading.RLock()
+        self._woken = threading.Event()
+        self._senders: weakref.WeakSet[Sender] = weakref.WeakSet()
+        self._thread: threading.Thread | None = None
+        # Its name alone: the error itself would keep all who it came through.
+        self._error: str | None = None
+        self._is_looking, self._began = False, 0.0
+        self._looked: Future[None] = Future()
+
+    @property
+    def is_on(self) -> bool:
+        """Whether writes wait for the server to be back."""
+        return self._error is not None
+
+    def failed(self, sender: Sender, error: Exception, seconds: float) -> None:
+        """Take over that a write failed after so many seconds; what it held goes out when that is possible."""
+        with self._lock:
+            if seconds > (SLOW if isinstance(error, _NO_ANSWER) else SLOW_ANSWER):
+                self._error = type(error).__name__
+            self._look_for(sender)
+
+    def holds(self, sender: Sender) -> bool:
+        """Tell whether a write is to wait, without anybody who waits for it; it goes out when the server is back."""
+        with self._lock:
+            if self._error is None:
+                return False
+            sender.hold(self._error)
+            self._look_for(sender)
+        if not self._is_looking and self._sees_server():
+            self._woken.set()
+        return True
+
+    def forget(self, sender: Sender) -> None:
+        """Send nothing more of somebody who is closed."""
+        with self._lock:
+            self._senders.discard(sender)
+        if not self._pending():
+            self._woken.set()
+
+    async def ends_soon(self, *, patiently: bool = False) -> bool:
+        """Wait a moment for a look that has just begun, and tell whether the server is back.
+
+        Args:
+            patiently: Whether to wait also for one that began before.
+        """
+        is_late = self._is_looking and patiently and self._sees_server()
+        if is_late or self._woken.is_set() or time.monotonic() - self._began < GRACE:
+            await all_done([self._looked], GRACE)
+        return not self.is_on
+
+    def _sees_server(self) -> bool:
+        """Tell what the driver's own monitors know; no I/O."""
+        handle = self._handle()
+        client: Any = handle and handle.client
+        return isinstance(client, MongoClient) and client.topology_description.has_writable_server()
+
+    def _look_for(self, sender: Sender) -> None:
+        self._senders.add(sender)
+        if self._thread is None:
+            thread = threading.Thread(target=self._work, name=THREAD_NAME, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                logger.debug("error=<%s> | no thread to look for the server, the next write does", error)
+                self._error = None
+                return
+            self._thread = thread
+
+    # On a thread of its own
+
+    def _work(self) -> None:
+        pause = PAUSE
+        while self._has_work():
+            self._woken.wait(pause)
+            if self._pending():
+                self._look_now()
+            pause = PAUSE if self.is_on else min(pause * 2, LONGEST_PAUSE)
+
+    def _has_work(self) -> bool:
+        # Under the lock, so that who comes meanwhile is not forgotten.
+        with self._lock:
+            handle = self._handle()
+            if handle is not None and not handle.closed and self._pending():
+                return True
+            self._thread = self._error = None
+            return False
+
+    def _pending(self) -> list[Sender]:
+        return [sender for sender in list(self._senders) if sender.pending]
+
+    def _look_now(self) -> None:
+        self._is_looking, self._began = True, time.monotonic()
+        self._woken.clear()
+        error: Exception | None = None
+        handle = self._handle()
+        try:
+            if handle is not None:
+                error = self._probe(handle)
+        finally:
+            with self._lock:
+                self._error, self._is_looking = None if error is None else type(error).__name__, False
+                looked, self._looked = self._looked, Future()
+            looked.set_result(None)
+        if error is None and handle is not None:
+            self._send_all(handle)
+
+    def _probe(self, handle: ClientHandle) -> Exception | None:
+        """Return why the server is still away; what one of the senders alone meets is no reason."""
+        error = _attempt(lambda: handle.client.admin.command("ping"))
+        if error is not None:
+            return error
+        for sender in self._pending()[:_TRIED]:
+            started = time.monotonic()
+            error = _attempt(sender.flush_if_idle)
+            if error is None or time.monotonic() - started < SLOW_ANSWER:
+                return None
+        return error
+
+    def _send_all(self, handle: ClientHandle) -> None:
+        with suppress(InvalidOperation, RuntimeError):  # the client was closed
+            for sender in self._pending():
+                handle.executor.submit(_send, sender)
+
+
+def _attempt(call: Callable[[], Any]) -> Exception | None:
+    try:
+        with pymongo.timeout(PROBE_TIMEOUT):
+            call()
+    except PyMongoError as error:
+        return error
+    except Exception as error:  # noqa: BLE001 - it is kept by whom it is about, and the server is there
+        logger.debug("error=<%s> | what was pending was refused", type(error).__name__)
+    return None
+
+
+def _send(sender: Sender) -> None:
+    error = _attempt(sender.flush_if_idle)
+    if error is not None:
+        logger.debug("error=<%s> | not sent yet, it is tried again", type(error).__name__)
+
+
+_outages: "weakref.WeakSet[Outage]" = weakref.WeakSet()
+_by_handle: "weakref.WeakKeyDictionary[ClientHandle, Outage]" = weakref.WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+def outage_of(handle: ClientHandle) -> Outage:
+    """Return the one of a client; all who use the client share it."""
+    with _lock:
+        found = _by_handle.get(handle)
+        if found is None:
+            found = _by_handle[handle] = Outage(handle)
+        return found
+
+
+def _leave_to_parent() -> None:
+    global _lock
+    _lock = threading.Lock()
+    for outage in list(_outages):
+        outage.reset()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_leave_to_parent)

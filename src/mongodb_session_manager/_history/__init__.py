@@ -1,0 +1,1 @@
+"""One live agent, on its way to the database."""

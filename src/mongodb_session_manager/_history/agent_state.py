@@ -1,0 +1,213 @@
+"""What of a live agent is stored beside its messages, and what of it changed since it was last captured.
+
+A field that cannot be stored is left out, and the others go on without it.
+"""
+
+import functools
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import bson
+from strands import Agent
+
+from .._schema.blobs import MAX_BYTES
+from .._schema.data import CONFIG_FIELDS
+from .._schema.messages import AGENT_FIELDS
+from .._schema.usage import observed
+from .._schema.values import Stored, encode, encode_noting, encode_tolerant
+from ..errors import SessionTooLargeError
+from .call_metrics import configuration
+
+if TYPE_CHECKING:
+    from strands.types.agent import LocalAgent
+
+
+@dataclass
+class _Capture:
+    """What a look at an agent found.
+
+    Attributes:
+        has_version: Whether the state tells its version, so that one that is looked at has changed.
+        changed: The changed fields, as they are stored.
+        digests: Of the fields that were looked at, as they are stored.
+        plain: Those of them whose stored form is the value itself.
+        refused: Why a changed field cannot be stored, by field.
+    """
+
+    has_version: bool
+    changed: Stored = field(default_factory=dict)
+    digests: dict[str, bytes] = field(default_factory=dict)
+    plain: set[str] = field(default_factory=set)
+    refused: dict[str, Exception] = field(default_factory=dict)
+
+
+class AgentStateTracker:
+    """Compares an agent with what was captured of it last.
+
+    Args:
+        place: What the agent is called in errors.
+
+    Attributes:
+        refused: Why fields are left out, by field, as long as nobody was told.
+    """
+
+    def __init__(self, place: str) -> None:
+        self._place = place
+        self._digests: dict[str, bytes] = {}
+        self._plain: set[str] = set()
+        self._captured: Stored = {}
+        self._seen: tuple[Any, int] | None = None
+        self._config: dict[str, str | None] | None = None
+        self.refused: dict[str, Exception] = {}
+
+    def adopt(self, agent: "LocalAgent", stored: Stored, *, rewrite: bool = False) -> None:
+        """Take the stored ``agent_data``, from which the agent was just restored, as captured.
+
+        Args:
+            agent: The agent.
+            stored: What it was restored from.
+            rewrite: Whether it is in the form of the first version, which the next write is to replace.
+        """
+        captured = None if rewrite else stored.get("captured")
+        self._captured = captured if isinstance(captured, dict) else _captured(stored, ("model", "system_prompt"))
+        if not rewrite:
+            self._digests = {name: _digest(stored[name]) for name in AGENT_FIELDS if name in stored}
+            self._seen = _state_version(agent)
+
+    @contextmanager
+    def capturing(self, agent: "LocalAgent") -> Iterator[Stored]:
+        """Give the changed fields in their stored form; they count as captured if the block succeeds.
+
+        A field that cannot be stored is left out, and not tried again before it changes.
+        """
+        seen = _state_version(agent)
+        capture = _Capture(has_version=seen is not None)
+        for name, look in _fields(agent).items():
+            if name != "state" or not _is_same(seen, self._seen):
+                self._capture_field(capture, name, look)
+        config = configuration(agent)
+        captured = self._captured
+        if config != self._config:
+            captured = captured | encode(_captured(config, config), self._place)
+            capture.changed |= self._changed_config(config, captured)
+        yield capture.changed
+        self._plain = self._plain - capture.digests.keys() | capture.plain
+        self._digests |= capture.digests
+        self.refused = {name: e for name, e in self.refused.items() if name not in capture.changed} | capture.refused
+        self._captured = captured
+        self._seen, self._config = seen, config
+
+    def _capture_field(self, capture: _Capture, name: str, look: Callable[[], Any]) -> None:
+        value: Any = None
+        try:
+            value = look()
+            if self._is_unchanged(name, value):
+                return
+            stored, differs = encode_noting(value, f"{self._place}, {name}")
+            digest = _digest(stored)
+        except Exception as error:  # noqa: BLE001 - a conversation manager's own method may raise anything
+            self._refuse(capture, name, value, error)
+            return
+        if digest != self._digests.get(name):
+            capture.changed[name] = stored
+        capture.digests[name] = digest
+        if not differs:
+            capture.plain.add(name)
+
+    def _is_unchanged(self, name: str, value: Any) -> bool:
+        """Tell it of a field whose stored form is the value itself, without making that."""
+        return name in self._plain and observed(name, lambda: _digest(value), None) == self._digests[name]
+
+    def _refuse(self, capture: _Capture, name: str, value: Any, error: Exception) -> None:
+        """Note why a field is left out; once, as long as it stays what it is."""
+        rest, _ = encode_tolerant({name: value}, f"{self._place}, {name}")
+        capture.digests[name] = _digest([type(error).__name__, observed("error", lambda: str(error), ""), rest])
+        is_known_new = name == "state" and capture.has_version
+        if is_known_new or capture.digests[name] != self._digests.get(name):
+            capture.refused[name] = _detached(error)
+
+    def _changed_config(self, config: Mapping[str, str | None], captured: Stored) -> Stored:
+        """Model and prompt, where the agent's own differ from what an agent last wrote.
+
+        That is kept apart under ``captured``, since users may change what is stored and expect it to stay.
+        """
+        known = self._captured
+        changed = {name: config[name] for name in config if name not in known or known[name] != captured[name]}
+        if not changed:
+            return {}
+        return {**encode(changed, f"{self._place}, configuration"), "captured": captured}
+
+
+def _detached(error: Exception) -> Exception:
+    """Return an error without the frames that it came through: they hold the agent, and it may be kept for long."""
+    each: BaseException | None = error
+    while each is not None and each.__traceback__ is not None:
+        each.__traceback__ = None
+        each = each.__cause__ or each.__context__
+    return error
+
+
+def parts(data: Stored) -> list[tuple[str, Stored]]:
+    """Return changed fields one by one, with their names; those of the configuration stay together."""
+    config = {name: value for name, value in data.items() if name in (*CONFIG_FIELDS, "captured")}
+    others: list[tuple[str, Stored]] = [(name, {name: value}) for name, value in data.items() if name not in config]
+    return [*others, ("configuration", config)] if config else others
+
+
+def fitting(data: Stored, session_id: str, agent_id: str) -> tuple[Stored, dict[str, SessionTooLargeError]]:
+    """Return the changed fields that a document can hold, and why the others are left out."""
+    kept: Stored = {}
+    too_large = {}
+    for name, part in parts(data):
+        size = len(bson.encode(part))
+        if size <= MAX_BYTES:
+            kept |= part
+        else:
+            too_large[name] = SessionTooLargeError(session_id, agent_id, size=size, field=name)
+    return kept, too_large
+
+
+def _captured(config: Mapping[str, Any], names: Iterable[str]) -> Stored:
+    prompt = config.get("system_prompt")
+    values = {
+        "model": config.get("model"),
+        "system_prompt": _prompt_digest(prompt) if isinstance(prompt, str) else None,
+    }
+    return {name: values[name] for name in names}
+
+
+def _digest(stored: Any) -> bytes:
+    """Compares values as they are stored: types, signs of zeros and the order of keys count, and NaN is itself."""
+    return hashlib.blake2b(bson.encode({"": stored}), digest_size=16).digest()
+
+
+@functools.lru_cache(maxsize=64)
+def _prompt_digest(prompt: str) -> str:
+    """Prompts are long, and to see whether one changed its digest is enough."""
+    return hashlib.blake2b(prompt.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def _state_version(agent: "LocalAgent") -> tuple[Any, int] | None:
+    # Copying the whole state for each message would be slow, so it is compared by its version. The object
+    # belongs to the comparison since users may put another one in its place.
+    return observed("version of the state", lambda: (agent.state, agent.state._get_version()), None)
+
+
+def _is_same(seen: tuple[Any, int] | None, known: tuple[Any, int] | None) -> bool:
+    return seen is not None and known is not None and seen[0] is known[0] and seen[1] == known[1]
+
+
+def _fields(agent: "LocalAgent") -> dict[str, Callable[[], Any]]:
+    if not isinstance(agent, Agent):
+        return {"state": lambda: agent.state.get(), "conversation_manager_state": dict, "_internal_state": dict}
+    return {
+        "state": lambda: agent.state.get(),
+        "conversation_manager_state": lambda: agent.conversation_manager.get_state(),
+        "_internal_state": lambda: {
+            "interrupt_state": agent._interrupt_state.to_dict(),
+            "model_state": agent._model_state,
+        },
+    }

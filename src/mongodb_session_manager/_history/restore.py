@@ -1,0 +1,142 @@
+"""How an agent's live messages come back: the stored ones, the conversation manager's own, and mended pairs."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+from strands import Agent
+from strands.agent.conversation_manager import NullConversationManager
+from strands.types.content import Message
+
+from .._schema.values import decode
+from .._stores.restoring import restoring
+from ..mongodb_session_repository import RestoredAgent
+from .live_set import View, tracking_id_of
+
+if TYPE_CHECKING:
+    from strands.types.agent import LocalAgent
+
+logger = logging.getLogger(__name__)
+
+_Mend = Callable[[list[Message]], list[Message]]
+
+
+@dataclass(frozen=True)
+class OwnMessages:
+    """A conversation manager's own messages.
+
+    Attributes:
+        kept: Those that no manager's state holds any more.
+        given: Those that the manager gave when it was restored.
+        removed: How many messages it says it had removed.
+    """
+
+    kept: list[Message] = field(default_factory=list, repr=False)
+    given: list[Message] = field(default_factory=list, repr=False)
+    removed: int = 0
+
+    @property
+    def messages(self) -> list[Message]:
+        """All of them, in live order."""
+        return self.kept + self.given
+
+
+def live_view(agent: "LocalAgent") -> View | None:
+    """Return an agent's live messages; None where no live set is stored.
+
+    A model that keeps the conversation on its own side has the list cleared after each invocation.
+    """
+    if not isinstance(agent, Agent) or getattr(agent.model, "stateful", False):
+        return None
+    manager = agent.conversation_manager
+    heeds_pins = agent.context_manager is not None or not isinstance(manager, NullConversationManager)
+    return View(agent.messages, lambda: _held(manager), heeds_pins)
+
+
+def _held(manager: Any) -> list[Message]:
+    """Return the messages that a conversation manager's state holds, by themselves or in lists."""
+    try:
+        values = list(manager.get_state().values())
+    except Exception:  # noqa: BLE001 - a foreign object; what it may hold is only a help
+        return []
+    listed = [item for value in values if isinstance(value, list | tuple) for item in value]
+    return [cast(Message, value) for value in (*values, *listed) if _is_message(value)]
+
+
+def restore_manager(agent: Agent, restored: RestoredAgent, place: str) -> OwnMessages:
+    """Give the conversation manager its stored state, if that is one of its class.
+
+    Args:
+        agent: The agent.
+        restored: What is stored.
+        place: What the agent is called in the log.
+    """
+    manager, state = agent.conversation_manager, restored.agent.conversation_manager_state
+    kept = [cast(Message, decode(message)) for message in (restored.live.kept if restored.live else ())]
+    if not _is_foreign(manager, state):
+        # One that says nothing could not be stored, or is of an agent that has no such manager.
+        with restoring(place, "conversation_manager_state"):
+            given = (manager.restore_from_session(state) if state else None) or []
+            return OwnMessages(kept, given, int(manager.removed_message_count))
+    try:
+        given = manager.restore_from_session(state) or []
+    except Exception:  # noqa: BLE001 - a state of another class may be refused in any way
+        logger.warning(
+            "agent=<%s>, stored=<%s>, manager=<%s> | the stored state is of another conversation manager, which begins "
+            "anew with the same messages",
+            place,
+            state.get("__name__"),
+            type(manager).__name__,
+        )
+        summary: Any = state.get("summary_message")
+        return OwnMessages([*kept, *([summary] if _is_message(summary) else [])], removed=restored.removed)
+    return OwnMessages(kept, given, int(manager.removed_message_count))
+
+
+def _is_foreign(manager: Any, state: Mapping[str, Any]) -> bool:
+    return state.get("__name__") not in (None, type(manager).__name__)
+
+
+def _is_message(value: object) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("content"), list) and "role" in value
+
+
+def live_messages(restored: RestoredAgent, own: OwnMessages, mend: _Mend) -> list[Message]:
+    """Return ``agent.messages``: stored and own messages in live order, pinned as they were, with whole pairs.
+
+    Args:
+        restored: What is stored.
+        own: The conversation manager's own messages.
+        mend: The SDK's own way to make a history valid for a model; in memory only.
+    """
+    if restored.live is not None:
+        _pin(restored.messages, frozenset(restored.live.pinned))
+    at = 0 if restored.live is None else restored.live.at
+    # A manager may hold, and give back, messages that are stored: each stands where it stood.
+    given = {tracking_id_of(message): message for message in own.messages if tracking_id_of(message)}
+    stored = [given.pop(tracking_id_of(message), message) for _, message in restored.messages]
+    others = [message for message in own.messages if not any(message is placed for placed in stored)]
+    return mend(_with_results(stored if at is None else [*stored[:at], *others, *stored[at:]]))
+
+
+def _pin(messages: Sequence[tuple[int, Message]], pinned: frozenset[int]) -> None:
+    for message_id, message in messages:
+        metadata: Any = message.get("metadata")
+        custom = metadata.get("custom") if isinstance(metadata, dict) else None
+        others = custom if isinstance(custom, dict) else {}
+        if message_id in pinned:
+            message["metadata"] = cast(Any, {**(metadata or {}), "custom": {**others, "pinned": True}})
+        elif "pinned" in others:
+            del others["pinned"]
+
+
+def _with_results(messages: list[Message]) -> list[Message]:
+    """Make room for the results of tools that another answer follows: the SDK would put them into that answer."""
+    result: list[Message] = []
+    for place, message in enumerate(messages, start=1):
+        result.append(message)
+        calls = any("toolUse" in block for block in message["content"])
+        if calls and place < len(messages) and messages[place]["role"] != "user":
+            result.append({"role": "user", "content": []})
+    return result

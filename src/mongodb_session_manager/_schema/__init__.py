@@ -1,0 +1,1 @@
+"""The stored shape. Pure: it knows BSON and no driver."""

@@ -1,0 +1,93 @@
+"""Pipelines that read something of all agents of a session."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from .data import CONFIG_FIELDS
+from .ids import agent_path
+from .messages import AGENT_FIELDS
+from .nested import is_object_expression, lifted_pipeline, list_expression
+from .reads import messages_expression
+from .values import Pipeline, Stored
+
+# The fields of an agent that are objects, but no agents in it.
+_AGENT_OBJECTS = ("agent_data", "guard", "live")
+
+
+def agents_pipeline(session_id: str, nested: Iterable[str], **wanted: Any) -> Pipeline:
+    """Return the aggregation that lists what stands under ``agents``, as ``key`` and expressions over ``$$agent``.
+
+    Beside them it tells whether that is an agent, and whether it may hold others, of which ``nested`` are known.
+    """
+    is_agent = is_object_expression("$$agent.v.agent_data")
+    kind = {"is_agent": is_agent, "holds_others": {"$or": [{"$not": [is_agent]}, _holds_objects("$$agent.v")]}}
+    each = {
+        "$map": {
+            "input": {"$objectToArray": {"$ifNull": ["$agents", {}]}},
+            "as": "agent",
+            "in": {"key": "$$agent.k", **kind, **wanted},
+        }
+    }
+    return [{"$match": {"_id": session_id}}, *lifted_pipeline(*nested), {"$project": {"agents": each}}]
+
+
+def _holds_objects(agent: str) -> Stored:
+    fields = {"$cond": [is_object_expression(agent), {"$objectToArray": agent}, []]}
+    others = [*({"$ne": ["$$field.k", name]} for name in _AGENT_OBJECTS), is_object_expression("$$field.v")]
+    found = {"$filter": {"input": fields, "as": "field", "cond": {"$and": others}}}
+    return {"$gt": [{"$size": found}, 0]}
+
+
+def configs_pipeline(session_id: str, nested: Iterable[str] = ()) -> Pipeline:
+    """Return the aggregation that reads how each agent is configured."""
+    wanted = {name: {"$ifNull": [f"$$agent.v.agent_data.{name}", None]} for name in ("agent_id", *CONFIG_FIELDS)}
+    return agents_pipeline(session_id, nested, **wanted)
+
+
+def calls_pipeline(session_id: str, nested: Iterable[str] = ()) -> Pipeline:
+    """Return the aggregation that reads the metrics of all messages of each agent, and nothing else of them."""
+    metrics = {
+        "$map": {
+            "input": list_expression("$$agent.v.messages"),
+            "as": "message",
+            "in": {"$ifNull": ["$$message.event_loop_metrics", None]},
+        }
+    }
+    segments = list_expression("$$agent.v.segments")
+    return agents_pipeline(session_id, nested, calls=metrics, segments=segments)
+
+
+def sizes_pipeline(session_id: str, nested: Iterable[str] = ()) -> Pipeline:
+    """Return the aggregation that reads how large the messages of each agent in the document are."""
+    messages = list_expression("$$agent.v.messages")
+    wanted: Stored = {"bytes": {"$bsonSize": {"messages": messages}}, "messages": {"$size": messages}}
+    wanted |= {"revision": {"$ifNull": ["$$agent.v.guard.revision", None]}}
+    wanted |= {"updated_at": {"$ifNull": ["$$agent.v.updated_at", None]}}
+    return agents_pipeline(session_id, nested, **wanted)
+
+
+def embedded_agents_pipeline(session_id: str, agent_ids: Iterable[str], *, with_messages: bool) -> Pipeline:
+    """Return the aggregation that reads some agents, in order: counters, references, perhaps all messages."""
+    agents = [_embedded(agent_id, with_messages) for agent_id in agent_ids]
+    return [{"$match": {"_id": session_id}}, {"$project": {"agents": agents}}]
+
+
+def _embedded(agent_id: str, with_messages: bool) -> Stored:
+    path = f"${agent_path(agent_id)}"
+    fields: Stored = {name: f"{path}.{name}" for name in ("guard", "moved_count")}
+    fields["segments"] = list_expression(f"{path}.segments")
+    return {**fields, "messages": messages_expression(agent_id)} if with_messages else fields
+
+
+def used_files_pipeline(session_id: str, nested: Iterable[str] = ()) -> Pipeline:
+    """Return the aggregation that reads which offloaded values the messages of agents in a document refer to."""
+    used = {"$map": {"input": list_expression("$$agent.v.messages"), "as": "message", "in": _FILES_OF_MESSAGE}}
+    data = {name: {"$ifNull": [f"$$agent.v.agent_data.{name}.%file.sha256", None]} for name in AGENT_FIELDS}
+    stages = agents_pipeline(session_id, nested, messages=used, data=data)
+    states = {"$objectToArray": {"$ifNull": ["$multi_agents", {}]}}
+    stages[-1]["$project"]["states"] = {"$map": {"input": states, "as": "state", "in": _FILES_OF_STATE}}
+    return stages
+
+
+_FILES_OF_MESSAGE = {"files": {"$ifNull": ["$$message.files", []]}}
+_FILES_OF_STATE = {"files": {"$ifNull": ["$$state.v.files", []]}}

@@ -1,0 +1,212 @@
+"""Metadata, feedback, the outbox, the configuration of agents, Graphs and Swarms."""
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
+
+import bson
+
+from .ids import agent_path, is_number, list_index, metadata_path, multi_agent_path, now
+from .nested import places_of
+from .values import FilterAndUpdate, Pipeline, Stored, escape_key
+
+CONFIG_FIELDS = ("model", "system_prompt", "prompt_metadata")
+
+
+def config_projection(agent_id: str) -> dict[str, int]:
+    """Return the projection of one agent's configuration, wherever it stands."""
+    paths = (path for _, path in places_of(agent_id, "agent_data"))
+    return {f"{path}.{name}": 1 for path in paths for name in ("agent_id", *CONFIG_FIELDS)}
+
+
+def config_of(session: Stored, agent_id: str) -> Stored | None:
+    """Return the ``agent_data`` that was read by ``config_projection``; None where there is no such agent."""
+    for names, _ in places_of(agent_id, "agent_data"):
+        found: Any = session
+        for name in names:
+            found = found.get(name) if isinstance(found, dict) else None
+        if isinstance(found, dict):
+            return found
+    return None
+
+
+def config_update(session_id: str, agent_id: str, config: Stored, *, nested: bool = False) -> FilterAndUpdate:
+    """Return filter and update that set fields of an agent's configuration; history and state are not touched."""
+    path = agent_path(agent_id, "agent_data", nested=nested)
+    changed: Stored = {f"{path}.{name}": value for name, value in config.items()}
+    changed["updated_at"] = now()
+    return {"_id": session_id, path: {"$exists": True}}, {"$set": changed}
+
+
+def metadata_update(session_id: str, fields: Stored) -> FilterAndUpdate:
+    """Return filter and update that set metadata fields, by dotted key, where none would fill a list with nulls."""
+    changed = {metadata_path(key): value for key, value in fields.items()}
+    filled = [_elsewhere_or(path, "$gte", length) for path, length in _lengths(fields).items() if length]
+    return _where(session_id, filled), {"$set": {**changed, "updated_at": now()}}
+
+
+def metadata_deletion_update(session_id: str, keys: Collection[str], held: Mapping[str, Any]) -> FilterAndUpdate:
+    """Return filter and update that remove metadata fields, by dotted key, where none is an element of a list.
+
+    And only where fields hold values, as stored.
+    """
+    removed = {metadata_path(key): "" for key in keys}
+    paths = [tuple(key.split(".")) for key in keys]
+    kept = [_elsewhere_or(path[:-1], "$lte", list_index(path[-1])) for path in paths if is_number(path[-1])]
+    wanted = _where(session_id, kept) | {metadata_path(key): value for key, value in held.items()}
+    return wanted, {"$unset": removed, "$set": {"updated_at": now()}}
+
+
+def _where(session_id: str, conditions: list[Stored]) -> Stored:
+    return {"_id": session_id, "$expr": {"$and": conditions}} if conditions else {"_id": session_id}
+
+
+def _lengths(keys: Iterable[str]) -> dict[tuple[str, ...], int]:
+    """Return how long what stands at each path must be, should it be a list, so that it gets no gaps."""
+    numbers: dict[tuple[str, ...], set[int]] = {}
+    for path in (tuple(key.split(".")) for key in keys):
+        for level, name in enumerate(path):
+            if is_number(name):
+                numbers.setdefault(path[:level], set()).add(list_index(name))
+    return {path: _first_of_last_run(sorted(found)) for path, found in numbers.items()}
+
+
+def _first_of_last_run(numbers: list[int]) -> int:
+    """Return where the elements begin that the last one of these follows without a gap."""
+    first = numbers[-1]
+    for number in reversed(numbers[:-1]):
+        if number < first - 1:
+            break
+        first = number
+    return first
+
+
+def _elsewhere_or(path: tuple[str, ...], comparison: str, length: int) -> Stored:
+    """Return the condition that no list stands at a metadata path, or one whose length compares so."""
+
+    def compared(value: str) -> Stored:
+        return {"$cond": [{"$isArray": value}, {comparison: [{"$size": value}, length]}, True]}
+
+    return _at("$metadata", [escape_key(name) for name in path], compared)
+
+
+def _at(place: str, path: list[str], condition: Callable[[str], Stored]) -> Stored:
+    """Return a condition on what an update finds at a path: a number in it is an index in lists, else a name.
+
+    A path in a filter has more readings: there a number is also a name in each element of a list.
+    """
+    level = next((level for level, name in enumerate(path) if is_number(name)), None)
+    if level is None:
+        return condition(".".join((place, *path)))
+    value, name = ".".join((place, *path[:level])), path[level]
+    found = {"$cond": [{"$isArray": value}, {"$arrayElemAt": [value, list_index(name)]}, f"{value}.{name}"]}
+    return {"$let": {"vars": {"found": found}, "in": _at("$$found", path[level + 1 :], condition)}}
+
+
+def new_feedback_update(session_id: str, feedback: Stored, size: int, about: Stored) -> FilterAndUpdate:
+    """Return filter and update that append feedback, where the message that it is about exists."""
+    return {"_id": session_id, **about}, {
+        "$push": {"feedbacks": feedback},
+        "$inc": {"feedback_bytes": size},
+        "$set": {"updated_at": feedback["created_at"]},
+    }
+
+
+def little_feedback_filter(wanted: Stored, size: int) -> Stored:
+    """Return a filter that also wants the feedback in the session document to have no more bytes than that."""
+    return {**wanted, "feedback_bytes": {"$not": {"$gt": size}}}
+
+
+def recorded_update(change: FilterAndUpdate, outbox: list[Stored], most: int | None = None) -> FilterAndUpdate:
+    """Have a change record notifications too, where the outbox then has no more than so many bytes."""
+    wanted, update = change
+    pushed = {**update.get("$push", {}), "outbox": {"$each": outbox}}
+    if most is not None:
+        wanted = _holding_less(wanted, "outbox", most - sum(len(bson.encode(record)) for record in outbox))
+    return wanted, {**update, "$push": pushed}
+
+
+def recorded_apart_update(change: FilterAndUpdate, references: list[Stored]) -> FilterAndUpdate:
+    """Have a change refer to notifications that are documents of their own."""
+    wanted, update = change
+    return wanted, {**update, "$push": {**update.get("$push", {}), "outbox_documents": {"$each": references}}}
+
+
+def little_metadata_update(change: FilterAndUpdate, most: int) -> FilterAndUpdate:
+    """Have a change go through only where the metadata have no more than so many bytes."""
+    wanted, update = change
+    return _holding_less(wanted, "metadata", most), update
+
+
+def _holding_less(wanted: Stored, name: str, most: int) -> Stored:
+    return {**wanted, "$and": [*wanted.get("$and", ()), {"$expr": {"$lte": [_bytes_of(name), most]}}]}
+
+
+def _bytes_of(name: str) -> Stored:
+    return {"$bsonSize": {name: f"${name}"}}
+
+
+def bytes_pipeline(session_id: str, name: str, without: Iterable[str] = ()) -> Pipeline:
+    """Return the aggregation that measures a field of the session, without some metadata fields, by dotted key."""
+    left_out: Pipeline = [{"$unset": [metadata_path(key) for key in without]}] if without else []
+    return [{"$match": {"_id": session_id}}, *left_out, {"$project": {"bytes": _bytes_of(name)}}]
+
+
+def acknowledged_update(session_id: str, ids: Iterable[str], *, apart: bool = False) -> FilterAndUpdate:
+    """Return filter and update that remove notifications from the outbox, or the references to those kept apart."""
+    return {"_id": session_id}, {"$pull": {"outbox_documents" if apart else "outbox": {"id": {"$in": list(ids)}}}}
+
+
+def outbox_documents_filter(session_id: str, ids: Iterable[str]) -> Stored:
+    """Return the filter of notifications that are documents of their own."""
+    return {"session_id": session_id, "kind": "outbox", "record.id": {"$in": list(ids)}}
+
+
+def has_message_filter(agent_id: str, message_id: int) -> Stored:
+    """Return the condition that an agent holds a message with an id."""
+    places = [{path: message_id} for _, path in places_of(agent_id, "messages", "message_id")]
+    return places[0] if len(places) == 1 else {"$or": places}
+
+
+def has_tracking_id_filter(agent_ids: Iterable[str], tracking_id: Any) -> Stored:
+    """Return the condition that one of the agents holds a message with a tracking id, as stored."""
+    places = (place for agent_id in agent_ids for place in places_of(agent_id, "messages", "tracking_id"))
+    return {"$or": [{path: tracking_id} for _, path in places]}
+
+
+# What stands beside the ``state`` of a multi-agent, where there is any.
+_BESIDE_STATE = ("inner", "encoded", "files")
+
+
+def new_multi_agent_update(session_id: str, multi_agent_id: str, fields: Stored) -> FilterAndUpdate:
+    """Return filter and update that store a multi-agent, where it does not exist yet."""
+    at = now()
+    path = multi_agent_path(multi_agent_id)
+    stored = {"multi_agent_id": multi_agent_id, **fields, "created_at": at, "updated_at": at}
+    return {"_id": session_id, path: {"$exists": False}}, {"$set": {path: stored, "updated_at": at}}
+
+
+def multi_agent_update(session_id: str, multi_agent_id: str, fields: Stored) -> FilterAndUpdate:
+    """Return filter and update that replace the state of a stored multi-agent."""
+    at = now()
+    path = multi_agent_path(multi_agent_id)
+    changed = {f"{path}.{name}": value for name, value in fields.items()}
+    changed |= {f"{path}.updated_at": at, "updated_at": at}
+    dropped = {f"{path}.{name}": "" for name in _BESIDE_STATE if name not in fields}
+    return {"_id": session_id, path: {"$exists": True}}, {"$set": changed, "$unset": dropped}
+
+
+def without_state_file_filter(multi_agent_id: str) -> Stored:
+    """Return the condition that the state of a multi-agent is not in a file."""
+    return {multi_agent_path(multi_agent_id, "files"): None}
+
+
+def multi_agent_projection(multi_agent_id: str) -> dict[str, int]:
+    """Return the projection that tells whether a multi-agent is stored and in which file, and whose the session is."""
+    return {multi_agent_path(multi_agent_id, name): 1 for name in ("multi_agent_id", "files")} | {"lease": 1}
+
+
+def multi_agent_pipeline(session_id: str, multi_agent_id: str) -> Pipeline:
+    """Return the aggregation that reads the state of one multi-agent, and what stands beside it."""
+    path = f"${multi_agent_path(multi_agent_id)}"
+    fields = {name: f"{path}.{name}" for name in ("state", *_BESIDE_STATE)}
+    return [{"$match": {"_id": session_id}}, {"$project": fields}]

@@ -1,0 +1,167 @@
+"""Segments of messages and feedback, and files of offloaded values."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from bson import ObjectId
+from bson.int64 import Int64
+
+from .histories import edited_message_filter
+from .ids import now
+from .messages import MessageEdit
+from .values import FilterAndUpdate, Pipeline, Stored, Update
+
+
+def segment_messages_pipeline(
+    session_id: str, references: Iterable[Stored], spans: Sequence[tuple[int, int | None]]
+) -> Pipeline:
+    """Return the aggregation that reads the messages of segments whose ids lie in one of some spans, ends included."""
+    wanted = {"$or": [_in_span(*span) for span in spans]}
+    messages = {"$filter": {"input": "$messages", "as": "message", "cond": wanted}}
+    return [{"$match": segments_filter(session_id, references)}, {"$project": {"messages": messages}}]
+
+
+def _in_span(first: int, last: int | None) -> Stored:
+    bounds = [{"$gte": ["$$message.message_id", first]}]
+    return {"$and": bounds if last is None else [*bounds, {"$lte": ["$$message.message_id", last]}]}
+
+
+def segments_filter(session_id: str, references: Iterable[Stored]) -> Stored:
+    """Return the filter of the segments of a session that are referred to."""
+    return {"_id": {"$in": [reference["_id"] for reference in references]}, "session_id": session_id}
+
+
+def moved_feedback_update(session_id: str, count: int, segments: int, reference: Stored) -> FilterAndUpdate:
+    """Return filter and update that replace feedback by the reference to the segment that holds it now.
+
+    Feedback is only ever appended or moved, so the numbers of entries and of segments tell that nothing happened
+    since it was read.
+    """
+    wanted = {"_id": session_id, "feedbacks": {"$size": count}}
+    if segments:
+        wanted["feedback_segments"] = {"$size": segments}
+    else:
+        wanted["feedback_segments"] = {"$exists": False}
+    return wanted, {"$set": {"feedbacks": [], "feedback_bytes": 0}, "$push": {"feedback_segments": reference}}
+
+
+def new_segment_doc(session_id: str, agent_id: str, messages: list[Stored], size: int) -> tuple[Stored, Stored]:
+    """Return a segment of messages, of so many bytes, and the reference to it."""
+    segment_id = ObjectId()
+    segment = {"_id": segment_id, "session_id": session_id, "kind": "messages", "agent_id": agent_id}
+    ids = {"first_id": messages[0]["message_id"], "last_id": messages[-1]["message_id"]}
+    return {**segment, "messages": messages}, {"_id": segment_id, "count": len(messages), "bytes": size, **ids}
+
+
+def extended_segment_update(
+    session_id: str, reference: Stored, messages: list[Stored], move_id: ObjectId
+) -> FilterAndUpdate:
+    """Return filter and update that append messages to a segment, where it ends as its reference says.
+
+    Until a reference names them, they are invisible; the segment tells by whom it was appended to.
+    """
+    wanted = {**segments_filter(session_id, [reference]), "messages": {"$size": reference["count"]}}
+    return wanted, {"$push": {"messages": {"$each": messages}}, "$set": {"move_id": move_id}}
+
+
+def extended_segments_filter(session_id: str, references: Iterable[Stored], move_id: ObjectId) -> Stored:
+    """Return the filter of the segments that a move has appended to."""
+    return {**segments_filter(session_id, references), "move_id": move_id}
+
+
+def shortened_segment_update(session_id: str, reference: Stored) -> FilterAndUpdate:
+    """Return filter and update that take out of a segment again what its reference does not name."""
+    return segments_filter(session_id, [reference]), {
+        "$pull": {"messages": {"message_id": {"$gt": reference["last_id"]}}}
+    }
+
+
+def segment_edit_update(session_id: str, agent_id: str, edit: MessageEdit) -> FilterAndUpdate:
+    """Return filter and update that change a message in whatever segments hold it, referred to or not."""
+    update: Update = {"$set": {f"messages.$.{name}": value for name, value in edit.fields.items()}}
+    if edit.dropped:
+        update["$unset"] = {f"messages.$.{name}": "" for name in edit.dropped}
+    return {"session_id": session_id, "agent_id": agent_id, **edited_message_filter("messages", edit)}, update
+
+
+def segment_ids_projection(session_id: str, reference: Stored) -> tuple[Stored, dict[str, int]]:
+    """Return filter and projection of the message ids in one segment."""
+    return segments_filter(session_id, [reference]), {"messages.message_id": 1}
+
+
+def tracked_segments_filter(session_id: str, agent_ids: Iterable[str], tracking_ids: Iterable[Any]) -> Stored:
+    """Return the filter of the segments that hold a message with one of some tracking ids, as stored."""
+    wanted = {"session_id": session_id, "agent_id": {"$in": list(agent_ids)}}
+    return {**wanted, "messages.tracking_id": {"$in": list(tracking_ids)}}
+
+
+def new_file_doc(session_id: str, digest: str, length: int, chunk_bytes: int) -> Stored:
+    """Return the document of a file whose chunks are about to come."""
+    metadata = {"session_id": session_id, "sha256": digest, "uploading": True}
+    sizes = {"length": Int64(length), "chunkSize": chunk_bytes}
+    return {"_id": ObjectId(), "filename": digest, **sizes, "uploadDate": now(), "metadata": metadata}
+
+
+def uploaded_file_update(file_id: ObjectId) -> FilterAndUpdate:
+    """Return filter and update that make a file whole, unless it is being removed already."""
+    return {"_id": file_id, **_NOT_REMOVED}, {"$unset": {"metadata.uploading": ""}}
+
+
+# The condition that no message of a session has, or ever had, offloaded values.
+WITHOUT_FILES_FILTER = {"has_files": {"$ne": True}}
+
+
+def has_files_update(session_id: str) -> FilterAndUpdate:
+    """Return filter and update that say of a session that its messages have offloaded values."""
+    return {"_id": session_id}, {"$set": {"has_files": True}}
+
+
+_NOT_REMOVED = {"metadata.removals.0": {"$exists": False}}
+_WHOLE = {"metadata.uploading": {"$exists": False}}
+
+
+def files_filter(session_id: str, digests: Iterable[str] | None = None) -> Stored:
+    """Return the filter of a session's files in whatever state: all, or those of some values."""
+    wanted: Stored = {"metadata.session_id": session_id}
+    return wanted if digests is None else {**wanted, "metadata.sha256": {"$in": list(digests)}}
+
+
+def whole_files_filter(session_id: str, digests: Iterable[str]) -> Stored:
+    """Return the filter of files that can be read."""
+    return {**files_filter(session_id, digests), **_WHOLE}
+
+
+def lasting_files_filter(session_id: str, digests: Iterable[str]) -> Stored:
+    """Return the filter of files that can be read, and that nobody is about to remove."""
+    return {**whole_files_filter(session_id, digests), **_NOT_REMOVED}
+
+
+def marked_files_update(session_id: str, digests: Iterable[str], removal: ObjectId) -> FilterAndUpdate:
+    """Return filter and update that announce the removal of files: of some values, and of those announced before."""
+    any_of = [files_filter(session_id, digests), {**files_filter(session_id), "metadata.removals.0": {"$exists": True}}]
+    return {"$or": any_of}, {"$addToSet": {"metadata.removals": removal}}
+
+
+def marked_files_filter(session_id: str, removal: ObjectId) -> Stored:
+    """Return the filter of the files that a removal has marked."""
+    return {**files_filter(session_id), "metadata.removals": removal}
+
+
+def kept_files_update(session_id: str, digests: Iterable[str], removal: ObjectId) -> FilterAndUpdate:
+    """Return filter and update that take a removal's mark back."""
+    return files_filter(session_id, digests), {"$pull": {"metadata.removals": removal}}
+
+
+def files_by_id_filter(session_id: str, file_ids: Iterable[ObjectId]) -> Stored:
+    """Return the filter of some of a session's files."""
+    return {"_id": {"$in": list(file_ids)}, "metadata.session_id": session_id}
+
+
+def chunks_filter(file_ids: Iterable[ObjectId]) -> Stored:
+    """Return the filter of the chunks of files."""
+    return {"files_id": {"$in": list(file_ids)}}
+
+
+def segments_with_files_projection(session_id: str) -> tuple[Stored, dict[str, int]]:
+    """Return filter and projection of the segments' messages that refer to offloaded values."""
+    return {"session_id": session_id, "messages.files": {"$exists": True}}, {"messages.files": 1}

@@ -1,0 +1,285 @@
+"""Writes of one agent's history: the guard, new agents, guarded and unguarded updates, rollover."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from bson import ObjectId
+
+from .ids import agent_path, now
+from .messages import MessageEdit
+from .nested import may_be_nested
+from .values import FilterAndUpdate, Stored, Update
+
+# Agents of one session; each takes about 1 kB of the document beside its messages.
+MOST_AGENTS = 5_000
+
+# What the SDK's conversation managers keep of what they left behind.
+_MANAGER_STATE = "conversation_manager_state"
+_WINDOW_STATE = frozenset({"__name__", "removed_message_count", "model_call_count"})
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Where a writer believes an agent's history to be; no write goes through that finds it elsewhere.
+
+    Attributes:
+        revision: The number of guarded writes so far; None for an agent that the first version stored.
+        next_message_id: The id that the next message gets.
+        write_id: The last of those writes; it tells a session apart from one that was deleted and made again.
+        found: How it was stored. An agent of the first version has no counter yet after a write of the SDK's own verbs.
+        nested: Whether the agent stands nested, as ``agent_path`` says.
+    """
+
+    revision: int | None
+    next_message_id: int
+    write_id: object = None
+    found: Stored | None = field(default=None, compare=False, repr=False)
+    nested: bool = field(default=False, compare=False)
+
+    @property
+    def stored(self) -> Stored:
+        """What a session document holds of it. Compared as a whole, so the order counts."""
+        return self.found or _guard(self.revision, self.next_message_id, self.write_id)
+
+    def after(self, appended: int, write_id: object) -> "Guard":
+        """Return where the history is after a write that appended so many messages."""
+        return self._moved(self.next_message_id + appended, write_id)
+
+    def _moved(self, next_message_id: int, write_id: object) -> "Guard":
+        revision = (self.revision or 0) + 1
+        return replace(self, revision=revision, next_message_id=next_message_id, write_id=write_id, found=None)
+
+
+def _guard(revision: int | None, next_message_id: int, write_id: object) -> Stored:
+    return {"revision": revision, "next_message_id": next_message_id, "write_id": write_id}
+
+
+def is_window_state(data: Stored) -> bool:
+    """Tell whether agent data is a conversation manager's count of what has left its window, and nothing else."""
+    return data.keys() == {_MANAGER_STATE} and _WINDOW_STATE.issuperset(data[_MANAGER_STATE])
+
+
+@dataclass
+class AgentWrite:
+    """One atomic change of one agent: messages, state, and what goes with them.
+
+    Attributes:
+        agent_id: The agent.
+        appended: Elements to append to ``messages``, with their ids.
+        edited: A change of one stored message.
+        data: Changed fields of ``agent_data``.
+        live: Which stored messages are live, in its stored form, where that is to be stored.
+        live_may_wait: Whether that only lost its head.
+        guardrail_events: What to add to the session's record of redactions.
+        size: The bytes of what is appended.
+        files: Values that it refers to, by digest; they are uploaded ahead.
+        moved: Of a new agent, references to segments with the messages before those that are appended.
+        keeps_revision: Whether who restored the history before it may go on after it; for a moved window alone.
+        write_id: Tells this very write when its answer was lost.
+        at: When it was made.
+    """
+
+    agent_id: str
+    appended: list[Stored] = field(default_factory=list, repr=False)
+    edited: MessageEdit | None = None
+    data: Stored = field(default_factory=dict, repr=False)
+    live: Stored | None = field(default=None, repr=False)
+    live_may_wait: bool = True
+    guardrail_events: list[Stored] = field(default_factory=list, repr=False)
+    size: int = 0
+    files: dict[str, bytes] = field(default_factory=dict, repr=False)
+    moved: list[Stored] = field(default_factory=list, repr=False)
+    keeps_revision: bool = False
+    write_id: ObjectId = field(default_factory=ObjectId)
+    at: datetime = field(default_factory=now)
+
+    @property
+    def moves_window(self) -> bool:
+        """Whether all that it tells is how far the window has moved: an older one gives the same conversation.
+
+        A conversation manager that keeps more than that, such as a summary, is not meant.
+        """
+        if self.appended or self.edited or self.guardrail_events or not self.live_may_wait:
+            return False
+        return is_window_state(self.data) if self.data else self.live is not None
+
+    def leads_to(self, guard: Guard) -> Guard:
+        """Return where the history is when this was written there."""
+        return guard if self.keeps_revision else guard.after(len(self.appended), self.write_id)
+
+
+def new_agent_update(session_id: str, write: AgentWrite) -> FilterAndUpdate:
+    """Return filter and update that create an agent with its first messages, where it does not exist yet."""
+    agent = {
+        "agent_data": {"agent_id": write.agent_id, **write.data},
+        "messages": write.appended,
+        "guard": _guard(1, _next_id_of_new(write), write.write_id),
+        "created_at": write.at,
+        "updated_at": write.at,
+    }
+    if write.moved:
+        agent |= {"segments": write.moved, "moved_count": sum(reference["count"] for reference in write.moved)}
+    if write.live is not None:
+        agent["live"] = write.live
+    path = agent_path(write.agent_id)
+    update: Update = {
+        "$set": {path: agent, "updated_at": write.at},
+        "$addToSet": {"agent_ids": write.agent_id},
+    }
+    if write.files:
+        update["$set"]["has_files"] = True
+    if write.guardrail_events:
+        update["$push"] = {"guardrail_events": {"$each": write.guardrail_events}}
+    wanted: Stored = {"_id": session_id, path: {"$exists": False}, f"agent_ids.{MOST_AGENTS - 1}": {"$exists": False}}
+    if may_be_nested(write.agent_id):
+        wanted[agent_path(write.agent_id, "agent_data", nested=True)] = {"$exists": False}
+    return wanted, update
+
+
+def _next_id_of_new(write: AgentWrite) -> int:
+    last = [message["message_id"] for message in write.appended[-1:]] or [each["last_id"] for each in write.moved[-1:]]
+    return last[0] + 1 if last else 0
+
+
+def new_agent_beside_update(session_id: str, write: AgentWrite) -> FilterAndUpdate:
+    """Return what ``new_agent_update`` does, for an agent in whose field nested ones stand already."""
+    wanted, update = new_agent_update(session_id, write)
+    path = agent_path(write.agent_id)
+    agent = update["$set"].pop(path)
+    update["$set"] |= {f"{path}.{name}": value for name, value in agent.items()}
+    wanted[path] = {"$type": "object", "$ne": {}}
+    wanted |= {f"{path}.{name}": {"$exists": False} for name in ("agent_data", "messages")}
+    return wanted, update
+
+
+def guarded_update(session_id: str, write: AgentWrite, guard: Guard) -> FilterAndUpdate:
+    """Return filter and update of a write that goes through only at the place that its guard names."""
+    path = agent_path(write.agent_id, nested=guard.nested)
+    wanted: Stored = {"_id": session_id, f"{path}.guard": None if guard.revision is None else guard.stored}
+    if guard.revision is None:
+        wanted |= _unnumbered(path, guard.next_message_id)
+    update = _change(path, write)
+    if write.edited is not None:
+        wanted |= edited_message_filter(f"{path}.messages", write.edited)
+    after = write.leads_to(guard)
+    if after is not guard:
+        update["$set"][f"{path}.guard"] = after.stored
+    return wanted, update
+
+
+def batch_command(collection: str, changes: Iterable[FilterAndUpdate], write_concern: Stored) -> Stored:
+    """Return one command of several updates, none of which keeps the others from being tried."""
+    updates = [{"q": wanted, "u": update} for wanted, update in changes]
+    command: Stored = {"update": collection, "updates": updates, "ordered": False}
+    return {**command, "writeConcern": write_concern} if write_concern else command
+
+
+def _unnumbered(path: str, next_message_id: int) -> Stored:
+    # The first version kept no counters: its agents are guarded by the ids of their messages.
+    return {
+        f"{path}.agent_data": {"$exists": True},
+        "$nor": [{f"{path}.messages.message_id": {"$gte": next_message_id}}],
+    }
+
+
+def _change(path: str, write: AgentWrite) -> Update:
+    changed = {f"{path}.agent_data.{name}": value for name, value in write.data.items()}
+    changed |= {f"{path}.updated_at": write.at, "updated_at": write.at}
+    update: Update = {"$set": changed}
+    if write.live is not None:
+        changed[f"{path}.live"] = write.live
+    if write.files:
+        changed["has_files"] = True
+    if write.edited is not None:
+        changed |= {f"{path}.messages.$.{name}": value for name, value in write.edited.fields.items()}
+        update["$unset"] = {f"{path}.messages.$.{name}": "" for name in write.edited.dropped}
+    pushed = {f"{path}.messages": write.appended, "guardrail_events": write.guardrail_events}
+    if any(pushed.values()):
+        update["$push"] = {name: _all_of(items) for name, items in pushed.items() if items}
+    return update
+
+
+def _all_of(items: list[Stored]) -> Stored:
+    return items[0] if len(items) == 1 else {"$each": items}
+
+
+def unguarded_update(session_id: str, write: AgentWrite, *, nested: bool = False) -> FilterAndUpdate:
+    """Return filter and update of a write by a caller who knows message ids only, as the SDK's interface does."""
+    path = agent_path(write.agent_id, nested=nested)
+    wanted: Stored = {"_id": session_id, f"{path}.agent_data": {"$exists": True}}
+    update = _change(path, write)
+    if write.data:
+        # The SDK's own verbs know the conversation manager's count instead.
+        update.setdefault("$unset", {})[f"{path}.live"] = ""
+    update["$inc"] = {f"{path}.guard.revision": 1}
+    update["$set"][f"{path}.guard.write_id"] = write.write_id
+    if write.appended:
+        message_id = write.appended[0]["message_id"]
+        wanted["$nor"] = [
+            {f"{path}.guard.next_message_id": {"$gt": message_id}},
+            {f"{path}.messages.message_id": {"$gte": message_id}},
+        ]
+        update["$set"][f"{path}.guard.next_message_id"] = message_id + 1
+    if write.edited is not None:
+        wanted |= edited_message_filter(f"{path}.messages", write.edited)
+    return wanted, update
+
+
+def edited_message_filter(messages: str, edit: MessageEdit) -> Stored:
+    if edit.tracking_id is None:
+        return {f"{messages}.message_id": edit.message_id}
+    return {messages: {"$elemMatch": {"message_id": edit.message_id, "tracking_id": edit.tracking_id}}}
+
+
+def guard_of(agent: Mapping[str, Any]) -> Guard:
+    """Return the place of an agent that one of the pipelines read."""
+    found, last = agent.get("guard"), agent.get("last_message_id")
+    revision, next_id = (None if found is None else found.get(name) for name in ("revision", "next_message_id"))
+    if next_id is None:
+        next_id = 0 if last is None else last + 1
+    write_id = None if found is None else found.get("write_id")
+    is_nested = bool(agent.get("is_nested"))
+    return Guard(None if revision is None else int(revision), int(next_id), write_id, found, is_nested)
+
+
+def rollover_update(
+    session_id: str, agent_id: str, guard: Guard, moved_count: int, references: list[Stored], write_id: ObjectId
+) -> FilterAndUpdate:
+    """Return filter and update that replace the oldest messages by references to the segments that hold them now."""
+    wanted, update = guarded_update(session_id, AgentWrite(agent_id, write_id=write_id), guard)
+    path = agent_path(agent_id, nested=guard.nested)
+    # Two movers may have read the same messages; the second one must not refer to them again.
+    wanted[f"{path}.moved_count"] = moved_count or {"$in": [0, None]}
+    if guard.revision is not None:
+        # The history stays what it is, so who goes on from it, restored before the move, is not disturbed.
+        del update["$set"]
+    update["$pull"] = {f"{path}.messages": {"message_id": {"$lte": references[-1]["last_id"]}}}
+    update["$push"] = {f"{path}.segments": {"$each": references}}
+    update["$inc"] = {f"{path}.moved_count": sum(reference["count"] for reference in references)}
+    return wanted, update
+
+
+def agent_rollover_update(
+    session_id: str, agent_id: str, agent: Stored, references: list[Stored], longer: Stored | None = None
+) -> FilterAndUpdate:
+    """Return what ``rollover_update`` does for an agent that ``embedded_agents_pipeline`` read.
+
+    Args:
+        session_id: The session.
+        agent_id: The agent.
+        agent: What was read.
+        references: Those to new segments, oldest first.
+        longer: Instead of them, the last one there was, as it is now.
+    """
+    moved_count = int(agent.get("moved_count") or 0)
+    written = references if longer is None else [longer]
+    wanted, update = rollover_update(session_id, agent_id, guard_of(agent), moved_count, written, ObjectId())
+    if longer is not None:
+        path = agent_path(agent_id)
+        last = len(agent["segments"]) - 1
+        update["$set"] = {f"{path}.segments.{last}": longer}
+        update["$inc"] = {f"{path}.moved_count": longer["count"] - agent["segments"][last]["count"]}
+        del update["$push"]
+    return wanted, update

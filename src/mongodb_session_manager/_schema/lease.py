@@ -1,0 +1,113 @@
+"""The claim of one manager to be the only writer of a session, and how long to wait for it."""
+
+import math
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from bson import ObjectId
+
+from .ids import now, shown
+from .values import FilterAndUpdate, Stored, Update
+
+LEASE_TIMEOUT = 10.0
+LEASE_DURATION = 30.0
+
+# Somebody who waits asks again after about this many seconds; the pauses double up to the second number.
+_PAUSES = 0.05, 0.5
+
+# Longer ones end beyond the last year that a date can name.
+_LONGEST = timedelta(days=36_500)
+
+
+@dataclass(eq=False)
+class Lease:
+    """A manager's claim to a session.
+
+    Attributes:
+        timeout: Seconds to wait for it.
+        duration: How long it is held without a sign of life.
+        owner: Tells it from every other claim.
+        renewed_at: When a sign of life was last made, by ``time.monotonic()``.
+    """
+
+    timeout: float
+    duration: timedelta
+    owner: ObjectId = field(default_factory=ObjectId)
+    renewed_at: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def wanted(
+        cls, exclusive: object = False, lease_timeout: object = LEASE_TIMEOUT, lease_duration: object = LEASE_DURATION
+    ) -> "Lease | None":
+        """Check a manager's arguments; None where it does not want to be the only writer.
+
+        Raises:
+            TypeError: An argument has the wrong type.
+            ValueError: A number of seconds is not fit.
+        """
+        if not isinstance(exclusive, bool):
+            raise TypeError(f"exclusive must be True or False, got {shown(exclusive)}")
+        timeout, seconds = _seconds("lease_timeout", lease_timeout), _seconds("lease_duration", lease_duration)
+        if not 0 < seconds <= _LONGEST.total_seconds():
+            raise ValueError(f"lease_duration must be more than 0 seconds and at most 100 years, got {seconds!r}")
+        return cls(timeout, timedelta(seconds=seconds)) if exclusive else None
+
+    def renewed(self, at: datetime) -> datetime:
+        """Note a sign of life, and return how long it lasts."""
+        self.renewed_at = time.monotonic()
+        return at + self.duration
+
+    def pauses(self) -> Iterator[float]:
+        """Give the seconds to wait before each new try, until the time is over."""
+        deadline = time.monotonic() + self.timeout
+        pause, longest = _PAUSES
+        while (left := deadline - time.monotonic()) > 0:
+            # Not all at once, when several wait for the same.
+            yield min(left, pause * random.uniform(0.5, 1))  # noqa: S311 - no secret
+            pause = min(2 * pause, longest)
+
+
+def _seconds(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number of seconds, got {shown(value)}")
+    if not math.isfinite(value) or value < 0:
+        raise ValueError(f"{name} must be a finite number of seconds that is not negative, got {value!r}")
+    return float(value)
+
+
+def taken_lease_update(session_id: str, update: Update, lease: Lease) -> FilterAndUpdate:
+    """Return filter and update that open a session and take its lease, where nobody has it."""
+    at = now()
+    free: Stored = {"_id": session_id, "$or": [{"lease": None}, {"lease.expires_at": {"$lte": at}}]}
+    held = {"owner": lease.owner, "expires_at": lease.renewed(at)}
+    return free, {**update, "$set": {"lease": held}}
+
+
+def leased_update(change: FilterAndUpdate, lease: Lease | None) -> FilterAndUpdate:
+    """Have a write go through only under the writer's lease, which it renews; without one, where nobody has one."""
+    wanted, update = change
+    if lease is None:
+        wanted["lease"] = None
+    else:
+        wanted["lease.owner"] = lease.owner
+        update.setdefault("$set", {})["lease.expires_at"] = lease.renewed(now())
+    return change
+
+
+def renewed_lease_update(session_id: str, lease: Lease) -> FilterAndUpdate:
+    """Return filter and update that renew a lease, where it is still held."""
+    return leased_update(({"_id": session_id}, {}), lease)
+
+
+def released_lease_update(session_id: str, lease: Lease) -> FilterAndUpdate:
+    """Return filter and update that give up a lease."""
+    return {"_id": session_id, "lease.owner": lease.owner}, {"$unset": {"lease": ""}}
+
+
+def expired_lease_update(session_id: str, lease: Stored) -> FilterAndUpdate:
+    """Return filter and update that clear a stored lease, where its owner has not come back."""
+    seen = {f"lease.{name}": lease[name] for name in ("owner", "expires_at")}
+    return {"_id": session_id, **seen}, {"$unset": {"lease": ""}}

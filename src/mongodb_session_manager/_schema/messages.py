@@ -1,0 +1,221 @@
+"""Messages, edits and redactions <-> elements of a stored history; the SDK's records."""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any, cast
+
+from strands.types.content import Message
+from strands.types.session import SessionAgent, SessionMessage
+
+from .values import Stored, decode, decode_first_version, encode, encode_noting, encode_tolerant
+
+MESSAGE_FIELDS = ("role", "content", "tracking_id", "metadata")
+AGENT_FIELDS = ("state", "conversation_manager_state", "_internal_state")
+
+
+def message_doc(message: Message, message_id: int, at: datetime, label: str) -> Stored:
+    """Return the array element that stores a message.
+
+    Args:
+        message: As the SDK has it.
+        message_id: Its number in the agent's history.
+        at: When it was created and last updated.
+        label: What to call it in an error.
+
+    Raises:
+        UnstorableValueError: The message holds something that would not come back equal.
+    """
+    return {"message_id": message_id, **_body(message, label), "created_at": at, "updated_at": at}
+
+
+# Stands for the metadata of a message that are its call's own figures: those are in its event_loop_metrics anyway.
+_METADATA_IN_METRICS = "event_loop_metrics"
+_METADATA_FIELDS = ("usage", "metrics")
+
+
+def add_metrics(stored: Stored, metrics: Stored, label: str) -> None:
+    """Put the ``event_loop_metrics`` of a message into the array element that stores it, as far as they can be."""
+    encoded, differs = encode_tolerant(metrics, f"{label}, metrics")
+    stored["event_loop_metrics"] = encoded
+    metadata = stored.get("metadata")
+    own = {name: encoded.get(name) for name in _METADATA_FIELDS}
+    # What is stored with marks stays where it is: reading the reference is to cost next to nothing.
+    if not differs and isinstance(metadata, dict) and metadata == own and list(metadata) == list(own):
+        stored["metadata"] = _METADATA_IN_METRICS
+
+
+def _body(message: Message, label: str) -> Stored:
+    known = {key: value for key, value in message.items() if key in MESSAGE_FIELDS and key != "metadata"}
+    extra = {key: value for key, value in message.items() if key not in MESSAGE_FIELDS}
+    body: Stored
+    body, escaped = encode_noting({**known, "extra": extra} if extra else known, label)
+    if "metadata" in message:
+        metadata, differs = _metadata(message["metadata"], f"{label}, metadata")
+        body |= metadata
+        escaped = escaped or differs
+    if escaped:
+        body["escaped"] = True
+    return body
+
+
+def _metadata(metadata: Any, label: str) -> tuple[Stored, bool]:
+    if not issubclass(type(metadata), dict):
+        return encode_tolerant({"metadata": metadata}, label)
+    stored, differs = encode_tolerant(metadata, label)
+    return {"metadata": stored}, differs
+
+
+@dataclass(frozen=True)
+class MessageEdit:
+    """What changes in a stored message; its times of creation and metrics stay.
+
+    Attributes:
+        message_id: The message.
+        fields: Fields of the element to set.
+        dropped: Fields of the element to remove.
+        tracking_id: The message's own, as stored, where its id may be another message's by now; None where that is
+            enough.
+    """
+
+    message_id: int
+    fields: Stored = field(repr=False)
+    dropped: tuple[str, ...]
+    tracking_id: Any = None
+
+    @property
+    def redacts(self) -> bool:
+        """Whether nothing of the old content may be left anywhere."""
+        return "redacted" in self.fields
+
+    def apply(self, stored: Stored) -> None:
+        """Make the same change in an element that was not sent yet."""
+        stored.update(self.fields)
+        for name in self.dropped:
+            parent, _, child = name.rpartition(".")
+            if not parent:
+                stored.pop(child, None)
+            elif isinstance(stored.get(parent), dict):
+                stored[parent] = {key: value for key, value in stored[parent].items() if key != child}
+
+
+# Where an element may hold content, or say of it how it is stored; two are the first version's.
+_BODY_FIELDS = (*MESSAGE_FIELDS, "extra", "escaped", "files", "message", "redact_message")
+
+
+def replacement(message: Message, message_id: int, at: datetime, label: str) -> MessageEdit:
+    """Return the edit that puts another message in the place of a stored one."""
+    fields = {**_body(message, label), "updated_at": at}
+    return MessageEdit(message_id, fields, tuple(name for name in _BODY_FIELDS if name not in fields))
+
+
+def redaction(message: Message, message_id: int, at: datetime, label: str) -> MessageEdit:
+    """Return the edit that leaves nothing of a message's content; what identifies and measures it stays."""
+    fields = {**_body(message, label), "redacted": True, "updated_at": at}
+    kept = {*fields, "tracking_id"}
+    if "metadata" not in fields:
+        kept |= {"metadata", "escaped"}  # the metrics that stay may hold marks
+    dropped = [name for name in _BODY_FIELDS if name not in kept]
+    if "metadata" not in fields:
+        dropped.append("metadata.custom")
+    return MessageEdit(message_id, fields, tuple(dropped))
+
+
+def decode_message(stored: Stored) -> Message:
+    """Return the message of an array element: the redacted one, where it was redacted."""
+    if "message" in stored:
+        return cast(Message, decode_first_version(stored.get("redact_message") or stored["message"]))
+    body = {name: stored[name] for name in MESSAGE_FIELDS if name in stored}
+    extra = stored.get("extra", {})
+    if "escaped" in stored:
+        body, extra = decode(body), decode(extra)
+    if body.get("metadata") == _METADATA_IN_METRICS and "event_loop_metrics" in stored:
+        body["metadata"] = _metadata_in(stored["event_loop_metrics"])
+    return cast(Message, {**body, **extra} if extra else body)
+
+
+def _metadata_in(metrics: Any) -> Stored:
+    """Return the metadata that stand among the metrics; where a hand has changed those, what is left of it."""
+    return {name: metrics[name] for name in _METADATA_FIELDS if name in metrics} if isinstance(metrics, dict) else {}
+
+
+def is_plain_user(message: Message) -> bool:
+    """Tell whether a history may begin with a message: a user's, and no tool's result."""
+    return message.get("role") == "user" and not any("toolResult" in block for block in message.get("content") or ())
+
+
+def last_plain_user(messages: Sequence[Stored]) -> int | None:
+    """Return the place of the last array element with which a history may begin."""
+    places = range(len(messages) - 1, -1, -1)
+    return next((place for place in places if is_plain_user(decode_message(messages[place]))), None)
+
+
+def message_record(stored: Stored) -> Stored:
+    """Return an array element as ``list_messages`` shows it: the message, its id, times, metrics and events."""
+    message = decode_message(stored)
+    others = {name: value for name, value in stored.items() if name not in _BODY_FIELDS and value is not None}
+    kept = {name: decode(value) for name, value in others.items()}
+    at: Stored = {name: _listed_time(others[name]) for name in ("created_at", "updated_at") if name in others}
+    return {"message_id": stored["message_id"], **message, **kept, **at}
+
+
+def _listed_time(at: Any) -> Any:
+    """Return a time as it is listed; what a hand has put there instead is shown as it is."""
+    try:
+        return aware(at)
+    except (AttributeError, TypeError, ValueError):
+        return decode(at)
+
+
+def aware(at: str | datetime) -> datetime:
+    """Return a time that may be given in ISO 8601, as the SDK and the first version have it."""
+    found = datetime.fromisoformat(at.replace("Z", "+00:00")) if isinstance(at, str) else at
+    return found.replace(tzinfo=timezone.utc) if found.tzinfo is None else found
+
+
+def session_message(stored: Stored) -> SessionMessage:
+    """Return the SDK's record of an array element."""
+    message = decode_message(stored)
+    redacted = "redacted" in stored or stored.get("redact_message") is not None
+    return SessionMessage(
+        message=message,
+        message_id=int(stored["message_id"]),
+        redact_message=message if redacted else None,
+        **times(stored),
+    )
+
+
+def agent_data_doc(agent: SessionAgent, label: str) -> Stored:
+    """Return the stored ``agent_data`` of an SDK record."""
+    fields = {name: encode(getattr(agent, name), f"{label}, {name}") for name in AGENT_FIELDS}
+    return {"agent_id": agent.agent_id, **fields}
+
+
+def session_agent(agent_id: str, stored: Mapping[str, Any]) -> SessionAgent:
+    """Return the SDK's record of a stored agent (``agent_data`` and times)."""
+    data = stored["agent_data"]
+    read = decode_first_version if stored.get("guard") is None else decode
+    fields = {name: read(data.get(name) or {}) for name in AGENT_FIELDS}
+    return SessionAgent(agent_id=agent_id, **fields, **times(stored))
+
+
+def times(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``created_at`` and ``updated_at`` in the SDK's form, ISO 8601, as far as they are stored."""
+    found = {name: stored[name] for name in ("created_at", "updated_at") if stored.get(name) is not None}
+    return {name: at.isoformat() if isinstance(at, datetime) else str(at) for name, at in found.items()}
+
+
+def with_tracking_id(message: Message, tracking_id: str | None = None) -> Message:
+    """Return a message that can be told apart; the SDK gives those an id that it appends itself."""
+    if message.get("tracking_id"):
+        return message
+    return cast(Message, {**message, "tracking_id": tracking_id or str(uuid.uuid4())})
+
+
+def with_blocks(message: Message) -> Message:
+    """Return a message whose ``content`` is a list of blocks: plain text, or a result's, becomes one text block."""
+    content: Any = message["content"]
+    if isinstance(content, list):
+        return message
+    return cast(Message, {**message, "content": [{"text": str(content)}]})

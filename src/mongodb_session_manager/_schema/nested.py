@@ -1,0 +1,68 @@
+"""Agents that the first version stored nested in one another, and expressions that read past them."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from .ids import MAX_KEY_LEVELS, agent_path
+from .values import Pipeline, Stored, escape_key
+
+
+def may_be_nested(agent_id: str) -> bool:
+    parts = agent_id.split(".")
+    if not 1 < len(parts) <= MAX_KEY_LEVELS or "agent_data" in parts[1:]:
+        return False
+    return all(part and not part.startswith("$") for part in parts)
+
+
+def nested_agent_ids(agents: Stored) -> list[str]:
+    """Return the ids of the agents that stand nested in others' fields, and nowhere else."""
+    found = [agent_id for name, agent in agents.items() for agent_id in _agents_in(name, agent)]
+    return [agent_id for agent_id in found if may_be_nested(agent_id) and escape_key(agent_id) not in agents]
+
+
+def _agents_in(agent_id: str, agent: Any) -> Iterator[str]:
+    inner = agent.items() if isinstance(agent, dict) else ()
+    for name, value in inner:
+        if isinstance(value, dict) and name != "agent_data":
+            if isinstance(value.get("agent_data"), dict):
+                yield f"{agent_id}.{name}"
+            yield from _agents_in(f"{agent_id}.{name}", value)
+
+
+def lifted_pipeline(*agent_ids: str) -> Pipeline:
+    """Return the stage after which nested agents stand where all others do; none for ordinary ids.
+
+    Of a single one ``is_nested`` then tells whether it was.
+    """
+    fields: Stored = {}
+    for agent_id in filter(may_be_nested, agent_ids):
+        own, nested = own_and_nested(agent_id)
+        is_nested = is_nested_expression(agent_id)
+        fields |= {"is_nested": is_nested, agent_path(agent_id): {"$cond": [is_nested, nested, own]}}
+    return [{"$set": fields}] if fields else []
+
+
+def own_and_nested(agent_id: str) -> tuple[str, str]:
+    return f"${agent_path(agent_id)}", f"${agent_path(agent_id, nested=True)}"
+
+
+def is_nested_expression(agent_id: str) -> Stored:
+    own, nested = own_and_nested(agent_id)
+    return {"$and": [{"$not": [{"$ifNull": [own, False]}]}, is_object_expression(f"{nested}.agent_data")]}
+
+
+def is_object_expression(value: str) -> Stored:
+    # In the order of BSON's types objects come right before lists.
+    return {"$and": [{"$gte": [value, {}]}, {"$lt": [value, []]}]}
+
+
+def list_expression(value: str) -> dict[str, Any]:
+    # Where no agent stands but others do, a name of one of theirs may be that of an agent's field.
+    return {"$cond": [{"$isArray": value}, value, []]}
+
+
+def places_of(agent_id: str, *names: str) -> list[tuple[list[str], str]]:
+    """Return where a field of an agent may stand, as names and as a path."""
+    nested = [False, True] if may_be_nested(agent_id) else [False]
+    paths = [agent_path(agent_id, *names, nested=each) for each in nested]
+    return [(path.split("."), path) for path in paths]

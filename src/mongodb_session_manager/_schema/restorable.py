@@ -1,0 +1,77 @@
+"""Checks of what stands in a session before it is used: another version may have written it, or a hand.
+
+What does not fit raises an error that names session, agent and place, and says what to do.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import MongoDBSessionError
+from .messages import AGENT_FIELDS, decode_message, message_record
+from .values import Stored
+
+REMEDY_FOR_AGENT = (
+    "Go on with the versions of strands-agents and of this library that wrote it, restore the document from a backup, "
+    "or remove the field, which gives up what it holds."
+)
+_OF_MESSAGE = (
+    "Restore the document from a backup, or put another message in its place with the repository's update_message()."
+)
+
+
+def unreadable(label: str, what: str, reason: str, remedy: str) -> MongoDBSessionError:
+    return MongoDBSessionError(
+        f"{label} cannot be restored: {what} {reason}. {remedy} The rest of the session can be read."
+    )
+
+
+def check_fields(label: str, data: Any) -> None:
+    """Check the stored ``agent_data``.
+
+    Raises:
+        MongoDBSessionError: It, or a field of it that an agent is restored from, is no object.
+    """
+    fields = {"agent_data": data}
+    if isinstance(data, Mapping):
+        fields |= {name: data[name] for name in AGENT_FIELDS if data.get(name) is not None}
+    for name, value in fields.items():
+        if not isinstance(value, Mapping):
+            raise unreadable(label, name, f"is no object but of type {type(value).__name__}", REMEDY_FOR_AGENT)
+
+
+def restored_message(label: str, stored: Stored) -> tuple[int, Any]:
+    """Return the id of a stored message and the message.
+
+    Raises:
+        MongoDBSessionError: It is none that an agent can have.
+    """
+    try:
+        message_id, message = int(stored["message_id"]), decode_message(stored)
+        content: Any = message["content"]
+        has_blocks = isinstance(content, str) or all(isinstance(block, dict) for block in content)
+        reason = None if has_blocks and isinstance(message["role"], str) else "is no message"
+    except Exception as error:  # noqa: BLE001 - anything may stand there
+        reason = f"has another shape than is read ({type(error).__name__})"
+    if reason is not None:
+        raise unreadable(label, _name_of(stored), reason, _OF_MESSAGE)
+    return message_id, message
+
+
+def listed_message(label: str, stored: Stored) -> Stored:
+    """Return a stored message as ``list_messages`` shows it.
+
+    Raises:
+        MongoDBSessionError: It is none.
+    """
+    try:
+        return message_record(stored)
+    except Exception as error:  # noqa: BLE001 - anything may stand there
+        reason = f"has another shape than is read ({type(error).__name__})"
+    raise MongoDBSessionError(
+        f"{label} cannot be listed whole: {_name_of(stored)} {reason}. {_OF_MESSAGE} limit and offset list the others."
+    )
+
+
+def _name_of(stored: Any) -> str:
+    found = stored.get("message_id") if isinstance(stored, Mapping) else None
+    return f"message {found}" if isinstance(found, int) else "a message without a number"

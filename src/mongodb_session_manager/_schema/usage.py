@@ -1,0 +1,118 @@
+"""Adding up what model calls and tools took.
+
+The figures come from objects of others: the SDK, a model's provider, an application. An odd figure is left out,
+and costs nothing else.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar, cast
+
+from ..types import ToolUsage, UsageTotals
+
+logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
+
+def observed(figure: str, look: Callable[[], _T], otherwise: _T) -> _T:
+    """Return what a look at somebody else's object finds; ``otherwise`` where it raises."""
+    try:
+        return look()
+    except Exception as error:  # noqa: BLE001 - foreign code may raise anything, and a figure is only information
+        logger.debug("figure=<%s>, error=<%s> | could not be observed", figure, type(error).__name__)
+        return otherwise
+
+
+def as_mapping(value: object) -> dict[Any, Any]:
+    if type(value) is dict:
+        return dict(value)
+    return observed("mapping", lambda: dict(value.items()) if isinstance(value, Mapping) else {}, {})
+
+
+def added_up(counted: Mapping[Any, Any], call: Mapping[Any, Any]) -> dict[str, Any]:
+    then, now = _numbers(counted), _numbers(call)
+    return {name: _sum(then.get(name, 0), now.get(name, 0)) for name in then | now}
+
+
+def _numbers(figures: Mapping[Any, Any]) -> dict[str, Any]:
+    found = {}
+    for name, value in figures.items():
+        if issubclass(type(name), str) and (number := as_number(value)) is not None:
+            found[str.__str__(name)] = number
+    return found
+
+
+def as_number(value: object) -> int | float | None:
+    """Return a finite number as a plain one; None for anything else."""
+    kind = type(value)
+    if kind is int:
+        return cast(int, value)
+    if kind is bool:
+        return None
+    if issubclass(kind, int):
+        return int.__int__(cast(int, value))
+    if issubclass(kind, float) and math.isfinite(number := float.__float__(cast(float, value))):
+        return number
+    return None
+
+
+def _sum(total: float, number: float) -> int | float:
+    try:
+        return total if (added := as_number(total + number)) is None else added
+    except OverflowError:  # an int beyond all floats
+        return total
+
+
+def usage_totals(calls: Iterable[Mapping[str, Any]]) -> UsageTotals:
+    """Sum the ``event_loop_metrics`` of an agent's messages, in order.
+
+    Only figures of single calls are added up. Where the first version stored accumulated ones alone, a call is
+    the difference to the message before it; a smaller number than before means that the process was new.
+    """
+    totals = UsageTotals(model_calls=0, usage={}, metrics={}, tools={})
+    before: Mapping[str, Any] = {}
+    for call in map(as_mapping, calls):
+        usage, metrics = as_mapping(call.get("usage")), as_mapping(call.get("metrics"))
+        if not (usage or metrics):
+            usage, metrics = _difference_of_totals(call, before)
+        before = call
+        totals["model_calls"] += bool(usage or metrics)
+        totals["usage"] = added_up(totals["usage"], usage)
+        totals["metrics"] = added_up(totals["metrics"], {"latencyMs": as_number(metrics.get("latencyMs")) or 0})
+        totals["tools"] = _merged_tools(totals["tools"], as_mapping(call.get("tool_usage")))
+    return totals
+
+
+def _difference_of_totals(call: Mapping[str, Any], before: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    usage, metrics = as_mapping(call.get("accumulated_usage")), as_mapping(call.get("accumulated_metrics"))
+    used, measured = as_mapping(before.get("accumulated_usage")), as_mapping(before.get("accumulated_metrics"))
+    if fell(usage, used, "totalTokens") or fell(metrics, measured, "latencyMs"):
+        used = measured = {}
+    return subtracted(usage, used), subtracted(metrics, measured)
+
+
+def fell(now: Mapping[str, Any], then: Mapping[str, Any], name: str) -> bool:
+    return (as_number(now.get(name)) or 0) < (as_number(then.get(name)) or 0)
+
+
+def subtracted(now: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, Any]:
+    before = _numbers(then)
+    return {name: _sum(value, -before.get(name, 0)) for name, value in _numbers(now).items()}
+
+
+def _merged_tools(tools: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, ToolUsage]:
+    added = {name: added_up(as_mapping(tools.get(name)), as_mapping(more.get(name))) for name in [*tools, *more]}
+    return {name: cast(ToolUsage, usage) for name, usage in added.items() if usage}
+
+
+def sum_of_totals(totals: Sequence[UsageTotals]) -> UsageTotals:
+    """Return the totals of several agents together."""
+    joined = UsageTotals(model_calls=0, usage={}, metrics={}, tools={})
+    for each in totals:
+        joined["model_calls"] += each["model_calls"]
+        joined["usage"] = added_up(joined["usage"], each["usage"])
+        joined["metrics"] = added_up(joined["metrics"], each["metrics"])
+        joined["tools"] = _merged_tools(joined["tools"], each["tools"])
+    return joined

@@ -1,0 +1,387 @@
+"""Values <-> BSON; pure functions, no I/O.
+
+Values are stored as plain BSON wherever BSON gives them back equal. The rest is marked with ``%``, which is
+escaped in users' own keys, so every stored value has one reading:
+
+* keys: ``.``, ``$``, NUL, lone surrogates and the empty key become ``%2E``, ``%24``, ``%00``, ``%uD800``, ``%empty``;
+  numbers, true, false and null, which are keys for JSON too, ``%bson:`` with what they are: ``%bson:2024``;
+* values: ``{"%int": hex}`` (over 8 bytes), ``{"%text": UTF-8 with surrogates}``, ``{"%datetime": ISO 8601}``
+  (finer than a millisecond, or not in UTC), ``{"%bson": bytes}`` (a subtree nested deeper than a server takes).
+  The mark ``%file`` is ``blobs``'s; here it is only kept from meaning anything else.
+"""
+
+import base64
+import functools
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
+from typing import Any, TypeAlias
+
+import bson
+from bson import Decimal128, ObjectId
+from bson.dbref import DBRef
+from bson.int64 import Int64
+
+from ..errors import UnstorableValueError
+
+logger = logging.getLogger(__name__)
+
+Stored: TypeAlias = dict[str, Any]
+
+# Servers refuse documents nested deeper than 200 levels; the session document itself takes up to 8.
+_BSON_DEPTH = 100
+# What Python 3.10 still reads back within its recursion limit of 1,000.
+_MAX_DEPTH = 256
+_INT32, _INT64 = 2**31, 2**63
+# BSON's own types among them: applications keep them in metadata.
+_PLAIN = frozenset({float, bool, bytes, type(None), ObjectId, Decimal128})
+
+_ESCAPES = {".": "%2E", "$": "%24", "%": "%25", "\0": "%00", "_": "%5F"}
+_MARKS = r"2E|24|25|00|5F|u[0-9A-F]{4}|empty|int|text|datetime|bson|file"
+# "__bytes_encoded__" is how the SDK's own JSON form, found in sessions of the first version, marks base64.
+_SPECIAL = re.compile(rf"[.$\0\ud800-\udfff]|%(?={_MARKS})|^_(?=_bytes_encoded__$)")
+_ESCAPED = re.compile(r"%(?:(2E|24|25|00|5F)|u([0-9A-F]{4}))")
+
+
+@functools.lru_cache(maxsize=4096)
+def escape_key(key: str) -> str:
+    """Return the field name under which a key of any spelling is stored; plain keys stay as they are."""
+    return _SPECIAL.sub(_escape, key) if key else "%empty"
+
+
+def _escape(match: re.Match[str]) -> str:
+    char = match[0]
+    return _ESCAPES.get(char) or f"%u{ord(char):04X}"
+
+
+@functools.lru_cache(maxsize=4096)
+def unescape_key(name: str) -> str:
+    """Return the key that ``escape_key`` turned into this field name."""
+    return "" if name == "%empty" else _ESCAPED.sub(_unescape, name)
+
+
+def _unescape(match: re.Match[str]) -> str:
+    return chr(int(match[1] or match[2], 16))
+
+
+# What only tells of a model call, and cannot be a figure where it is larger than this.
+_FIGURES = frozenset({"usage", "metrics", "accumulated_usage", "accumulated_metrics", "tool_usage"})
+_FIGURE_BYTES = 1024 * 1024
+
+# Of a key that is no string; ``escape_key`` never lets a string begin so.
+_KEY_MARK = "%bson:"
+_KEY_WORDS: dict[str, bool | None] = {"true": True, "false": False, "null": None}
+
+
+def _mark_key(key: Any) -> str:
+    """Return the field name under which a key that is no string is stored."""
+    for word, value in _KEY_WORDS.items():
+        if key is value:
+            return _KEY_MARK + word
+    if isinstance(key, int):
+        number = int.__int__(key)
+        return _KEY_MARK + (str(number) if -_INT64 <= number < _INT64 else hex(number))
+    if isinstance(key, float):
+        return _KEY_MARK + float.__repr__(key).replace(".", _ESCAPES["."])
+    raise _RefusedError(f"it has a key of type {type(key).__name__}; JSON and MongoDB know no such keys")
+
+
+def _unmark_key(text: str) -> Any:
+    if text in _KEY_WORDS:
+        return _KEY_WORDS[text]
+    if "0x" in text:
+        return int(text, 16)
+    return int(text) if text.removeprefix("-").isdecimal() else float(unescape_key(text))
+
+
+@functools.lru_cache(maxsize=4096)
+def decode_key(name: str) -> Any:
+    """Return the key that is stored under a field name inside a value; it need not be a string."""
+    if name.startswith(_KEY_MARK):
+        with suppress(ValueError):  # else the first version's, or somebody else's
+            return _unmark_key(name[len(_KEY_MARK) :])
+    return unescape_key(name)
+
+
+class _RefusedError(Exception):
+    def __init__(self, reason: str) -> None:
+        self.reason, self.path = reason, ""
+
+
+class _Encoder:
+    """Copies one value into its stored form and notes whether reading it back needs ``decode``."""
+
+    def __init__(self, plain_dates: bool = False) -> None:
+        self.escaped = False
+        self._plain_dates = plain_dates
+
+    def encode(self, value: Any, depth: int = 0) -> Any:
+        kind = type(value)
+        if kind is str:
+            return value if value.isascii() else self._text(value)
+        if kind is dict:
+            return self._dict(value, depth)
+        if kind is list:
+            return self._list(value, depth)
+        if kind is int:
+            return self._int(value)
+        if kind in _PLAIN:
+            return value
+        return self._uncommon(value, depth)
+
+    def _dict(self, value: dict[Any, Any], depth: int) -> Any:
+        if depth >= _BSON_DEPTH and self._is_deep(depth):
+            return self._nested(value, depth)
+        stored: Stored = {}
+        key = None
+        try:
+            for key, item in value.items():
+                stored[self._key(key)] = self.encode(item, depth + 1)
+        except _RefusedError as refused:
+            # What is no string is a value rather than a name, and values are told to nobody.
+            refused.path = f".{key}{refused.path}" if isinstance(key, str) else refused.path
+            raise
+        if len(stored) < len(value):
+            raise _RefusedError("it has several keys that would be stored as one, such as two NaN")
+        return stored
+
+    def _list(self, value: Any, depth: int) -> Any:
+        if depth >= _BSON_DEPTH and self._is_deep(depth):
+            return self._nested(list(value), depth)
+        stored: list[Any] = []
+        try:
+            for item in value:
+                stored.append(self.encode(item, depth + 1))
+        except _RefusedError as refused:
+            refused.path = f"[{len(stored)}]{refused.path}"
+            raise
+        return stored
+
+    def _key(self, key: Any) -> str:
+        if type(key) is not str:
+            if not isinstance(key, str):
+                self.escaped = True
+                return _mark_key(key)
+            key = str.__str__(key)
+        name = escape_key(key)
+        if name is not key and name != key:
+            self.escaped = True
+        return name
+
+    def _mark(self, name: str, content: Any) -> Stored:
+        self.escaped = True
+        return {name: content}
+
+    def _is_deep(self, depth: int) -> bool:
+        if depth > _MAX_DEPTH:
+            raise RecursionError
+        return depth % _BSON_DEPTH == 0
+
+    def _nested(self, value: Any, depth: int) -> Stored:
+        return self._mark("%bson", bson.encode({"value": self.encode(value, depth + 1)}))
+
+    def _int(self, value: int) -> Any:
+        if -_INT32 <= value < _INT32:
+            return value
+        if -_INT64 <= value < _INT64:
+            self.escaped = True  # comes back as bson.Int64, which decode() makes an int again
+            return value
+        return self._mark("%int", hex(value))
+
+    def _text(self, value: str) -> Any:
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return self._mark("%text", value.encode("utf-8", "surrogatepass"))
+        return value
+
+    def _datetime(self, value: datetime) -> Any:
+        if self._plain_dates or (value.utcoffset() == timedelta(0) and value.microsecond % 1000 == 0):
+            return value
+        return self._mark("%datetime", value.isoformat())
+
+    def _uncommon(self, value: Any, depth: int) -> Any:
+        if isinstance(value, str):
+            return self.encode(str.__str__(value))
+        if isinstance(value, int):
+            return self._int(int(value))
+        if isinstance(value, float):
+            return float(value)
+        if isinstance(value, bytearray | memoryview):
+            return bytes(value)
+        if isinstance(value, dict):
+            return self._dict(value, depth)
+        if isinstance(value, list | tuple):
+            return self._list(value, depth)
+        if isinstance(value, datetime):
+            return self._datetime(value)
+        raise _RefusedError(f"a value of type {type(value).__name__} would not come back as it was")
+
+
+class _TolerantEncoder(_Encoder):
+    """Leaves out what cannot be stored, wherever it stands; what is too deep costs the whole figure."""
+
+    def __init__(self, label: str) -> None:
+        super().__init__()
+        self._label = label
+
+    def fields(self, fields: Mapping[Any, Any], levels: int) -> Stored:
+        """Return fields each by itself, down to so many levels, without those that are too deep or too large."""
+        stored: Stored = {}
+        with self._leaving_out():
+            for key, item in fields.items():
+                stored |= self._field(key, item, levels)
+        return stored
+
+    def _field(self, key: Any, item: Any, levels: int) -> Stored:
+        try:
+            stored: Stored = self.encode({key: item})
+        except RecursionError as error:
+            self._log(error)
+            parted = levels > 0 and issubclass(type(item), dict)
+            stored = self.encode({key: {}}) if parted else {}
+            for name in stored:
+                stored[name] = self.fields(item, levels - 1)
+        if stored and key in _FIGURES and len(bson.encode(stored)) > _FIGURE_BYTES:
+            logger.debug("label=<%s> | left out a figure that is too large", self._label)
+            return {}
+        return stored
+
+    def _dict(self, value: dict[Any, Any], depth: int) -> Any:
+        if depth >= _BSON_DEPTH and self._is_deep(depth):
+            return self._nested(value, depth)
+        stored: Stored = {}
+        for key, item in value.items():
+            with self._leaving_out():
+                stored.setdefault(self._key(key), self.encode(item, depth + 1))
+        return stored
+
+    def _list(self, value: Any, depth: int) -> Any:
+        if depth >= _BSON_DEPTH and self._is_deep(depth):
+            return self._nested(list(value), depth)
+        stored: list[Any] = []
+        for item in value:
+            with self._leaving_out():
+                stored.append(self.encode(item, depth + 1))
+        return stored
+
+    @contextmanager
+    def _leaving_out(self) -> Iterator[None]:
+        try:
+            yield
+        except RecursionError:
+            raise
+        except Exception as error:  # noqa: BLE001 - objects of others may raise anything
+            self._log(error)
+
+    def _log(self, error: Exception) -> None:
+        logger.debug("label=<%s>, error=<%s> | left out what cannot be stored", self._label, type(error).__name__)
+
+
+def encode_tolerant(fields: Mapping[Any, Any], label: str) -> tuple[Stored, bool]:
+    """Return a stored copy of what only tells of a message, and whether it differs from that.
+
+    What cannot be stored is left out: each field by itself, and in it each value.
+    """
+    plain = _Encoder()
+    with suppress(Exception):  # objects of others may raise anything; then each value goes by itself
+        stored: Stored = plain.encode(dict(fields))
+        if not _FIGURES.intersection(stored) or len(bson.encode(stored)) <= _FIGURE_BYTES:
+            return stored, plain.escaped
+    encoder = _TolerantEncoder(label)
+    return encoder.fields(fields, levels=1), encoder.escaped
+
+
+def encode(value: Any, label: str, *, plain_dates: bool = False, depth: int = 0) -> Any:
+    """Return a stored copy of any value that JSON, bytes and datetimes can express.
+
+    Args:
+        value: The value; tuples become lists, enums that are strings or numbers their values.
+        label: What the value is, for the error message.
+        plain_dates: Store every datetime as a BSON date, which queries can compare: in UTC, without microseconds,
+            and a naive one as if it were in UTC. Without it a datetime comes back as it was.
+        depth: How many levels its place is nested deep itself.
+
+    Raises:
+        UnstorableValueError: The value holds something that would not come back equal.
+    """
+    return encode_noting(value, label, plain_dates=plain_dates, depth=depth)[0]
+
+
+def encode_noting(value: Any, label: str, *, plain_dates: bool = False, depth: int = 0) -> tuple[Any, bool]:
+    """Do what ``encode`` does, and tell whether the stored copy differs from the value.
+
+    Raises:
+        UnstorableValueError: The value holds something that would not come back equal.
+    """
+    encoder = _Encoder(plain_dates)
+    try:
+        return encoder.encode(value, depth), encoder.escaped
+    except _RefusedError as refused:
+        raise UnstorableValueError(label + refused.path, refused.reason) from None
+    except RecursionError:
+        reason = f"it is nested deeper than {_MAX_DEPTH} levels, or holds itself"
+        raise UnstorableValueError(label, reason) from None
+
+
+_UNMARK: dict[str, Callable[[Any], Any]] = {
+    "%int": lambda content: int(content, 16),
+    "%text": lambda content: content.decode("utf-8", "surrogatepass"),
+    "%datetime": datetime.fromisoformat,
+    "%bson": lambda content: decode(bson.decode(content, codec_options=CODEC_OPTIONS)["value"]),
+}
+
+CODEC_OPTIONS: bson.CodecOptions[Stored] = bson.CodecOptions(dict, tz_aware=True)
+
+
+def decode(value: Any) -> Any:
+    """Return the value that ``encode`` stored; also reads what the first version of this system stored."""
+    kind = type(value)
+    if kind is dict:
+        return _decode_dict(value)
+    if kind is list:
+        return _decode_list(value)
+    if kind is Int64:
+        return int(value)
+    if kind is DBRef:  # how pymongo reads the {"$ref": …} of an unescaped tool schema
+        return decode(dict(value.as_doc()))
+    return value
+
+
+def _decode_list(value: list[Any]) -> list[Any]:
+    decoded = []
+    for item in value:  # a comprehension would take a stack frame for every level
+        decoded.append(decode(item))
+    return decoded
+
+
+def _decode_dict(value: Stored) -> Any:
+    if len(value) == 1:
+        ((name, content),) = value.items()
+        if name in _UNMARK:
+            return _UNMARK[name](content)
+    if value.get("__bytes_encoded__") is True and "data" in value:
+        return base64.b64decode(value["data"])
+    decoded = {}
+    for name, item in value.items():
+        decoded[decode_key(name)] = decode(item)
+    return decoded
+
+
+def decode_first_version(value: Any) -> Any:
+    if type(value) is DBRef:
+        return decode_first_version(dict(value.as_doc()))
+    if isinstance(value, list):
+        return [decode_first_version(item) for item in value]
+    if not isinstance(value, dict):
+        return int(value) if type(value) is Int64 else value
+    if value.get("__bytes_encoded__") is True and "data" in value:
+        return base64.b64decode(value["data"])
+    return {key: decode_first_version(item) for key, item in value.items()}
+
+
+Update: TypeAlias = dict[str, dict[str, Any]]
+Pipeline: TypeAlias = list[dict[str, Any]]
+FilterAndUpdate: TypeAlias = tuple[Stored, Update]

@@ -1,0 +1,1 @@
+"""What stands beside the conversation: metadata, feedback, figures, hooks, Graphs and Swarms."""

@@ -1,0 +1,89 @@
+"""What users pass: old spellings, messages that are none, and ``async with`` where there is none."""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from .._schema.ids import shown
+
+__all__ = ["NotAsynchronous", "check_message", "with_new_spellings"]
+
+_OLD_SPELLINGS = {"metadataHook": "metadata_hook", "feedbackHook": "feedback_hook"}
+_ROLES = ("user", "assistant")
+# What would be stored as the text by which Python shows it.
+_NO_CONTENT = (Mapping, tuple, set, frozenset, bytes, bytearray, int, float)
+_MESSAGE = "a dict with the role 'user' or 'assistant' and a content, such as {'role': 'user', 'content': 'Hello'}"
+
+
+def with_new_spellings(arguments: Mapping[str, Any], *, stacklevel: int = 3) -> dict[str, Any]:
+    """Return the arguments with ``metadataHook`` and ``feedbackHook`` renamed.
+
+    Args:
+        arguments: By keyword, as the user gave them; None counts as not given.
+        stacklevel: Of the DeprecationWarning; by default it names the caller of the caller.
+
+    Raises:
+        TypeError: Both spellings of one argument were given.
+    """
+    renamed = dict(arguments)
+    for old, new in _OLD_SPELLINGS.items():
+        if old not in renamed:
+            continue
+        if renamed.get(new) is not None:
+            raise TypeError(f"{new} was given twice: also under its old spelling {old}")
+        warnings.warn(f"{old} is the old spelling of {new}", DeprecationWarning, stacklevel=stacklevel)
+        renamed[new] = renamed.pop(old)
+    return renamed
+
+
+def check_message(value: object) -> None:
+    """Refuse what is no message.
+
+    Raises:
+        TypeError: It is no mapping, or its content is none.
+        ValueError: Its role is none, or it has no content.
+    """
+    if not isinstance(value, Mapping):
+        raise TypeError(f"A message must be {_MESSAGE}, got {type(value).__name__}")
+    if value.get("role") not in _ROLES:
+        role = f"the role {shown(value['role'])}" if "role" in value else "no role"
+        raise ValueError(f"A message must be {_MESSAGE}; this one has {role}")
+    if value.get("content") is None:
+        raise ValueError(f"A message must be {_MESSAGE}; this one has no content")
+    _check_content(value["content"])
+
+
+def _check_content(content: object) -> None:
+    if isinstance(content, list):
+        wrong = next((block for block in content if not isinstance(block, Mapping)), None)
+        if wrong is not None:
+            raise TypeError(
+                "The content of a message must be a list of blocks, such as [{'text': 'Hello'}]; this one holds a "
+                f"{type(wrong).__name__}"
+            )
+    elif isinstance(content, _NO_CONTENT):
+        raise TypeError(
+            f"The content of a message must be a string, an AgentResult or a list of blocks, such as [{{'text': "
+            f"'Hello'}}], got {type(content).__name__}"
+        )
+
+
+class _NotAsynchronousError(TypeError, AttributeError):
+    """There is no such method, which is what ``hasattr`` asks."""
+
+
+class _NoAsyncWith:
+    """Stands for a method of ``async with``, and is missing wherever it is looked for."""
+
+    def __get__(self, instance: "NotAsynchronous | None", owner: type) -> Any:
+        if instance is None:
+            return self
+        raise _NotAsynchronousError(f"A {owner.__name__} has no 'async with'. {instance._instead_of_async}")
+
+
+class NotAsynchronous:
+    """Refuses ``async with``, which looks as if nothing of it blocked."""
+
+    _instead_of_async: ClassVar[str]
+    __aenter__: ClassVar[Any] = _NoAsyncWith()
+    __aexit__: ClassVar[Any] = _NoAsyncWith()

@@ -1,0 +1,67 @@
+"""What a Bedrock guardrail found, without what was said."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from .._schema.usage import observed
+
+# Bedrock's policies, where each keeps its findings, and the fields that say what a finding is. None of these
+# quotes the conversation, as "match" does.
+_FINDINGS: dict[str, dict[str, tuple[str, ...]]] = {
+    "topicPolicy": {"topics": ("name",)},
+    "contentPolicy": {"filters": ("type", "confidence")},
+    "wordPolicy": {"customWords": (), "managedWordLists": ("type",)},
+    "sensitiveInformationPolicy": {"piiEntities": ("type",), "regexes": ("name",)},
+    "contextualGroundingPolicy": {"filters": ("type",)},
+    "automatedReasoningPolicy": {"findings": ()},
+}
+
+
+def policies_triggered(trace: object) -> dict[str, list[str]]:
+    """Summarise a Bedrock guardrail trace as ``{policy: ["HATE/HIGH", …]}``, without what was said.
+
+    Args:
+        trace: ``{"inputAssessment": …, "outputAssessments": …}``, also inside ``{"guardrail": …}`` or
+            ``{"trace": …}``. What has another form is passed over.
+    """
+    return observed("policies_triggered", lambda: _policies_triggered(trace), {})
+
+
+def _policies_triggered(trace: object) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for assessment in _assessments(trace):
+        for policy, kinds in _FINDINGS.items():
+            for kind, fields in kinds.items():
+                labels = [_label(kind, fields, f) for f in _items(_get(_get(assessment, policy), kind)) if _acted(f)]
+                if labels:
+                    found[policy] = list(dict.fromkeys(found.get(policy, []) + labels))
+    return found
+
+
+def _assessments(trace: object) -> list[object]:
+    for wrapper in ("trace", "guardrail"):
+        trace = _get(trace, wrapper) or trace
+    of_input = list(_get_all(_get(trace, "inputAssessment")))
+    of_output = [item for items in _get_all(_get(trace, "outputAssessments")) for item in _items(items)]
+    return of_input + of_output
+
+
+def _get(value: object, name: str) -> object:
+    return value.get(name) if isinstance(value, Mapping) else None
+
+
+def _get_all(value: object) -> Iterable[object]:
+    return value.values() if isinstance(value, Mapping) else ()
+
+
+def _items(value: object) -> Sequence[object]:
+    return value if isinstance(value, list) else ()
+
+
+def _acted(finding: object) -> bool:
+    return isinstance(finding, Mapping) and finding.get("action") != "NONE" and finding.get("detected") is not False
+
+
+def _label(kind: str, fields: Sequence[str], finding: object) -> str:
+    if kind == "findings" and isinstance(finding, Mapping):
+        return "/".join(map(str, finding))  # each is an object with one key, which says what was found
+    return "/".join(str(value) for name in fields if (value := _get(finding, name))) or kind

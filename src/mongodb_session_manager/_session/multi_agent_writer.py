@@ -1,0 +1,86 @@
+"""How the states of one Graph or Swarm go out while it runs."""
+
+import functools
+import itertools
+import threading
+from typing import TYPE_CHECKING
+
+from pymongo.errors import PyMongoError
+
+from .._schema.multi_agents import MultiAgentState, capture_multi_agent
+from ..mongodb_session_repository import MongoDBSessionRepository
+
+if TYPE_CHECKING:
+    from strands.multiagent.base import MultiAgentBase
+
+
+class MultiAgentWriter:
+    """Stores the states of one Graph or Swarm; an older one is never written over a newer one.
+
+    Args:
+        repository: Where they are stored.
+        session_id: The session.
+
+    Attributes:
+        failure: What failed at a step of the present invocation. The SDK takes that for a failure of the node: the
+            state that it then has is not to replace the stored one, which can be gone on from.
+    """
+
+    def __init__(self, repository: MongoDBSessionRepository, session_id: str) -> None:
+        self.failure: Exception | None = None
+        self._repository, self._session_id = repository, session_id
+        self._lock = threading.Lock()
+        self._stamps = itertools.count(1)
+        self._written = 0
+        # The latest state that was not stored, where the run goes on without it.
+        self._held: functools.partial[None] | None = None
+        self.error: str | None = None
+
+    @property
+    def pending(self) -> int:
+        """Whether a state waits to be stored, as a number."""
+        return int(self._held is not None)
+
+    def keep(self, write: "functools.partial[None]") -> None:
+        """Have a state stored later, in the place of one that waits already."""
+        self._held = write
+
+    def hold(self, error: str) -> None:
+        """Take over why nothing is stored for now."""
+        self.error = error
+
+    def flush_if_idle(self) -> None:
+        """Store the state that waits."""
+        held = self._held
+        try:
+            if held is not None:
+                held()
+        except PyMongoError:
+            raise
+        except Exception:  # nobody can store it any more; the next step is told why
+            self._forget(held)
+            raise
+
+    def _forget(self, done: "functools.partial[None] | None") -> None:
+        if self._held is done:
+            self._held = None
+
+    def capture(self, source: "MultiAgentBase", *, ends: bool) -> "functools.partial[None] | None":
+        """Return what writes the present state; None where only the stored one can be gone on from.
+
+        Between an interrupt and the end of what its answer wakes, the SDK's state does not tell which nodes are to run.
+        """
+        stamp, state = next(self._stamps), capture_multi_agent(self._session_id, source)
+        if state.is_activated and not (ends and state.waits):
+            return None
+        return functools.partial(self._write, stamp, state)
+
+    def _write(self, stamp: int, state: MultiAgentState) -> None:
+        with self._lock:
+            if stamp > self._written:
+                self._repository.write_multi_agent(self._session_id, state.multi_agent_id, state)
+                self._written = stamp
+                self.error = None
+        held = self._held
+        if held is not None and held.args[0] <= self._written:
+            self._forget(held)

@@ -1,0 +1,159 @@
+"""How large the messages in one session document are, over all of its agents, and which of them are to leave it.
+
+What one process knows of that is what opening the session told, and what it has added itself; others add to it too. So
+it looks again before that can matter much, behind its writes. Who is late with it is no danger: a write that finds no
+room in the document makes some.
+"""
+
+import os
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+from weakref import WeakValueDictionary
+
+from .._client.handle import ClientHandle
+from ..errors import MongoDBSessionError, SessionTooLargeError
+
+__all__ = [
+    "BUDGET_BYTES",
+    "LEAST_MOVE_BYTES",
+    "METADATA_BYTES",
+    "AgentSize",
+    "DocumentSize",
+    "LargeMetadataError",
+    "leaving",
+    "shared_size",
+]
+
+# An append takes 1.6 ms with an empty document, 2.6 with one of 250 kB, and 5.7 with one of 2 MB.
+BUDGET_BYTES = 512 * 1024
+# Each move leaves a reference in the document, and a smaller one does not pay for it.
+LEAST_MOVE_BYTES = 32 * 1024
+# What one process adds before it looks what others have added; a look costs about as much as an append.
+LOOK_BYTES = 128 * 1024
+# The same where the last look did not bring the messages below the budget.
+AGAIN_BYTES = 32 * 1024
+# Agents whose messages move in one go.
+MOST_AGENTS = 100
+
+# All metadata of a session together.
+METADATA_BYTES = 4 * 1024 * 1024
+
+_LONG_AGO = datetime.min.replace(tzinfo=timezone.utc)
+
+
+class LargeMetadataError(SessionTooLargeError):
+    """The metadata of a session would become too large for what else is in its document."""
+
+    def __init__(self, session_id: str, size: int) -> None:
+        super().__init__(session_id, None, size=size)
+        MongoDBSessionError.__init__(
+            self,
+            f"Metadata of session {session_id!r} would have {size} bytes with this change; all of them together have "
+            f"at most {METADATA_BYTES}. Nothing was written. Delete fields that are not needed, or keep large values "
+            "elsewhere and only refer to them here.",
+        )
+
+
+@dataclass(frozen=True)
+class AgentSize:
+    """What the session document holds of one agent.
+
+    Attributes:
+        agent_id: The agent.
+        messages: How many messages.
+        size: Their bytes.
+        is_numbered: Whether it has counters, so that a move disturbs nobody who was restored before.
+        written_at: When it was written last.
+    """
+
+    agent_id: str
+    messages: int
+    size: int
+    is_numbered: bool
+    written_at: Any
+
+    @property
+    def _age(self) -> datetime:
+        return self.written_at if isinstance(self.written_at, datetime) else _LONG_AGO
+
+
+def leaving(agents: Iterable[AgentSize], goal: int) -> dict[str, int]:
+    """Return how many bytes of which agents' oldest messages leave the document, so that ``goal`` bytes stay.
+
+    Agents that were not written for longest come first, and may keep none.
+    """
+    found = list(agents)
+    excess = sum(agent.size for agent in found) - goal
+    movable = (agent for agent in found if agent.messages and agent.is_numbered)
+    shares: dict[str, int] = {}
+    for agent in sorted(movable, key=lambda each: each._age):
+        if excess <= 0 or len(shares) == MOST_AGENTS:
+            break
+        shares[agent.agent_id] = min(agent.size, max(excess, LEAST_MOVE_BYTES))
+        excess -= shares[agent.agent_id]
+    return shares
+
+
+class DocumentSize:
+    """How much may come to a session before somebody has to look how large it is.
+
+    Attributes:
+        is_crowded: Whether the messages are over the budget, and all that could move is being written: then each writer
+            moves its own.
+    """
+
+    def __init__(self) -> None:
+        self.is_crowded = False
+        self._left, self._meanwhile = LOOK_BYTES, 0
+        self.make_lock()
+
+    def make_lock(self) -> None:
+        """Start with a lock that nobody holds."""
+        self._looking = threading.Lock()
+
+    def found(self, size: int, least: int = 0) -> None:
+        """Take over what the document was found to hold.
+
+        Args:
+            size: In bytes.
+            least: What may come all the same before the next look.
+        """
+        self._left = min(max(BUDGET_BYTES - size, least), LOOK_BYTES)
+
+    def grew(self, size: int) -> bool:
+        """Count what was added, and tell whether the caller is to look; ``looked`` has to follow then."""
+        self._left -= size
+        self._meanwhile += size
+        if self._left > 0 or not self._looking.acquire(blocking=False):
+            return False
+        self._meanwhile = 0
+        return True
+
+    def looked(self, size: int | None = None, moved: int = 0) -> None:
+        """Take over what a look found, and how much of it has moved; None where it came to nothing."""
+        left = BUDGET_BYTES if size is None else size - moved
+        self.is_crowded = not moved and left + self._meanwhile > BUDGET_BYTES
+        self.found(left + self._meanwhile, 0 if moved else AGAIN_BYTES)
+        self._looking.release()
+
+
+# Those of one process that write a session by one client share what they know.
+_sizes: "WeakValueDictionary[tuple[ClientHandle, str, str], DocumentSize]" = WeakValueDictionary()
+
+
+def shared_size(handle: ClientHandle, namespace: str, session_id: str) -> DocumentSize:
+    """Return the size of a session as all know it who hold it."""
+    return _sizes.setdefault((handle, namespace, session_id), DocumentSize())
+
+
+def _make_locks() -> None:
+    """After a fork: the thread that looked has stayed with the parent."""
+    for size in list(_sizes.values()):
+        size.make_lock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_make_locks)

@@ -1,0 +1,166 @@
+"""The large values of a session's messages and states, in GridFS: content-addressed, shared within the session only.
+
+The layout is that of GridFS; the order is stricter than a ``GridFSBucket``'s. A file's document is there before its
+first chunk and goes after its last, so that nothing is ever stored that belongs to no session.
+
+A value goes when no message, no agent's state and no state of a Graph or Swarm uses it. Whoever removes it marks the
+file, then looks who uses it, then deletes it or takes the mark back; whoever writes what uses it looks at the file once
+more when that is stored. So at least one of the two sees the other.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+
+import pymongo
+from bson import ObjectId
+from pymongo.collection import Collection
+from pymongo.errors import PyMongoError
+
+from .._schema.agents import used_files_pipeline
+from .._schema.blobs import Files, file_digests
+from .._schema.files import (
+    chunks_filter,
+    files_by_id_filter,
+    files_filter,
+    kept_files_update,
+    lasting_files_filter,
+    marked_files_filter,
+    marked_files_update,
+    new_file_doc,
+    segments_with_files_projection,
+    uploaded_file_update,
+    whole_files_filter,
+)
+from .._schema.values import Stored
+from .all_agents import read_session_agents
+from .indexes import ensure_file_indexes
+
+# As of GridFS: a chunk and what stands around it make a little less than 256 KiB.
+CHUNK_BYTES = 255 * 1024
+# Chunks in one command. Encoding it keeps all other threads waiting, among them the event loop's.
+AT_A_TIME = 4
+# Seconds for taking a failed upload back; the server may be gone.
+ABORT_TIMEOUT = 1.0
+
+
+class SessionFiles:
+    """The offloaded values of sessions.
+
+    Args:
+        sessions: The collection of the session documents.
+        segments: The collection of the segments.
+        files: The collection of the files' documents.
+        chunks: The collection of their contents.
+    """
+
+    def __init__(
+        self,
+        sessions: Collection[Stored],
+        segments: Collection[Stored],
+        files: Collection[Stored],
+        chunks: Collection[Stored],
+    ) -> None:
+        self._sessions, self._segments = sessions, segments
+        self._files, self._chunks = files, chunks
+
+    def store(self, session_id: str, values: Mapping[str, bytes]) -> set[str]:
+        """Upload the values that the session does not hold yet, and return which these were."""
+        if not values:
+            return set()
+        held = self._digests(lasting_files_filter(session_id, values))
+        missing = values.keys() - held
+        for digest in sorted(missing):
+            self._upload(session_id, digest, values[digest])
+        return missing
+
+    def keep(self, session_id: str, values: Mapping[str, bytes]) -> None:
+        """See that the values of what was stored just now are there still."""
+        again = self.store(session_id, values)
+        if again:  # somebody removed them meanwhile, perhaps with what uses them or the whole session
+            self.remove_unused(session_id, again, ObjectId())
+
+    def read(self, session_id: str, digests: Iterable[str]) -> Files:
+        """Return those of the values that the session holds."""
+        whole = self._files.find(whole_files_filter(session_id, digests))
+        found = {_digest(file): file["_id"] for file in sorted(whole, key=_is_lasting)}
+        parts: dict[ObjectId, list[tuple[int, bytes]]] = defaultdict(list)
+        for chunk in self._chunks.find(chunks_filter(found.values())):
+            parts[chunk["files_id"]].append((chunk["n"], chunk["data"]))
+        values = {digest: b"".join(data for _, data in sorted(parts[file_id])) for digest, file_id in found.items()}
+        return {digest: value for digest, value in values.items() if hashlib.sha256(value).hexdigest() == digest}
+
+    def mark(self, session_id: str, digests: Iterable[str], removal: ObjectId) -> None:
+        """Announce that values may be removed soon, so that no writer counts on them."""
+        self._files.update_many(*marked_files_update(session_id, digests, removal))
+
+    def remove_unused(self, session_id: str, digests: Iterable[str], removal: ObjectId) -> None:
+        """Remove values that nothing uses: these, and those whose removal somebody announced."""
+        self.mark(session_id, digests, removal)
+        marked = list(self._files.find(marked_files_filter(session_id, removal)))
+        if not marked:
+            return
+        used = self._used(session_id)
+        self._delete(session_id, [file["_id"] for file in marked if _digest(file) not in used])
+        kept = {_digest(file) for file in marked} & used
+        if kept:
+            self._files.update_many(*kept_files_update(session_id, kept, removal))
+
+    def remove_all_unused(self, session_id: str) -> None:
+        """Remove every value of a session that nothing uses."""
+        held = self._digests(files_filter(session_id))
+        unused = held - self._used(session_id) if held else held
+        if unused:
+            self.remove_unused(session_id, unused, ObjectId())
+
+    def delete(self, session_id: str) -> None:
+        """Delete all values of a session."""
+        self._delete(session_id, [file["_id"] for file in self._files.find(files_filter(session_id), {"_id": 1})])
+
+    def _digests(self, wanted: Stored) -> set[str]:
+        return {_digest(file) for file in self._files.find(wanted, {"metadata.sha256": 1})}
+
+    def _used(self, session_id: str) -> set[str]:
+        # In this order a message that moves meanwhile is seen at least once: it stands in both for a moment.
+        session = read_session_agents(self._sessions, session_id, used_files_pipeline) or {}
+        used = file_digests(session.get("states", ()))
+        for agent in session.get("agents", ()):
+            used |= file_digests(agent["messages"]) | set(agent["data"].values())
+        for segment in self._segments.find(*segments_with_files_projection(session_id)):
+            used |= file_digests(segment["messages"])
+        return used
+
+    def _upload(self, session_id: str, digest: str, value: bytes) -> None:
+        ensure_file_indexes(self._files, self._chunks)
+        file = new_file_doc(session_id, digest, len(value), CHUNK_BYTES)
+        try:
+            self._files.insert_one(file)
+            for first in range(0, len(value), AT_A_TIME * CHUNK_BYTES):
+                self._chunks.insert_many(_chunks(file["_id"], value, first))
+            whole = self._files.update_one(*uploaded_file_update(file["_id"])).matched_count
+        except PyMongoError:
+            with suppress(PyMongoError), pymongo.timeout(ABORT_TIMEOUT):
+                self._delete(session_id, [file["_id"]])
+            raise
+        if not whole:  # being removed already; ``keep`` will see that it is not there
+            self._delete(session_id, [file["_id"]])
+
+    def _delete(self, session_id: str, file_ids: list[ObjectId]) -> None:
+        if file_ids:
+            self._chunks.delete_many(chunks_filter(file_ids))
+            self._files.delete_many(files_by_id_filter(session_id, file_ids))
+
+
+def _chunks(file_id: ObjectId, value: bytes, first: int) -> list[Stored]:
+    last = min(first + AT_A_TIME * CHUNK_BYTES, len(value))
+    starts = range(first, last, CHUNK_BYTES)
+    return [{"files_id": file_id, "n": s // CHUNK_BYTES, "data": value[s : s + CHUNK_BYTES]} for s in starts]
+
+
+def _is_lasting(file: Stored) -> bool:
+    return not file["metadata"].get("removals")
+
+
+def _digest(file: Stored) -> str:
+    return str(file["metadata"]["sha256"])

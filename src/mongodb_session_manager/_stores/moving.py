@@ -1,0 +1,183 @@
+"""Moves messages of several agents out of a session document at once, which keeps the document small over all of them.
+
+What moves changes neither the ids nor the guard of its agent, so who restored that agent before goes on undisturbed,
+and a lease is no matter: nothing of a history changes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from bson import ObjectId
+from pymongo import UpdateOne
+from pymongo.collection import Collection
+
+from .._schema.agents import embedded_agents_pipeline, sizes_pipeline
+from .._schema.files import extended_segment_update, extended_segments_filter, segments_filter, shortened_segment_update
+from .._schema.histories import agent_rollover_update, batch_command, guard_of
+from .._schema.values import FilterAndUpdate, Stored, unescape_key
+from .all_agents import read_agents
+from .document_size import AgentSize
+from .indexes import ensure_segment_index
+from .segments import is_ordered, message_size, new_segments, total_size
+
+__all__ = ["MessageMover"]
+
+# A segment grows by what leaves the document in small parts, so that few references stay behind.
+GROWN_SEGMENT_BYTES = 256 * 1024
+
+
+@dataclass(eq=False)
+class _Move:
+    """Messages of one agent on their way out of the document.
+
+    Attributes:
+        agent_id: The agent.
+        agent: What was read of it.
+        messages: Its oldest messages, which move.
+        references: To the new segments that hold them.
+        longer: Instead of these, the last reference there was, as it is with them.
+        size: Their bytes.
+    """
+
+    agent_id: str
+    agent: Stored = field(repr=False)
+    messages: list[Stored] = field(repr=False)
+    references: list[Stored] = field(default_factory=list)
+    longer: Stored | None = None
+
+    def __post_init__(self) -> None:
+        self.size = total_size(self.messages)
+
+    @property
+    def last(self) -> Stored:
+        """The last reference there was; empty where there was none."""
+        found: list[Stored] = self.agent["segments"]
+        return found[-1] if found else {}
+
+    @property
+    def may_lengthen(self) -> bool:
+        """Whether the last segment is small enough to take it up."""
+        return bool(self.last.get("bytes", GROWN_SEGMENT_BYTES) + self.size <= GROWN_SEGMENT_BYTES)
+
+    def lengthened(self) -> Stored:
+        """Return the last reference as it is once its segment has taken it up."""
+        count, size = self.last["count"] + len(self.messages), self.last["bytes"] + self.size
+        return {**self.last, "count": count, "bytes": size, "last_id": self.messages[-1]["message_id"]}
+
+    def change(self, session_id: str) -> FilterAndUpdate:
+        return agent_rollover_update(session_id, self.agent_id, self.agent, self.references, self.longer)
+
+    def is_in(self, agent: Stored) -> bool:
+        """Tell whether an agent that was read afterwards refers to what was moved; others may have moved more since."""
+        written = self.longer or self.references[-1]
+        return any(
+            reference["_id"] == written["_id"] and reference["last_id"] >= written["last_id"]
+            for reference in agent["segments"]
+        )
+
+
+class MessageMover:
+    """Moves the messages of a session's agents.
+
+    Args:
+        sessions: The collection of the session documents.
+        segments: The collection of the segments.
+    """
+
+    def __init__(self, sessions: Collection[Stored], segments: Collection[Stored]) -> None:
+        self._sessions, self._segments = sessions, segments
+
+    def look(self, session_id: str) -> list[AgentSize]:
+        """Return what the session document holds of each agent; of none where there is no such session."""
+        agents = read_agents(self._sessions, session_id, sizes_pipeline) or []
+        return [
+            AgentSize(
+                unescape_key(agent["key"]),
+                agent["messages"],
+                agent["bytes"],
+                agent["revision"] is not None,
+                agent["updated_at"],
+            )
+            for agent in agents
+            if agent["is_agent"]
+        ]
+
+    def move(self, session_id: str, shares: Mapping[str, int]) -> int:
+        """Move so many bytes of agents' oldest messages; of no agent that somebody writes meanwhile.
+
+        Returns:
+            How many bytes have moved.
+        """
+        moves = self._planned(session_id, shares)
+        if not moves:
+            return 0
+        ensure_segment_index(self._segments)
+        self._lengthen(session_id, [move for move in moves if move.may_lengthen])
+        self._insert(session_id, [move for move in moves if move.longer is None])
+        done = self._record(session_id, moves)
+        self._take_back(session_id, [move for move in moves if move not in done])
+        return sum(move.size for move in done)
+
+    def _planned(self, session_id: str, shares: Mapping[str, int]) -> list[_Move]:
+        agents = self._read(session_id, shares, with_messages=True)
+        moves = [_Move(name, agent, _oldest(agent["messages"], shares[name])) for name, agent in agents.items()]
+        return [move for move in moves if move.messages and is_ordered(move.agent["messages"])]
+
+    def _read(self, session_id: str, agent_ids: Mapping[str, int], *, with_messages: bool) -> dict[str, Stored]:
+        pipeline = embedded_agents_pipeline(session_id, agent_ids, with_messages=with_messages)
+        session = next(self._sessions.aggregate(pipeline), None)
+        found = dict(zip(agent_ids, session["agents"] if session else (), strict=False))
+        return {name: agent for name, agent in found.items() if guard_of(agent).revision is not None}
+
+    def _lengthen(self, session_id: str, moves: list[_Move]) -> None:
+        """Append to the last segments, where nobody else is about to."""
+        move_id = ObjectId()
+        lengthen = [
+            UpdateOne(*extended_segment_update(session_id, move.last, move.messages, move_id)) for move in moves
+        ]
+        if not lengthen:
+            return
+        if self._segments.bulk_write(lengthen, ordered=False).matched_count < len(moves):
+            wanted = extended_segments_filter(session_id, [move.last for move in moves], move_id)
+            found = {segment["_id"] for segment in self._segments.find(wanted, {"_id": 1})}
+            moves = [move for move in moves if move.last["_id"] in found]
+        for move in moves:
+            move.longer = move.lengthened()
+
+    def _insert(self, session_id: str, moves: list[_Move]) -> None:
+        segments = []
+        for move in moves:
+            pairs = new_segments(session_id, move.agent_id, move.messages)
+            move.references = [reference for _, reference in pairs]
+            segments += [segment for segment, _ in pairs]
+        if segments:
+            self._segments.insert_many(segments)
+
+    def _record(self, session_id: str, moves: list[_Move]) -> list[_Move]:
+        """Have the session document refer to what has moved instead of holding it; return which moves went through."""
+        sessions = self._sessions
+        changes = [move.change(session_id) for move in moves]
+        command = batch_command(sessions.name, changes, sessions.write_concern.document)
+        answer = sessions.database.command(command)
+        if answer["n"] == len(moves):
+            return moves
+        agents = self._read(session_id, dict.fromkeys((move.agent_id for move in moves), 0), with_messages=False)
+        return [move for move in moves if move.agent_id in agents and move.is_in(agents[move.agent_id])]
+
+    def _take_back(self, session_id: str, moves: list[_Move]) -> None:
+        references = [reference for move in moves for reference in move.references]
+        if references:
+            self._segments.delete_many(segments_filter(session_id, references))
+        shorten = [UpdateOne(*shortened_segment_update(session_id, move.last)) for move in moves if move.longer]
+        if shorten:
+            self._segments.bulk_write(shorten, ordered=False)
+
+
+def _oldest(messages: list[Stored], share: int) -> list[Stored]:
+    """Return the oldest messages that make so many bytes, or a little more."""
+    size = 0
+    for number, message in enumerate(messages):
+        if size >= share:
+            return messages[:number]
+        size += message_size(message)
+    return messages

@@ -1,0 +1,29 @@
+"""Names session, agent and field where what is stored there cannot be used."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pymongo.errors import PyMongoError
+
+from .._schema.restorable import REMEDY_FOR_AGENT, unreadable
+from ..errors import MongoDBSessionError
+
+
+@contextmanager
+def restoring(label: str, field: str, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Have what is raised over a stored field name agent and field; the error itself may quote what is stored.
+
+    Args:
+        label: What the agent is called.
+        field: The field.
+        passing: Errors that travel as they are.
+    """
+    try:
+        yield
+    except (MongoDBSessionError, PyMongoError):
+        raise
+    except passing:
+        raise
+    except Exception as error:  # noqa: BLE001 - others read it, and may raise anything
+        reason = f"has another shape than is read ({type(error).__name__})"
+        raise unreadable(label, field, reason, REMEDY_FOR_AGENT) from None

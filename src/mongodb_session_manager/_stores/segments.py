@@ -1,0 +1,304 @@
+"""What outgrows the session document moves to segment documents, which only it refers to.
+
+A segment is inserted under a fresh id; the session takes up the reference in one guarded update. It is never
+replaced: a message in it may be edited in place, and more may be appended. A segment that nobody refers to, and what
+in it stands behind the last message that its reference names (the process died in between), is invisible and goes
+with the session.
+"""
+
+import itertools
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import bson
+from bson import ObjectId
+from pymongo.collection import Collection
+from pymongo.errors import PyMongoError
+
+from .._schema.files import (
+    moved_feedback_update,
+    new_segment_doc,
+    segment_edit_update,
+    segment_ids_projection,
+    segment_messages_pipeline,
+    segments_filter,
+    tracked_segments_filter,
+)
+from .._schema.histories import Guard, guard_of, rollover_update
+from .._schema.lease import Lease, leased_update
+from .._schema.listing import Position
+from .._schema.messages import MessageEdit
+from .._schema.reads import embedded_messages_pipeline, is_numbered
+from .._schema.values import Stored
+from ..errors import SessionNotFoundError
+from .indexes import ensure_segment_index
+
+logger = logging.getLogger(__name__)
+
+FEEDBACK_BYTES = 256 * 1024
+
+# The session document of an agent holds at least so many messages (the SDK's default window is 40), if they are not
+# larger than this together.
+KEPT_MESSAGES = 48
+KEPT_BYTES = 256 * 1024
+# A longer history than this moves in part. An append costs about 2 ms for each MB of the document, a move about 2 ms.
+LIVE_BYTES = 128 * 1024
+LARGE_LIVE_BYTES = 2 * KEPT_BYTES
+SEGMENT_BYTES = 4 * 1024 * 1024
+# The server compares each message with each span.
+MOST_SPANS = 16
+
+
+def outgrown(live_count: int, live_bytes: int) -> bool:
+    """Tell whether the messages in a session document should move in part."""
+    if live_bytes > LARGE_LIVE_BYTES:
+        return live_count > 1
+    return live_bytes > LIVE_BYTES and live_count > 2 * KEPT_MESSAGES
+
+
+@dataclass(frozen=True)
+class RolledOver:
+    """What the session document still holds of an agent after a move."""
+
+    live_count: int
+    live_bytes: int
+
+
+class MessageSegments:
+    """The messages of agents beyond what the session documents hold.
+
+    Args:
+        sessions: The collection of the session documents.
+        segments: The collection of the segments.
+    """
+
+    def __init__(self, sessions: Collection[Stored], segments: Collection[Stored]) -> None:
+        self._sessions, self._segments = sessions, segments
+
+    def index(self) -> None:
+        """See to the index by which the segments of a session are found; nobody waits for it."""
+        ensure_segment_index(self._segments)
+
+    def roll(
+        self, session_id: str, agent_id: str, guard: Guard, write_id: ObjectId, kept_bytes: int, lease: Lease | None
+    ) -> RolledOver | None:
+        """Move an agent's oldest messages; None where there are none to move, or another writer is in the way."""
+        agent = next(self._sessions.aggregate(embedded_messages_pipeline(session_id, agent_id)), None)
+        if agent is None:
+            raise SessionNotFoundError(session_id)
+        if not agent.get("agent_data") or guard_of(agent) != guard:
+            return None
+        moved, kept = _split(agent["messages"], kept_bytes)
+        if not moved or not is_ordered(agent["messages"]):
+            return None
+        pairs = new_segments(session_id, agent_id, moved)
+        self._segments.insert_many([segment for segment, _ in pairs])
+        references = [reference for _, reference in pairs]
+        moved_count = agent.get("moved_count") or 0
+        change = rollover_update(session_id, agent_id, guard, moved_count, references, write_id)
+        if self._sessions.update_one(*leased_update(change, lease)).matched_count:
+            return RolledOver(len(kept), total_size(kept))
+        self._segments.delete_many(segments_filter(session_id, references))
+        return None
+
+    def store(self, session_id: str, agent_id: str, messages: list[Stored]) -> tuple[list[Stored], list[Stored]]:
+        """Store the older ones of a new agent's messages; return the references to them, and the latest messages."""
+        moved, kept = _split(messages, LIVE_BYTES)
+        pairs = new_segments(session_id, agent_id, moved)
+        if pairs:
+            self.index()
+            self._segments.insert_many([segment for segment, _ in pairs])
+        return [reference for _, reference in pairs], kept
+
+    def take_back(self, session_id: str, references: Sequence[Stored]) -> None:
+        """Delete segments that no agent came to refer to."""
+        self._segments.delete_many(segments_filter(session_id, references))
+
+    def page(self, session_id: str, agent: Stored, start: int, end: int | None) -> list[Stored]:
+        """Return the messages between two positions.
+
+        Args:
+            session_id: The session.
+            agent: What ``page_pipeline`` read for these positions.
+            start: The position of the first.
+            end: That of the first that is not wanted; None for all that follow.
+        """
+        embedded: list[Stored] = agent["messages"]
+        references: list[Stored] = agent["segments"]
+        if is_numbered(agent):
+            last = None if end is None else end - 1
+            return self.read(session_id, references, [(start, last)] if start or end is not None else ()) + embedded
+        # Positions in what precedes the session document's part are counted by the references.
+        ends = list(itertools.accumulate(reference["count"] for reference in references))
+        wanted = [
+            (border - reference["count"], reference)
+            for reference, border in zip(references, ends, strict=True)
+            if border > start and (end is None or border - reference["count"] < end)
+        ]
+        moved = self.read(session_id, [reference for _, reference in wanted])
+        first = wanted[0][0] if wanted else 0
+        older = moved[max(start - first, 0) : None if end is None else max(end - first, 0)]
+        border = ends[-1] if ends else 0
+        return older + embedded[max(start - border, 0) : None if end is None else max(end - border, 0)]
+
+    def read(
+        self, session_id: str, references: Sequence[Stored], spans: Sequence[tuple[int, int | None]] = ()
+    ) -> list[Stored]:
+        """Return the messages of segments in the order of their references; with spans of ids, only those."""
+        found = self._find(session_id, references, spans)
+        return [message for reference in references for message in _named(found[reference["_id"]], reference)]
+
+    def read_message(self, session_id: str, references: Iterable[Stored], message_id: int) -> Stored | None:
+        """Return one message by its id, or None."""
+        holding = [r for r in references if r["first_id"] <= message_id <= r["last_id"]]
+        return next((m for m in self.read(session_id, holding) if m["message_id"] == message_id), None)
+
+    def position(self, session_id: str, references: Sequence[Stored], message_id: int) -> Position | None:
+        """Return where a message id stands among the messages of these segments; None where it comes behind them."""
+        before = 0
+        for reference in references:
+            if message_id < reference["first_id"]:
+                return Position(before, before)
+            if message_id <= reference["last_id"]:
+                return self._position_within(session_id, reference, message_id, before)
+            before += reference["count"]
+        return None
+
+    def _position_within(self, session_id: str, reference: Stored, message_id: int, before: int) -> Position:
+        segment = self._segments.find_one(*segment_ids_projection(session_id, reference))
+        if segment is None:
+            raise SessionNotFoundError(session_id)  # deleted between two reads
+        ids = [message["message_id"] for message in _named(segment, reference)]
+        before += sum(each < message_id for each in ids)
+        return Position(before, before + (message_id in ids))
+
+    def _find(
+        self, session_id: str, references: Sequence[Stored], spans: Sequence[tuple[int, int | None]]
+    ) -> dict[Any, Stored]:
+        if not references:
+            return {}
+        if len(spans) > MOST_SPANS:
+            spans = [(min(first for first, _ in spans), None)]
+        read: Iterable[Stored] = self._segments.find(segments_filter(session_id, references))
+        if spans:
+            read = self._segments.aggregate(segment_messages_pipeline(session_id, references, spans))
+        found = {segment["_id"]: segment for segment in read}
+        if len(found) < len(references):
+            raise SessionNotFoundError(session_id)  # deleted between two reads
+        return found
+
+    def edit(self, session_id: str, agent_id: str, edit: MessageEdit) -> bool:
+        """Change a message wherever segments hold it; False where none does."""
+        return self._segments.update_many(*segment_edit_update(session_id, agent_id, edit)).matched_count > 0
+
+    def tracked(self, session_id: str, agent_id: str, tracking_ids: Sequence[Any]) -> list[Stored]:
+        """Return the messages in segments, referred to or not, that have one of some tracking ids, as stored."""
+        found = self._segments.find(tracked_segments_filter(session_id, [agent_id], tracking_ids))
+        return [m for segment in found for m in segment["messages"] if m.get("tracking_id") in tracking_ids]
+
+    def holds_tracked(self, session_id: str, agent_ids: Iterable[str], tracking_id: Any) -> bool:
+        """Tell whether a message with this tracking id, as stored, has moved."""
+        wanted = tracked_segments_filter(session_id, agent_ids, [tracking_id])
+        return self._segments.find_one(wanted, {"_id": 1}) is not None
+
+
+def _named(segment: Stored, reference: Stored) -> list[Stored]:
+    """Return the messages of a segment that its reference names; more may be on their way there."""
+    return [message for message in segment["messages"] if message["message_id"] <= reference["last_id"]]
+
+
+def new_segments(session_id: str, agent_id: str, messages: list[Stored]) -> list[tuple[Stored, Stored]]:
+    """Return segments of messages, each well below MongoDB's limit, and the references to them."""
+    return [new_segment_doc(session_id, agent_id, part, total_size(part)) for part in _parts(messages)]
+
+
+def total_size(messages: Iterable[Stored]) -> int:
+    """Return the bytes of messages together."""
+    return sum(map(message_size, messages))
+
+
+def _split(messages: list[Stored], kept_bytes: int) -> tuple[list[Stored], list[Stored]]:
+    """Divide messages into those that move and the latest, which stay."""
+    count, size = 0, 0
+    for message in reversed(messages[-KEPT_MESSAGES:]):
+        size += message_size(message)
+        if size > kept_bytes:
+            break
+        count += 1
+    border = len(messages) - count
+    return messages[:border], messages[border:]
+
+
+def _parts(messages: list[Stored]) -> list[list[Stored]]:
+    """Divide messages so that each part makes a segment well below MongoDB's limit."""
+    parts: list[list[Stored]] = []
+    size = SEGMENT_BYTES
+    for message in messages:
+        size += message_size(message)
+        if size > SEGMENT_BYTES:
+            parts.append([])
+            size = message_size(message)
+        parts[-1].append(message)
+    return parts
+
+
+def message_size(message: Stored) -> int:
+    """Return the bytes of a message as it is stored."""
+    return len(bson.encode(message))
+
+
+def is_ordered(messages: list[Stored]) -> bool:
+    """Tell whether messages can move."""
+    # The first version could mix up ids; such a history stays where it is.
+    return all(one["message_id"] < other["message_id"] for one, other in itertools.pairwise(messages))
+
+
+class FeedbackSegments:
+    """The feedback of sessions beyond what their documents hold.
+
+    Args:
+        sessions: The collection of the session documents.
+        segments: The collection of the segments.
+    """
+
+    def __init__(self, sessions: Collection[Stored], segments: Collection[Stored]) -> None:
+        self._sessions, self._segments = sessions, segments
+
+    def move(self, session_id: str) -> None:
+        """Move the feedback in the session document into a segment; another time, if somebody adds to it meanwhile."""
+        fields = {"feedbacks": 1, "feedback_segments": 1}
+        try:
+            session = self._sessions.find_one({"_id": session_id}, fields) or {}
+            if session.get("feedbacks"):
+                self._move(session_id, session["feedbacks"], len(session.get("feedback_segments", ())))
+        except PyMongoError as error:
+            # The feedback is stored; only its move waits for the next one.
+            logger.warning("session_id=<%s>, error=<%s> | feedback was not moved", session_id, type(error).__name__)
+
+    def _move(self, session_id: str, feedbacks: list[Stored], segments: int) -> None:
+        segment_id = ObjectId()
+        segment = {"_id": segment_id, "session_id": session_id, "kind": "feedback", "items": feedbacks}
+        ensure_segment_index(self._segments)
+        self._segments.insert_one(segment)
+        reference = {"_id": segment_id, "count": len(feedbacks)}
+        wanted, update = moved_feedback_update(session_id, len(feedbacks), segments, reference)
+        if not self._sessions.update_one(wanted, update).matched_count:
+            self._segments.delete_one({"_id": segment_id, "session_id": session_id})
+
+    def read(self, session: Stored) -> list[Stored]:
+        """Return all feedback of a session of which ``feedbacks`` and ``feedback_segments`` were read."""
+        references = session.get("feedback_segments", [])
+        moved: dict[Any, list[Stored]] = {}
+        if references:
+            found = self._segments.find(segments_filter(session["_id"], references))
+            moved = {segment["_id"]: segment["items"] for segment in found}
+        if len(moved) < len(references):
+            raise SessionNotFoundError(session["_id"])  # deleted between the two reads
+        older = [feedback for reference in references for feedback in moved[reference["_id"]]]
+        return older + list(session.get("feedbacks", ()))
+
+    def delete(self, session_id: str) -> None:
+        """Delete all segments of a session, whether referred to or not."""
+        self._segments.delete_many({"session_id": session_id})
