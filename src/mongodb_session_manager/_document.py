@@ -984,7 +984,9 @@ def _embedded(agent_id: str, with_messages: bool) -> Stored:
     path = f"${agent_path(agent_id)}"
     fields: Stored = {name: f"{path}.{name}" for name in ("guard", "moved_count")}
     fields["segments"] = _list(f"{path}.segments")
-    return {**fields, "messages": _messages(agent_id)} if with_messages else fields
+    if with_messages:
+        fields |= {"messages": _messages(agent_id), "last_message_id": {"$max": f"{path}.messages.message_id"}}
+    return fields
 
 
 def rolled_over(
@@ -1007,7 +1009,7 @@ def rolled_over(
 def moved_out(
     session_id: str, agent_id: str, agent: Stored, references: list[Stored], longer: Stored | None = None
 ) -> Change:
-    """Return what ``rolled_over`` does for an agent that ``embedded_pipeline`` read.
+    """Return what ``rolled_over`` does for an agent that ``embedded_pipeline`` read; counters are for its own writer.
 
     Args:
         session_id: The session.
@@ -1019,6 +1021,7 @@ def moved_out(
     moved_count = int(agent.get("moved_count") or 0)
     written = references if longer is None else [longer]
     wanted, update = rolled_over(session_id, agent_id, guard_of(agent), moved_count, written, ObjectId())
+    update.pop("$set", None)
     if longer is not None:
         path = agent_path(agent_id)
         last = len(agent["segments"]) - 1

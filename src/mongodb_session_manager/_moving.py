@@ -1,7 +1,8 @@
 """Moves messages of several agents out of a session document at once, which keeps the document small over all of them.
 
 What moves changes neither the ids nor the guard of its agent, so who restored that agent before goes on undisturbed,
-and a lease is no matter: nothing of a history changes.
+and a lease is no matter: nothing of a history changes. An agent of the first version has no guard and gets none here;
+it keeps its last message, by which its writers tell where the history ends.
 """
 
 from collections.abc import Mapping
@@ -119,14 +120,13 @@ class MessageMover:
 
     def _planned(self, session_id: str, shares: Mapping[str, int]) -> list[_Move]:
         agents = self._read(session_id, shares, with_messages=True)
-        moves = [_Move(name, agent, _oldest(agent["messages"], shares[name])) for name, agent in agents.items()]
+        moves = [_Move(name, agent, _oldest(_movable(agent), shares[name])) for name, agent in agents.items()]
         return [move for move in moves if move.messages and is_ordered(move.agent["messages"])]
 
     def _read(self, session_id: str, agent_ids: Mapping[str, int], *, with_messages: bool) -> dict[str, Stored]:
         pipeline = _document.embedded_pipeline(session_id, agent_ids, with_messages=with_messages)
         session = next(self._sessions.aggregate(pipeline), None)
-        found = dict(zip(agent_ids, session["agents"] if session else (), strict=False))
-        return {name: agent for name, agent in found.items() if _document.guard_of(agent).revision is not None}
+        return dict(zip(agent_ids, session["agents"] if session else (), strict=False))
 
     def _lengthen(self, session_id: str, moves: list[_Move]) -> None:
         """Append to the last segments, where nobody else is about to."""
@@ -170,6 +170,12 @@ class MessageMover:
         shorten = [UpdateOne(*_document.shorter_segment(session_id, move.last)) for move in moves if move.longer]
         if shorten:
             self._segments.bulk_write(shorten, ordered=False)
+
+
+def _movable(agent: Stored) -> list[Stored]:
+    """Return the messages that may leave the document."""
+    messages: list[Stored] = agent["messages"]
+    return messages if _document.guard_of(agent).revision is not None else messages[:-1]
 
 
 def _oldest(messages: list[Stored], share: int) -> list[Stored]:

@@ -213,6 +213,68 @@ def test_a_foreign_agent_of_the_first_version_stays(
     assert [message["message_id"] for message in another.list_messages("old")] == list(range(7))
 
 
+LAST_RESORT: dict[str, Callable[[MongoDBSessionManager], Any]] = {
+    "metadata": lambda manager: manager.update_metadata({"large": "x" * 100 * KIB}),
+    "feedback": lambda manager: manager.add_feedback({"comment": "x" * 100 * KIB}),
+    "another agent": lambda manager: Agent(
+        session_manager=manager, agent_id="b", messages=[user("x" * 100 * KIB)], callback_handler=None
+    ),
+}
+
+
+@pytest.mark.parametrize("write", LAST_RESORT.values(), ids=LAST_RESORT)
+def test_agents_of_the_first_version_make_room_where_no_others_can(
+    new_manager: NewManager,
+    new_agent: NewAgent,
+    observer: Client,
+    database: str,
+    size: Callable[[], int],
+    stored: Callable[[], Any],
+    history: History,
+    write: Callable[[MongoDBSessionManager], Any],
+) -> None:
+    agents = {f"old-{number}": old_agent(5, 40_000) for number in range(4)}
+    observer[database].agent_sessions.insert_one({"_id": "s-1", "session_id": "s-1", "agents": agents})
+    another = new_manager()
+    kept = {"conversation_manager": NullConversationManager()}
+    restored = new_agent(another, agent_id="old-0", **kept)
+    before = history(agent_id="old-1")
+    pad(observer, database, 16 * MIB - size() - 40)
+
+    write(new_manager())
+
+    found = stored()["agents"]
+    assert "guard" not in found["old-0"]
+    assert [len(found[f"old-{number}"]["messages"]) for number in range(4)] == [1, 1, 1, 5]
+    assert history(agent_id="old-1") == before
+    assert len(another.list_messages("old-1", limit=2, offset=2)) == 2
+    restored("I go on")
+    assert [message["message_id"] for message in another.list_messages("old-0")] == list(range(7))
+    assert len(new_agent(new_manager(), agent_id="old-0", **kept).messages) == 7
+    new_agent(new_manager(), agent_id="old-2", **kept)("I too")
+    assert [message["message_id"] for message in another.list_messages("old-2")] == list(range(7))
+
+
+def test_agents_of_the_first_version_stay_where_others_make_room(
+    crew: Callable[..., Any],
+    observer: Client,
+    database: str,
+    size: Callable[[], int],
+    embedded: Callable[..., list[int]],
+) -> None:
+    observer[database].agent_sessions.insert_one(
+        {"_id": "s-1", "session_id": "s-1", "agents": {"old": old_agent(5, 90_000)}}
+    )
+    manager, agents = crew(1)
+    fill(manager, agents, 2, 80 * KIB)
+    pad(observer, database, 16 * MIB - size() - 40)
+
+    manager.update_metadata({"large": "x" * 100 * KIB})
+
+    assert embedded("old") == [0, 1, 2, 3, 4]
+    assert embedded("a-0") == []
+
+
 def test_a_lease_is_in_the_way_of_no_metadata(
     crew: Callable[..., Any], new_manager: NewManager, observer: Client, database: str
 ) -> None:
