@@ -90,7 +90,7 @@ class Ended:
 
 def print_of(message: Mapping[str, Any]) -> str:
     """Return what tells a message, with all of its content, from others."""
-    told = {name: message[name] for name in ("role", "content", "tracking_id")}
+    told = {name: message.get(name) for name in ("role", "content", "tracking_id")}
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 

@@ -169,7 +169,8 @@ class FullSession:
         lost = [number for number, message in told.items() if prints.get(number) != message]
         if lost:
             yield Finding("lost", where, f"messages {lost} of {len(stored)}")
-        if len({message["tracking_id"] for message in stored}) < len(stored):
+        tracking_ids = [message["tracking_id"] for message in stored if "tracking_id" in message]
+        if len(set(tracking_ids)) < len(tracking_ids):
             yield Finding("duplicated", where, f"{len(stored)} messages")
 
     def _data(self, process: Process) -> Iterator[Finding]:

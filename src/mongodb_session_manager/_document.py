@@ -467,6 +467,17 @@ def together(collection: str, changes: Iterable[Change], write_concern: Stored) 
     return {**command, "writeConcern": write_concern} if write_concern else command
 
 
+def at_once(session_id: str, changes: Iterable[Change]) -> Change:
+    """Return one change that goes through where each of several of one document would, which touch different fields."""
+    update: Update = {}
+    conditions = []
+    for wanted, part in changes:
+        conditions.append(wanted)
+        for operator, fields in part.items():
+            update.setdefault(operator, {}).update(fields)
+    return {"_id": session_id, "$and": conditions}, update
+
+
 def _unnumbered(path: str, next_message_id: int) -> Stored:
     # The first version kept no counters: its agents are guarded by the ids of their messages.
     return {
@@ -984,9 +995,8 @@ def _embedded(agent_id: str, with_messages: bool) -> Stored:
     path = f"${agent_path(agent_id)}"
     fields: Stored = {name: f"{path}.{name}" for name in ("guard", "moved_count")}
     fields["segments"] = _list(f"{path}.segments")
-    if with_messages:
-        fields |= {"messages": _messages(agent_id), "last_message_id": {"$max": f"{path}.messages.message_id"}}
-    return fields
+    fields["last_message_id"] = {"$max": f"{path}.messages.message_id"}
+    return {**fields, "messages": _messages(agent_id)} if with_messages else fields
 
 
 def rolled_over(

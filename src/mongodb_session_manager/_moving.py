@@ -5,7 +5,7 @@ and a lease is no matter: nothing of a history changes. An agent of the first ve
 it keeps its last message, by which its writers tell where the history ends.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from bson import ObjectId
@@ -22,6 +22,9 @@ from ._segments import is_ordered, message_size, new_segments, total_size
 
 __all__ = ["MessageMover"]
 
+# How often all moves are recorded by one write of the document, which is as slow as the document is large. Each needs
+# all agents to be as they were read; those that were written meanwhile are left out of the next.
+TRIES_AT_ONCE = 3
 # A segment grows by what leaves the document in small parts, so that few references stay behind.
 GROWN_SEGMENT_BYTES = 256 * 1024
 
@@ -66,6 +69,10 @@ class _Move:
 
     def change(self, session_id: str) -> Change:
         return _document.moved_out(session_id, self.agent_id, self.agent, self.references, self.longer)
+
+    def is_undisturbed(self, agent: Stored) -> bool:
+        """Tell whether an agent that was read afterwards is as it was."""
+        return all(agent.get(name) == value for name, value in self.agent.items() if name != "messages")
 
     def is_in(self, agent: Stored) -> bool:
         """Tell whether an agent that was read afterwards refers to what was moved; others may have moved more since."""
@@ -123,7 +130,7 @@ class MessageMover:
         moves = [_Move(name, agent, _oldest(_movable(agent), shares[name])) for name, agent in agents.items()]
         return [move for move in moves if move.messages and is_ordered(move.agent["messages"])]
 
-    def _read(self, session_id: str, agent_ids: Mapping[str, int], *, with_messages: bool) -> dict[str, Stored]:
+    def _read(self, session_id: str, agent_ids: Iterable[str], *, with_messages: bool) -> dict[str, Stored]:
         pipeline = _document.embedded_pipeline(session_id, agent_ids, with_messages=with_messages)
         session = next(self._sessions.aggregate(pipeline), None)
         return dict(zip(agent_ids, session["agents"] if session else (), strict=False))
@@ -154,13 +161,22 @@ class MessageMover:
 
     def _record(self, session_id: str, moves: list[_Move]) -> list[_Move]:
         """Have the session document refer to what has moved instead of holding it; return which moves went through."""
+        for _ in range(TRIES_AT_ONCE):
+            change = _document.at_once(session_id, [move.change(session_id) for move in moves])
+            if not moves or self._sessions.update_one(*change).matched_count:
+                return moves
+            agents = self._read(session_id, [move.agent_id for move in moves], with_messages=False)
+            moves = [move for move in moves if move.is_undisturbed(agents.get(move.agent_id, {}))]
+        return self._record_each(session_id, moves)
+
+    def _record_each(self, session_id: str, moves: list[_Move]) -> list[_Move]:
         sessions = self._sessions
         changes = [move.change(session_id) for move in moves]
         command = _document.together(sessions.name, changes, sessions.write_concern.document)
         answer = sessions.database.command(command)
         if answer["n"] == len(moves):
             return moves
-        agents = self._read(session_id, dict.fromkeys((move.agent_id for move in moves), 0), with_messages=False)
+        agents = self._read(session_id, [move.agent_id for move in moves], with_messages=False)
         return [move for move in moves if move.agent_id in agents and move.is_in(agents[move.agent_id])]
 
     def _take_back(self, session_id: str, moves: list[_Move]) -> None:

@@ -332,6 +332,36 @@ def test_every_write_that_finds_no_room_makes_some(
     assert list(numbering(observer[database], "s-1")) == []
 
 
+@pytest.mark.parametrize(("disturbed", "updates"), [(0, 3), (2, 6)])
+def test_many_agents_leave_a_full_document_in_one_write(
+    crew: Callable[..., Any],
+    observer: Client,
+    database: str,
+    size: Callable[[], int],
+    monkeypatch: pytest.MonkeyPatch,
+    command_counter: CommandCounter,
+    disturbed: int,
+    updates: int,
+) -> None:
+    manager, agents = crew(30)
+    fill(manager, agents, 2, 4 * KIB)
+    pad(observer, database, 16 * MIB - size() - KIB)
+    record = _moving.MessageMover._record
+
+    def meanwhile(self: Any, *given: Any) -> Any:
+        for agent in agents[:disturbed]:
+            manager.append_message(user(""), agent)
+        return record(self, *given)
+
+    monkeypatch.setattr(_moving.MessageMover, "_record", meanwhile)
+    monkeypatch.delattr(_moving.MessageMover, "_record_each")
+    with command_counter.counting() as log:
+        manager.update_metadata({"large": "x" * 50 * KIB})
+
+    assert log.names.count("update") == updates
+    assert list(numbering(observer[database], "s-1")) == []
+
+
 def test_an_opening_with_a_lease_makes_room(
     crew: Callable[..., Any], new_manager: NewManager, observer: Client, database: str, size: Callable[[], int]
 ) -> None:

@@ -18,8 +18,8 @@ from tests.talking import user
 KIB = 1024
 MIB = KIB * KIB
 
-TURNS = int(os.environ.get("FULL_SESSION_TURNS", "6"))
-KILLS_EACH = int(os.environ.get("FULL_SESSION_KILLS", "5"))
+TURNS = int(os.environ.get("FULL_SESSION_TURNS", "5"))
+KILLS_EACH = int(os.environ.get("FULL_SESSION_KILLS", "4"))
 SEEDS = int(os.environ.get("FULL_SESSION_SEEDS", "2"))
 # Seconds; a turn of all agents of a process takes about a tenth of that.
 LONGEST = 0.5
