@@ -126,18 +126,18 @@ class MoveWatcher(CommandListener):
     def __init__(self, plan: CrowdPlan) -> None:
         self.moved: set[str] = set()
         self._plan = plan
-        self._steps: dict[int, tuple[Step | None, set[str]]] = {}
+        self._steps: dict[int, tuple[Step | None, set[str], int]] = {}
 
     def started(self, event: CommandStartedEvent) -> None:
         step = step_of(event.command)
-        self._steps[event.request_id] = step, _moving(event.command) if step == "recorded" else set()
+        self._steps[event.request_id] = step, _moving(event.command), len(event.command.get("updates", ()))
         if step == "recorded":
             time.sleep(self._plan.linger)
         self._meet("started", step)
 
     def succeeded(self, event: CommandSucceededEvent) -> None:
-        step, agents = self._steps.pop(event.request_id)
-        if event.reply.get("n") == len(agents):
+        step, agents, updates = self._steps.pop(event.request_id)
+        if event.reply.get("n") == updates:
             self.moved |= agents
         self._meet("succeeded", step)
 
