@@ -162,12 +162,15 @@ class MessageMover:
     def _record(self, session_id: str, moves: list[_Move]) -> list[_Move]:
         """Have the session document refer to what has moved instead of holding it; return which moves went through."""
         for _ in range(TRIES_AT_ONCE):
-            change = _document.at_once(session_id, [move.change(session_id) for move in moves])
-            if not moves or self._sessions.update_one(*change).matched_count:
+            if not moves or self._record_at_once(session_id, moves):
                 return moves
             agents = self._read(session_id, [move.agent_id for move in moves], with_messages=False)
             moves = [move for move in moves if move.is_undisturbed(agents.get(move.agent_id, {}))]
-        return self._record_each(session_id, moves)
+        return self._record_each(session_id, moves) if moves else []
+
+    def _record_at_once(self, session_id: str, moves: list[_Move]) -> bool:
+        changes = [move.change(session_id) for move in moves]
+        return self._sessions.update_one(*_document.at_once(session_id, changes)).matched_count > 0
 
     def _record_each(self, session_id: str, moves: list[_Move]) -> list[_Move]:
         sessions = self._sessions

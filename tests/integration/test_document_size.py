@@ -18,6 +18,7 @@ from mongodb_session_manager import (
     MongoDBSessionManager,
     MongoDBSessionRepository,
     SessionTooLargeError,
+    _document,
     _document_size,
     _moving,
 )
@@ -431,6 +432,27 @@ def test_a_move_that_misses_is_taken_back(
     held = {s["agent_id"]: len(s["messages"]) for s in observer[database].agent_sessions_segments.find()}
     assert held == {"a-0": 1, "a-2": 1}
     assert [len(history(agent_id=f"a-{n}")) for n in range(3)] == [4, 4, 3]
+    assert list(numbering(observer[database], "s-1")) == []
+
+
+@pytest.mark.parametrize("count", [1, 2, _moving.TRIES_AT_ONCE, _moving.TRIES_AT_ONCE + 1])
+def test_moves_that_are_disturbed_again_and_again_are_taken_back(
+    crew: Callable[..., Any], observer: Client, database: str, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    manager, agents = crew(count)
+    fill(manager, agents, 3, 5 * KIB)
+    waiting, at_once = iter(agents), _document.at_once
+
+    def meanwhile(*given: Any) -> Any:
+        manager.append_message(user("meanwhile"), next(waiting))
+        return at_once(*given)
+
+    monkeypatch.setattr(_document, "at_once", meanwhile)
+    moved = manager.session_repository._mover.move("s-1", dict.fromkeys([f"a-{n}" for n in range(count)], 1))
+
+    left = max(count - _moving.TRIES_AT_ONCE, 0)
+    assert 5 * KIB * left <= moved < 6 * KIB * left + 1
+    assert observer[database].agent_sessions_segments.count_documents({}) == left
     assert list(numbering(observer[database], "s-1")) == []
 
 
