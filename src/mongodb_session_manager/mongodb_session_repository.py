@@ -547,12 +547,16 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         return write()
 
     def _make_room(self, session_id: str) -> bool:
-        """Move messages out of a document that is full, in the end all; False where there are none to move."""
+        """Move messages out of a document that is full, in the end all; False where there are none to move.
+
+        Those of first-version agents only where there are no others.
+        """
         if not self._projects_expressions:
             return False
         agents = self._mover.look(session_id)
         is_over = sum(agent.size for agent in agents) > BUDGET_BYTES
-        moved = self._mover.move(session_id, leaving(agents, BUDGET_BYTES // 2 if is_over else 0))
+        goal = BUDGET_BYTES // 2 if is_over else 0
+        moved = self._mover.move(session_id, leaving(agents, goal) or leaving(agents, goal, numbered=False))
         logger.info("session_id=<%s>, bytes=<%d> | moved out of a document that was full", session_id, moved)
         return moved > 0
 

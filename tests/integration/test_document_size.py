@@ -15,6 +15,7 @@ from strands.types.content import Message
 from strands.types.session import Session, SessionAgent, SessionMessage, SessionType
 
 from mongodb_session_manager import MongoDBSessionManager, MongoDBSessionRepository, SessionTooLargeError
+from mongodb_session_manager._schema import histories as _histories
 from mongodb_session_manager._stores import document_size as _document_size
 from mongodb_session_manager._stores import moving as _moving
 from mongodb_session_manager._stores.document_size import BUDGET_BYTES
@@ -209,6 +210,68 @@ def test_a_foreign_agent_of_the_first_version_stays(
     assert [message["message_id"] for message in another.list_messages("old")] == list(range(7))
 
 
+LAST_RESORT: dict[str, Callable[[MongoDBSessionManager], Any]] = {
+    "metadata": lambda manager: manager.update_metadata({"large": "x" * 100 * KIB}),
+    "feedback": lambda manager: manager.add_feedback({"comment": "x" * 100 * KIB}),
+    "another agent": lambda manager: Agent(
+        session_manager=manager, agent_id="b", messages=[user("x" * 100 * KIB)], callback_handler=None
+    ),
+}
+
+
+@pytest.mark.parametrize("write", LAST_RESORT.values(), ids=LAST_RESORT)
+def test_agents_of_the_first_version_make_room_where_no_others_can(
+    new_manager: NewManager,
+    new_agent: NewAgent,
+    observer: Client,
+    database: str,
+    size: Callable[[], int],
+    stored: Callable[[], Any],
+    history: History,
+    write: Callable[[MongoDBSessionManager], Any],
+) -> None:
+    agents = {f"old-{number}": old_agent(5, 40_000) for number in range(4)}
+    observer[database].agent_sessions.insert_one({"_id": "s-1", "session_id": "s-1", "agents": agents})
+    another = new_manager()
+    kept = {"conversation_manager": NullConversationManager()}
+    restored = new_agent(another, agent_id="old-0", **kept)
+    before = history(agent_id="old-1")
+    pad(observer, database, 16 * MIB - size() - 40)
+
+    write(new_manager())
+
+    found = stored()["agents"]
+    assert "guard" not in found["old-0"]
+    assert [len(found[f"old-{number}"]["messages"]) for number in range(4)] == [1, 1, 1, 5]
+    assert history(agent_id="old-1") == before
+    assert len(another.list_messages("old-1", limit=2, offset=2)) == 2
+    restored("I go on")
+    assert [message["message_id"] for message in another.list_messages("old-0")] == list(range(7))
+    assert len(new_agent(new_manager(), agent_id="old-0", **kept).messages) == 7
+    new_agent(new_manager(), agent_id="old-2", **kept)("I too")
+    assert [message["message_id"] for message in another.list_messages("old-2")] == list(range(7))
+
+
+def test_agents_of_the_first_version_stay_where_others_make_room(
+    crew: Callable[..., Any],
+    observer: Client,
+    database: str,
+    size: Callable[[], int],
+    embedded: Callable[..., list[int]],
+) -> None:
+    observer[database].agent_sessions.insert_one(
+        {"_id": "s-1", "session_id": "s-1", "agents": {"old": old_agent(5, 90_000)}}
+    )
+    manager, agents = crew(1)
+    fill(manager, agents, 2, 80 * KIB)
+    pad(observer, database, 16 * MIB - size() - 40)
+
+    manager.update_metadata({"large": "x" * 100 * KIB})
+
+    assert embedded("old") == [0, 1, 2, 3, 4]
+    assert embedded("a-0") == []
+
+
 def test_a_lease_is_in_the_way_of_no_metadata(
     crew: Callable[..., Any], new_manager: NewManager, observer: Client, database: str
 ) -> None:
@@ -263,6 +326,36 @@ def test_every_write_that_finds_no_room_makes_some(
 
     write(manager, agents[0])
 
+    assert list(numbering(observer[database], "s-1")) == []
+
+
+@pytest.mark.parametrize(("disturbed", "updates"), [(0, 3), (2, 6)])
+def test_many_agents_leave_a_full_document_in_one_write(
+    crew: Callable[..., Any],
+    observer: Client,
+    database: str,
+    size: Callable[[], int],
+    monkeypatch: pytest.MonkeyPatch,
+    command_counter: CommandCounter,
+    disturbed: int,
+    updates: int,
+) -> None:
+    manager, agents = crew(30)
+    fill(manager, agents, 2, 4 * KIB)
+    pad(observer, database, 16 * MIB - size() - KIB)
+    record = _moving.MessageMover._record
+
+    def meanwhile(self: Any, *given: Any) -> Any:
+        for agent in agents[:disturbed]:
+            manager.append_message(user(""), agent)
+        return record(self, *given)
+
+    monkeypatch.setattr(_moving.MessageMover, "_record", meanwhile)
+    monkeypatch.delattr(_moving.MessageMover, "_record_each")
+    with command_counter.counting() as log:
+        manager.update_metadata({"large": "x" * 50 * KIB})
+
+    assert log.names.count("update") == updates
     assert list(numbering(observer[database], "s-1")) == []
 
 
@@ -335,6 +428,27 @@ def test_a_move_that_misses_is_taken_back(
     held = {s["agent_id"]: len(s["messages"]) for s in observer[database].agent_sessions_segments.find()}
     assert held == {"a-0": 1, "a-2": 1}
     assert [len(history(agent_id=f"a-{n}")) for n in range(3)] == [4, 4, 3]
+    assert list(numbering(observer[database], "s-1")) == []
+
+
+@pytest.mark.parametrize("count", [1, 2, _moving.TRIES_AT_ONCE, _moving.TRIES_AT_ONCE + 1])
+def test_moves_that_are_disturbed_again_and_again_are_taken_back(
+    crew: Callable[..., Any], observer: Client, database: str, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    manager, agents = crew(count)
+    fill(manager, agents, 3, 5 * KIB)
+    waiting, at_once = iter(agents), _histories.combined_update
+
+    def meanwhile(*given: Any) -> Any:
+        manager.append_message(user("meanwhile"), next(waiting))
+        return at_once(*given)
+
+    monkeypatch.setattr(_moving, "combined_update", meanwhile)
+    moved = manager.session_repository._mover.move("s-1", dict.fromkeys([f"a-{n}" for n in range(count)], 1))
+
+    left = max(count - _moving.TRIES_AT_ONCE, 0)
+    assert 5 * KIB * left <= moved < 6 * KIB * left + 1
+    assert observer[database].agent_sessions_segments.count_documents({}) == left
     assert list(numbering(observer[database], "s-1")) == []
 
 

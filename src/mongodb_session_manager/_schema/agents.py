@@ -76,6 +76,7 @@ def _embedded(agent_id: str, with_messages: bool) -> Stored:
     path = f"${agent_path(agent_id)}"
     fields: Stored = {name: f"{path}.{name}" for name in ("guard", "moved_count")}
     fields["segments"] = list_expression(f"{path}.segments")
+    fields["last_message_id"] = {"$max": f"{path}.messages.message_id"}
     return {**fields, "messages": messages_expression(agent_id)} if with_messages else fields
 
 

@@ -177,6 +177,17 @@ def batch_command(collection: str, changes: Iterable[FilterAndUpdate], write_con
     return {**command, "writeConcern": write_concern} if write_concern else command
 
 
+def combined_update(session_id: str, changes: Iterable[FilterAndUpdate]) -> FilterAndUpdate:
+    """Return one change that goes through where each of several of one document would, which touch different fields."""
+    update: Update = {}
+    conditions = []
+    for wanted, part in changes:
+        conditions.append(wanted)
+        for operator, fields in part.items():
+            update.setdefault(operator, {}).update(fields)
+    return {"_id": session_id, "$and": conditions}, update
+
+
 def _unnumbered(path: str, next_message_id: int) -> Stored:
     # The first version kept no counters: its agents are guarded by the ids of their messages.
     return {
@@ -267,6 +278,8 @@ def agent_rollover_update(
 ) -> FilterAndUpdate:
     """Return what ``rollover_update`` does for an agent that ``embedded_agents_pipeline`` read.
 
+    Counters stay as they are: those are for its own writer.
+
     Args:
         session_id: The session.
         agent_id: The agent.
@@ -277,6 +290,7 @@ def agent_rollover_update(
     moved_count = int(agent.get("moved_count") or 0)
     written = references if longer is None else [longer]
     wanted, update = rollover_update(session_id, agent_id, guard_of(agent), moved_count, written, ObjectId())
+    update.pop("$set", None)
     if longer is not None:
         path = agent_path(agent_id)
         last = len(agent["segments"]) - 1

@@ -65,7 +65,7 @@ class AgentSize:
         agent_id: The agent.
         messages: How many messages.
         size: Their bytes.
-        is_numbered: Whether it has counters, so that a move disturbs nobody who was restored before.
+        is_numbered: Whether it has counters; those of the first version have none.
         written_at: When it was written last.
     """
 
@@ -80,14 +80,15 @@ class AgentSize:
         return self.written_at if isinstance(self.written_at, datetime) else _LONG_AGO
 
 
-def leaving(agents: Iterable[AgentSize], goal: int) -> dict[str, int]:
+def leaving(agents: Iterable[AgentSize], goal: int, *, numbered: bool = True) -> dict[str, int]:
     """Return how many bytes of which agents' oldest messages leave the document, so that ``goal`` bytes stay.
 
-    Agents that were not written for longest come first, and may keep none.
+    Agents that were not written for longest come first, and may keep none. Those of the first version are left to
+    their own writers, unless they are asked for.
     """
     found = list(agents)
     excess = sum(agent.size for agent in found) - goal
-    movable = (agent for agent in found if agent.messages and agent.is_numbered)
+    movable = (agent for agent in found if agent.messages and agent.is_numbered is numbered)
     shares: dict[str, int] = {}
     for agent in sorted(movable, key=lambda each: each._age):
         if excess <= 0 or len(shares) == MOST_AGENTS:

@@ -1,10 +1,11 @@
 """Moves messages of several agents out of a session document at once, which keeps the document small over all of them.
 
 What moves changes neither the ids nor the guard of its agent, so who restored that agent before goes on undisturbed,
-and a lease is no matter: nothing of a history changes.
+and a lease is no matter: nothing of a history changes. An agent of the first version has no guard and gets none here;
+it keeps its last message, by which its writers tell where the history ends.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from bson import ObjectId
@@ -13,7 +14,7 @@ from pymongo.collection import Collection
 
 from .._schema.agents import embedded_agents_pipeline, sizes_pipeline
 from .._schema.files import extended_segment_update, extended_segments_filter, segments_filter, shortened_segment_update
-from .._schema.histories import agent_rollover_update, batch_command, guard_of
+from .._schema.histories import agent_rollover_update, batch_command, combined_update, guard_of
 from .._schema.values import FilterAndUpdate, Stored, unescape_key
 from .all_agents import read_agents
 from .document_size import AgentSize
@@ -22,6 +23,9 @@ from .segments import is_ordered, message_size, new_segments, total_size
 
 __all__ = ["MessageMover"]
 
+# How often all moves are recorded by one write of the document, which is as slow as the document is large. Each needs
+# all agents to be as they were read; those that were written meanwhile are left out of the next.
+TRIES_AT_ONCE = 3
 # A segment grows by what leaves the document in small parts, so that few references stay behind.
 GROWN_SEGMENT_BYTES = 256 * 1024
 
@@ -66,6 +70,10 @@ class _Move:
 
     def change(self, session_id: str) -> FilterAndUpdate:
         return agent_rollover_update(session_id, self.agent_id, self.agent, self.references, self.longer)
+
+    def is_undisturbed(self, agent: Stored) -> bool:
+        """Tell whether an agent that was read afterwards is as it was."""
+        return all(agent.get(name) == value for name, value in self.agent.items() if name != "messages")
 
     def is_in(self, agent: Stored) -> bool:
         """Tell whether an agent that was read afterwards refers to what was moved; others may have moved more since."""
@@ -120,14 +128,13 @@ class MessageMover:
 
     def _planned(self, session_id: str, shares: Mapping[str, int]) -> list[_Move]:
         agents = self._read(session_id, shares, with_messages=True)
-        moves = [_Move(name, agent, _oldest(agent["messages"], shares[name])) for name, agent in agents.items()]
+        moves = [_Move(name, agent, _oldest(_movable(agent), shares[name])) for name, agent in agents.items()]
         return [move for move in moves if move.messages and is_ordered(move.agent["messages"])]
 
-    def _read(self, session_id: str, agent_ids: Mapping[str, int], *, with_messages: bool) -> dict[str, Stored]:
+    def _read(self, session_id: str, agent_ids: Iterable[str], *, with_messages: bool) -> dict[str, Stored]:
         pipeline = embedded_agents_pipeline(session_id, agent_ids, with_messages=with_messages)
         session = next(self._sessions.aggregate(pipeline), None)
-        found = dict(zip(agent_ids, session["agents"] if session else (), strict=False))
-        return {name: agent for name, agent in found.items() if guard_of(agent).revision is not None}
+        return dict(zip(agent_ids, session["agents"] if session else (), strict=False))
 
     def _lengthen(self, session_id: str, moves: list[_Move]) -> None:
         """Append to the last segments, where nobody else is about to."""
@@ -155,13 +162,25 @@ class MessageMover:
 
     def _record(self, session_id: str, moves: list[_Move]) -> list[_Move]:
         """Have the session document refer to what has moved instead of holding it; return which moves went through."""
+        for _ in range(TRIES_AT_ONCE):
+            if not moves or self._record_at_once(session_id, moves):
+                return moves
+            agents = self._read(session_id, [move.agent_id for move in moves], with_messages=False)
+            moves = [move for move in moves if move.is_undisturbed(agents.get(move.agent_id, {}))]
+        return self._record_each(session_id, moves) if moves else []
+
+    def _record_at_once(self, session_id: str, moves: list[_Move]) -> bool:
+        changes = [move.change(session_id) for move in moves]
+        return self._sessions.update_one(*combined_update(session_id, changes)).matched_count > 0
+
+    def _record_each(self, session_id: str, moves: list[_Move]) -> list[_Move]:
         sessions = self._sessions
         changes = [move.change(session_id) for move in moves]
         command = batch_command(sessions.name, changes, sessions.write_concern.document)
         answer = sessions.database.command(command)
         if answer["n"] == len(moves):
             return moves
-        agents = self._read(session_id, dict.fromkeys((move.agent_id for move in moves), 0), with_messages=False)
+        agents = self._read(session_id, [move.agent_id for move in moves], with_messages=False)
         return [move for move in moves if move.agent_id in agents and move.is_in(agents[move.agent_id])]
 
     def _take_back(self, session_id: str, moves: list[_Move]) -> None:
@@ -171,6 +190,12 @@ class MessageMover:
         shorten = [UpdateOne(*shortened_segment_update(session_id, move.last)) for move in moves if move.longer]
         if shorten:
             self._segments.bulk_write(shorten, ordered=False)
+
+
+def _movable(agent: Stored) -> list[Stored]:
+    """Return the messages that may leave the document."""
+    messages: list[Stored] = agent["messages"]
+    return messages if guard_of(agent).revision is not None else messages[:-1]
 
 
 def _oldest(messages: list[Stored], share: int) -> list[Stored]:
