@@ -585,7 +585,7 @@ import sys
 from pymongo import MongoClient
 from strands import Agent
 from mongodb_session_manager import MongoDBSessionManager
-from mongodb_session_manager._group_commit import flush_behind
+from mongodb_session_manager._history.group_commit import flush_behind
 from mongodb_session_manager.testing import ScriptedModel
 
 client = MongoClient(sys.argv[1], tz_aware=True)
