@@ -1,4 +1,4 @@
-"""Who uses a client, its threads, and its end."""
+"""The users of a client, its threads, and its end."""
 
 import _thread
 import logging
@@ -108,7 +108,7 @@ class ClientHandle:
         """Find the handle of this very client object, or borrow the client.
 
         Raises:
-            TypeError: For an asynchronous client, or something that is no client at all.
+            TypeError: For an asynchronous client, or a value that is not a client.
             ValueError: Its write concern is ``w=0``.
         """
         check_client(client)
@@ -154,12 +154,12 @@ class ClientHandle:
             return self._executor
 
     def acquire(self, user: object, *, owner: bool = False) -> None:
-        """Note that somebody uses the client; a second time for the same user can only make it an owner.
+        """Note a user of the client; a second call for the same user can only make it an owner.
 
         Args:
             user: Is known by its identity, and weakly.
             owner: Whether the client is to be closed when this user, and every other owner, has released it,
-                even if users are left who are no owners.
+                even if other users are left.
 
         Raises:
             pymongo.errors.InvalidOperation: When the client has been closed.
@@ -178,7 +178,7 @@ class ClientHandle:
         """Note that a user is done; the last owner and the last user take the client with them.
 
         Args:
-            user: Somebody who is no user has no effect.
+            user: An object that is not a user has no effect.
             timeout: Seconds to wait for queued work if that closes the client.
         """
         finish = self.leave(user, timeout)
@@ -186,7 +186,7 @@ class ClientHandle:
             finish()
 
     def release_behind(self, user: object) -> None:
-        """Do what ``release`` does, but close the client in the background where that is to be done."""
+        """Do what ``release`` does; if that closes the client, close it in the background."""
         finish = self.leave(user)
         if finish:
             _in_background(finish)
@@ -234,7 +234,7 @@ class ClientHandle:
             ``status`` (``connected``, ``external_client`` for a borrowed client that answers, ``error`` when the server
             does not answer, ``not_initialized`` after closing), ``server_version`` (None also under the strict Stable
             API, which does not tell it), ``pool_config`` (milliseconds; None for no limit) and ``connections``
-            (None for a borrowed client, whose pool nobody counts).
+            (None for a borrowed client, whose pool is not counted).
         """
         if self._closed:
             return not_initialized_stats()

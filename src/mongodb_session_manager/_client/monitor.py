@@ -70,7 +70,7 @@ class PoolMonitor(ConnectionPoolListener):
 
 
 def not_initialized_stats() -> dict[str, Any]:
-    """Answer for stats when there is no open client."""
+    """Return the stats without an open client."""
     return {
         "status": "not_initialized",
         "server_version": None,

@@ -24,7 +24,7 @@ def warn_caller(text: str) -> None:
 
 
 def spelling_hint(unknown: Iterable[str]) -> str:
-    """Return what to say of names that are no options: those of the library, the likeliest first."""
+    """Return a hint on names that are not options: the likeliest of the library's own, then all of them."""
     likely = [name for given in unknown for name in _similar(given)]
     question = f"Did you mean {' or '.join(dict.fromkeys(likely))}? " if likely else ""
     return f"{question}The library's own options are {', '.join(OPTIONS)}."

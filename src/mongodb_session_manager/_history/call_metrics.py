@@ -94,7 +94,7 @@ def _call_metrics(message: Message, agent: "LocalAgent") -> dict[str, Any] | Non
 
 
 def _counted(agent: "LocalAgent", name: str) -> dict[Any, Any] | None:
-    """Return one of the SDK's counts; None where there is none to be had."""
+    """Return one of the SDK's counts; None where the agent has no such count."""
     return observed(name, lambda: dict(getattr(_loop_metrics(agent), name, {}).items()), None)
 
 

@@ -262,7 +262,7 @@ def put_back_values(stored: Stored, files: Mapping[str, bytes]) -> Stored:
 
 
 class Unread(bytes):
-    """Stands for bytes that nobody has read; what it tells of them is their number."""
+    """Stands for bytes that were not read; it has their number."""
 
     length: int
 
@@ -272,7 +272,7 @@ class Unread(bytes):
 
 
 def leave_unread(stored: Stored) -> None:
-    """Have offloaded bytes of a message stand for themselves, where nothing but their number is wanted of them."""
+    """Put ``Unread`` in the place of a message's offloaded bytes, where only their number is wanted."""
     # In what the codec has escaped, bytes may be a text; in a content that is offloaded as one, anything.
     if "files" not in stored or "escaped" in stored:
         return

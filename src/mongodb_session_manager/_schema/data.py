@@ -19,7 +19,7 @@ def config_projection(agent_id: str) -> dict[str, int]:
 
 
 def config_of(session: Stored, agent_id: str) -> Stored | None:
-    """Return the ``agent_data`` that was read by ``config_projection``; None where there is no such agent."""
+    """Return the ``agent_data`` that ``config_projection`` read; None where there is no such agent."""
     for names, _ in places_of(agent_id, "agent_data"):
         found: Any = session
         for name in names:
@@ -38,16 +38,16 @@ def config_update(session_id: str, agent_id: str, config: Stored, *, nested: boo
 
 
 def metadata_update(session_id: str, fields: Stored) -> FilterAndUpdate:
-    """Return filter and update that set metadata fields, by dotted key, where none would fill a list with nulls."""
+    """Return filter and update that set metadata fields, by dotted key, where no list would be filled with nulls."""
     changed = {metadata_path(key): value for key, value in fields.items()}
     filled = [_elsewhere_or(path, "$gte", length) for path, length in _lengths(fields).items() if length]
     return _where(session_id, filled), {"$set": {**changed, "updated_at": now()}}
 
 
 def metadata_deletion_update(session_id: str, keys: Collection[str], held: Mapping[str, Any]) -> FilterAndUpdate:
-    """Return filter and update that remove metadata fields, by dotted key, where none is an element of a list.
+    """Return filter and update that remove metadata fields, by dotted key, where no key names an element of a list.
 
-    And only where fields hold values, as stored.
+    The fields in ``held`` must also have these values, as stored.
     """
     removed = {metadata_path(key): "" for key in keys}
     paths = [tuple(key.split(".")) for key in keys]
@@ -112,12 +112,12 @@ def new_feedback_update(session_id: str, feedback: Stored, size: int, about: Sto
 
 
 def little_feedback_filter(wanted: Stored, size: int) -> Stored:
-    """Return a filter that also wants the feedback in the session document to have no more bytes than that."""
+    """Return a filter that also asks for at most so many bytes of feedback in the session document."""
     return {**wanted, "feedback_bytes": {"$not": {"$gt": size}}}
 
 
 def recorded_update(change: FilterAndUpdate, outbox: list[Stored], most: int | None = None) -> FilterAndUpdate:
-    """Have a change record notifications too, where the outbox then has no more than so many bytes."""
+    """Return a change that also records notifications, if the outbox then has at most so many bytes."""
     wanted, update = change
     pushed = {**update.get("$push", {}), "outbox": {"$each": outbox}}
     if most is not None:
@@ -126,13 +126,13 @@ def recorded_update(change: FilterAndUpdate, outbox: list[Stored], most: int | N
 
 
 def recorded_apart_update(change: FilterAndUpdate, references: list[Stored]) -> FilterAndUpdate:
-    """Have a change refer to notifications that are documents of their own."""
+    """Return a change that also refers to notifications in documents of their own."""
     wanted, update = change
     return wanted, {**update, "$push": {**update.get("$push", {}), "outbox_documents": {"$each": references}}}
 
 
 def little_metadata_update(change: FilterAndUpdate, most: int) -> FilterAndUpdate:
-    """Have a change go through only where the metadata have no more than so many bytes."""
+    """Return a change that goes through only where the metadata have at most so many bytes."""
     wanted, update = change
     return _holding_less(wanted, "metadata", most), update
 
@@ -173,7 +173,7 @@ def has_tracking_id_filter(agent_ids: Iterable[str], tracking_id: Any) -> Stored
     return {"$or": [{path: tracking_id} for _, path in places]}
 
 
-# What stands beside the ``state`` of a multi-agent, where there is any.
+# The optional fields beside the ``state`` of a multi-agent.
 _BESIDE_STATE = ("inner", "encoded", "files")
 
 

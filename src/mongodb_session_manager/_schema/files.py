@@ -27,7 +27,7 @@ def _in_span(first: int, last: int | None) -> Stored:
 
 
 def segments_filter(session_id: str, references: Iterable[Stored]) -> Stored:
-    """Return the filter of the segments of a session that are referred to."""
+    """Return the filter of the segments with some references."""
     return {"_id": {"$in": [reference["_id"] for reference in references]}, "session_id": session_id}
 
 
@@ -58,7 +58,7 @@ def extended_segment_update(
 ) -> FilterAndUpdate:
     """Return filter and update that append messages to a segment, where it ends as its reference says.
 
-    Until a reference names them, they are invisible; the segment tells by whom it was appended to.
+    They are invisible until a reference names them. The segment notes the move that appended to it.
     """
     wanted = {**segments_filter(session_id, [reference]), "messages": {"$size": reference["count"]}}
     return wanted, {"$push": {"messages": {"$each": messages}}, "$set": {"move_id": move_id}}
@@ -103,7 +103,7 @@ def new_file_doc(session_id: str, digest: str, length: int, chunk_bytes: int) ->
 
 
 def uploaded_file_update(file_id: ObjectId) -> FilterAndUpdate:
-    """Return filter and update that make a file whole, unless it is being removed already."""
+    """Return filter and update that make a file whole, unless a removal has marked it."""
     return {"_id": file_id, **_NOT_REMOVED}, {"$unset": {"metadata.uploading": ""}}
 
 
@@ -112,7 +112,7 @@ WITHOUT_FILES_FILTER = {"has_files": {"$ne": True}}
 
 
 def has_files_update(session_id: str) -> FilterAndUpdate:
-    """Return filter and update that say of a session that its messages have offloaded values."""
+    """Return filter and update that note on a session that its messages have offloaded values."""
     return {"_id": session_id}, {"$set": {"has_files": True}}
 
 
@@ -132,12 +132,12 @@ def whole_files_filter(session_id: str, digests: Iterable[str]) -> Stored:
 
 
 def lasting_files_filter(session_id: str, digests: Iterable[str]) -> Stored:
-    """Return the filter of files that can be read, and that nobody is about to remove."""
+    """Return the filter of files that can be read and that no removal has marked."""
     return {**whole_files_filter(session_id, digests), **_NOT_REMOVED}
 
 
 def marked_files_update(session_id: str, digests: Iterable[str], removal: ObjectId) -> FilterAndUpdate:
-    """Return filter and update that announce the removal of files: of some values, and of those announced before."""
+    """Return filter and update that mark files for a removal: those of some values, and those marked before."""
     any_of = [files_filter(session_id, digests), {**files_filter(session_id), "metadata.removals.0": {"$exists": True}}]
     return {"$or": any_of}, {"$addToSet": {"metadata.removals": removal}}
 

@@ -23,7 +23,7 @@ _WINDOW_STATE = frozenset({"__name__", "removed_message_count", "model_call_coun
 
 @dataclass(frozen=True)
 class Guard:
-    """Where a writer believes an agent's history to be; no write goes through that finds it elsewhere.
+    """The revision of an agent's history that a writer knows; a write at another revision does not go through.
 
     Attributes:
         revision: The number of guarded writes so far; None for an agent that the first version stored.
@@ -41,11 +41,11 @@ class Guard:
 
     @property
     def stored(self) -> GuardDoc:
-        """What a session document holds of it. Compared as a whole, so the order counts."""
+        """The guard as it is stored. It is compared as a whole, so the order of its fields counts."""
         return self.found or _guard(self.revision, self.next_message_id, self.write_id)
 
     def after(self, appended: int, write_id: object) -> "Guard":
-        """Return where the history is after a write that appended so many messages."""
+        """Return the guard after a write that appended so many messages."""
         return self._moved(self.next_message_id + appended, write_id)
 
     def _moved(self, next_message_id: int, write_id: object) -> "Guard":
@@ -77,8 +77,8 @@ class AgentWrite:
         size: The bytes of what is appended.
         files: Values that it refers to, by digest; they are uploaded ahead.
         moved: Of a new agent, references to segments with the messages before those that are appended.
-        keeps_revision: Whether who restored the history before it may go on after it; for a moved window alone.
-        write_id: Tells this very write when its answer was lost.
+        keeps_revision: Whether an agent that was restored before it may go on; only for a moved window.
+        write_id: Identifies this write when its answer was lost.
         at: When it was made.
     """
 
@@ -98,16 +98,16 @@ class AgentWrite:
 
     @property
     def moves_window(self) -> bool:
-        """Whether all that it tells is how far the window has moved: an older one gives the same conversation.
+        """Whether it only says how far the window has moved: a restore from the older state gives the same messages.
 
-        A conversation manager that keeps more than that, such as a summary, is not meant.
+        A conversation manager that keeps more, such as a summary, does more than move a window.
         """
         if self.appended or self.edited or self.guardrail_events or not self.live_may_wait:
             return False
         return is_window_state(self.data) if self.data else self.live is not None
 
     def leads_to(self, guard: Guard) -> Guard:
-        """Return where the history is when this was written there."""
+        """Return the guard after this write."""
         return guard if self.keeps_revision else guard.after(len(self.appended), self.write_id)
 
 
@@ -145,7 +145,7 @@ def _next_id_of_new(write: AgentWrite) -> int:
 
 
 def new_agent_beside_update(session_id: str, write: AgentWrite) -> FilterAndUpdate:
-    """Return what ``new_agent_update`` does, for an agent in whose field nested ones stand already."""
+    """Return ``new_agent_update`` for an agent in whose field nested agents stand already."""
     wanted, update = new_agent_update(session_id, write)
     path = agent_path(write.agent_id)
     agent = update["$set"].pop(path)
@@ -156,7 +156,7 @@ def new_agent_beside_update(session_id: str, write: AgentWrite) -> FilterAndUpda
 
 
 def guarded_update(session_id: str, write: AgentWrite, guard: Guard) -> FilterAndUpdate:
-    """Return filter and update of a write that goes through only at the place that its guard names."""
+    """Return filter and update of a write that goes through only at the revision of its guard."""
     path = agent_path(write.agent_id, nested=guard.nested)
     wanted: Stored = {"_id": session_id, f"{path}.guard": None if guard.revision is None else guard.stored}
     if guard.revision is None:
@@ -171,7 +171,7 @@ def guarded_update(session_id: str, write: AgentWrite, guard: Guard) -> FilterAn
 
 
 def batch_command(collection: str, changes: Iterable[FilterAndUpdate], write_concern: Stored) -> Stored:
-    """Return one command of several updates, none of which keeps the others from being tried."""
+    """Return one command of several updates; the server tries each of them, whatever became of the others."""
     updates = [{"q": wanted, "u": update} for wanted, update in changes]
     command: Stored = {"update": collection, "updates": updates, "ordered": False}
     return {**command, "writeConcern": write_concern} if write_concern else command
@@ -218,7 +218,7 @@ def _all_of(items: list[Stored]) -> Stored:
 
 
 def unguarded_update(session_id: str, write: AgentWrite, *, nested: bool = False) -> FilterAndUpdate:
-    """Return filter and update of a write by a caller who knows message ids only, as the SDK's interface does."""
+    """Return filter and update of a write that knows message ids only, as in the SDK's interface."""
     path = agent_path(write.agent_id, nested=nested)
     wanted: Stored = {"_id": session_id, f"{path}.agent_data": {"$exists": True}}
     update = _change(path, write)
@@ -246,7 +246,7 @@ def edited_message_filter(messages: str, edit: MessageEdit) -> Stored:
 
 
 def guard_of(agent: Mapping[str, Any]) -> Guard:
-    """Return the place of an agent that one of the pipelines read."""
+    """Return the guard of an agent that one of the pipelines read."""
     found, last = agent.get("guard"), agent.get("last_message_id")
     revision, next_id = (None if found is None else found.get(name) for name in ("revision", "next_message_id"))
     if next_id is None:
@@ -259,13 +259,13 @@ def guard_of(agent: Mapping[str, Any]) -> Guard:
 def rollover_update(
     session_id: str, agent_id: str, guard: Guard, moved_count: int, references: list[Stored], write_id: ObjectId
 ) -> FilterAndUpdate:
-    """Return filter and update that replace the oldest messages by references to the segments that hold them now."""
+    """Return filter and update that replace the oldest messages by references to their segments."""
     wanted, update = guarded_update(session_id, AgentWrite(agent_id, write_id=write_id), guard)
     path = agent_path(agent_id, nested=guard.nested)
     # Two movers may have read the same messages; the second one must not refer to them again.
     wanted[f"{path}.moved_count"] = moved_count or {"$in": [0, None]}
     if guard.revision is not None:
-        # The history stays what it is, so who goes on from it, restored before the move, is not disturbed.
+        # The history stays what it is, so an agent that was restored before the move may go on.
         del update["$set"]
     update["$pull"] = {f"{path}.messages": {"message_id": {"$lte": references[-1]["last_id"]}}}
     update["$push"] = {f"{path}.segments": {"$each": references}}
@@ -276,7 +276,7 @@ def rollover_update(
 def agent_rollover_update(
     session_id: str, agent_id: str, agent: Stored, references: list[Stored], longer: Stored | None = None
 ) -> FilterAndUpdate:
-    """Return what ``rollover_update`` does for an agent that ``embedded_agents_pipeline`` read.
+    """Return ``rollover_update`` for an agent that ``embedded_agents_pipeline`` read.
 
     Counters stay as they are: those are for its own writer.
 
@@ -285,7 +285,7 @@ def agent_rollover_update(
         agent_id: The agent.
         agent: What was read.
         references: Those to new segments, oldest first.
-        longer: Instead of them, the last one there was, as it is now.
+        longer: Instead of them, the new state of the last reference.
     """
     moved_count = int(agent.get("moved_count") or 0)
     written = references if longer is None else [longer]

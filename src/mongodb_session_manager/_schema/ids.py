@@ -13,7 +13,7 @@ _SHOWN = 50
 
 
 def is_uri(value: object) -> bool:
-    """Tell whether a value is a connection string, which is in the wrong place wherever this is asked."""
+    """Tell whether a value is a connection string; no id or name may be one."""
     return isinstance(value, str) and _URI.match(value) is not None
 
 
@@ -26,7 +26,7 @@ def shown(value: object) -> str:
 
 
 def check_name(name: str, value: object) -> str | None:
-    """Return the name of an application, a database or a collection; None where there is none.
+    """Return the name of an application, a database or a collection; None stays None.
 
     Raises:
         TypeError: It is not a string.
@@ -42,10 +42,10 @@ def check_name(name: str, value: object) -> str | None:
 MAX_ID_BYTES = 1024
 # A server takes documents of 180 levels, and reads a path of more than 255 as another one.
 MAX_KEY_LEVELS = 100
-# Each number in a key is a question to the server, one inside the other.
+# A condition on a key with numbers nests one level for each.
 _MAX_KEY_NUMBERS = 30
 
-# The number after it must have a place in 8 bytes too.
+# The number after it must fit in 8 bytes too.
 MAX_MESSAGE_ID = 2**63 - 2
 _ALL = 2**31 - 1
 
@@ -57,11 +57,11 @@ def now() -> datetime:
 
 
 def check_id(name: str, value: object) -> str:
-    """Return a session or agent id that is fit to be stored.
+    """Return a session or agent id that can be stored.
 
     Raises:
         TypeError: It is not a string.
-        ValueError: It is empty, holds NUL, is no valid Unicode, is longer than 1,024 bytes in UTF-8, or is a
+        ValueError: It is empty, holds NUL, is not valid Unicode, is longer than 1,024 bytes in UTF-8, or is a
             connection string.
     """
     if not isinstance(value, str):
@@ -81,11 +81,11 @@ def check_id(name: str, value: object) -> str:
 
 
 def check_message_id(value: object) -> int:
-    """Return the number of a message that is fit to be looked for and to be counted on from.
+    """Return a message id that can be looked up and counted on from.
 
     Raises:
         TypeError: It is not an integer.
-        ValueError: It has no place in 8 bytes.
+        ValueError: It does not fit in 8 bytes.
     """
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"message_id must be an integer, got {type(value).__name__}")
@@ -95,7 +95,7 @@ def check_message_id(value: object) -> int:
 
 
 def check_key(name: str, key: object) -> str:
-    """Return a metadata key, possibly dotted, that is fit to be a path.
+    """Return a metadata key, possibly dotted, that can be a path.
 
     Raises:
         ValueError: It is not a string, is empty, has an empty segment or one that starts with ``$``, holds NUL, or has
@@ -120,7 +120,7 @@ def check_key(name: str, key: object) -> str:
 
 
 def is_number(name: str) -> bool:
-    """Tell whether a server takes a name for a place in a list, where it meets one."""
+    """Tell whether a server reads a name as an index where it meets a list."""
     return name.isascii() and name.isdigit()
 
 
@@ -135,7 +135,7 @@ def ends_in_number(key: str) -> bool:
 
 
 def list_index(name: str) -> int:
-    # No list is that long, and what is larger has no place in 4 bytes.
+    # No list is that long, and a larger number does not fit in 4 bytes.
     return int(name[-10:]) if len(name.lstrip("0")) <= 9 else _ALL
 
 

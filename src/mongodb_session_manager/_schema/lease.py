@@ -15,7 +15,7 @@ from .values import FilterAndUpdate, Stored, Update
 LEASE_TIMEOUT = 10.0
 LEASE_DURATION = 30.0
 
-# Somebody who waits asks again after about this many seconds; the pauses double up to the second number.
+# A waiting manager tries again after about the first number of seconds; the pauses double up to the second.
 _PAUSES = 0.05, 0.5
 
 # Longer ones end beyond the last year that a date can name.
@@ -46,7 +46,7 @@ class Lease:
 
         Raises:
             TypeError: An argument has the wrong type.
-            ValueError: A number of seconds is not fit.
+            ValueError: A number of seconds is out of range.
         """
         if not isinstance(exclusive, bool):
             raise TypeError(f"exclusive must be True or False, got {shown(exclusive)}")
@@ -61,11 +61,11 @@ class Lease:
         return at + self.duration
 
     def pauses(self) -> Iterator[float]:
-        """Give the seconds to wait before each new try, until the time is over."""
+        """Yield the seconds to wait before each new try, until the time is over."""
         deadline = time.monotonic() + self.timeout
         pause, longest = _PAUSES
         while (left := deadline - time.monotonic()) > 0:
-            # Not all at once, when several wait for the same.
+            # Waiting managers do not all try at once.
             yield min(left, pause * random.uniform(0.5, 1))  # noqa: S311 - no secret
             pause = min(2 * pause, longest)
 
@@ -79,7 +79,7 @@ def _seconds(name: str, value: object) -> float:
 
 
 def taken_lease_update(session_id: str, update: Update, lease: Lease) -> FilterAndUpdate:
-    """Return filter and update that open a session and take its lease, where nobody has it."""
+    """Return filter and update that open a session and take its lease, where the lease is free."""
     at = now()
     free: Stored = {"_id": session_id, "$or": [{"lease": None}, {"lease.expires_at": {"$lte": at}}]}
     held = {"owner": lease.owner, "expires_at": lease.renewed(at)}
@@ -87,7 +87,7 @@ def taken_lease_update(session_id: str, update: Update, lease: Lease) -> FilterA
 
 
 def leased_update(change: FilterAndUpdate, lease: Lease | None) -> FilterAndUpdate:
-    """Have a write go through only under the writer's lease, which it renews; without one, where nobody has one."""
+    """Bind a write to a lease: it goes through only under that, and renews it; without one, only where it is free."""
     wanted, update = change
     if lease is None:
         wanted["lease"] = None

@@ -29,7 +29,7 @@ class LiveIds:
 
     @classmethod
     def of(cls, stored: Any) -> "LiveIds | None":
-        """Return a stored set; None where there is none that can be read."""
+        """Return a stored set; None where there is no readable one."""
         try:
             ranges = tuple((_number(first), _number(last)) for first, last in stored.get("ranges", ()))
             pinned = tuple(map(_number, stored.get("pinned", ())))

@@ -96,7 +96,7 @@ def _states(source: MultiAgentBase, path: Path = ()) -> Iterator[_State]:
     yield path, state, _live(source, state)
     for node_id, executor in _interrupted(source, state):
         if isinstance(executor, MultiAgentBase):
-            with suppress(NotImplementedError):  # an orchestrator of somebody's own that has no state
+            with suppress(NotImplementedError):  # a user's orchestrator that has no state
                 yield from _states(executor, (*path, node_id))
 
 
@@ -159,7 +159,7 @@ def _is_mark(value: dict[Any, Any]) -> bool:
 class _BytesOut:
     """Takes bytes out of the SDK's base64 and notes which they are.
 
-    A dict of somebody's own may look like that too. It stays: the value behind it is a dict.
+    A user's dict may look like that too. It stays: the value behind it is a dict.
     """
 
     def __init__(self) -> None:
@@ -226,7 +226,7 @@ def decode_multi_agent(fields: Stored) -> StoredState:
 
 
 class _OwnDict(dict[str, Any]):
-    """A dict of somebody's own that the SDK is not to take for encoded bytes; it makes a plain one of it."""
+    """A user's dict that the SDK must not take for encoded bytes; the SDK makes a plain one of it."""
 
     def get(self, key: Any, default: Any = None) -> Any:
         return default if key == _MARK else super().get(key, default)

@@ -20,7 +20,7 @@ _DOCUMENTS = {
     "md": "text/markdown",
 }
 _UNKNOWN = "application/octet-stream"
-# What json.dumps makes of keys that are no strings.
+# What json.dumps makes of keys that are not strings.
 _WORDS = {True: "true", False: "false", None: "null"}
 
 
@@ -30,7 +30,7 @@ def json_form(value: Any, form: str) -> Any:
     Args:
         value: Any value that the library gives back.
         form: What bytes become. ``"note"``: ``{"type": <media type>, "size": <bytes>}``. ``"base64"``: text.
-            ``"sentence"``: their size, for who reads.
+            ``"sentence"``: their size, for a reader.
     """
     return _JsonForm(_OF_BYTES[form]).of(value, _UNKNOWN)
 

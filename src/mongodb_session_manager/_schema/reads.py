@@ -28,8 +28,8 @@ def agent_pipeline(session_id: str, agent_id: str, messages: Any = None) -> Pipe
 def restore_pipeline(session_id: str, agent_id: str) -> Pipeline:
     """Return the aggregation that reads an agent with the messages from its lowest live id on.
 
-    The live set itself is taken by the reader: where it has many ranges, the server would be slow at that. Without a
-    live set all messages are read that the session document holds.
+    The reader picks the live set out of them: a server is slow at that where the set has many ranges. Without a live
+    set the aggregation reads all messages of the session document.
     """
     path = f"${agent_path(agent_id)}"
     firsts = {"$map": {"input": list_expression(f"{path}.live.ranges"), "as": "ends", "in": _first_of("$$ends")}}
@@ -57,8 +57,8 @@ def _from_lowest(number: str) -> Stored:
 def page_pipeline(session_id: str, agent_id: str, start: int, end: int | None) -> Pipeline:
     """Return the aggregation that reads the messages from position ``start`` on, up to ``end``.
 
-    Ids are positions where the counter tells so; elsewhere (the first version; ids of a caller's own) all messages of
-    the session document are read, with the references of all segments.
+    Ids are positions where the counter says so. Elsewhere (the first version; ids of a caller's own) it reads all
+    messages of the session document, and the references of all segments.
     """
     path = f"${agent_path(agent_id)}"
     count = {"$size": messages_expression(agent_id)}
@@ -79,7 +79,7 @@ def page_pipeline(session_id: str, agent_id: str, start: int, end: int | None) -
 
 
 def is_numbered(agent: Mapping[str, Any]) -> bool:
-    """Tell whether the ids of an agent that a page was read of are positions."""
+    """Tell whether message ids are positions, from what ``page_pipeline`` read."""
     guard = agent.get("guard")
     counted = guard.get("next_message_id") if isinstance(guard, Mapping) else None
     return bool(counted == agent["count"] + (agent.get("moved_count") or 0))
@@ -88,7 +88,7 @@ def is_numbered(agent: Mapping[str, Any]) -> bool:
 def position_pipeline(session_id: str, agent_id: str, message_id: int | None) -> Pipeline:
     """Return the aggregation that counts the messages in the session document ``before`` one and ``upto`` it.
 
-    Those before the end where there is no id. An id that is not there stands where it would.
+    Without an id both count all messages. An id that is not stored counts as standing where it would.
     """
     stages = _with_segments(agent_pipeline(session_id, agent_id), agent_id)
     count = {"$size": messages_expression(agent_id)}
@@ -121,8 +121,8 @@ def tail_pipeline(session_id: str, agent_id: str, message_id: int) -> Pipeline:
 
 
 def tracked_pipeline(session_id: str, agent_id: str, tracking_ids: Iterable[Any]) -> Pipeline:
-    """Return the aggregation that reads which messages in the session document have one of some tracking ids."""
-    # Literals, since whoever sends a message chooses it: "$role" would be read as a field.
+    """Return the aggregation that finds the messages in the session document with one of some tracking ids."""
+    # Literals: the sender of a message chooses its tracking id, and "$role" would be read as a field.
     wanted = {"$in": ["$$message.tracking_id", [{"$literal": tracking_id} for tracking_id in tracking_ids]]}
     ids = {name: f"$$message.{name}" for name in ("message_id", "tracking_id")}
     found = {"$map": {"input": _chosen(agent_id, wanted), "as": "message", "in": ids}}
@@ -130,7 +130,7 @@ def tracked_pipeline(session_id: str, agent_id: str, tracking_ids: Iterable[Any]
 
 
 def embedded_messages_pipeline(session_id: str, agent_id: str) -> Pipeline:
-    """Return the aggregation that reads all messages that the session document holds."""
+    """Return the aggregation that reads all messages in the session document."""
     return _with_segments(agent_pipeline(session_id, agent_id, messages_expression(agent_id)), agent_id)
 
 
@@ -159,7 +159,7 @@ def count_pipeline(session_id: str, agent_id: str) -> Pipeline:
 
 
 def removed_count(data: Mapping[str, Any]) -> int:
-    """Return how many messages a conversation manager says it had removed; 0 where that is no number."""
+    """Return how many messages a conversation manager says it had removed; 0 where that is not a number."""
     state = data.get("conversation_manager_state")
     count = state.get("removed_message_count") if isinstance(state, Mapping) else None
     return int(count) if isinstance(count, int) and not isinstance(count, bool) and count > 0 else 0

@@ -1,6 +1,6 @@
-"""Checks of what stands in a session before it is used: another version may have written it, or a hand.
+"""Checks of stored values before they are used: another version or a person may have written them.
 
-What does not fit raises an error that names session, agent and place, and says what to do.
+A value that does not fit raises an error that names session, agent and field, and says what to do.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ def check_fields(label: str, data: Any) -> None:
     """Check the stored ``agent_data``.
 
     Raises:
-        MongoDBSessionError: It, or a field of it that an agent is restored from, is no object.
+        MongoDBSessionError: It, or a field of it that an agent is restored from, is not an object.
     """
     fields = {"agent_data": data}
     if isinstance(data, Mapping):
@@ -43,7 +43,7 @@ def restored_message(label: str, stored: Stored) -> tuple[int, Any]:
     """Return the id of a stored message and the message.
 
     Raises:
-        MongoDBSessionError: It is none that an agent can have.
+        MongoDBSessionError: An agent cannot have it.
     """
     try:
         message_id, message = int(stored["message_id"]), decode_message(stored)
@@ -61,7 +61,7 @@ def listed_message(label: str, stored: Stored) -> Stored:
     """Return a stored message as ``list_messages`` shows it.
 
     Raises:
-        MongoDBSessionError: It is none.
+        MongoDBSessionError: It is not a message.
     """
     try:
         return message_record(stored)

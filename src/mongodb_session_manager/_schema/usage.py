@@ -17,7 +17,7 @@ _T = TypeVar("_T")
 
 
 def observed(figure: str, look: Callable[[], _T], otherwise: _T) -> _T:
-    """Return what a look at somebody else's object finds; ``otherwise`` where it raises."""
+    """Return what a look at a foreign object finds; ``otherwise`` where it raises."""
     try:
         return look()
     except Exception as error:  # noqa: BLE001 - foreign code may raise anything, and a figure is only information

@@ -66,17 +66,17 @@ def _unescape(match: re.Match[str]) -> str:
     return chr(int(match[1] or match[2], 16))
 
 
-# What only tells of a model call, and cannot be a figure where it is larger than this.
+# Figures of a model call. A larger value is not a figure.
 _FIGURES = frozenset({"usage", "metrics", "accumulated_usage", "accumulated_metrics", "tool_usage"})
 _FIGURE_BYTES = 1024 * 1024
 
-# Of a key that is no string; ``escape_key`` never lets a string begin so.
+# Of a key that is not a string; ``escape_key`` never lets a string begin so.
 _KEY_MARK = "%bson:"
 _KEY_WORDS: dict[str, bool | None] = {"true": True, "false": False, "null": None}
 
 
 def _mark_key(key: Any) -> str:
-    """Return the field name under which a key that is no string is stored."""
+    """Return the field name under which a key that is not a string is stored."""
     for word, value in _KEY_WORDS.items():
         if key is value:
             return _KEY_MARK + word
@@ -100,7 +100,7 @@ def _unmark_key(text: str) -> Any:
 def decode_key(name: str) -> Any:
     """Return the key that is stored under a field name inside a value; it need not be a string."""
     if name.startswith(_KEY_MARK):
-        with suppress(ValueError):  # else the first version's, or somebody else's
+        with suppress(ValueError):  # else of the first version, or not ours
             return _unmark_key(name[len(_KEY_MARK) :])
     return unescape_key(name)
 
@@ -140,7 +140,7 @@ class _Encoder:
             for key, item in value.items():
                 stored[self._key(key)] = self.encode(item, depth + 1)
         except _RefusedError as refused:
-            # What is no string is a value rather than a name, and values are told to nobody.
+            # A key that is not a string is a value, and errors quote no values.
             refused.path = f".{key}{refused.path}" if isinstance(key, str) else refused.path
             raise
         if len(stored) < len(value):
@@ -221,7 +221,7 @@ class _Encoder:
 
 
 class _TolerantEncoder(_Encoder):
-    """Leaves out what cannot be stored, wherever it stands; what is too deep costs the whole figure."""
+    """Leaves out values that cannot be stored. A figure that is nested too deep is left out whole."""
 
     def __init__(self, label: str) -> None:
         super().__init__()
@@ -281,9 +281,9 @@ class _TolerantEncoder(_Encoder):
 
 
 def encode_tolerant(fields: Mapping[Any, Any], label: str) -> tuple[Stored, bool]:
-    """Return a stored copy of what only tells of a message, and whether it differs from that.
+    """Return a stored copy of figures of a message, and whether it differs from them.
 
-    What cannot be stored is left out: each field by itself, and in it each value.
+    A field that cannot be stored is left out, and so is a value inside a field.
     """
     plain = _Encoder()
     with suppress(Exception):  # objects of others may raise anything; then each value goes by itself

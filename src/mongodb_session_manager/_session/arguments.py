@@ -1,4 +1,4 @@
-"""What users pass: old spellings, messages that are none, and ``async with`` where there is none."""
+"""Checks of what users pass: old spellings, invalid messages, and ``async with`` where it is not supported."""
 
 import warnings
 from collections.abc import Mapping
@@ -37,11 +37,11 @@ def with_new_spellings(arguments: Mapping[str, Any], *, stacklevel: int = 3) -> 
 
 
 def check_message(value: object) -> None:
-    """Refuse what is no message.
+    """Refuse a value that is not a message.
 
     Raises:
-        TypeError: It is no mapping, or its content is none.
-        ValueError: Its role is none, or it has no content.
+        TypeError: It is not a mapping, or its content has a wrong type.
+        ValueError: Its role is not a valid one, or it has no content.
     """
     if not isinstance(value, Mapping):
         raise TypeError(f"A message must be {_MESSAGE}, got {type(value).__name__}")
@@ -69,7 +69,7 @@ def _check_content(content: object) -> None:
 
 
 class _NotAsynchronousError(TypeError, AttributeError):
-    """There is no such method, which is what ``hasattr`` asks."""
+    """An AttributeError too, which is what ``hasattr`` asks for."""
 
 
 class _NoAsyncWith:

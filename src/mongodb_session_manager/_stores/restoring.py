@@ -1,4 +1,4 @@
-"""Names session, agent and field where what is stored there cannot be used."""
+"""Errors over stored values name session, agent and field."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from ..errors import MongoDBSessionError
 
 @contextmanager
 def restoring(label: str, field: str, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Have what is raised over a stored field name agent and field; the error itself may quote what is stored.
+    """Replace an error over a stored field by one that names agent and field; the error itself may quote stored values.
 
     Args:
         label: What the agent is called.
