@@ -10,19 +10,16 @@ from ..errors import MongoDBSessionError
 
 
 @contextmanager
-def restoring(label: str, field: str, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+def restoring(label: str, field: str) -> Iterator[None]:
     """Replace an error over a stored field by one that names agent and field; the error itself may quote stored values.
 
     Args:
         label: What the agent is called.
         field: The field.
-        passing: Errors that travel as they are.
     """
     try:
         yield
     except (MongoDBSessionError, PyMongoError):
-        raise
-    except passing:
         raise
     except Exception as error:  # noqa: BLE001 - others read it, and may raise anything
         reason = f"has another shape than is read ({type(error).__name__})"
