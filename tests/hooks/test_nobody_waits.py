@@ -18,6 +18,7 @@ from mongodb_session_manager import (
     create_metadata_sqs_hook,
 )
 from mongodb_session_manager.hooks.dispatcher import THREADS, Dispatcher
+from mongodb_session_manager.mongodb_session_repository import stores_of
 from mongodb_session_manager.testing import ScriptedModel
 from tests.watching import eventually, until
 
@@ -123,7 +124,7 @@ async def test_aclose_waits_off_the_loop(mongodb_uri: str, database_name: str, g
     gate.open()
     await closing_manager
     assert len(gate.sent) == 1
-    assert manager.session_repository.handle.closed
+    assert manager._stores.handle.closed
 
 
 @pytest.mark.parametrize("timeout", [0.2])
@@ -268,10 +269,10 @@ async def test_a_request_that_is_cancelled_at_its_end_is_closed(
     with pytest.raises(asyncio.CancelledError):
         await task
     repository = managers[0].session_repository
-    assert id(repository) in repository.handle._users
+    assert id(repository) in stores_of(repository).handle._users
     may_end.set()
 
-    assert await until(lambda: id(repository) not in repository.handle._users)
+    assert await until(lambda: id(repository) not in stores_of(repository).handle._users)
     assert released == ["lease"]
 
 

@@ -17,6 +17,7 @@ from mongodb_session_manager import (
     initialize_global_factory,
 )
 from mongodb_session_manager._stores import segments
+from mongodb_session_manager.mongodb_session_repository import stores_of
 from mongodb_session_manager.testing import CommandCounter
 from tests.talking import LOOK, look_up, texts
 
@@ -143,7 +144,7 @@ def test_there_is_one_pool() -> None:
 
 def test_the_collection_of_the_sessions_is_public(mongo_client: MongoClient[dict[str, Any]], database: str) -> None:
     repository = MongoDBSessionRepository(client=mongo_client, database_name=database, collection_name="talks")
-    repository.open_session("s-1", "shop")
+    stores_of(repository).sessions.open_session("s-1", "shop")
 
     found = repository.collection.find_one({"application_name": "shop"})
 

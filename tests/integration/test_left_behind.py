@@ -145,7 +145,7 @@ def test_only_so_long_and_with_them_goes_the_client(
 ) -> None:
     monkeypatch.setattr(_left_behind, "LEFT_SECONDS", 0.2)
     manager = MongoDBSessionManager("s-1", mongodb_uri, database)
-    handle = manager.session_repository.handle
+    handle = manager._stores.handle
     agent = new_agent(manager)
     with failing("update", errorCode=13), pytest.raises(OperationFailure):
         agent("Hi")

@@ -55,7 +55,7 @@ def talk(manager: MongoDBSessionManager, agent: Agent, turns: int, start: int = 
 def settle(manager: MongoDBSessionManager) -> None:
     """Wait for what is done behind: once all of the handle's threads are here, none of them is at work."""
     manager.flush()
-    executor = manager.session_repository.handle.executor
+    executor = manager._stores.handle.executor
     gathered = threading.Barrier(executor._max_workers + 1)
     for _ in range(executor._max_workers):
         executor.submit(gathered.wait)

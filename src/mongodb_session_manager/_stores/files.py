@@ -15,7 +15,6 @@ from contextlib import suppress
 
 import pymongo
 from bson import ObjectId
-from pymongo.collection import Collection
 from pymongo.errors import PyMongoError
 
 from .._schema.agents import used_files_pipeline
@@ -36,6 +35,7 @@ from .._schema.files import (
 from .._schema.values import Stored
 from .all_agents import read_session_agents
 from .indexes import ensure_file_indexes
+from .operation import Collections
 
 # As of GridFS: a chunk and what stands around it make a little less than 256 KiB.
 CHUNK_BYTES = 255 * 1024
@@ -49,21 +49,12 @@ class SessionFiles:
     """The offloaded values of sessions.
 
     Args:
-        sessions: The collection of the session documents.
-        segments: The collection of the segments.
-        files: The collection of the files' documents.
-        chunks: The collection of their contents.
+        collections: Where they are.
     """
 
-    def __init__(
-        self,
-        sessions: Collection[Stored],
-        segments: Collection[Stored],
-        files: Collection[Stored],
-        chunks: Collection[Stored],
-    ) -> None:
-        self._sessions, self._segments = sessions, segments
-        self._files, self._chunks = files, chunks
+    def __init__(self, collections: Collections) -> None:
+        self._sessions, self._segments = collections.sessions, collections.segments
+        self._files, self._chunks = collections.files, collections.chunks
 
     def store(self, session_id: str, values: Mapping[str, bytes]) -> set[str]:
         """Upload the values that the session does not hold yet, and return which these were."""

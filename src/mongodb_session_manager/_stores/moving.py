@@ -4,23 +4,28 @@ What moves changes neither the ids nor the guard of its agent, so who restored t
 and a lease is no matter: nothing of a history changes.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from bson import ObjectId
 from pymongo import UpdateOne
-from pymongo.collection import Collection
+from pymongo.errors import PyMongoError
 
 from .._schema.agents import embedded_agents_pipeline, sizes_pipeline
 from .._schema.files import extended_segment_update, extended_segments_filter, segments_filter, shortened_segment_update
 from .._schema.histories import agent_rollover_update, batch_command, guard_of
 from .._schema.values import FilterAndUpdate, Stored, unescape_key
+from ..errors import MongoDBSessionError
 from .all_agents import read_agents
-from .document_size import AgentSize
+from .document_size import BUDGET_BYTES, AgentSize, DocumentSize, leaving
 from .indexes import ensure_segment_index
+from .operation import Collections, operation
 from .segments import is_ordered, message_size, new_segments, total_size
 
 __all__ = ["MessageMover"]
+
+logger = logging.getLogger(__name__)
 
 # A segment grows by what leaves the document in small parts, so that few references stay behind.
 GROWN_SEGMENT_BYTES = 256 * 1024
@@ -80,12 +85,35 @@ class MessageMover:
     """Moves the messages of a session's agents.
 
     Args:
-        sessions: The collection of the session documents.
-        segments: The collection of the segments.
+        collections: Where they are.
     """
 
-    def __init__(self, sessions: Collection[Stored], segments: Collection[Stored]) -> None:
-        self._sessions, self._segments = sessions, segments
+    def __init__(self, collections: Collections) -> None:
+        self._sessions, self._segments = collections.sessions, collections.segments
+
+    def make_room(self, session_id: str) -> bool:
+        """Move messages out of a document that is full, in the end all; False where there are none to move."""
+        agents = self.look(session_id)
+        is_over = sum(agent.size for agent in agents) > BUDGET_BYTES
+        moved = self.move(session_id, leaving(agents, BUDGET_BYTES // 2 if is_over else 0))
+        logger.info("session_id=<%s>, bytes=<%d> | moved out of a document that was full", session_id, moved)
+        return moved > 0
+
+    def keep_small(self, session_id: str, size: DocumentSize) -> None:
+        """Move messages out of a document where all agents' together are over the budget, and say what was found."""
+        found, moved = None, 0
+        try:
+            with operation("keep_small", session_id):
+                agents = self.look(session_id)
+                found = sum(agent.size for agent in agents)
+                if found > BUDGET_BYTES:
+                    moved = self.move(session_id, leaving(agents, BUDGET_BYTES // 2))
+        except (PyMongoError, MongoDBSessionError) as error:
+            # Nothing is lost: the messages are where they were.
+            name = type(error).__name__
+            logger.warning("session_id=<%s>, error=<%s> | old messages were not moved", session_id, name)
+        finally:
+            size.looked(found, moved)
 
     def look(self, session_id: str) -> list[AgentSize]:
         """Return what the session document holds of each agent; of none where there is no such session."""

@@ -18,13 +18,9 @@ from .._schema.lease import Lease, taken_lease_update
 from .._schema.sessions import upgrade_update
 from .._schema.values import Stored, Update
 from ..errors import SessionLockedError, SessionNotFoundError
+from .operation import HELD
 
-__all__ = ["HELD", "SessionOpener"]
-
-HELD = (
-    "is locked: another manager is its only writer for now. Let the user ask again (HTTP 409), or make the manager "
-    "with exclusive=True and a lease_timeout that is long enough to wait for the other one."
-)
+__all__ = ["SessionOpener"]
 
 
 class SessionOpener:
