@@ -21,8 +21,8 @@ from pymongo.read_concern import ReadConcern
 from .._client.errors import forget_values, is_too_large
 from .._client.handle import ClientHandle
 from .._schema.data import bytes_pipeline
-from .._schema.ids import check_id, now
-from .._schema.lease import Lease, expired_lease_update, leased_update
+from .._schema.ids import check_id
+from .._schema.lease import Lease, expired_lease_update, has_expired, leased_update
 from .._schema.values import CODEC_OPTIONS, FilterAndUpdate, Pipeline, Stored
 from ..errors import SessionLockedError, SessionNotFoundError, SessionTooLargeError
 from .document_size import DocumentSizes
@@ -244,7 +244,7 @@ class Operations:
             return
         if stored is None:
             return
-        if stored["expires_at"] > now():
+        if not has_expired(stored):
             raise SessionLockedError(session_id, None, HELD)
         with operation("clear_lease", session_id):
             self.sessions.update_one(*expired_lease_update(session_id, stored))
