@@ -1,4 +1,4 @@
-"""Models and prompts of the agents of a session: what they ran with, where a prompt came from, and changing them.
+"""Models and prompts of the agents of a session: how they are stored, where a prompt came from, and how to change them.
 
 Run it as it is: it needs no account and no network.
 """
@@ -17,23 +17,23 @@ def main() -> None:
     session_id = f"config-{uuid4()}"
     with running_mongodb() as uri, MongoClient[dict[str, Any]](uri) as client:
         with MongoDBSessionManager(session_id, client=client) as manager:
-            # 1. Model id and prompt are stored with the agent; nothing has to be called for that.
+            # 1. Model id and prompt are stored with the agent, without a call of yours.
             support = make_agent(manager, "support", "small-1", "You help customers.")
             make_agent(manager, "reviewer", "large-1", "You review answers.")
             support("My parcel is late.")
             show(manager, "stored with the agents")
 
-            # 2. Where the prompt came from; later turns leave it as it is.
+            # 2. prompt_metadata says where the prompt came from. Later turns do not change it.
             manager.set_prompt_metadata("support", {"prompt": "support/de", "version": 7})
             support("Are you there?")
             show(manager, "with the origin of a prompt")
 
-            # 3. An operator changes the configuration; the agent that runs keeps its own.
+            # 3. An operator changes the stored configuration. The running agent keeps its own.
             manager.update_agent_config("support", model="large-1", system_prompt="You help customers quickly.")
             support("Hello?")
             show(manager, "changed by an operator")
 
-        # 4. The next request makes its agents from what is stored.
+        # 4. The next request makes its agents from the stored configuration.
         with MongoDBSessionManager(session_id, client=client) as manager:
             print("made from what is stored:")
             for config in manager.list_agents():

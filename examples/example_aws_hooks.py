@@ -22,26 +22,26 @@ NO_EMULATOR = """AWS_ENDPOINT_URL does not name an emulator. Start one and try a
 
 
 def use_emulator() -> Any:
-    """Return a boto3 session that can only reach the emulator: its credentials are worth nothing elsewhere."""
+    """Return a boto3 session for the emulator; its credentials are not valid anywhere else."""
     if not os.environ.get("AWS_ENDPOINT_URL"):
         raise SystemExit(NO_EMULATOR)
     return boto3.session.Session("testing", "testing", region_name="eu-west-1")
 
 
 class Inbox:
-    """A queue, and what it received."""
+    """A queue, and the messages that it received."""
 
     def __init__(self, session: Any) -> None:
         self._sqs = session.client("sqs")
         self.url = self._sqs.create_queue(QueueName=f"example-{uuid4().hex}")["QueueUrl"]
 
     def subscribe(self, sns: Any, topic_arn: str) -> None:
-        """Have it receive what is published to a topic."""
+        """Subscribe the queue to a topic."""
         found = self._sqs.get_queue_attributes(QueueUrl=self.url, AttributeNames=["QueueArn"])
         sns.subscribe(TopicArn=topic_arn, Protocol="sqs", Endpoint=found["Attributes"]["QueueArn"])
 
     def bodies(self) -> list[dict[str, Any]]:
-        """Return what it received."""
+        """Return the messages that the queue received."""
         found = self._sqs.receive_message(QueueUrl=self.url, MaxNumberOfMessages=10)
         return [json.loads(message["Body"]) for message in found.get("Messages", [])]
 
@@ -58,11 +58,11 @@ def main() -> None:
         complaints, changes = Inbox(session), Inbox(session)
         complaints.subscribe(sns, topic)
 
-        # Only bad feedback is told of. With a boto3 session as client= the hook makes its client from it.
+        # Only bad feedback is sent. With a boto3 session as client= the hook makes its client from it.
         feedback_hook = create_feedback_sns_hook(
             "none", topic, "none", subject_prefix_bad="[URGENT] ", body_prefix_bad="At {timestamp}\n", client=session
         )
-        # Recorded in the session until SQS has it, so that not even a crash loses one.
+        # Each notification is stored in the session until SQS has it, so that a crash loses none.
         metadata_hook = create_metadata_sqs_hook(
             changes.url, metadata_fields=["status"], delivery="at_least_once", client=session
         )

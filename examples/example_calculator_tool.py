@@ -1,4 +1,4 @@
-"""An agent with a tool: what of the calls is stored, what the next process sees, and what it all came to.
+"""An agent with a tool: how calls are stored, what the next process sees, and how many calls and tokens were used.
 
 Run it as it is: it needs no account and no network.
 """
@@ -28,13 +28,13 @@ def divide(dividend: float, divisor: float) -> float:
 def main() -> None:
     session_id = f"calculator-{uuid4()}"
     with running_mongodb() as uri, MongoClient[dict[str, Any]](uri) as client:
-        # 1. One call that succeeds, and one that fails: the model is told, and the conversation goes on.
+        # 1. One call succeeds and one fails. The model gets the error, and the conversation continues.
         with MongoDBSessionManager(session_id, client=client) as manager:
             agent = make_agent(manager, [call(84, 2), tool_answer, call(1, 0), tool_answer])
             talk(agent, "What is 84 divided by 2?")
             talk(agent, "What is 1 divided by 0?")
 
-        # 2. The next process: the calls and their results are part of the conversation that it restores.
+        # 2. The next process restores the conversation, with the calls and their results.
         with MongoDBSessionManager(session_id, client=client) as manager:
             agent = make_agent(manager, [lambda messages: f"You asked {len(questions(messages))} questions."])
             print(f"\nrestored: {len(agent.messages)} messages")

@@ -1,6 +1,6 @@
-"""A chat service: one factory for the process, one session for each request, nothing of it on the event loop.
+"""A chat service: one factory for the process, one session for each request, and no I/O on the event loop.
 
-Run it as it is and ask it something; it needs no account and no network::
+Run it as it is and send it a prompt; it needs no account and no network::
 
     python examples/example_fastapi.py
     curl -X POST localhost:8000/sessions/s-1/chat -H 'content-type: application/json' -d '{"prompt": "Hello"}'
@@ -33,7 +33,7 @@ from mongodb_session_manager import (
 from mongodb_session_manager.testing import MongodNotFoundError, MongodStartError, ScriptedModel, running_mongodb
 
 AGENT_ID = "assistant"
-# The library takes any string of up to 1,024 bytes; decide what your ids look like, and refuse the rest (422).
+# The library accepts any string of up to 1,024 bytes. Decide what your ids look like, and refuse others (422).
 SessionId: TypeAlias = Annotated[str, Path(max_length=200, pattern=r"^[^\x00-\x1f]+$")]
 
 
@@ -41,9 +41,9 @@ class Prompt(BaseModel):
     """What a user says."""
 
     prompt: str = Field(min_length=1, max_length=100_000)
-    # How long the model takes for its answer, so that you can try what happens meanwhile.
+    # Seconds that the model takes for its answer, so that you can send a second request meanwhile.
     thinking_ms: int = Field(1, ge=0, le=60_000)
-    # How long to wait while another request of this conversation is answered; 0 does not wait.
+    # Seconds to wait while another request of this conversation is answered; with 0 the request does not wait.
     wait_seconds: float = Field(0, ge=0, le=60)
 
 
@@ -52,7 +52,7 @@ class Feedback(BaseModel):
 
     rating: Literal["up", "down"] | None = None
     comment: str = Field("", max_length=10_000)
-    # Of an answer, as /history tells it; without one the feedback is about the whole conversation.
+    # The message_id of an answer, from /history. Without it the feedback is about the whole conversation.
     message_id: int | None = Field(None, ge=0)
 
 
@@ -75,8 +75,8 @@ def factory_of(request: Request) -> MongoDBSessionManagerFactory:
     return factory
 
 
-# 2. A request to go on with a conversation: opening and reading are off the event loop, Agent(…) does no I/O.
-# It is the only one that writes the conversation: a retry or a double click is refused before its model is asked.
+# 2. A request that continues a conversation. Opening and reading run off the event loop, and Agent(…) does no I/O.
+# The request is the only writer: a retry or a double click is refused before its model is called.
 @app.post("/sessions/{session_id}/chat")
 async def chat(session_id: SessionId, body: Prompt, request: Request) -> dict[str, Any]:
     async with factory_of(request).session(
@@ -86,7 +86,7 @@ async def chat(session_id: SessionId, body: Prompt, request: Request) -> dict[st
         return {"answer": str(result).strip()}
 
 
-# 3. What only looks at a conversation, or adds to it, opens it with create=False: an id that nobody knows makes none.
+# 3. A request that only reads, or adds feedback, opens the session with create=False: an unknown id creates nothing.
 @app.get("/sessions/{session_id}/history")
 async def history(
     session_id: SessionId,
@@ -95,14 +95,14 @@ async def history(
     offset: Annotated[int, Query(ge=0)] = 0,
 ) -> list[dict[str, Any]]:
     async with factory_of(request).session(session_id, create=False) as manager:
-        # Pictures and documents as a note of what they are, so that JSON can carry the answer whatever was said.
+        # Pictures and documents become short notes, so that every history can be sent as JSON.
         messages = await manager.alist_messages(AGENT_ID, limit, offset, json_safe="note")
     return [{key: message[key] for key in ("message_id", "role", "content", "created_at")} for message in messages]
 
 
 @app.post("/sessions/{session_id}/feedback", status_code=201)
 async def feedback(session_id: SessionId, body: Feedback, request: Request) -> None:
-    # With agent_id the library checks that there is such a message.
+    # With agent_id the library checks that the message exists.
     about = {} if body.message_id is None else {"agent_id": AGENT_ID}
     async with factory_of(request).session(session_id, create=False) as manager:
         await manager.aadd_feedback(body.model_dump(exclude_none=True) | about)
@@ -120,7 +120,7 @@ async def health(request: Request) -> JSONResponse:
     return JSONResponse(stats, 200 if stats["status"] in {"connected", "external_client"} else 503)
 
 
-# 4. Two requests at once to one conversation: one is answered, the other is told, or waits. Nothing is overwritten.
+# 4. Two requests at once to one conversation: one is answered, the other is refused or waits. Nothing is overwritten.
 @app.exception_handler(SessionConflictError)
 async def conflict(request: Request, error: SessionConflictError) -> JSONResponse:
     return JSONResponse({"detail": "Another request of this conversation is being answered. Ask again."}, 409)
@@ -148,7 +148,7 @@ def make_agent(manager: MongoDBSessionManager, thinking_ms: int) -> Agent:
 
 
 def answer(messages: Messages) -> str:
-    """Answer from the conversation alone, as a model does."""
+    """Make an answer from the conversation alone, as a model does."""
     return f"I can see {len(messages)} messages of our conversation."
 
 
@@ -156,7 +156,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=8000, help="port on 127.0.0.1 (default: %(default)s)")
     arguments, _ = parser.parse_known_args()
-    # MONGODB_URI where it is set, else a private server that ends with this program.
+    # The server in MONGODB_URI, or a private server that ends with this program.
     with running_mongodb() as uri:
         os.environ["MONGODB_URI"] = uri
         uvicorn.run(app, host="127.0.0.1", port=arguments.port)

@@ -1,12 +1,12 @@
 """A chat service that sends the answer word by word, as server-sent events.
 
-Run it as it is and listen to it; it needs no account and no network::
+Run it as it is and read its stream; it needs no account and no network::
 
     python examples/example_fastapi_streaming.py
     curl -N -X POST localhost:8000/sessions/s-1/chat -H 'content-type: application/json' -d '{"prompt": "Hello"}'
 
-A client that leaves in the middle ends the invocation. The prompt is stored, and so are the calls and the results of
-tools that were done by then; of the answer that was being said, nothing is. The next request goes on from there.
+A client that leaves in the middle ends the invocation. The prompt is stored, and so are the calls and results of tools
+that had ended; the unfinished answer is not. The next request continues from there.
 """
 
 import argparse
@@ -43,14 +43,14 @@ class Prompt(BaseModel):
     """What a user says."""
 
     prompt: str = Field(min_length=1, max_length=100_000)
-    # How many words the answer has, and how long the model takes for each.
+    # How many words the answer has, and how many seconds the model takes for each.
     words: int = Field(10, ge=1, le=1000)
     word_ms: int = Field(50, ge=0, le=10_000)
 
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    # 1. "async": messages are written while the model goes on, and are acknowledged before the stream ends.
+    # 1. "async": messages are written while the model works, and are acknowledged before the stream ends.
     factory = MongoDBSessionManagerFactory(os.environ["MONGODB_URI"], durability="async")
     app.state.factory = factory
     try:
@@ -65,7 +65,7 @@ app = FastAPI(title="Streaming chat", lifespan=lifespan)
 @app.post("/sessions/{session_id}/chat")
 async def chat(session_id: SessionId, body: Prompt, request: Request) -> StreamingResponse:
     events = answer_events(request.app.state.factory, session_id, body)
-    # 2. Until the session is open: who is refused is told by the status, which is sent before the first word.
+    # 2. Wait until the session is open: a refused request gets its status, which is sent before the first word.
     await anext(events)
     return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
 
@@ -73,19 +73,19 @@ async def chat(session_id: SessionId, body: Prompt, request: Request) -> Streami
 @app.get("/sessions/{session_id}/history")
 async def history(session_id: SessionId, request: Request) -> list[dict[str, Any]]:
     async with request.app.state.factory.session(session_id, create=False) as manager:
-        # Pictures and documents as a note of what they are, so that JSON can carry the answer whatever was said.
+        # Pictures and documents become short notes, so that every history can be sent as JSON.
         messages = await manager.alist_messages(AGENT_ID, json_safe="note")
     return [{key: message[key] for key in ("message_id", "role", "content")} for message in messages]
 
 
-# 3. The session is opened inside the generator, so that it stays open as long as somebody listens. It is the only
-# one that writes the conversation meanwhile: a retry is refused before its model is asked.
+# 3. The session is opened inside the generator, so that it stays open as long as the stream. The request is the only
+# writer meanwhile: a retry is refused before its model is called.
 async def answer_events(factory: MongoDBSessionManagerFactory, session_id: str, body: Prompt) -> AsyncIterator[str]:
     lease: Any = {"exclusive": True, "lease_timeout": 0}
     async with factory.session(session_id, agent_ids=[AGENT_ID], **lease) as manager:
         yield "opened"
         agent = make_agent(manager, body)
-        # aclosing() ends the invocation before the session, also when the client has left.
+        # aclosing() ends the invocation before the session closes, also when the client has left.
         stream: Any = agent.stream_async(body.prompt)
         try:
             async with aclosing(stream):
@@ -93,10 +93,10 @@ async def answer_events(factory: MongoDBSessionManagerFactory, session_id: str, 
                     if "data" in event:
                         yield server_sent("word", event["data"])
         except (SessionConflictError, SessionNotFoundError, PyMongoError) as error:
-            # The status is long sent: the client is told in the stream.
+            # The status was sent before: the error goes into the stream.
             yield server_sent("failed", f"The answer may not be stored ({type(error).__name__}). Ask again.")
             return
-    # 4. After the session, so that the client hears of the end only when everything is stored.
+    # 4. The end is sent after the session has closed: then everything is stored.
     yield server_sent("done", "")
 
 
@@ -120,14 +120,14 @@ def server_sent(event: str, data: str) -> str:
 
 
 class TalkingModel(ScriptedModel):
-    """Says its answer word by word, as a real model does."""
+    """Sends its answer word by word, as a real model does."""
 
     def __init__(self, words: int, word_ms: int) -> None:
         super().__init__(default=lambda messages: f"I can see {len(messages)} messages." + " And so on." * words)
         self._words, self._seconds = words, word_ms / 1000
 
     async def stream(self, messages: Messages, *args: Any, **kwargs: Any) -> AsyncGenerator[StreamEvent, None]:
-        """Take the texts of the script apart."""
+        """Split the texts of the script into words."""
         async for event in super().stream(messages, *args, **kwargs):
             text = event.get("contentBlockDelta", {}).get("delta", {}).get("text")
             if text is None:
@@ -148,7 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=8000, help="port on 127.0.0.1 (default: %(default)s)")
     arguments, _ = parser.parse_known_args()
-    # MONGODB_URI where it is set, else a private server that ends with this program.
+    # The server in MONGODB_URI, or a private server that ends with this program.
     with running_mongodb() as uri:
         os.environ["MONGODB_URI"] = uri
         uvicorn.run(app, host="127.0.0.1", port=arguments.port)

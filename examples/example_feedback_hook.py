@@ -1,4 +1,4 @@
-"""Feedback on a conversation and on its messages, with a check before it is stored and an alarm after it.
+"""Feedback on a conversation and on its messages, with a check before it is stored and an alarm afterwards.
 
 Run it as it is: it needs no account and no network.
 """
@@ -14,7 +14,7 @@ from mongodb_session_manager.testing import MongodNotFoundError, MongodStartErro
 
 
 def check_rating(original_func: Any, action: str, session_id: str, **kwargs: Any) -> Any:
-    """Let only ratings through that the reports know."""
+    """Refuse ratings that the reports do not know."""
     rating = kwargs["feedback"].get("rating")
     if rating not in ("up", "down", None):
         raise ValueError(f"rating must be 'up', 'down' or None, got {rating!r}")
@@ -22,7 +22,7 @@ def check_rating(original_func: Any, action: str, session_id: str, **kwargs: Any
 
 
 async def raise_alarm(original_func: Any, action: str, session_id: str, **kwargs: Any) -> Any:
-    """Tell a person of bad feedback, once it is stored, with the answer that it is about."""
+    """After bad feedback was stored, page a person, with the answer that the feedback is about."""
     result = await original_func()
     feedback, manager = kwargs["feedback"], kwargs["session_manager"]
     if feedback.get("rating") == "down" and "message_id" in feedback:
@@ -33,14 +33,14 @@ async def raise_alarm(original_func: Any, action: str, session_id: str, **kwargs
 
 
 async def send_to_pager(text: str) -> None:
-    await asyncio.sleep(0)  # an HTTP request, say
+    await asyncio.sleep(0)  # for example an HTTP request
     print(f"pager:  {text}")
 
 
 def main() -> None:
     with (
         running_mongodb() as uri,
-        # The first hook is the outermost: nothing that it refuses is stored, and nobody is alarmed.
+        # The first hook is the outermost: what it refuses is not stored, and raises no alarm.
         MongoDBSessionManager(f"feedback-{uuid4()}", uri, feedback_hook=[check_rating, raise_alarm]) as manager,
     ):
         model = ScriptedModel(["It is 20 kg.", "Your suitcase may weigh 50 kg."])
@@ -49,7 +49,7 @@ def main() -> None:
         agent("And my suitcase?")
         answer = manager.list_messages("airline")[-1]
 
-        # On the whole conversation, and on one answer; the message must exist.
+        # Feedback on the whole conversation, and on one answer. The message must exist.
         manager.add_feedback({"rating": "up", "comment": "Quick", "channel": "web"})
         about = {"agent_id": "airline", "message_id": answer["message_id"]}
         manager.add_feedback({"rating": "down", "comment": "That is wrong", **about})
@@ -62,7 +62,7 @@ def main() -> None:
             except ValueError as error:
                 print(f"check:  {error}")
 
-        # From a coroutine: the same, off the event loop.
+        # In a coroutine: the same, off the event loop.
         asyncio.run(manager.aadd_feedback({"rating": None, "comment": "No opinion"}))
 
         for feedback in manager.get_feedbacks():

@@ -1,6 +1,6 @@
 """Three hooks around the metadata of a session: an audit trail, a check of what is written, and a cache.
 
-A hook stands around every metadata call, an agent's tool included. It runs as it is, without account and network.
+A hook wraps every metadata call, also those of an agent's tool. Run it as it is: it needs no account and no network.
 """
 
 import copy
@@ -17,14 +17,14 @@ STATUSES = {"open", "waiting", "solved"}
 
 
 class AuditTrail:
-    """Writes down each change once it is stored."""
+    """Records each change after it was stored."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
 
     def __call__(self, original_func: Any, action: str, session_id: str, **kwargs: Any) -> Any:
-        """Let the call through, then write it down."""
-        result = original_func()  # no argument: go on with what the caller gave
+        """Make the call, then record it."""
+        result = original_func()  # no argument: use the caller's arguments
         if action != "get":
             fields = list(kwargs["metadata"]) if action == "update" else kwargs["keys"]
             self.lines.append(f"{action} {fields}")
@@ -32,7 +32,7 @@ class AuditTrail:
 
 
 def check_status(original_func: Any, action: str, session_id: str, **kwargs: Any) -> Any:
-    """Refuse an unknown status, and put a known one in lower case."""
+    """Refuse an unknown status, and write a known status in lower case."""
     if action != "update" or "status" not in kwargs["metadata"]:
         return original_func()
     metadata = kwargs["metadata"]  # a copy, which may be changed
@@ -43,13 +43,13 @@ def check_status(original_func: Any, action: str, session_id: str, **kwargs: Any
 
 
 class Cache:
-    """Reads once and remembers; good for one process that is the only one to write these sessions."""
+    """Reads once and remembers. Use it only if one process alone writes these sessions."""
 
     def __init__(self) -> None:
         self._known: dict[str, Any] = {}
 
     def __call__(self, original_func: Any, action: str, session_id: str, **kwargs: Any) -> Any:
-        """Answer a read from memory; forget what is known when something is written."""
+        """Answer a read from memory; clear the memory when something is written."""
         if action != "get":
             try:
                 return original_func()
@@ -83,7 +83,7 @@ def main() -> None:
             print(f"validation: {manager.get_metadata()['metadata']}")
             manager.delete_session()
 
-        # A list: the first is the outermost, so the audit trail holds only what passed the check.
+        # In a list the first hook is the outermost, so the audit trail holds only changes that passed the check.
         audit = AuditTrail()
         with open_session([audit, check_status, Cache()]) as manager, commands.counting() as log:
             manager.update_metadata({"status": "Waiting"})

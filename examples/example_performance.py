@@ -1,7 +1,7 @@
-"""What one client for the process and one write for a message bring, counted and measured on your machine.
+"""What one client for the process and one write for each message save, counted and measured on your machine.
 
-The times are ratios of two runs next to each other: they depend on the machine and on how far the server is.
-``benchmarks/`` has the thorough comparison. Run it as it is: it needs no account and no network.
+The times are ratios of two runs, one after the other. They depend on the machine and on the distance to the server.
+``benchmarks/`` has the full comparison. Run it as it is: it needs no account and no network.
 """
 
 import time
@@ -26,12 +26,12 @@ REQUESTS = 10
 
 def main() -> None:
     session_id = f"performance-{uuid4()}"
-    # MONGODB_URI where it is set, else a private server that ends with this program.
+    # The server in MONGODB_URI, or a private server that ends with this program.
     with running_mongodb() as uri:
         counter = CommandCounter()
         client: MongoClient[dict[str, object]] = MongoClient(uri, event_listeners=[counter])
         with client, MongoDBSessionManagerFactory(client=client) as factory:
-            # 1. What a request costs: open the session, restore the agent, hold one turn.
+            # 1. The cost of a request: open the session, restore the agent, one turn.
             print("operations of a request")
             modes: tuple[Durability, ...] = ("sync", "async", "exit")
             for durability in modes:
@@ -40,14 +40,14 @@ def main() -> None:
                     talk(factory.create_session_manager(f"{session_id}-{durability}", durability=durability))
                 print(f"  {durability + ':':<6} {log.reads} read, {log.writes} writes")
 
-            # 2. What it costs when the history grows: the same, and one write for the window of the conversation
-            # manager, which moves now; nobody waits for that one.
+            # 2. The cost with a longer history: the same, and one write when the window of the conversation manager
+            # moves. The turn does not wait for that write.
             talk(factory.create_session_manager(session_id), turns=25)
             with counter.counting() as log:
                 talk(factory.create_session_manager(session_id))
             print(f"  after 25 turns: {log.reads} read, {log.writes} writes")
 
-            # 3. What a client for each request costs: connections, and the time to make them.
+            # 3. The cost of a client for each request: connections, and the time to open them.
             shared = seconds(lambda: talk(factory.create_session_manager(session_id)))
         with MongoDBSessionManagerFactory(uri) as factory:
             factory.create_session_manager(session_id)
@@ -74,7 +74,7 @@ def with_own_client(session_id: str, uri: str) -> None:
 
 
 def seconds(request: Callable[[], None]) -> float:
-    request()  # the first one pays for what the others share
+    request()  # the first request opens connections that the others share
     started = time.perf_counter()
     for _ in range(REQUESTS):
         request()

@@ -16,25 +16,25 @@ USERS = ("Ada", "Grace", "Edsger")
 
 
 def main() -> None:
-    # MONGODB_URI where it is set, else a private server that ends with this program.
+    # The server in MONGODB_URI, or a private server that ends with this program.
     with running_mongodb() as uri, MongoDBSessionManagerFactory(uri, durability="async") as factory:
         asyncio.run(converse(factory, str(uuid4())))
 
 
 async def converse(factory: MongoDBSessionManagerFactory, prefix: str) -> None:
-    # 1. A whole answer. It is stored when the stream has ended.
+    # 1. A complete answer. It is stored when the stream has ended.
     print(f"answer:    {await stream(factory, f'{prefix}-Ada', 'My name is Ada.')}")
 
-    # 2. A stream that is left in the middle. The prompt is stored, and a note of the SDK in the place of the answer.
+    # 2. A stream that is left in the middle. The prompt is stored, with a note of the SDK in place of the answer.
     async with factory.session(f"{prefix}-Ada", agent_ids=["assistant"]) as manager:
         agent = make_agent(manager)
         async for event in agent.stream_async("Tell me a long story."):
             if "data" in event:
-                agent.cancel()  # the SDK ends the stream in order
+                agent.cancel()  # then the SDK ends the stream in order
         stored = await manager.alist_messages("assistant")
         print(f"left:      {len(stored)} messages, the last one: {stored[-1]['content'][0]['text']!r}")
 
-    # 3. The conversation goes on all the same.
+    # 3. The conversation continues.
     print(f"goes on:   {await stream(factory, f'{prefix}-Ada', 'Are you still there?')}")
 
     # 4. Several users at once in one event loop, each in a session of its own.
@@ -48,7 +48,7 @@ async def converse(factory: MongoDBSessionManagerFactory, prefix: str) -> None:
 
 
 async def stream(factory: MongoDBSessionManagerFactory, session_id: str, prompt: str) -> str:
-    """Return what was streamed, in one piece."""
+    """Return the streamed text as one string."""
     said = []
     async with factory.session(session_id, agent_ids=["assistant"]) as manager:
         async for event in make_agent(manager).stream_async(prompt):
@@ -63,7 +63,7 @@ def make_agent(manager: MongoDBSessionManager) -> Agent:
 
 
 def answer(messages: Messages) -> str:
-    """Answer from the conversation alone, as a model does."""
+    """Make an answer from the conversation alone, as a model does."""
     said = [block["text"] for message in messages if message["role"] == "user" for block in message["content"]]
     return f"You said {len(said)} things, first {said[0]!r}."
 

@@ -1,7 +1,7 @@
-"""Talk to an agent whose conversation MongoDB keeps. Run it again: it goes on where it stopped.
+"""Talk to an agent whose conversation is stored in MongoDB. Run it again, and the conversation continues.
 
-The model is a scripted one that needs no network and knows only the messages that it is given, so what it
-remembers is what was stored. ``--model bedrock:MODEL_ID`` puts a real one in its place.
+The scripted model needs no network and knows only the messages that it is given, so what it remembers was stored.
+``--model bedrock:MODEL_ID`` uses a real model.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def make_model(name: str) -> Model:
 
 
 def answer(messages: Messages) -> str:
-    """Answer from the conversation alone, as a model does."""
+    """Make an answer from the conversation alone, as a model does."""
     said = [block.get("text", "") for message in messages if message["role"] == "user" for block in message["content"]]
     names = [name for text in said for name in re.findall(r"my name is (\w+)", text, re.IGNORECASE)]
     known = f"Your name is {names[-1]}." if names else "You have not told me your name."
@@ -74,7 +74,7 @@ def answer(messages: Messages) -> str:
 
 
 def start_server(stack: ExitStack) -> str | None:
-    """Return the address in MONGODB_URI, else that of a private mongod; None where there is no mongod to run."""
+    """Return the address in MONGODB_URI, or that of a private mongod, or None if there is no mongod to run."""
     try:
         uri = stack.enter_context(running_mongodb(DATA_FOLDER))
     except (MongodNotFoundError, MongodStartError) as error:
@@ -113,5 +113,5 @@ if __name__ == "__main__":
     try:
         main()
         sys.stdout.flush()
-    except BrokenPipeError:  # who reads has seen enough, as in `quickstart.py | head`
+    except BrokenPipeError:  # the reader has closed the pipe, as in `quickstart.py | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

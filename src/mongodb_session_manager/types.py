@@ -4,23 +4,42 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Any, Final, Literal, Protocol, TypeAlias, TypedDict
 
+from bson import ObjectId
+
 __all__ = [
     "CONTENT_FILTERED",
     "GUARDRAIL_INTERVENED",
     "GUARDRAIL_STOP_REASONS",
     "AgentConfig",
+    "AgentDataDoc",
+    "AgentDoc",
+    "CallMetricsDoc",
     "ClientOptions",
     "Durability",
     "FactoryOptions",
+    "FeedbackDoc",
     "FeedbackHook",
+    "FeedbackReferenceDoc",
+    "FeedbackSegmentDoc",
+    "GuardDoc",
     "GuardrailEvent",
     "Health",
+    "InnerStateDoc",
     "JsonSafe",
+    "LeaseDoc",
+    "LiveDoc",
     "ManagerOptions",
+    "MessageDoc",
     "MetadataHook",
+    "MultiAgentDoc",
     "OldSpellings",
     "OnError",
     "OtherOptions",
+    "OutboxDoc",
+    "OutboxReferenceDoc",
+    "SegmentDoc",
+    "SegmentReferenceDoc",
+    "SessionDoc",
     "SessionOptions",
     "SessionOverrides",
     "ToolUsage",
@@ -274,3 +293,353 @@ class SessionOverrides(OldSpellings, total=False):
     lease_timeout: float | None
     lease_duration: float | None
     create: bool | None
+
+
+# The stored documents
+
+
+class CallMetricsDoc(TypedDict, total=False):
+    """``event_loop_metrics`` of a stored message: what the model call that brought it took.
+
+    Attributes:
+        usage: Tokens of this call.
+        metrics: ``latencyMs`` and ``timeToFirstByteMs`` of this call, milliseconds.
+        accumulated_usage: Tokens of the agent so far.
+        accumulated_metrics: Milliseconds of the agent so far; ``timeToFirstByteMs`` is this call's.
+        tool_usage: Calls of tools in the turn, by name; on the message that ends it.
+    """
+
+    usage: dict[str, int]
+    metrics: dict[str, float]
+    accumulated_usage: dict[str, int]
+    accumulated_metrics: dict[str, float]
+    tool_usage: dict[str, ToolUsage]
+
+
+class _EveryMessageDoc(TypedDict):
+    message_id: int
+
+
+class MessageDoc(_EveryMessageDoc, total=False):
+    """An element of an agent's ``messages``.
+
+    Attributes:
+        message_id: Its number; an agent's messages count from 0.
+        role: ``"user"`` or ``"assistant"``.
+        content: The blocks of Strands, bytes as binary; a large value is a mark, ``{"%file": …}``.
+        tracking_id: What the SDK tells messages apart by.
+        metadata: What Strands keeps there; ``"event_loop_metrics"`` where that field has all of it.
+        created_at: When it was first stored.
+        updated_at: Later after a redaction or replacement.
+        event_loop_metrics: Figures of the model call.
+        redacted: Whether its content was replaced by a redaction.
+        guardrail_event: The redaction.
+        escaped: Whether a key or value in it is stored in another form.
+        files: The digests of its large values.
+        extra: Its other fields.
+        message: The message, as the first version stored it.
+        redact_message: What the first version put in its place.
+    """
+
+    role: str
+    content: Any
+    tracking_id: Any
+    metadata: Any
+    created_at: datetime
+    updated_at: datetime
+    event_loop_metrics: CallMetricsDoc
+    redacted: bool
+    guardrail_event: GuardrailEvent
+    escaped: bool
+    files: list[str]
+    extra: dict[str, Any]
+    message: dict[str, Any]
+    redact_message: dict[str, Any] | None
+
+
+class AgentDataDoc(TypedDict, total=False):
+    """What of an agent is stored beside its messages.
+
+    Attributes:
+        agent_id: The agent.
+        state: Its state; a mark, ``{"%file": …}``, where it is large.
+        conversation_manager_state: What its conversation manager keeps.
+        _internal_state: What else the SDK keeps, such as interrupts.
+        model: The model id.
+        system_prompt: The system prompt.
+        prompt_metadata: Where the prompt came from.
+        captured: What an agent wrote last of model and prompt; the prompt as a digest.
+    """
+
+    agent_id: str
+    state: dict[str, Any]
+    conversation_manager_state: dict[str, Any]
+    _internal_state: dict[str, Any]
+    model: str | None
+    system_prompt: str | None
+    prompt_metadata: dict[str, Any] | None
+    captured: dict[str, Any]
+
+
+class GuardDoc(TypedDict, total=False):
+    """What the next write of an agent's history or state must find.
+
+    Attributes:
+        revision: The number of such writes so far.
+        next_message_id: The number of the next message.
+        write_id: The last of those writes.
+    """
+
+    revision: int | None
+    next_message_id: int
+    write_id: object
+
+
+LiveDoc = TypedDict(
+    "LiveDoc",
+    {
+        "from": int,
+        "ranges": list[list[int]],
+        "pinned": list[int],
+        "at": int | None,
+        "kept": list[dict[str, Any]],
+    },
+    total=False,
+)
+"""Which stored messages stand in ``agent.messages``: those from the id ``from`` on, and those in ``ranges``, pairs of a
+first and a last id. ``pinned`` carry the SDK's pin flag; ``at`` and ``kept`` tell of the conversation manager's own."""
+
+
+class SegmentReferenceDoc(TypedDict):
+    """An agent's reference to a segment with older messages.
+
+    Attributes:
+        _id: The segment.
+        count: The number of its messages.
+        bytes: Their size.
+        first_id: The id of the first one.
+        last_id: The id of the last one; what the segment holds behind it does not count.
+    """
+
+    _id: ObjectId
+    count: int
+    bytes: int
+    first_id: int
+    last_id: int
+
+
+class AgentDoc(TypedDict, total=False):
+    """An agent in ``agents`` of a session.
+
+    Attributes:
+        agent_data: What is stored beside its messages.
+        messages: Its latest messages, oldest first.
+        guard: What its next write must find.
+        live: Which of its messages are live.
+        segments: References to its older messages, oldest first.
+        moved_count: The number of those.
+        created_at: When it was first stored.
+        updated_at: When its history or state last changed.
+    """
+
+    agent_data: AgentDataDoc
+    messages: list[MessageDoc]
+    guard: GuardDoc
+    live: LiveDoc
+    segments: list[SegmentReferenceDoc]
+    moved_count: int
+    created_at: datetime
+    updated_at: datetime
+
+
+class InnerStateDoc(TypedDict):
+    """The state of a Graph or Swarm that was interrupted inside of another one.
+
+    Attributes:
+        path: The ids of the nodes that lead there.
+        state: What its ``serialize_state()`` gives.
+    """
+
+    path: list[str]
+    state: dict[str, Any]
+
+
+class _EveryMultiAgentDoc(TypedDict):
+    multi_agent_id: str
+    state: dict[str, Any]
+    created_at: datetime
+    updated_at: datetime
+
+
+class MultiAgentDoc(_EveryMultiAgentDoc, total=False):
+    """A Graph or Swarm in ``multi_agents`` of a session.
+
+    Attributes:
+        multi_agent_id: The Graph or Swarm.
+        state: What its ``serialize_state()`` gives; a mark, ``{"%file": …}``, where it is large.
+        created_at: When it was first stored.
+        updated_at: When its state last changed.
+        encoded: Which bytes of it Strands had as base64, as numbers in the order of the fields.
+        inner: States of what was interrupted inside of it.
+        files: The digest of the file that has all of it.
+    """
+
+    encoded: list[int]
+    inner: list[InnerStateDoc]
+    files: list[str]
+
+
+class FeedbackDoc(TypedDict, total=False):
+    """An entry of ``feedbacks``; it also has whatever fields the application gave.
+
+    Attributes:
+        created_at: When it was stored.
+        agent_id: The agent with the message that it is about.
+        message_id: That message.
+        tracking_id: That message, by its tracking id.
+    """
+
+    created_at: datetime
+    agent_id: str
+    message_id: int
+    tracking_id: str
+
+
+class FeedbackReferenceDoc(TypedDict):
+    """A session's reference to a segment with older feedback.
+
+    Attributes:
+        _id: The segment.
+        count: The number of its entries.
+    """
+
+    _id: ObjectId
+    count: int
+
+
+class LeaseDoc(TypedDict):
+    """The claim of one manager to be the only writer of a session.
+
+    Attributes:
+        owner: The claim.
+        expires_at: When it ends without a sign of life.
+    """
+
+    owner: ObjectId
+    expires_at: datetime
+
+
+class OutboxReferenceDoc(TypedDict):
+    """A session's reference to a notification that is a document of its own.
+
+    Attributes:
+        _id: The document.
+        id: The notification.
+    """
+
+    _id: ObjectId
+    id: str
+
+
+class _EverySessionDoc(TypedDict):
+    _id: str
+    session_id: str
+    session_type: str
+    schema_version: int
+    application_name: str | None
+    created_at: datetime
+    updated_at: datetime
+    metadata: dict[str, Any]
+    feedbacks: list[FeedbackDoc]
+    guardrail_events: list[GuardrailEvent]
+    agent_ids: list[str]
+    agents: dict[str, AgentDoc]
+    multi_agents: dict[str, MultiAgentDoc]
+
+
+class SessionDoc(_EverySessionDoc, total=False):
+    """A session document. One of the first version may have fewer fields.
+
+    Attributes:
+        _id: The session id.
+        session_id: The session id.
+        session_type: ``"AGENT"``, or what the SDK called the session.
+        schema_version: The version of this shape.
+        application_name: None where none was given.
+        created_at: When the session was created.
+        updated_at: When anything in it last changed, but for the lease.
+        metadata: The application's own.
+        feedbacks: The latest feedback, oldest first.
+        guardrail_events: Redactions, each with ``agent_id`` and ``message_id``.
+        agent_ids: The agents.
+        agents: By agent id, escaped as a field name.
+        multi_agents: Graphs and Swarms, by id, escaped as a field name.
+        feedback_bytes: The size of ``feedbacks``.
+        feedback_segments: References to older feedback, oldest first.
+        has_files: Whether a large value of a message was ever stored as a file.
+        lease: The claim to be the only writer.
+        outbox: Notifications of hooks that are not delivered yet; each has an ``id``.
+        outbox_documents: References to further ones.
+    """
+
+    feedback_bytes: int
+    feedback_segments: list[FeedbackReferenceDoc]
+    has_files: bool
+    lease: LeaseDoc
+    outbox: list[dict[str, Any]]
+    outbox_documents: list[OutboxReferenceDoc]
+
+
+class _EverySegmentDoc(TypedDict):
+    _id: ObjectId
+    session_id: str
+    kind: Literal["messages"]
+    agent_id: str
+    messages: list[MessageDoc]
+
+
+class SegmentDoc(_EverySegmentDoc, total=False):
+    """A document of the segments' collection with messages.
+
+    Attributes:
+        _id: The segment.
+        session_id: The session.
+        kind: ``"messages"``.
+        agent_id: The agent.
+        messages: Its messages, oldest first.
+        move_id: The last move that appended to it.
+    """
+
+    move_id: ObjectId
+
+
+class FeedbackSegmentDoc(TypedDict):
+    """A document of the segments' collection with feedback.
+
+    Attributes:
+        _id: The segment.
+        session_id: The session.
+        kind: ``"feedback"``.
+        items: The entries, oldest first.
+    """
+
+    _id: ObjectId
+    session_id: str
+    kind: Literal["feedback"]
+    items: list[FeedbackDoc]
+
+
+class OutboxDoc(TypedDict):
+    """A document of the segments' collection with a notification.
+
+    Attributes:
+        _id: The document.
+        session_id: The session.
+        kind: ``"outbox"``.
+        record: The notification.
+    """
+
+    _id: ObjectId
+    session_id: str
+    kind: Literal["outbox"]
+    record: dict[str, Any]

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import mongomock
@@ -47,10 +47,10 @@ class Clock:
     """The library's clock, which a test sets forward."""
 
     def __init__(self) -> None:
-        self._now, self._ahead = ids.now, timedelta()
+        self._ahead = timedelta()
 
-    def now(self) -> datetime:
-        return self._now() + self._ahead
+    def now(self, zone: timezone = timezone.utc) -> datetime:
+        return datetime.now(zone) + self._ahead
 
     def forward(self, seconds: float) -> None:
         self._ahead += timedelta(seconds=seconds)
@@ -59,7 +59,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("mongodb_session_manager._schema.lease.now", clock.now)
+    monkeypatch.setattr(ids, "datetime", clock)
     return clock
 
 

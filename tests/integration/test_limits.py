@@ -10,6 +10,7 @@ from strands import Agent
 from strands.types.content import Message
 
 from mongodb_session_manager import MongoDBSessionManager, SessionTooLargeError, UnstorableValueError
+from mongodb_session_manager._schema.histories import MOST_AGENTS
 from mongodb_session_manager.mongodb_session_repository import stores_of
 from mongodb_session_manager.testing import CommandCounter
 
@@ -152,14 +153,15 @@ def test_an_ordinary_update_is_one_write(new_manager: NewManager, command_counte
 # Agents
 
 
-@pytest.fixture
-def few_agents(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mongodb_session_manager._schema.histories.MOST_AGENTS", 3)
+def leave_room(manager: MongoDBSessionManager, count: int) -> None:
+    """Have a session hold as many agents as one takes, less some."""
+    others = [f"other-{number}" for number in range(MOST_AGENTS - count)]
+    manager.session_repository.collection.update_one({"_id": manager.session_id}, {"$set": {"agent_ids": others}})
 
 
-@pytest.mark.usefixtures("few_agents")
 def test_more_agents_than_a_session_takes_are_refused(new_manager: NewManager, new_agent: NewAgent) -> None:
     manager = new_manager()
+    leave_room(manager, 3)
     agents = [new_agent(manager, agent_id=f"a-{number}") for number in range(3)]
 
     with pytest.raises(UnstorableValueError, match=r"Agent 'a-3' of session 's-1'.*Take another session_id"):
@@ -170,9 +172,9 @@ def test_more_agents_than_a_session_takes_are_refused(new_manager: NewManager, n
     assert len(manager.list_agents()) == 3
 
 
-@pytest.mark.usefixtures("few_agents")
 async def test_an_agent_that_comes_later_is_refused_too(factory: Any, new_agent: NewAgent) -> None:
     async with factory.session("s-1", agent_ids=["a-0", "a-1", "a-2", "a-3"]) as manager:
+        leave_room(manager, 3)
         agents = [new_agent(manager, agent_id=f"a-{number}") for number in range(4)]
         for agent in agents[:3]:
             await agent.invoke_async("Hi")

@@ -7,6 +7,7 @@ from typing import Any
 
 from bson import ObjectId
 
+from ..types import GuardDoc, LiveDoc
 from .ids import agent_path, now
 from .messages import MessageEdit
 from .nested import may_be_nested
@@ -35,11 +36,11 @@ class Guard:
     revision: int | None
     next_message_id: int
     write_id: object = None
-    found: Stored | None = field(default=None, compare=False, repr=False)
+    found: GuardDoc | None = field(default=None, compare=False, repr=False)
     nested: bool = field(default=False, compare=False)
 
     @property
-    def stored(self) -> Stored:
+    def stored(self) -> GuardDoc:
         """What a session document holds of it. Compared as a whole, so the order counts."""
         return self.found or _guard(self.revision, self.next_message_id, self.write_id)
 
@@ -52,7 +53,7 @@ class Guard:
         return replace(self, revision=revision, next_message_id=next_message_id, write_id=write_id, found=None)
 
 
-def _guard(revision: int | None, next_message_id: int, write_id: object) -> Stored:
+def _guard(revision: int | None, next_message_id: int, write_id: object) -> GuardDoc:
     return {"revision": revision, "next_message_id": next_message_id, "write_id": write_id}
 
 
@@ -85,7 +86,7 @@ class AgentWrite:
     appended: list[Stored] = field(default_factory=list, repr=False)
     edited: MessageEdit | None = None
     data: Stored = field(default_factory=dict, repr=False)
-    live: Stored | None = field(default=None, repr=False)
+    live: LiveDoc | None = field(default=None, repr=False)
     live_may_wait: bool = True
     guardrail_events: list[Stored] = field(default_factory=list, repr=False)
     size: int = 0

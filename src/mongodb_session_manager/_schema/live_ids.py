@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..types import LiveDoc
 from .values import Stored
 
 
@@ -39,11 +40,18 @@ class LiveIds:
             return None
 
     @property
-    def stored(self) -> Stored:
+    def stored(self) -> LiveDoc:
         """The set as a document holds it, without what is empty."""
-        lists = {"ranges": [list(ends) for ends in self.ranges], "pinned": list(self.pinned), "kept": list(self.kept)}
-        filled = {name: part for name, part in lists.items() if part}
-        return {"from": self.start, **filled, **({} if self.at == 0 else {"at": self.at})}
+        stored: LiveDoc = {"from": self.start}
+        if self.ranges:
+            stored["ranges"] = [list(ends) for ends in self.ranges]
+        if self.pinned:
+            stored["pinned"] = list(self.pinned)
+        if self.kept:
+            stored["kept"] = list(self.kept)
+        if self.at != 0:
+            stored["at"] = self.at
+        return stored
 
     @property
     def spans(self) -> tuple[tuple[int, int | None], ...]:

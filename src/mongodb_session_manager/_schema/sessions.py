@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from .ids import now
@@ -65,6 +66,7 @@ def opening_projection(agent_ids: Iterable[str]) -> Stored:
     return {**fields, BROUGHT: agents} if agents else fields
 
 
+@lru_cache(maxsize=64)
 def _brought(agent_id: str) -> Stored:
     """Return the expression that reads an agent where it stands: a projection cannot lift a nested one before."""
     fields: Stored = restore_pipeline("", agent_id)[-1]["$project"]
