@@ -16,10 +16,16 @@ from mongodb_session_manager._stores.outbox import OutboxStore
 from mongodb_session_manager._stores.sessions import SessionStore
 from mongodb_session_manager.mongodb_session_repository import stores_of
 
-STORES: list[type] = [
-    *(SessionStore, HistoryStore, MessageStore, AgentConfigStore),
-    *(MetadataStore, FeedbackStore, MultiAgentStore, OutboxStore),
-]
+STORES: dict[str, type] = {
+    "sessions": SessionStore,
+    "histories": HistoryStore,
+    "messages": MessageStore,
+    "configs": AgentConfigStore,
+    "metadata": MetadataStore,
+    "feedback": FeedbackStore,
+    "multi_agents": MultiAgentStore,
+    "outbox": OutboxStore,
+}
 # What other stores build their verbs of.
 PARTS = {"send", "undelivered", "write_unguarded"}
 
@@ -28,16 +34,15 @@ class WholeRepository(MongoDBSessionRepository):
     """Has each verb of a store that the repository does not have itself."""
 
 
-def _through(kind: type, verb: str) -> Callable[..., Any]:
-    @functools.wraps(getattr(kind, verb))
+def _through(name: str, verb: str) -> Callable[..., Any]:
+    @functools.wraps(getattr(STORES[name], verb))
     def call(self: WholeRepository, *args: Any, **options: Any) -> Any:
-        (store,) = (each for each in vars(stores_of(self)).values() if type(each) is kind)
-        return getattr(store, verb)(*args, **options)
+        return getattr(getattr(stores_of(self), name), verb)(*args, **options)
 
     return call
 
 
-for _kind in STORES:
-    for _verb, _ in inspect.getmembers(_kind, inspect.isfunction):
+for _name, _store in STORES.items():
+    for _verb, _ in inspect.getmembers(_store, inspect.isfunction):
         if not (_verb.startswith("_") or _verb in PARTS or hasattr(WholeRepository, _verb)):
-            setattr(WholeRepository, _verb, _through(_kind, _verb))
+            setattr(WholeRepository, _verb, _through(_name, _verb))

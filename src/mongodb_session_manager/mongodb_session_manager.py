@@ -182,8 +182,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         self._is_exclusive = exclusive
         _check_create(create)
         lease = Lease.wanted(exclusive, lease_timeout, lease_duration)
-        given = {**client_options, "metadata_hook": metadata_hook, "feedback_hook": feedback_hook}
-        options = with_new_spellings(given)
+        options = with_new_spellings({**client_options, "metadata_hook": metadata_hook, "feedback_hook": feedback_hook})
         hooks = [as_hooks(options.pop(name), name) for name in ("metadata_hook", "feedback_hook")]
         repository = MongoDBSessionRepository(
             connection_string,

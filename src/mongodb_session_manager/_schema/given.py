@@ -16,14 +16,14 @@ __all__ = [
     "Outbox",
     "check_names",
     "check_numbers",
-    "feedback_doc",
+    "feedback_values",
     "given_time",
     "given_type",
     "index_fields",
-    "metadata_doc",
     "metadata_keys",
+    "metadata_values",
     "named",
-    "outbox_docs",
+    "outbox_records",
 ]
 
 Outbox: TypeAlias = Sequence[Mapping[str, Any]]
@@ -103,7 +103,7 @@ def given_type(label: str, session_type: object) -> str:
     return name
 
 
-def metadata_doc(session_id: str, metadata: object) -> Stored:
+def metadata_values(session_id: str, metadata: object) -> Stored:
     """Return metadata values in their stored form, by dotted key."""
     label = f"Metadata of session {session_id!r}"
     if not isinstance(metadata, Mapping):
@@ -138,12 +138,12 @@ def named(keys: Iterable[str], at_fault: Callable[[str], bool]) -> str:
     return f"one of {names[:_MOST_NAMED]}{more}" if len(names) > 1 else repr(names[0])
 
 
-def outbox_docs(session_id: str, records: Outbox) -> list[Stored]:
+def outbox_records(session_id: str, records: Outbox) -> list[Stored]:
     """Return notifications in their stored form."""
     return [encode(dict(record), f"Outbox of session {session_id!r}", plain_dates=True) for record in records]
 
 
-def feedback_doc(session_id: str, feedback: object) -> Stored:
+def feedback_values(session_id: str, feedback: object) -> Stored:
     """Return feedback in its stored form, with the time at which it came."""
     label = f"Feedback on session {session_id!r}"
     if not isinstance(feedback, Mapping):

@@ -11,7 +11,7 @@ from pymongo.errors import PyMongoError
 from .._schema.data import little_feedback_filter, new_feedback_update
 from .._schema.feedback import FeedbackTarget
 from .._schema.files import moved_feedback_update, segments_filter
-from .._schema.given import Outbox, feedback_doc, outbox_docs
+from .._schema.given import Outbox, feedback_values, outbox_records
 from .._schema.ids import MAX_MESSAGE_ID, check_id
 from .._schema.values import Stored, decode
 from ..errors import MessageNotFoundError, SessionNotFoundError
@@ -58,10 +58,10 @@ class FeedbackStore:
         self, session_id: str, feedback: Mapping[str, Any], agent_ids: Iterable[str] = (), outbox: Outbox = ()
     ) -> None:
         """Append feedback; ``created_at`` is added."""
-        stored = feedback_doc(session_id, feedback)
+        stored = feedback_values(session_id, feedback)
         target = FeedbackTarget.of(session_id, feedback)
         agent_ids = [check_id("agent_id", agent_id) for agent_id in agent_ids]
-        records = outbox_docs(session_id, outbox)
+        records = outbox_records(session_id, outbox)
         if self._push(session_id, stored, target.session_filter(agent_ids), records):
             return
         if self._has_moved(session_id, target, agent_ids):

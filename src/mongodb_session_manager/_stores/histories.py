@@ -18,6 +18,7 @@ from .._schema.files import has_files_update
 from .._schema.given import given_time
 from .._schema.histories import AgentWrite, Guard, batch_command, guarded_update, unguarded_update
 from .._schema.ids import agent_label, check_id, check_message_id
+from .._schema.lease import leased_update
 from .._schema.messages import MessageEdit, agent_data_doc
 from .._schema.reads import NO_MESSAGE
 from .._schema.values import FilterAndUpdate, Stored
@@ -175,6 +176,8 @@ class HistoryStore:
         check_id("agent_id", write.agent_id)
         if write.files:
             self._values.store(session_id, write.files)
+        if not write.data:
+            return self._write_guarded(session_id, write, guard)
         return self._values.with_state(session_id, write, lambda apart: self._write_guarded(session_id, apart, guard))
 
     def _write_guarded(self, session_id: str, write: AgentWrite, guard: Guard) -> bool:
@@ -188,7 +191,7 @@ class HistoryStore:
         """Return what ``write_agent`` would send, for ``write_together``; for a write that has no files."""
         check_id("session_id", session_id)
         check_id("agent_id", write.agent_id)
-        change = self._operations.leased(session_id, guarded_update(session_id, write, guard))
+        change = leased_update(guarded_update(session_id, write, guard), self._operations.leases.get(session_id))
         return PreparedWrite(session_id, write, change)
 
     def write_together(self, prepared: Sequence[PreparedWrite]) -> bool:

@@ -120,8 +120,6 @@ class LargeValues:
 
     def with_state(self, session_id: str, write: AgentWrite, send: Callable[[AgentWrite], bool]) -> bool:
         """Send a write; large fields of its state are stored as files, and files that they replace are removed."""
-        if not write.data:
-            return send(write)
         data, files = offload_data(write.data)
         if not (files or self._replaces_files(session_id, write)):
             return send(write)
@@ -132,8 +130,9 @@ class LargeValues:
         return True
 
     def _replaces_files(self, session_id: str, write: AgentWrite) -> bool:
-        is_known = (session_id, write.agent_id) in self._states
-        return is_known and not write.data.keys().isdisjoint(AGENT_FIELDS)
+        if not self._states or write.data.keys().isdisjoint(AGENT_FIELDS):
+            return False
+        return (check_id("session_id", session_id), write.agent_id) in self._states
 
     # Reading
 

@@ -9,7 +9,7 @@ from pymongo.errors import OperationFailure
 
 from .._client.errors import forget_values
 from .._schema.data import little_metadata_update, metadata_deletion_update, metadata_update
-from .._schema.given import Outbox, metadata_doc, metadata_keys, named, outbox_docs
+from .._schema.given import Outbox, metadata_keys, metadata_values, named, outbox_records
 from .._schema.ids import ends_in_number, has_number
 from .._schema.values import FilterAndUpdate, Stored, decode
 from ..errors import UnstorableValueError
@@ -36,10 +36,10 @@ class MetadataStore:
 
     def update_metadata(self, session_id: str, metadata: Mapping[str, Any], outbox: Outbox = ()) -> None:
         """Set metadata fields; the others stay. A dotted key reaches into a nested field."""
-        fields = metadata_doc(session_id, metadata)
+        fields = metadata_values(session_id, metadata)
         if not fields:
             return
-        change, records = metadata_update(session_id, fields), outbox_docs(session_id, outbox)
+        change, records = metadata_update(session_id, fields), outbox_records(session_id, outbox)
         with operation("update_metadata", session_id), _unreachable_fields(session_id, fields):
             if not self._send(session_id, fields, change, records):
                 self._operations.expect_stored(session_id)
@@ -75,8 +75,8 @@ class MetadataStore:
         names = metadata_keys(session_id, keys)
         if not names:
             return True
-        change = metadata_deletion_update(session_id, names, metadata_doc(session_id, held))
-        records = outbox_docs(session_id, outbox)
+        change = metadata_deletion_update(session_id, names, metadata_values(session_id, held))
+        records = outbox_records(session_id, outbox)
         with operation("delete_metadata", session_id):
             found = self._outbox.send(session_id, change, records)
             if not (found or held):

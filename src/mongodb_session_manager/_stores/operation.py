@@ -191,11 +191,7 @@ class Operations:
 
     def update(self, session_id: str, change: FilterAndUpdate) -> bool:
         """Send a write of history or state; False where it found something else than it expects."""
-        return self.send(session_id, self.leased(session_id, change))
-
-    def leased(self, session_id: str, change: FilterAndUpdate) -> FilterAndUpdate:
-        """Have a change go through only under the lease that is held, or where nobody holds one."""
-        return leased_update(change, self.leases.get(session_id))
+        return self.send(session_id, leased_update(change, self.leases.get(session_id)))
 
     def send(self, session_id: str, change: FilterAndUpdate) -> bool:
         """Send a change of a session document; False where it found something else than it expects."""

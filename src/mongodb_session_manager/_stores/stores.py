@@ -1,5 +1,7 @@
 """The stores of one repository, tied together."""
 
+from functools import cached_property
+
 from .._client.handle import ClientHandle
 from .agent_config import AgentConfigStore
 from .agents import AgentReader
@@ -34,11 +36,6 @@ class Stores:
         handle: The client with the worker threads that belong to it.
         sessions: Sessions as a whole, and leases.
         histories: Agents, restored and written.
-        messages: Messages one by one and in pages.
-        metadata: Metadata.
-        feedback: Feedback.
-        configs: Agents' configuration, and what their calls used.
-        multi_agents: States of Graphs and Swarms.
         outbox: Undelivered notifications.
     """
 
@@ -51,16 +48,40 @@ class Stores:
     ) -> None:
         self.handle, self.collections = handle, collections
         mover = MessageMover(collections) if collections.can_compute else None
-        operations = Operations(handle, collections, DocumentSizes(handle, collections.sessions.full_name, mover))
-        segments, values = MessageSegments(collections), LargeValues(SessionFiles(collections))
-        reader, restorer = AgentReader(operations, segments), AgentRestorer(operations, segments, values)
+        sizes = DocumentSizes(handle, collections.sessions.full_name, mover)
+        self._operations = operations = Operations(handle, collections, sizes)
+        self._segments = segments = MessageSegments(collections)
+        self._values = values = LargeValues(SessionFiles(collections))
+        self._reader, restorer = AgentReader(operations, segments), AgentRestorer(operations, segments, values)
         self.outbox = OutboxStore(operations)
         self.sessions = SessionStore(
             operations, self.outbox, segments, values, restorer, application_name, metadata_fields
         )
-        self.histories = HistoryStore(operations, segments, values, reader, restorer)
-        self.messages = MessageStore(operations, segments, values, reader, self.histories)
-        self.metadata = MetadataStore(operations, self.outbox)
-        self.configs = AgentConfigStore(operations, segments, reader)
-        self.feedback = FeedbackStore(operations, self.outbox, segments, self.messages, self.configs)
-        self.multi_agents = MultiAgentStore(operations, values)
+        self.histories = HistoryStore(operations, segments, values, self._reader, restorer)
+
+    # Made when they are asked for: a turn needs none of them.
+
+    @cached_property
+    def messages(self) -> MessageStore:
+        """Messages one by one and in pages."""
+        return MessageStore(self._operations, self._segments, self._values, self._reader, self.histories)
+
+    @cached_property
+    def metadata(self) -> MetadataStore:
+        """Metadata."""
+        return MetadataStore(self._operations, self.outbox)
+
+    @cached_property
+    def feedback(self) -> FeedbackStore:
+        """Feedback."""
+        return FeedbackStore(self._operations, self.outbox, self._segments, self.messages, self.configs)
+
+    @cached_property
+    def configs(self) -> AgentConfigStore:
+        """Agents' configuration, and what their calls used."""
+        return AgentConfigStore(self._operations, self._segments, self._reader)
+
+    @cached_property
+    def multi_agents(self) -> MultiAgentStore:
+        """States of Graphs and Swarms."""
+        return MultiAgentStore(self._operations, self._values)
