@@ -859,7 +859,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         hooks = self._flushed_hooks
         flushed = [run(functools.partial(flush_hooks, hooks, deadline - time.monotonic()))] if hooks else []
         yield flushed, deadline - time.monotonic()
-        finish = self._stores.handle.leave(self.session_repository, max(deadline - time.monotonic(), 0.0))
+        finish = self._stores.use.end(max(deadline - time.monotonic(), 0.0))
         yield [run(finish)] if finish else [], None
         for future in flushed:
             if future.done():

@@ -14,7 +14,7 @@ from ._client.options import check_client_arguments
 from ._schema.given import Outbox, check_names, index_fields
 from ._schema.multi_agents import StoredState
 from ._schema.values import Stored
-from ._stores.operation import open_collections
+from ._stores.operation import ClientUse, open_collections
 from ._stores.stores import Stores
 
 if TYPE_CHECKING:
@@ -62,18 +62,17 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
     ) -> None:
         check_names(database_name, collection_name, application_name)
         fields = index_fields(metadata_fields)
-        self._handle = _open_handle(connection_string, client, client_options)
-        self._handle.acquire(self, owner=client is None)
-        collections = open_collections(self._handle, database_name, collection_name)
-        self._stores = Stores(self._handle, collections, application_name, fields)
+        use = ClientUse(_open_handle(connection_string, client, client_options), owner=client is None)
+        collections = open_collections(use.handle, database_name, collection_name)
+        self._stores = Stores(use, collections, application_name, fields)
 
     def __repr__(self) -> str:
-        return f"MongoDBSessionRepository({self.namespace!r}, {self._handle.state})"
+        return f"MongoDBSessionRepository({self.namespace!r}, {self._stores.handle.state})"
 
     @property
     def client(self) -> "MongoClient[dict[str, Any]]":
         """The client in use, borrowed or owned."""
-        return self._handle.client
+        return self._stores.handle.client
 
     @property
     def collection(self) -> Collection[Stored]:
@@ -91,7 +90,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         Args:
             timeout: Seconds to wait at most for work that its threads still do.
         """
-        self._handle.release(self, timeout=timeout)
+        self._stores.handle.release(self._stores.use, timeout=timeout)
 
     # Sessions
 
@@ -273,7 +272,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
 
         Raises:
             SessionNotFoundError: There is no such session.
-            TypeError: ``keys`` is a string, or nothing that can be gone through.
+            TypeError: ``keys`` is a string, or cannot be gone through.
             ValueError: A key is not fit, two keys overlap, or one is an element of a list, of which a null would stay.
         """
         return self._stores.metadata.delete_metadata(session_id, keys, outbox, held)

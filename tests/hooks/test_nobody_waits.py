@@ -18,7 +18,6 @@ from mongodb_session_manager import (
     create_metadata_sqs_hook,
 )
 from mongodb_session_manager.hooks.dispatcher import THREADS, Dispatcher
-from mongodb_session_manager.mongodb_session_repository import stores_of
 from mongodb_session_manager.testing import ScriptedModel
 from tests.watching import eventually, until
 
@@ -268,11 +267,11 @@ async def test_a_request_that_is_cancelled_at_its_end_is_closed(
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    repository = managers[0].session_repository
-    assert id(repository) in stores_of(repository).handle._users
+    use = managers[0]._stores.use
+    assert id(use) in use.handle._users
     may_end.set()
 
-    assert await until(lambda: id(repository) not in stores_of(repository).handle._users)
+    assert await until(lambda: id(use) not in use.handle._users)
     assert released == ["lease"]
 
 

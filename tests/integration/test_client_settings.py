@@ -100,7 +100,7 @@ def test_a_session_under_the_strict_stable_api(
     mongodb_uri: str, database: str, new_agent: NewAgent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(segments, "KEPT_MESSAGES", 4)
-    monkeypatch.setattr(segments, "LIVE_BYTES", 1)
+    monkeypatch.setattr(segments, "EMBEDDED_BYTES", 1)
     picture: Any = {"image": {"format": "png", "source": {"bytes": b"\x89PNG" * 1_000_000}}}
     options: dict[str, Any] = {"server_api": ServerApi("1", strict=True), "database_name": database}
 

@@ -231,7 +231,7 @@ def test_its_messages_move_into_segments(
     agent_id: str,
 ) -> None:
     monkeypatch.setattr(_segments, "KEPT_MESSAGES", 4)
-    monkeypatch.setattr(_segments, "LIVE_BYTES", 1)
+    monkeypatch.setattr(_segments, "EMBEDDED_BYTES", 1)
     insert(session(agent_id))
     keeping: Any = {"agent_id": agent_id, "conversation_manager": SlidingWindowConversationManager(1_000)}
     with new_manager() as manager:

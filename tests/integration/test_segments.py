@@ -33,7 +33,7 @@ SECRET = "my number is 4711"
 def small_documents(monkeypatch: pytest.MonkeyPatch) -> None:
     """Move messages as soon as a document holds more than eight."""
     monkeypatch.setattr(_segments, "KEPT_MESSAGES", 4)
-    monkeypatch.setattr(_segments, "LIVE_BYTES", 1)
+    monkeypatch.setattr(_segments, "EMBEDDED_BYTES", 1)
 
 
 @pytest.fixture

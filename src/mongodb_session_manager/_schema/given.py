@@ -1,4 +1,4 @@
-"""What callers give, in its stored form; what is not fit raises an error that names it."""
+"""What callers give, in its stored form; what is not valid raises an error that names it."""
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,7 +33,7 @@ _MOST_NAMED = 5
 
 
 def check_names(database_name: object, collection_name: object, application_name: object) -> None:
-    """Refuse what is no name.
+    """Refuse what is not a valid name.
 
     Raises:
         TypeError: One is not a string.
@@ -48,7 +48,7 @@ def index_fields(metadata_fields: Sequence[str] | None) -> tuple[str, ...]:
     """Return the metadata fields to index.
 
     Raises:
-        TypeError: It is a string, or nothing that can be gone through.
+        TypeError: It is a string, or cannot be gone through.
         ValueError: A field is not fit.
     """
     if isinstance(metadata_fields, str):

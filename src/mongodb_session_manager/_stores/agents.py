@@ -21,7 +21,7 @@ class AgentPosition:
     Attributes:
         guard: The stored place.
         tracking_ids: Those of the messages stored from the asked id on, by message id.
-        lease: Of whoever is the only writer, for ``check_lease``; None where there is no such.
+        lease: The only writer's, for ``check_lease``; None if the session has none.
     """
 
     guard: Guard
@@ -55,7 +55,7 @@ class AgentReader:
         return AgentPosition(guard_of(stored), tracking_ids, stored.get("lease"))
 
     def find_message(self, session_id: str, agent_id: str, message_id: int) -> list[Stored]:
-        """Return one message as it is stored; none where there is no such message, agent or session."""
+        """Return one message as it is stored; an empty list if the message, its agent or the session is not there."""
         stored = self._operations.read_agent("read_message", session_id, agent_id, message_pipeline, message_id)
         if not stored or stored["messages"]:
             return stored["messages"][:1] if stored else []

@@ -1,8 +1,8 @@
 """How large the messages in one session document are, over all of its agents, and which of them are to leave it.
 
-What one process knows of that is what opening the session told, and what it has added itself; others add to it too. So
-it looks again before that can matter much, behind its writes. Who is late with it is no danger: a write that finds no
-room in the document makes some.
+A process knows what the opening of the session told, and what it has added itself; others add to it too. So it looks
+again, behind its writes, before that can matter much. A late look does no harm: a write that finds no room in the
+document makes some.
 """
 
 import logging
@@ -75,7 +75,7 @@ class AgentSize:
         agent_id: The agent.
         messages: How many messages.
         size: Their bytes.
-        is_numbered: Whether it has counters, so that a move disturbs nobody who was restored before.
+        is_numbered: Whether it has counters, so that a move disturbs no agent that was restored before.
         written_at: When it was written last.
     """
 
@@ -108,7 +108,7 @@ def leaving(agents: Iterable[AgentSize], goal: int) -> dict[str, int]:
 
 
 class DocumentSize:
-    """How much may come to a session before somebody has to look how large it is.
+    """How much may come to a session before one more look at how large it is.
 
     Attributes:
         is_crowded: Whether the messages are over the budget, and all that could move is being written: then each writer
@@ -121,7 +121,7 @@ class DocumentSize:
         self.make_lock()
 
     def make_lock(self) -> None:
-        """Start with a lock that nobody holds."""
+        """Start with a free lock."""
         self._looking = threading.Lock()
 
     def found(self, size: int, least: int = 0) -> None:
@@ -186,7 +186,7 @@ class DocumentSizes:
         return self._size(check_id("session_id", session_id)).is_crowded
 
     def grew(self, session_id: str, added: int) -> None:
-        """Count what was stored, and have somebody look, where it may be much by now; nobody waits for that."""
+        """Count what was stored. If it may be much by now, a thread of the client looks; no caller waits for it."""
         if self._mover is None:
             return
         size = self._size(session_id)

@@ -102,7 +102,7 @@ class FeedbackStore:
         return added
 
     def _move(self, session_id: str) -> None:
-        """Move the feedback in the session document into a segment; another time, if somebody adds to it meanwhile."""
+        """Move the feedback in the session document into a segment; not now if more is added meanwhile."""
         try:
             session = self._operations.sessions.find_one({"_id": session_id}, _FIELDS) or {}
             if session.get("feedbacks"):

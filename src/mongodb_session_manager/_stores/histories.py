@@ -1,7 +1,7 @@
 """Agents and their histories: created, restored, written and moved.
 
-The session manager's writes are guarded: they go through only where the caller's picture of the history is the stored
-one. Those of the SDK's verbs know message ids only.
+The session manager's writes are guarded: they go through only if the stored history is where the manager left it. The
+SDK's verbs know message ids only.
 """
 
 import time
@@ -86,7 +86,7 @@ class HistoryStore:
     @property
     def handle(self) -> ClientHandle:
         """The client with the worker threads that belong to it."""
-        return self._operations.handle
+        return self._operations.use.handle
 
     @property
     def namespace(self) -> str:
@@ -129,7 +129,7 @@ class HistoryStore:
         seen: AgentPosition | None = None,
         condition: Mapping[str, Any] = _NO_CONDITION,
     ) -> bool:
-        """Send a write of a caller who knows message ids only; False where it found something else than it expects."""
+        """Send a write that knows message ids only; False if it found something else than it expects."""
         is_nested = seen is not None and seen.guard.nested
         check_id("agent_id", write.agent_id)
         wanted, update = unguarded_update(check_id("session_id", session_id), write, nested=is_nested)
@@ -144,10 +144,13 @@ class HistoryStore:
     def start_agent(self, session_id: str, write: AgentWrite) -> bool:
         """Create an agent with its first messages; False where the session holds it already.
 
-        Values of messages that are stored are the caller's to see to, with ``keep_files``.
+        The caller has to call ``keep_files`` afterwards, for the values of the messages.
         """
         check_id("agent_id", write.agent_id)
-        return self._values.with_state(session_id, write, lambda apart: self._new.start(session_id, write.files, apart))
+        values = write.files
+        return self._values.with_state(
+            session_id, write, lambda apart: self._new.start(session_id, values, apart), is_sent_again=False
+        )
 
     def restore_agent(self, session_id: str, agent_id: str, removed: int | None = None) -> RestoredAgent | None:
         """Return an agent with its live messages, or None where there is no such agent.
@@ -165,13 +168,13 @@ class HistoryStore:
         return self._reader.locate(session_id, agent_id, from_message_id)
 
     def check_lease(self, session_id: str, stored: Stored | None) -> None:
-        """Raise where a stored lease is in the way of our writes; clear one that nobody renews any more."""
+        """Raise where a stored lease is in the way of our writes; clear one that has expired."""
         self._operations.check_lease(session_id, stored)
 
     def write_agent(self, session_id: str, write: AgentWrite, guard: Guard) -> bool:
         """Send one guarded write; False when the history is not where the guard says.
 
-        Values of messages are uploaded ahead; what becomes of them afterwards is the caller's to see to.
+        Values of messages are uploaded before it; the caller keeps or removes them afterwards.
         """
         check_id("agent_id", write.agent_id)
         if write.files:
@@ -215,7 +218,7 @@ class HistoryStore:
     # What has moved
 
     def index_segments(self) -> None:
-        """See to the index of the segments, which nobody waits for."""
+        """Have the segments indexed, behind the caller's back."""
         self._segments.index()
 
     def is_crowded(self, session_id: str) -> bool:
@@ -256,7 +259,7 @@ class HistoryStore:
 
     def tracked_ids(self, session_id: str, agent_id: str, tracking_id: str) -> set[int]:
         """Return the ids of all stored messages with a tracking id: a prompt that was sent again has several."""
-        # A copy may be left in a segment that nobody refers to.
+        # A copy may be left in a segment without a reference.
         found = self._reader.tracked(session_id, agent_id, [tracking_id], everywhere=True)
         return set(found.get(tracking_id, ()))
 
@@ -264,7 +267,7 @@ class HistoryStore:
         """Return the ids of the stored messages that have one of some tracking ids, ascending, by tracking id."""
         return self._reader.tracked(session_id, agent_id, tracking_ids)
 
-    # Large values of messages, for a caller who sends the writes
+    # Large values of messages, for a caller that sends the writes
 
     def store_files(self, session_id: str, files: Mapping[str, bytes]) -> None:
         """Upload the values that the session does not hold yet, ahead of the write that refers to them."""
@@ -272,14 +275,14 @@ class HistoryStore:
             self._values.store(session_id, files)
 
     def keep_files(self, session_id: str, files: Mapping[str, bytes]) -> None:
-        """See that the values of a message that was stored just now are stored still; no I/O where there are none."""
+        """Upload again what was removed of the values of a message that was just stored."""
         if files:
             self._values.keep(session_id, files)
 
     def mark_files(
         self, session_id: str, agent_id: str, edit: MessageEdit | None, digests: Iterable[str], removal: ObjectId
     ) -> None:
-        """Announce that values are about to lose a user.
+        """Announce that values are about to lose a use.
 
         Args:
             session_id: The session.

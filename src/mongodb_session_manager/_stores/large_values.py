@@ -1,7 +1,7 @@
-"""Large values of messages and states around the writes that refer to them.
+"""Large values of messages and states, around the writes that refer to them.
 
-Values are uploaded ahead of a write. Once it is stored they are seen to once more, and what it replaced goes; where it
-stores nothing they are taken back. A write without such values passes none of this.
+Values are uploaded before the write. After it, they are uploaded again if they were removed meanwhile, and the values
+that it replaced are removed. If the write stores nothing, its own values are removed again.
 """
 
 import time
@@ -56,16 +56,31 @@ class LargeValues:
     # Around a write
 
     def around(
-        self, session_id: str, values: Mapping[str, bytes], write: Callable[[], bool], *, replaces: bool = False
+        self,
+        session_id: str,
+        values: Mapping[str, bytes],
+        write: Callable[[], bool],
+        *,
+        replaces: bool = False,
+        is_sent_again: bool = False,
     ) -> bool:
-        """Write what refers to values; with ``replaces`` those that nothing uses afterwards are removed.
+        """Write what refers to values.
+
+        Args:
+            session_id: The session.
+            values: What is uploaded ahead, by digest.
+            write: Tells whether it stored something.
+            replaces: Whether all values that nothing uses afterwards are removed.
+            is_sent_again: Whether the caller may send the write again, so that the values stay where it stores nothing.
 
         Returns:
             Whether that stored something.
         """
         if not (values or replaces):
             return write()
-        if not self.ahead(session_id, values, write):
+        if is_sent_again and values:
+            self.store(session_id, values)
+        if not (write() if is_sent_again else self.ahead(session_id, values, write)):
             return False
         with operation("keep_files", session_id):
             self._files.keep(session_id, values)
@@ -74,9 +89,9 @@ class LargeValues:
         return True
 
     def ahead(self, session_id: str, values: Mapping[str, bytes], write: Callable[[], bool]) -> bool:
-        """Upload values and write; where that stores nothing, remove them again.
+        """Upload values and write; if that stores nothing, remove them again.
 
-        Not after an error of the driver: the write may arrive yet, and whoever repeats it needs them.
+        Not after an error of the driver: the write may arrive yet, and a repeated one needs them.
         """
         if not values:
             return write()
@@ -96,12 +111,12 @@ class LargeValues:
             self._files.store(session_id, values)
 
     def keep(self, session_id: str, values: Mapping[str, bytes]) -> None:
-        """See that the values of what was stored just now are stored still."""
+        """Upload again what was removed of the values of what was just stored."""
         with operation("keep_files", session_id):
             self._files.keep(session_id, values)
 
     def mark(self, session_id: str, agent_id: str, digests: Iterable[str], removal: ObjectId) -> None:
-        """Announce that values are about to lose a user."""
+        """Announce that values are about to lose a use."""
         with operation("mark_files", session_id, check_id("agent_id", agent_id)):
             self._files.mark(session_id, digests, removal)
 
@@ -118,13 +133,15 @@ class LargeValues:
         with suppress(PyMongoError):  # what became of the write is what the caller is to know
             self.remove(session_id, values, ObjectId())
 
-    def with_state(self, session_id: str, write: AgentWrite, send: Callable[[AgentWrite], bool]) -> bool:
+    def with_state(
+        self, session_id: str, write: AgentWrite, send: Callable[[AgentWrite], bool], *, is_sent_again: bool = True
+    ) -> bool:
         """Send a write; large fields of its state are stored as files, and files that they replace are removed."""
         data, files = offload_data(write.data)
         if not (files or self._replaces_files(session_id, write)):
             return send(write)
         apart = replace(write, data=data, files={**write.files, **files})
-        if not self.around(session_id, files, lambda: send(apart), replaces=True):
+        if not self.around(session_id, files, lambda: send(apart), replaces=True, is_sent_again=is_sent_again):
             return False
         self._states.add((session_id, write.agent_id))
         return True
@@ -137,7 +154,7 @@ class LargeValues:
     # Reading
 
     def whole(self, read: Callable[[], _T]) -> _T:
-        """Read; once more, a little later, where a writer and a remover of the same value have just met."""
+        """Read; again, a little later, if a writer and a remover of the same value have just met."""
         for pause in _PAUSES:
             try:
                 return read()

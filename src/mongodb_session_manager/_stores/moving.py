@@ -1,7 +1,7 @@
 """Moves messages of several agents out of a session document at once, which keeps the document small over all of them.
 
-What moves changes neither the ids nor the guard of its agent, so who restored that agent before goes on undisturbed,
-and a lease is no matter: nothing of a history changes.
+A move changes neither the ids nor the guard of its agent: an agent that was restored before it goes on undisturbed. It
+needs no lease, since nothing of a history changes.
 """
 
 import logging
@@ -131,7 +131,7 @@ class MessageMover:
         ]
 
     def move(self, session_id: str, shares: Mapping[str, int]) -> int:
-        """Move so many bytes of agents' oldest messages; of no agent that somebody writes meanwhile.
+        """Move so many bytes of agents' oldest messages; not those of an agent that is written meanwhile.
 
         Returns:
             How many bytes have moved.
@@ -158,7 +158,7 @@ class MessageMover:
         return {name: agent for name, agent in found.items() if guard_of(agent).revision is not None}
 
     def _lengthen(self, session_id: str, moves: list[_Move]) -> None:
-        """Append to the last segments, where nobody else is about to."""
+        """Append to the last segments, unless another mover is about to."""
         move_id = ObjectId()
         lengthen = [
             UpdateOne(*extended_segment_update(session_id, move.last, move.messages, move_id)) for move in moves

@@ -82,7 +82,7 @@ class SessionOpener:
         return stored
 
     def _claim(self, session_id: str, update: Update, lease: Lease, *, create: bool) -> bool:
-        """Take the lease, and wait for it while it is somebody else's; True where that created the session."""
+        """Take the lease, and wait for it while another manager holds it; True if that created the session."""
         # The first pause is for two first requests at once: the server answers one of them as if it were too late.
         for pause in itertools.chain([0.0, 0.0] if create else [0.0], lease.pauses()):
             time.sleep(pause)
@@ -94,7 +94,7 @@ class SessionOpener:
         raise SessionLockedError(session_id, None, HELD)
 
     def _take(self, session_id: str, update: Update, lease: Lease, *, create: bool) -> bool | None:
-        """Tell whether that created the session; None where somebody else has the lease."""
+        """Tell whether that created the session; None if another manager has the lease."""
         # Known before it is sent: what got no answer may be ours, and must be released then.
         self._leases[session_id] = lease
         try:

@@ -31,6 +31,7 @@ __all__ = [
     "CONTENDED",
     "DEFAULT_COLLECTION",
     "HELD",
+    "ClientUse",
     "Collections",
     "Looked",
     "Operations",
@@ -64,7 +65,24 @@ _ROOM_TRIES = 5
 _ROOM_PAUSES = (0.05, 0.2)
 
 
-# Collections
+# Client and collections
+
+
+class ClientUse:
+    """A repository's use of a client, which lasts as long as one of its stores is held.
+
+    Args:
+        handle: The client.
+        owner: Whether the client is to be closed when it is used no more.
+    """
+
+    def __init__(self, handle: ClientHandle, *, owner: bool) -> None:
+        self.handle = handle
+        handle.acquire(self, owner=owner)
+
+    def end(self, timeout: float) -> Callable[[], None] | None:
+        """End the use; return what closes the client, where it is to be closed then."""
+        return self.handle.leave(self, timeout)
 
 
 class Collections:
@@ -137,14 +155,14 @@ class Looked(Protocol):
 
     @property
     def lease(self) -> Stored | None:
-        """The stored lease of its only writer; None where there is no such."""
+        """The stored lease of its only writer; None if the session has none."""
 
 
 class Operations:
     """Reads and writes of one repository's sessions, under its leases.
 
     Args:
-        handle: The client.
+        use: Of the client.
         collections: The collections.
         sizes: How large the session documents are.
 
@@ -152,8 +170,8 @@ class Operations:
         leases: Those that are held, by session.
     """
 
-    def __init__(self, handle: ClientHandle, collections: Collections, sizes: DocumentSizes) -> None:
-        self.handle, self.collections, self.sizes = handle, collections, sizes
+    def __init__(self, use: ClientUse, collections: Collections, sizes: DocumentSizes) -> None:
+        self.use, self.collections, self.sizes = use, collections, sizes
         self.sessions = collections.sessions
         self.leases: dict[str, Lease] = {}
 
@@ -228,10 +246,10 @@ class Operations:
         return write(seen)
 
     def check_lease(self, session_id: str, stored: Stored | None) -> None:
-        """Raise where a stored lease is in the way of our writes; clear one that nobody renews any more.
+        """Raise where a stored lease is in the way of our writes; clear one that has expired.
 
         Raises:
-            SessionLockedError: Somebody else is the only writer, or took over from us.
+            SessionLockedError: Another manager is the only writer, or took over from this one.
         """
         own = self.leases.get(check_id("session_id", session_id))
         if own is not None:

@@ -1,8 +1,7 @@
-"""Notifications that are recorded with the change that they tell of, until somebody has delivered them.
+"""Notifications that are recorded with the change that they tell of, until they are delivered.
 
-The session document holds them up to a size. Beyond it each is a document of its own, which only the session document
-refers to: one that nobody refers to (the process died before the change was stored) is invisible and goes with the
-session.
+The session document holds them up to a size. Beyond it each is a document of its own, to which the session document
+refers. One without a reference (the process died before the change was stored) is invisible and goes with the session.
 """
 
 import logging
@@ -38,7 +37,7 @@ class OutboxStore:
         self._operations, self._segments = operations, operations.collections.segments
 
     def send(self, session_id: str, change: FilterAndUpdate, records: list[Stored]) -> bool:
-        """Send a change with the notifications that tell of it; those that nobody delivers do not fill the document."""
+        """Send a change with the notifications that tell of it; undelivered ones do not fill the document."""
         if not records:
             return self._operations.send(session_id, change)
         most = OUTBOX_BYTES if self._operations.can_compute else None

@@ -1,8 +1,8 @@
 """What outgrows the session document moves to segment documents, which only it refers to.
 
 A segment is inserted under a fresh id; the session takes up the reference in one guarded update. It is never
-replaced: a message in it may be edited in place, and more may be appended. A segment that nobody refers to, and what
-in it stands behind the last message that its reference names (the process died in between), is invisible and goes
+replaced: a message in it may be edited in place, and more may be appended. A segment without a reference, and what
+stands in one behind the last message that its reference names (the process died in between), is invisible and goes
 with the session.
 """
 
@@ -37,18 +37,18 @@ from .operation import Collections
 KEPT_MESSAGES = 48
 KEPT_BYTES = 256 * 1024
 # A longer history than this moves in part. An append costs about 2 ms for each MB of the document, a move about 2 ms.
-LIVE_BYTES = 128 * 1024
-LARGE_LIVE_BYTES = 2 * KEPT_BYTES
+EMBEDDED_BYTES = 128 * 1024
+LARGE_EMBEDDED_BYTES = 2 * KEPT_BYTES
 SEGMENT_BYTES = 4 * 1024 * 1024
 # The server compares each message with each span.
 MOST_SPANS = 16
 
 
-def outgrown(live_count: int, live_bytes: int) -> bool:
+def outgrown(embedded_count: int, embedded_bytes: int) -> bool:
     """Tell whether the messages in a session document should move in part."""
-    if live_bytes > LARGE_LIVE_BYTES:
-        return live_count > 1
-    return live_bytes > LIVE_BYTES and live_count > 2 * KEPT_MESSAGES
+    if embedded_bytes > LARGE_EMBEDDED_BYTES:
+        return embedded_count > 1
+    return embedded_bytes > EMBEDDED_BYTES and embedded_count > 2 * KEPT_MESSAGES
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class MessageSegments:
         self._sessions, self._segments = collections.sessions, collections.segments
 
     def index(self) -> None:
-        """See to the index by which the segments of a session are found; nobody waits for it."""
+        """Have the segments indexed by their session, behind the caller's back."""
         ensure_segment_index(self._segments)
 
     def roll_over(
@@ -97,7 +97,7 @@ class MessageSegments:
 
     def store(self, session_id: str, agent_id: str, messages: list[Stored]) -> tuple[list[Stored], list[Stored]]:
         """Store the older ones of a new agent's messages; return the references to them, and the latest messages."""
-        moved, kept = _split(messages, LIVE_BYTES)
+        moved, kept = _split(messages, EMBEDDED_BYTES)
         pairs = new_segments(session_id, agent_id, moved)
         if pairs:
             self.index()

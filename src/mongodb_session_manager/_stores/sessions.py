@@ -97,7 +97,7 @@ class SessionStore:
         Args:
             session_id: The session.
             application_name: Stored if the session is new; the repository's by default.
-            lease: What this repository then writes the session under; waited for while it is somebody else's.
+            lease: What this repository then writes the session under; waited for while another manager holds it.
             create: False: only a session that is there is opened, and nothing is written but the lease.
             agent_ids: Agents to bring along, as ``restore_agent`` gives them.
 
@@ -149,7 +149,7 @@ class SessionStore:
         return self._restorer.restore(session_id, agent_id)
 
     def renew_lease(self, session_id: str) -> bool:
-        """Show that the holder of a lease that was taken here lives; False where it is somebody else's by now."""
+        """Renew a lease that was taken here; False if another manager holds it by now."""
         lease = self._leases.get(check_id("session_id", session_id))
         if lease is None:
             return False
@@ -208,7 +208,7 @@ def _session(session_id: str, stored: Mapping[str, Any]) -> Session:
 
 
 def _session_type(stored: Mapping[str, Any]) -> SessionType:
-    # The first version left it out, or wrote "default"; it may be anybody's own name.
+    # The first version left it out, or wrote "default"; it may be a name of the user's own.
     found = stored.get("session_type")
     try:
         return SessionType.AGENT if found is None else SessionType(found)

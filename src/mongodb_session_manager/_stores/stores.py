@@ -2,7 +2,6 @@
 
 from functools import cached_property
 
-from .._client.handle import ClientHandle
 from .agent_config import AgentConfigStore
 from .agents import AgentReader
 from .document_size import DocumentSizes
@@ -14,7 +13,7 @@ from .messages import MessageStore
 from .metadata import MetadataStore
 from .moving import MessageMover
 from .multi_agents import MultiAgentStore
-from .operation import Collections, Operations
+from .operation import ClientUse, Collections, Operations
 from .outbox import OutboxStore
 from .restored import AgentRestorer
 from .segments import MessageSegments
@@ -27,12 +26,13 @@ class Stores:
     """What a repository consists of.
 
     Args:
-        handle: The client.
+        use: Of the client.
         collections: Where the sessions are.
         application_name: Of new sessions, by default.
         metadata_fields: To index.
 
     Attributes:
+        use: Of the client.
         handle: The client with the worker threads that belong to it.
         sessions: Sessions as a whole, and leases.
         histories: Agents, restored and written.
@@ -41,15 +41,15 @@ class Stores:
 
     def __init__(
         self,
-        handle: ClientHandle,
+        use: ClientUse,
         collections: Collections,
         application_name: str | None,
         metadata_fields: tuple[str, ...],
     ) -> None:
-        self.handle, self.collections = handle, collections
+        self.use, self.handle, self.collections = use, use.handle, collections
         mover = MessageMover(collections) if collections.can_compute else None
-        sizes = DocumentSizes(handle, collections.sessions.full_name, mover)
-        self._operations = operations = Operations(handle, collections, sizes)
+        sizes = DocumentSizes(use.handle, collections.sessions.full_name, mover)
+        self._operations = operations = Operations(use, collections, sizes)
         self._segments = segments = MessageSegments(collections)
         self._values = values = LargeValues(SessionFiles(collections))
         self._reader, restorer = AgentReader(operations, segments), AgentRestorer(operations, segments, values)
