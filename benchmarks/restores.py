@@ -18,6 +18,7 @@ from strands.agent.conversation_manager import NullConversationManager
 from strands.types.content import Message
 
 from mongodb_session_manager import MongoDBSessionManager
+from mongodb_session_manager.mongodb_session_repository import stores_of
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel, running_mongodb
 
 AT_MOST = 1.3
@@ -45,8 +46,8 @@ def fill(client: MongoClient[dict[str, Any]], database: str, count: int) -> None
             make_agent(manager, messages_of(count))
             if session_id == MOVED:
                 repository = manager.session_repository
-                guard = repository.locate_agent(session_id, "default").guard
-                assert repository.roll_over(session_id, "default", guard, ObjectId())
+                guard = stores_of(repository).histories.locate_agent(session_id, "default").guard
+                assert stores_of(repository).histories.roll_over(session_id, "default", guard, ObjectId())
 
 
 def restore(client: MongoClient[dict[str, Any]], database: str, session_id: str, count: int) -> float:

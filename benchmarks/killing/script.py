@@ -102,7 +102,7 @@ def endless(first: int) -> Iterator[Step]:
 def small_documents() -> None:
     """Have this process move messages as soon as a document holds more than eight."""
     _segments.KEPT_MESSAGES = 4
-    _segments.LIVE_BYTES = 1
+    _segments.EMBEDDED_BYTES = 1
 
 
 class Conversation:

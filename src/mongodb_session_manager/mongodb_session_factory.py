@@ -24,10 +24,10 @@ from ._schema.ids import check_id, shown
 from ._schema.lease import Lease
 from ._session.arguments import NotAsynchronous, with_new_spellings
 from ._session.deliveries import Deliveries
+from ._stores.operation import namespace_of
 from .errors import FactoryNotInitializedError, MongoDBSessionError, SessionLockedError
 from .mongodb_connection_pool import MongoDBConnectionPool
 from .mongodb_session_manager import MongoDBSessionManager, check_defaults
-from .mongodb_session_repository import namespace_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

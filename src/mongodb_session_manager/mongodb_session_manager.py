@@ -49,6 +49,7 @@ from ._history.call_metrics import ends_invocation
 from ._history.contents import SessionContents
 from ._history.group_commit import flush_behind, flush_off_loop
 from ._history.writer import MAX_PENDING, AgentHistory, flush_unsent
+from ._schema.given import check_names, index_fields
 from ._schema.ids import check_id, now, shown
 from ._schema.lease import LEASE_DURATION, LEASE_TIMEOUT, Lease
 from ._schema.messages import with_blocks, with_tracking_id
@@ -60,8 +61,9 @@ from ._session.deliveries import flush_hooks
 from ._session.guardrail_trace import policies_triggered
 from ._session.hook_chain import as_hooks
 from ._session.multi_agent_writer import MultiAgentWriter
+from ._stores.sessions import OpenedSession, SessionStore
 from .errors import MongoDBSessionError, SessionConflictError, SessionLockedError, SessionNotFoundError
-from .mongodb_session_repository import MongoDBSessionRepository, OpenedSession, check_names, index_fields
+from .mongodb_session_repository import MongoDBSessionRepository, stores_of
 from .types import Durability, FeedbackHook, Health, MetadataHook, OnError
 
 if TYPE_CHECKING:
@@ -180,8 +182,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         self._is_exclusive = exclusive
         _check_create(create)
         lease = Lease.wanted(exclusive, lease_timeout, lease_duration)
-        given = {**client_options, "metadata_hook": metadata_hook, "feedback_hook": feedback_hook}
-        options = with_new_spellings(given)
+        options = with_new_spellings({**client_options, "metadata_hook": metadata_hook, "feedback_hook": feedback_hook})
         hooks = [as_hooks(options.pop(name), name) for name in ("metadata_hook", "feedback_hook")]
         repository = MongoDBSessionRepository(
             connection_string,
@@ -192,12 +193,13 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
             application_name,
             **options,
         )
+        sessions = stores_of(repository).sessions
         try:
-            opened = repository.open_session(session_id, lease=lease, create=create, agent_ids=_agent_ids)
+            opened = sessions.open_session(session_id, lease=lease, create=create, agent_ids=_agent_ids)
             self._adopt(session_id, repository, opened, lease)
             self._set_hooks(*hooks)
         except BaseException:
-            _release_lease(repository, session_id, UNUSED_LEASE_TIMEOUT)
+            _release_lease(sessions, session_id, UNUSED_LEASE_TIMEOUT)
             repository.close()
             raise
 
@@ -205,12 +207,12 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         self, session_id: str, repository: MongoDBSessionRepository, opened: OpenedSession, lease: Lease | None
     ) -> None:
         super().__init__(session_id, cast(SessionRepository, _OpenedRepository(opened.session)))
-        self.session_repository = repository
+        self.session_repository, self._stores = repository, stores_of(repository)
         self._application_name = opened.application_name
         self._contents = SessionContents(opened.agent_ids, opened.created)
         self._outbox = opened.outbox
         self._binder = AgentBinder(
-            repository,
+            self._stores.histories,
             session_id,
             self._contents,
             opened.agents,
@@ -222,15 +224,15 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         self._multi_agents: dict[str, MultiAgentWriter] = {}
         self._lock = threading.Lock()
         self._closed = False
-        self._outage = outage_of(repository.handle)
+        self._outage = outage_of(self._stores.handle)
         # Graphs and Swarms that run, by id.
         self._running: set[str] = set()
         self._heartbeat = None if lease is None else self._new_heartbeat(lease)
 
     def _new_heartbeat(self, lease: Lease) -> Heartbeat:
-        repository, session_id = self.session_repository, self.session_id
-        renew = functools.partial(repository.renew_lease, session_id)
-        return Heartbeat(lease, self._is_at_work, renew, lambda: repository.handle.executor)
+        stores = self._stores
+        renew = functools.partial(stores.sessions.renew_lease, self.session_id)
+        return Heartbeat(lease, self._is_at_work, renew, lambda: stores.handle.executor)
 
     def _is_at_work(self) -> bool:
         return not self._closed and (bool(self._running) or any(binding.at_work for binding in self._live_bindings()))
@@ -429,7 +431,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         tracking_id = latest.get("tracking_id") if latest else None
         if not isinstance(tracking_id, str):
             return set()
-        return self.session_repository.tracked_ids(self.session_id, agent_id, tracking_id)
+        return self._stores.histories.tracked_ids(self.session_id, agent_id, tracking_id)
 
     @contextmanager
     def _degrading(self, sender: Sender) -> Iterator[None]:
@@ -613,7 +615,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
     def _flush_behind(self, history: AgentHistory) -> None:
         """Send without waiting; what fails is met by the flush at the end of the invocation, where there is one."""
         if not self._is_held(history):
-            flush_behind(self.session_repository.handle, history)
+            flush_behind(self._stores.handle, history)
 
     async def _flush(self, binding: AgentBinding, *, ends: bool = False) -> None:
         binding.history.check_open()
@@ -623,14 +625,14 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
             return
         with self._degrading(binding.history):
             longest = LONGEST_WAIT if self._degrades else None
-            await flush_off_loop(self.session_repository.handle, binding.history, longest)
+            await flush_off_loop(self._stores.handle, binding.history, longest)
 
     def _flush_left(self, history: AgentHistory) -> "Future[None] | None":
         # By now close(), or the next message, may have taken it along.
         if not history.pending or self._closed or self._is_held(history):
             return None
         try:
-            sent = self.session_repository.handle.executor.submit(history.flush_behind)
+            sent = self._stores.handle.executor.submit(history.flush_behind)
         except (InvalidOperation, RuntimeError) as error:  # somebody closed the client
             self._log_error(error)
             return None
@@ -652,7 +654,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
     async def _off_loop(self, call: Callable[[], Any]) -> Any:
         """Run a blocking call on the client's threads; a cancelled caller does not tear it."""
         self._check_open()
-        return await run_off_loop(self.session_repository.handle.executor, call)
+        return await run_off_loop(self._stores.handle.executor, call)
 
     # Multi-agents
 
@@ -679,18 +681,18 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
 
     def _stored_multi_agent(self, state: MultiAgentState) -> StoredState | None:
         """Return the stored state; where there is none, store the given one and return None."""
-        repository = self.session_repository
+        multi_agents = self._stores.multi_agents
         if not self._contents.seems_new_multi_agent(state.multi_agent_id):
-            stored = repository.read_multi_agent(self.session_id, state.multi_agent_id)
+            stored = multi_agents.read_multi_agent(self.session_id, state.multi_agent_id)
             if stored is not None:
                 return stored
         self._contents.add_multi_agent(state.multi_agent_id)
         try:
-            repository.write_multi_agent(self.session_id, state.multi_agent_id, state, create=True)
+            multi_agents.write_multi_agent(self.session_id, state.multi_agent_id, state, create=True)
         except SessionLockedError:
             raise
         except SessionConflictError:  # another process was faster
-            return repository.read_multi_agent(self.session_id, state.multi_agent_id)
+            return multi_agents.read_multi_agent(self.session_id, state.multi_agent_id)
         return None
 
     def _restore_multi_agent(self, source: "MultiAgentBase", stored: StoredState | None) -> None:
@@ -725,7 +727,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
             raise writer.failure
 
     def _multi_agent_writer(self, source: "MultiAgentBase") -> MultiAgentWriter:
-        writer = MultiAgentWriter(self.session_repository, self.session_id)
+        writer = MultiAgentWriter(self._stores.multi_agents, self.session_id)
         return self._multi_agents.setdefault(source.id, writer)
 
     async def _write_multi_agent(self, writer: MultiAgentWriter, write: "functools.partial[None] | None") -> None:
@@ -809,7 +811,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         if threading.current_thread().name.startswith(f"{THREAD_NAME}_"):
             # Waiting here for another of the client's threads could wait for ever.
             return [here(call) for call in calls]
-        return [self.session_repository.handle.executor.submit(call) for call in calls]
+        return [self._stores.handle.executor.submit(call) for call in calls]
 
     def _check_sent(self, sent: "Sequence[Future[None]]") -> None:
         done = [future for future in sent if future.done()]
@@ -849,7 +851,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         yield from self._sending_last(left)
         if self._is_exclusive:
             release = functools.partial(
-                _release_lease, self.session_repository, self.session_id, deadline - time.monotonic()
+                _release_lease, self._stores.sessions, self.session_id, deadline - time.monotonic()
             )
             yield [run(release)], deadline - time.monotonic()
         if self._waits_for_deliveries:
@@ -857,7 +859,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         hooks = self._flushed_hooks
         flushed = [run(functools.partial(flush_hooks, hooks, deadline - time.monotonic()))] if hooks else []
         yield flushed, deadline - time.monotonic()
-        finish = self.session_repository.handle.leave(self.session_repository, max(deadline - time.monotonic(), 0.0))
+        finish = self._stores.use.end(max(deadline - time.monotonic(), 0.0))
         yield [run(finish)] if finish else [], None
         for future in flushed:
             if future.done():
@@ -924,11 +926,11 @@ def _tell_outside(binding: AgentBinding) -> None:
         binding.tell_left_out()
 
 
-def _release_lease(repository: MongoDBSessionRepository, session_id: str, timeout: float) -> None:
+def _release_lease(sessions: SessionStore, session_id: str, timeout: float) -> None:
     """Let others write the session; where that fails, they may when the lease expires."""
     try:
         with pymongo.timeout(max(timeout, 0.001)):
-            repository.release_lease(session_id)
+            sessions.release_lease(session_id)
     except PyMongoError as error:
         logger.warning(
             "session_id=<%s>, error=<%s> | the lease was not released, it expires", session_id, type(error).__name__

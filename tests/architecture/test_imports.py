@@ -6,8 +6,10 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pymongo import MongoClient
 
 import mongodb_session_manager
 
@@ -281,14 +283,7 @@ def test_what_is_pure_imports_no_driver(module: str) -> None:
 # Collections and operators
 
 
-# Its operations move into the stores.
-REPOSITORY = pytest.param("mongodb_session_repository", marks=pytest.mark.xfail(strict=True))
-
-
-@pytest.mark.parametrize(
-    "module",
-    [name for name in CORE if folder(name) not in {"_stores", "mongodb_session_repository"}] + [REPOSITORY],
-)
+@pytest.mark.parametrize("module", [name for name in CORE if folder(name) != "_stores"])
 def test_nothing_but_a_store_touches_a_collection(module: str) -> None:
     assert touched(module) == set()
 
@@ -314,6 +309,39 @@ def test_the_rule_sees_operators() -> None:
     assert {"$set", "$push", "$match"} <= {
         text for module in MODULES if folder(module) == "_schema" for text in strings(module)
     }
+
+
+# Doors
+
+
+REPOSITORY = [
+    *("client", "collection", "namespace", "close"),
+    *("create_session", "read_session", "delete_session"),
+    *("create_agent", "read_agent", "update_agent"),
+    *("read_agent_config", "update_agent_config", "list_agent_configs"),
+    *("create_message", "read_message", "update_message", "list_messages", "count_messages"),
+    *("update_metadata", "get_metadata", "delete_metadata"),
+    *("add_feedback", "get_feedbacks"),
+    *("create_multi_agent", "read_multi_agent", "update_multi_agent"),
+]
+
+
+def test_a_repository_has_the_verbs_of_the_sdk_and_those_for_users() -> None:
+    with MongoClient[dict[str, Any]](connect=False) as client:
+        repository = mongodb_session_manager.MongoDBSessionRepository(client=client)
+
+        assert sorted(name for name in dir(repository) if not name.startswith("_")) == sorted(REPOSITORY)
+
+
+def test_a_verb_of_the_repository_is_one_line_into_a_store() -> None:
+    (door,) = (node for node in tree("mongodb_session_repository").body if isinstance(node, ast.ClassDef))
+    verbs = [node for node in door.body if isinstance(node, ast.FunctionDef) and node.name in REPOSITORY[4:]]
+
+    assert [verb.name for verb in verbs] == [*REPOSITORY[4:]]
+    for verb in verbs:
+        _, line = verb.body
+        assert isinstance(line, ast.Expr | ast.Return)
+        assert re.fullmatch(r"(return )?self\._stores\.\w+\.\w+\([\w, ]*\)", ast.unparse(line)), verb.name
 
 
 # Names

@@ -32,7 +32,7 @@ def quick_recovery(monkeypatch: pytest.MonkeyPatch) -> None:
 def small_documents(monkeypatch: pytest.MonkeyPatch) -> None:
     """Move messages often, so that this too meets what happens."""
     monkeypatch.setattr(_segments, "KEPT_MESSAGES", 8)
-    monkeypatch.setattr(_segments, "LIVE_BYTES", 1)
+    monkeypatch.setattr(_segments, "EMBEDDED_BYTES", 1)
 
 
 @pytest.fixture

@@ -186,7 +186,7 @@ def conversation(
     append(conversation, SECRET)
     if operation.act is move:
         monkeypatch.setattr(_segments, "KEPT_MESSAGES", 3)
-        monkeypatch.setattr(_segments, "LIVE_BYTES", 1)
+        monkeypatch.setattr(_segments, "EMBEDDED_BYTES", 1)
     return conversation
 
 
@@ -231,7 +231,7 @@ def test_deleting_a_session_can_be_repeated(
     for _ in range(2):
         conversation.talk_until_acknowledged(with_tool=True)
     monkeypatch.setattr(_segments, "KEPT_MESSAGES", 3)
-    monkeypatch.setattr(_segments, "LIVE_BYTES", 1)
+    monkeypatch.setattr(_segments, "EMBEDDED_BYTES", 1)
     move(conversation)
 
     with inject(fault, "delete", collection=collection), suppress(PyMongoError):

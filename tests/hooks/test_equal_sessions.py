@@ -219,7 +219,7 @@ def test_what_is_queued_outlives_its_manager_and_factory(
 
     assert sorted(told_of_all(kind, [tenant], 2)["a"]) == ["a0", "a1"]
     assert eventually(lambda: tenant.outbox() == [])
-    for handle in (manager.session_repository.handle, factory._handle):
+    for handle in (manager._stores.handle, factory._handle):
         assert eventually(lambda handle=handle: handle.closed)  # type: ignore[misc]
 
 

@@ -123,7 +123,7 @@ async def test_aclose_waits_off_the_loop(mongodb_uri: str, database_name: str, g
     gate.open()
     await closing_manager
     assert len(gate.sent) == 1
-    assert manager.session_repository.handle.closed
+    assert manager._stores.handle.closed
 
 
 @pytest.mark.parametrize("timeout", [0.2])
@@ -267,11 +267,11 @@ async def test_a_request_that_is_cancelled_at_its_end_is_closed(
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    repository = managers[0].session_repository
-    assert id(repository) in repository.handle._users
+    use = managers[0]._stores.use
+    assert id(use) in use.handle._users
     may_end.set()
 
-    assert await until(lambda: id(repository) not in repository.handle._users)
+    assert await until(lambda: id(use) not in use.handle._users)
     assert released == ["lease"]
 
 

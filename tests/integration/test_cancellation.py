@@ -597,7 +597,7 @@ sys.stdin.readline()
 for manager, agent in zip(managers, agents):
     (binding,) = manager._live_bindings()
     binding.capture_message(agent, {"role": "user", "content": [{"text": "pending"}]})
-    flush_behind(manager.session_repository.handle, binding.history)
+    flush_behind(manager._stores.handle, binding.history)
 """
 
 

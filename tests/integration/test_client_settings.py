@@ -17,6 +17,7 @@ from mongodb_session_manager import (
     initialize_global_factory,
 )
 from mongodb_session_manager._stores import segments
+from mongodb_session_manager.mongodb_session_repository import stores_of
 from mongodb_session_manager.testing import CommandCounter
 from tests.talking import LOOK, look_up, texts
 
@@ -99,7 +100,7 @@ def test_a_session_under_the_strict_stable_api(
     mongodb_uri: str, database: str, new_agent: NewAgent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(segments, "KEPT_MESSAGES", 4)
-    monkeypatch.setattr(segments, "LIVE_BYTES", 1)
+    monkeypatch.setattr(segments, "EMBEDDED_BYTES", 1)
     picture: Any = {"image": {"format": "png", "source": {"bytes": b"\x89PNG" * 1_000_000}}}
     options: dict[str, Any] = {"server_api": ServerApi("1", strict=True), "database_name": database}
 
@@ -143,7 +144,7 @@ def test_there_is_one_pool() -> None:
 
 def test_the_collection_of_the_sessions_is_public(mongo_client: MongoClient[dict[str, Any]], database: str) -> None:
     repository = MongoDBSessionRepository(client=mongo_client, database_name=database, collection_name="talks")
-    repository.open_session("s-1", "shop")
+    stores_of(repository).sessions.open_session("s-1", "shop")
 
     found = repository.collection.find_one({"application_name": "shop"})
 

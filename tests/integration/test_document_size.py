@@ -60,11 +60,14 @@ def crew(new_manager: NewManager, new_agent: NewAgent) -> Callable[..., tuple[Mo
 
 def settle(manager: MongoDBSessionManager) -> None:
     """Wait for what is done behind."""
-    repository = manager.session_repository
     manager.flush()
-    size = repository._size(manager.session_id)
+    size = manager._stores.histories._sizes._size(manager.session_id)
     assert eventually(lambda: size._looking.acquire(blocking=False))
     size._looking.release()
+
+
+def _mover(manager: MongoDBSessionManager) -> Any:
+    return manager._stores.histories._sizes._mover
 
 
 def numbers(messages: list[Message]) -> list[int]:
@@ -392,16 +395,16 @@ def test_a_move_that_nobody_records_is_invisible(
 ) -> None:
     manager, agents = crew(2)
     fill(manager, agents, 3, 30 * KIB)
-    repository = manager.session_repository
+    mover = _mover(manager)
     everybody = {"a-0": 40 * KIB, "a-1": 40 * KIB}
-    assert repository._mover.move("s-1", everybody) > 0
+    assert mover.move("s-1", everybody) > 0
     with failing("update", closeConnection=True), pytest.raises(PyMongoError):
-        repository._mover.move("s-1", {"a-0": 1})
+        mover.move("s-1", {"a-0": 1})
     assert observer[database].agent_sessions_segments.find_one({"agent_id": "a-0", "messages.2": {"$exists": True}})
 
     assert numbers(history(agent_id="a-0")) == [0, 1, 2]
     assert list(numbering(observer[database], "s-1")) == []
-    assert repository._mover.move("s-1", everybody) > 0
+    assert mover.move("s-1", everybody) > 0
     fill(manager, agents, 1, 30 * KIB)
     assert [len(history(agent_id=f"a-{n}")) for n in range(2)] == [4, 4]
     assert list(numbering(observer[database], "s-1")) == []
@@ -412,7 +415,7 @@ def test_a_move_that_misses_is_taken_back(
 ) -> None:
     manager, agents = crew(3)
     fill(manager, agents, 3, 30 * KIB)
-    mover = manager.session_repository._mover
+    mover = _mover(manager)
     assert mover.move("s-1", {"a-0": 1})
     record = _moving.MessageMover._record
 
@@ -458,7 +461,7 @@ def test_a_redaction_meanwhile_is_not_undone(
     manager, agents = crew(2)
     secret = "my number is 4711"
     manager.append_message(user(secret), agents[0])
-    mover = manager.session_repository._mover
+    mover = _mover(manager)
     record = _moving.MessageMover._record
 
     def meanwhile(self: Any, session_id: str, moves: Any) -> Any:

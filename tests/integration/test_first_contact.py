@@ -25,8 +25,8 @@ from mongodb_session_manager import (
     SessionConflictError,
     create_mongodb_session_manager,
     initialize_global_factory,
-    mongodb_session_repository,
 )
+from mongodb_session_manager._stores import operation
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel
 
 SECRET = "s3cr3t"
@@ -201,7 +201,7 @@ def test_the_default_database_is_logged_once(
     mongodb_uri: str, caplog: pytest.LogCaptureFixture, nobodys_port: int
 ) -> None:
     caplog.set_level(logging.INFO, "mongodb_session_manager")
-    mongodb_session_repository._log_default_database.cache_clear()
+    operation._log_default_database.cache_clear()
     for database in ("", "shop", ""):
         MongoDBSessionRepository(f"mongodb://127.0.0.1:{nobodys_port}/{database}", connect=False).close()
 

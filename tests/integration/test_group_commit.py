@@ -645,7 +645,7 @@ async def test_old_messages_move_behind_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(_segments, "KEPT_MESSAGES", 1)
-    monkeypatch.setattr(_segments, "LIVE_BYTES", 1)
+    monkeypatch.setattr(_segments, "EMBEDDED_BYTES", 1)
     for agent in crowd:
         await agent.invoke_async("Before")
 

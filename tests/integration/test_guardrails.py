@@ -444,14 +444,14 @@ def test_a_redaction_after_an_edit_that_is_still_on_its_way(
     manager.append_message({**say("My number"), "tracking_id": "t-1"}, agent)
     window.removed_message_count += moved
     manager._live_bindings()[0].capture_replacement(agent, {**say(), "tracking_id": "t-1"})
-    write, writes = manager.session_repository.write_agent, itertools.count()
+    write, writes = manager._stores.histories.write_agent, itertools.count()
 
     def second_comes_late(*arguments: Any) -> bool:
         if next(writes) == 2:
             time.sleep(1.5)
         return write(*arguments)
 
-    monkeypatch.setattr(manager.session_repository, "write_agent", second_comes_late)
+    monkeypatch.setattr(manager._stores.histories, "write_agent", second_comes_late)
     with failing("update", mode={"times": 1}, blockConnection=True, blockTimeMS=1_200):
         with pytest.raises(PyMongoError):
             manager.flush()

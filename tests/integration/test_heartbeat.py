@@ -403,7 +403,7 @@ def test_a_forked_child_has_none_until_it_opens_a_session(
                 agent._concurrency.try_acquire_lock()
                 own._show_life()
                 time.sleep(1)
-                kept = own.session_repository.renew_lease("s-2") and len(threads()) == 1
+                kept = own._stores.sessions.renew_lease("s-2") and len(threads()) == 1
             code = 0 if none and kept and agent else 1
         finally:
             os._exit(code)

@@ -104,7 +104,7 @@ def test_multi_agents(new_manager: NewManager) -> None:
     graph = builder.build()
     state = {**graph.serialize_state(), "sales": SALES}
 
-    manager.session_repository.write_multi_agent("s-1", "of sales", state, create=True)
+    manager._stores.multi_agents.write_multi_agent("s-1", "of sales", state, create=True)
 
     assert same(manager.session_repository.read_multi_agent("s-1", "of sales"), state)
 

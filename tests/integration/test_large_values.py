@@ -28,11 +28,12 @@ from mongodb_session_manager import (
     MongoDBSessionRepository,
     SessionConflictError,
     SessionNotFoundError,
-    mongodb_session_repository,
 )
 from mongodb_session_manager._schema.histories import AgentWrite
 from mongodb_session_manager._stores import indexes as _indexes
+from mongodb_session_manager._stores import large_values
 from mongodb_session_manager._stores import segments as _segments
+from mongodb_session_manager._stores.files import SessionFiles
 from mongodb_session_manager.errors import MongoDBSessionError
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel
 from tests.talking import every_durability, without_ids
@@ -344,7 +345,7 @@ def test_nobody_reads_a_strangers_file(
     database: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(mongodb_session_repository, "_PAUSES", ())
+    monkeypatch.setattr(large_values, "_PAUSES", ())
     new_agent(new_manager("s-1"))([document(noise(LARGE))])
     sessions = observer[database].agent_sessions
     theirs = cast(Any, sessions.find_one("s-1"))["agents"]["default"]["messages"][0]
@@ -811,7 +812,7 @@ def test_a_value_that_was_removed_before_the_answer_was_lost_is_stored_again(
 def test_a_value_that_is_gone_is_told(
     new_manager: NewManager, new_agent: NewAgent, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mongodb_session_repository, "_PAUSES", ())
+    monkeypatch.setattr(large_values, "_PAUSES", ())
     new_agent(new_manager())([document(noise(LARGE * 2))])
     bucket.chunks.delete_one({"n": 1})
 
@@ -838,7 +839,7 @@ def test_a_reader_waits_for_a_value_that_is_stored_again(
         yield 0.0
         pytest.fail("read a third time")
 
-    monkeypatch.setattr(mongodb_session_repository, "_PAUSES", pauses())
+    monkeypatch.setattr(large_values, "_PAUSES", pauses())
 
     assert new_agent(new_manager()).messages[0]["content"] == [document(noise(LARGE))]
 
@@ -1122,9 +1123,9 @@ def test_a_file_that_is_removed_while_it_is_uploaded(
 ) -> None:
     """The upload notices, and takes its own chunks with it."""
     manager = new_manager()
-    files = manager.session_repository._files
+    files = manager._stores.histories._values._files
     digest = hashlib.sha256(noise(LARGE)).hexdigest()
-    other = MongoDBSessionRepository(client=observer, database_name=database)._files
+    other = SessionFiles(manager._stores.collections)
     chunks = files._chunks
 
     class Watched:

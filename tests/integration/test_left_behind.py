@@ -145,7 +145,7 @@ def test_only_so_long_and_with_them_goes_the_client(
 ) -> None:
     monkeypatch.setattr(_left_behind, "LEFT_SECONDS", 0.2)
     manager = MongoDBSessionManager("s-1", mongodb_uri, database)
-    handle = manager.session_repository.handle
+    handle = manager._stores.handle
     agent = new_agent(manager)
     with failing("update", errorCode=13), pytest.raises(OperationFailure):
         agent("Hi")
@@ -160,6 +160,23 @@ def test_only_so_long_and_with_them_goes_the_client(
         return not left() and handle.closed
 
     assert eventually(is_gone)
+
+
+def test_what_is_left_keeps_its_client(
+    mongodb_uri: str, database: str, new_agent: NewAgent, failing: Failing, history: History
+) -> None:
+    manager = MongoDBSessionManager("s-1", mongodb_uri, database)
+    handle = manager._stores.handle
+    agent = new_agent(manager)
+    with failing("update", errorCode=13), pytest.raises(OperationFailure):
+        agent("Hi")
+    del agent, manager
+    gc.collect()
+
+    assert not settled(lambda: handle.closed, 0.3)
+    _writer.flush_unsent()
+    assert len(history("s-1")) == 1
+    assert eventually(lambda: gc.collect() >= 0 and handle.closed)
 
 
 def test_a_living_manager_is_not_given_up(

@@ -14,6 +14,7 @@ from strands.types.content import Message
 
 from mongodb_session_manager import MongoDBSessionManager, MongoDBSessionRepository, SessionConflictError
 from mongodb_session_manager._schema.sessions import SCHEMA_VERSION
+from mongodb_session_manager.mongodb_session_repository import stores_of
 
 AT = datetime(2024, 5, 6, 7, 8, 9, 123_000, tzinfo=timezone.utc)
 SESSION, AGENT = "s-1", "default"
@@ -398,7 +399,7 @@ def test_mixed_up_ids_lose_no_message_behind_the_window(
     agent["agent_data"]["conversation_manager_state"]["removed_message_count"] = removed
     insert(document)
 
-    restored = repository.restore_agent(SESSION, AGENT)
+    restored = stores_of(repository).histories.restore_agent(SESSION, AGENT)
 
     assert restored is not None
     texts = [message["content"][0]["text"] for _, message in restored.messages]
@@ -413,7 +414,7 @@ UNGUARDED: dict[str, Callable[[MongoDBSessionRepository], object]] = {
     "update_agent": lambda repository: repository.update_agent(SESSION, _read_agent(repository)),
     "update_message": lambda repository: repository.update_message(SESSION, AGENT, _read_message(repository, 3)),
     "create_message": lambda repository: repository.create_message(SESSION, AGENT, _next_message(repository)),
-    "open_session": lambda repository: repository.open_session(SESSION),
+    "open_session": lambda repository: stores_of(repository).sessions.open_session(SESSION),
 }
 
 

@@ -11,6 +11,7 @@ from strands.types.content import Message
 
 from mongodb_session_manager import MongoDBSessionManager, SessionTooLargeError, UnstorableValueError
 from mongodb_session_manager._schema.histories import MOST_AGENTS
+from mongodb_session_manager.mongodb_session_repository import stores_of
 from mongodb_session_manager.testing import CommandCounter
 
 NewManager = Callable[..., MongoDBSessionManager]
@@ -62,13 +63,13 @@ def test_what_is_apart_is_acknowledged_like_the_rest(
     repository = manager.session_repository
 
     with command_counter.counting() as log:
-        repository.acknowledge_outbox("s-1", ["n-0"])
+        stores_of(repository).outbox.acknowledge("s-1", ["n-0"])
     assert log.names == ["update"]
     for number in (3, 1, 1):
-        repository.acknowledge_outbox("s-1", [f"n-{number}"])
+        stores_of(repository).outbox.acknowledge("s-1", [f"n-{number}"])
 
     assert ids(new_manager()) == ["n-2", "n-4"]
-    repository.acknowledge_outbox("s-1", ["n-2", "n-4"])
+    stores_of(repository).outbox.acknowledge("s-1", ["n-2", "n-4"])
     assert stored()["outbox"] == stored()["outbox_documents"] == []
     assert observer[database].agent_sessions_segments.count_documents({}) == 0
 

@@ -15,6 +15,7 @@ from strands.types.session import SessionAgent, SessionMessage
 from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager._stores import segments as _segments
 from mongodb_session_manager.errors import SessionNotFoundError
+from mongodb_session_manager.mongodb_session_repository import stores_of
 from mongodb_session_manager.testing import CommandCounter
 
 NewManager = Callable[..., MongoDBSessionManager]
@@ -159,8 +160,8 @@ def numbered(
         repository.create_message("s-1", "a", SessionMessage(message, number))
         if moving and (count % 5 == 4 or number == NUMBERS[-1]):
             monkeypatch.setattr(_segments, "KEPT_MESSAGES", moving[0])
-            guard = repository.locate_agent("s-1", "a").guard
-            assert repository.roll_over("s-1", "a", guard, ObjectId()) or count < moving[0]
+            guard = stores_of(repository).histories.locate_agent("s-1", "a").guard
+            assert stores_of(repository).histories.roll_over("s-1", "a", guard, ObjectId()) or count < moving[0]
     if moving:
         assert repository.collection.find_one({}, {"agents.a.moved_count": 1})["agents"]["a"]["moved_count"] >= 10  # type: ignore[index]
     return manager

@@ -250,7 +250,7 @@ def test_a_model_learns_nothing_of_the_servers(
     with away, MongoClient[dict[str, Any]](mongodb_uri) as client:
         manager = MongoDBSessionManager("s-1", client=client, database_name=database)
         collection = away[database].agent_sessions
-        manager.session_repository._collection = collection
+        manager._stores.metadata._operations.sessions = collection
 
         answer = manager.get_metadata_tool()(**arguments)
 

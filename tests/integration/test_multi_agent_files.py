@@ -29,6 +29,7 @@ from mongodb_session_manager._schema.blobs import STATE_BYTES
 from mongodb_session_manager._schema.multi_agents import capture_multi_agent
 from mongodb_session_manager._schema.values import encode
 from mongodb_session_manager.errors import MongoDBSessionError
+from mongodb_session_manager.mongodb_session_repository import stores_of
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel
 from tests.talking import ASK, ask, every_durability
 
@@ -276,7 +277,7 @@ def test_a_state_that_is_replaced_goes(new_manager: NewManager, bucket: Bucket, 
 def test_where_the_document_ends(new_manager: NewManager, stored: Stored, bucket: Bucket, size: int) -> None:
     manager = new_manager()
     repository = manager.session_repository
-    repository.write_multi_agent("s-1", "g", {"text": "x" * size}, create=True)
+    stores_of(repository).multi_agents.write_multi_agent("s-1", "g", {"text": "x" * size}, create=True)
 
     assert len(bucket()) == (size == STATE_BYTES)
     assert ("files" in stored()["multi_agents"]["g"]) == (size == STATE_BYTES)
@@ -289,9 +290,9 @@ def test_many_states_that_are_small_each(new_manager: NewManager) -> None:
     states = {f"g{number}": {"number": number, "text": "x" * 990_000} for number in range(18)}
 
     for multi_agent_id, state in states.items():
-        repository.write_multi_agent("s-1", multi_agent_id, state, create=True)
+        stores_of(repository).multi_agents.write_multi_agent("s-1", multi_agent_id, state, create=True)
     for multi_agent_id, state in states.items():
-        repository.write_multi_agent("s-1", multi_agent_id, {**state, "again": True})
+        stores_of(repository).multi_agents.write_multi_agent("s-1", multi_agent_id, {**state, "again": True})
 
     for multi_agent_id, state in states.items():
         assert repository.read_multi_agent("s-1", multi_agent_id) == {**state, "again": True}
@@ -374,14 +375,14 @@ def test_a_small_state_costs_one_operation(new_manager: NewManager, command_coun
 def test_a_refused_state_leaves_nothing_in_the_bucket(new_manager: NewManager, bucket: Bucket) -> None:
     repository = new_manager().session_repository
     large = {"text": "x" * 2 * MB}
-    repository.write_multi_agent("s-1", "g", {}, create=True)
+    stores_of(repository).multi_agents.write_multi_agent("s-1", "g", {}, create=True)
 
     with pytest.raises(SessionConflictError):
-        repository.write_multi_agent("s-1", "g", large, create=True)
+        stores_of(repository).multi_agents.write_multi_agent("s-1", "g", large, create=True)
     with pytest.raises(AgentNotFoundError):
-        repository.write_multi_agent("s-1", "other", large)
+        stores_of(repository).multi_agents.write_multi_agent("s-1", "other", large)
     with pytest.raises(SessionNotFoundError):
-        repository.write_multi_agent("s-2", "g", large)
+        stores_of(repository).multi_agents.write_multi_agent("s-2", "g", large)
 
     assert bucket() == []
     assert repository.read_multi_agent("s-1", "g") == {}
@@ -389,11 +390,11 @@ def test_a_refused_state_leaves_nothing_in_the_bucket(new_manager: NewManager, b
 
 def test_a_large_state_is_under_the_lease(new_manager: NewManager, bucket: Bucket) -> None:
     owner = new_manager(exclusive=True)
-    owner.session_repository.write_multi_agent("s-1", "g", {"text": "x" * 2 * MB}, create=True)
+    owner._stores.multi_agents.write_multi_agent("s-1", "g", {"text": "x" * 2 * MB}, create=True)
     other = new_manager().session_repository
 
     with pytest.raises(SessionLockedError):
-        other.write_multi_agent("s-1", "g", {"text": "y" * 2 * MB})
+        stores_of(other).multi_agents.write_multi_agent("s-1", "g", {"text": "y" * 2 * MB})
 
     assert other.read_multi_agent("s-1", "g") == {"text": "x" * 2 * MB}
     assert len(bucket()) == 1
@@ -424,11 +425,11 @@ def test_a_write_that_failed_leaves_nothing_once_it_is_made_up_for(
 
 def test_two_that_replace_the_same_state(new_manager: NewManager, bucket: Bucket) -> None:
     one, two = (new_manager().session_repository for _ in range(2))
-    one.write_multi_agent("s-1", "g", {"text": "0" * 2 * MB}, create=True)
+    stores_of(one).multi_agents.write_multi_agent("s-1", "g", {"text": "0" * 2 * MB}, create=True)
 
     for number in range(1, 4):
         for repository in (one, two):
-            repository.write_multi_agent("s-1", "g", {"text": str(number) * 2 * MB})
+            stores_of(repository).multi_agents.write_multi_agent("s-1", "g", {"text": str(number) * 2 * MB})
 
     assert len(bucket()) == 1
     assert two.read_multi_agent("s-1", "g") == {"text": "3" * 2 * MB}
@@ -437,7 +438,7 @@ def test_two_that_replace_the_same_state(new_manager: NewManager, bucket: Bucket
 def test_a_state_whose_file_is_gone_says_so(
     new_manager: NewManager, observer: Client, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mongodb_session_manager.mongodb_session_repository._PAUSES", ())
+    monkeypatch.setattr("mongodb_session_manager._stores.large_values._PAUSES", ())
     graph_of(new_manager(), "One.", ASK)([document(noise(2))])
     observer[database]["agent_sessions_files.chunks"].delete_many({})
 
@@ -448,16 +449,18 @@ def test_a_state_whose_file_is_gone_says_so(
 def test_a_reader_meets_a_writer(new_manager: NewManager, monkeypatch: pytest.MonkeyPatch) -> None:
     """The state is replaced between the two reads of it."""
     repository = new_manager().session_repository
-    repository.write_multi_agent("s-1", "g", {"text": "0" * 2 * MB}, create=True)
+    stores_of(repository).multi_agents.write_multi_agent("s-1", "g", {"text": "0" * 2 * MB}, create=True)
     reader = new_manager().session_repository
-    read, writes = reader._files.read, [lambda: repository.write_multi_agent("s-1", "g", {"text": "1" * 2 * MB})]
+    write = stores_of(repository).multi_agents.write_multi_agent
+    files, writes = stores_of(reader).multi_agents._values._files, [lambda: write("s-1", "g", {"text": "1" * 2 * MB})]
+    read = files.read
 
     def meet(*args: Any) -> Any:
         while writes:
             writes.pop()()
         return read(*args)
 
-    monkeypatch.setattr(reader._files, "read", meet)
+    monkeypatch.setattr(files, "read", meet)
 
     assert reader.read_multi_agent("s-1", "g") == {"text": "1" * 2 * MB}
 
@@ -466,22 +469,24 @@ def test_a_remover_meets_a_writer(new_manager: NewManager, bucket: Bucket, monke
     """Somebody removes what nothing uses between the upload of a state and its write."""
     repository = new_manager().session_repository
     other = new_manager().session_repository
-    store = repository._files.store
+    multi_agents = stores_of(repository).multi_agents
+    files = multi_agents._values._files
+    store = files.store
 
     def meet(session_id: str, values: Any) -> set[str]:
         stored = store(session_id, values)
-        other.remove_files(session_id, list(values), ObjectId())
+        stores_of(other).histories.remove_files(session_id, list(values), ObjectId())
         return stored
 
-    monkeypatch.setattr(repository._files, "store", meet)
-    write = repository._write_multi_agent
+    monkeypatch.setattr(files, "store", meet)
+    write = multi_agents._write
 
     def write_once(*args: Any, **options: Any) -> bool:
-        monkeypatch.setattr(repository._files, "store", store)
+        monkeypatch.setattr(files, "store", store)
         return write(*args, **options)
 
-    monkeypatch.setattr(repository, "_write_multi_agent", write_once)
-    repository.write_multi_agent("s-1", "g", {"text": "0" * 2 * MB}, create=True)
+    monkeypatch.setattr(multi_agents, "_write", write_once)
+    multi_agents.write_multi_agent("s-1", "g", {"text": "0" * 2 * MB}, create=True)
 
     assert len(bucket()) == 1
     assert other.read_multi_agent("s-1", "g") == {"text": "0" * 2 * MB}
@@ -503,10 +508,10 @@ def test_a_repository_of_its_own(mongo_client: Client, database: str, bucket: Bu
 
 def test_what_a_step_of_a_large_state_costs(new_manager: NewManager, command_counter: CommandCounter) -> None:
     repository = new_manager().session_repository
-    repository.write_multi_agent("s-1", "g", {"text": "0" * 2 * MB}, create=True)
+    stores_of(repository).multi_agents.write_multi_agent("s-1", "g", {"text": "0" * 2 * MB}, create=True)
 
     with command_counter.counting() as log:
-        repository.write_multi_agent("s-1", "g", {"text": "1" * 2 * MB})
+        stores_of(repository).multi_agents.write_multi_agent("s-1", "g", {"text": "1" * 2 * MB})
     assert (log.writes, log.reads) == (8, 9)
 
     with command_counter.counting() as log:

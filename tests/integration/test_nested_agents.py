@@ -20,6 +20,7 @@ from mongodb_session_manager import (
 )
 from mongodb_session_manager._schema.values import escape_key
 from mongodb_session_manager._stores import segments as _segments
+from mongodb_session_manager.mongodb_session_repository import stores_of
 from mongodb_session_manager.testing import CommandCounter, Redaction
 from tests.integration.test_legacy_sessions import AT, CONTENT, STATE, WINDOW, element, legacy, legacy_agent, plain
 from tests.talking import texts, user
@@ -230,7 +231,7 @@ def test_its_messages_move_into_segments(
     agent_id: str,
 ) -> None:
     monkeypatch.setattr(_segments, "KEPT_MESSAGES", 4)
-    monkeypatch.setattr(_segments, "LIVE_BYTES", 1)
+    monkeypatch.setattr(_segments, "EMBEDDED_BYTES", 1)
     insert(session(agent_id))
     keeping: Any = {"agent_id": agent_id, "conversation_manager": SlidingWindowConversationManager(1_000)}
     with new_manager() as manager:
@@ -312,13 +313,13 @@ def test_one_that_comes_with_the_opening_costs_nothing_more(
 ) -> None:
     document = session(agent_id) if is_nested else legacy({escape_key(agent_id): legacy_agent(agent_id)})
     insert({**document, "schema_version": 2})
-    repository.open_session("another")
+    stores_of(repository).sessions.open_session("another")
     wait_for_indexes()
     with command_counter.counting() as log:
-        opened = repository.open_session("s-1", agent_ids=[agent_id, f"{agent_id}.x", "support-v1"])
+        opened = stores_of(repository).sessions.open_session("s-1", agent_ids=[agent_id, f"{agent_id}.x", "support-v1"])
 
     assert log.names == ["findAndModify"]
-    brought, restored = opened.agents[agent_id], repository.restore_agent("s-1", agent_id)
+    brought, restored = opened.agents[agent_id], stores_of(repository).histories.restore_agent("s-1", agent_id)
     assert brought is not None
     assert brought == restored
     assert (brought.guard.nested, len(brought.messages)) == (is_nested, 4)

@@ -19,6 +19,7 @@ from strands.types.exceptions import EventLoopException
 
 from mongodb_session_manager import MongoDBSessionManager, MongoDBSessionRepository
 from mongodb_session_manager.errors import MongoDBSessionError
+from mongodb_session_manager.mongodb_session_repository import stores_of
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel
 from tests.talking import ASK, ask, every_durability
 
@@ -621,7 +622,7 @@ def test_a_state_that_is_read_can_be_written(new_manager: NewManager, stored: St
     assert state is not None
     new_manager("s-2")
 
-    repository.write_multi_agent("s-2", "outer", state, create=True)
+    stores_of(repository).multi_agents.write_multi_agent("s-2", "outer", state, create=True)
 
     assert stored("s-2")["multi_agents"]["outer"]["inner"] == stored()["multi_agents"]["outer"]["inner"]
     assert four_levels(new_manager("s-2"))(answers(asked.interrupts)).status == Status.COMPLETED

@@ -17,6 +17,7 @@ from mongodb_session_manager import (
     SessionNotFoundError,
     create_mongodb_session_manager,
 )
+from mongodb_session_manager.mongodb_session_repository import stores_of
 from mongodb_session_manager.testing import CommandCounter
 from tests.integration.test_legacy_sessions import legacy_agent
 from tests.talking import texts
@@ -197,7 +198,7 @@ def test_what_is_no_choice_is_refused(new_manager: NewManager, create: Any) -> N
 def test_a_repository_without_the_session(mongo_client: Client, database: str) -> None:
     repository = MongoDBSessionRepository(client=mongo_client, database_name=database)
     with pytest.raises(SessionNotFoundError):
-        repository.open_session("s-1", create=False)
+        stores_of(repository).sessions.open_session("s-1", create=False)
 
 
 @every_claim

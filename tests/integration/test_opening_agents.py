@@ -14,6 +14,7 @@ from strands.types.content import Message
 
 from mongodb_session_manager import MongoDBSessionManager, MongoDBSessionManagerFactory, MongoDBSessionRepository
 from mongodb_session_manager._stores import segments as _segments
+from mongodb_session_manager.mongodb_session_repository import stores_of
 from mongodb_session_manager.testing import CommandCounter
 from tests.integration.test_legacy_sessions import legacy_agent
 from tests.talking import texts
@@ -46,13 +47,13 @@ def test_what_comes_with_the_opening_is_what_a_restore_reads(
     talk(new_manager, new_agent, *NAMES)
 
     with command_counter.counting() as log:
-        opened = repository.open_session("s-1", agent_ids=[*NAMES, "unknown", "default"])
+        opened = stores_of(repository).sessions.open_session("s-1", agent_ids=[*NAMES, "unknown", "default"])
 
     assert log.names == ["findAndModify"]
     assert list(opened.agents) == [*NAMES, "unknown"]
     assert opened.agents["unknown"] is None
     for name in NAMES:
-        brought, restored = opened.agents[name], repository.restore_agent("s-1", name)
+        brought, restored = opened.agents[name], stores_of(repository).histories.restore_agent("s-1", name)
         assert brought is not None
         assert brought == restored
         assert brought.messages == restored.messages
@@ -69,8 +70,8 @@ def test_the_log_tells_how_many_messages_came(
     caplog.set_level(logging.DEBUG, "mongodb_session_manager")
     caplog.clear()
 
-    repository.open_session("s-1", agent_ids=["a", "a.b", "unknown"])
-    repository.open_session("new", agent_ids=["a"])
+    stores_of(repository).sessions.open_session("s-1", agent_ids=["a", "a.b", "unknown"])
+    stores_of(repository).sessions.open_session("new", agent_ids=["a"])
 
     opened = [text for text in caplog.messages if "operation=<open_session>" in text]
     assert ["messages=<4>" in text for text in opened] == [True, False]

@@ -217,7 +217,7 @@ def test_a_redaction_is_tried_at_once(
     with dead(server):
         agent("Before")
     assert eventually(lambda: is_stored(manager))
-    outage = _outage.outage_of(manager.session_repository.handle)
+    outage = _outage.outage_of(manager._stores.handle)
     outage._error = "NetworkTimeout"  # nobody has looked again yet
 
     manager.redact_latest_message({"role": "assistant", "content": [{"text": "[gone]"}]}, agent)
@@ -324,7 +324,7 @@ def test_a_child_sends_nothing_of_it(open_manager: Open, server: Mongod) -> None
         agent("One")
         pid = os.fork()
         if pid == 0:
-            outage = _outage.outage_of(manager.session_repository.handle)
+            outage = _outage.outage_of(manager._stores.handle)
             os._exit(0 if not outage.is_on and outage._thread is None else 1)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         agent("Two")

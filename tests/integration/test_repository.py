@@ -38,7 +38,9 @@ from mongodb_session_manager.errors import (
     SessionNotFoundError,
     SessionTooLargeError,
 )
+from mongodb_session_manager.mongodb_session_repository import stores_of
 from mongodb_session_manager.testing import CommandCounter
+from tests.all_verbs import WholeRepository
 
 SESSION, AGENT = "s-1", "support"
 MEBIBYTE = 1024 * 1024
@@ -141,50 +143,54 @@ LONG_AGO = datetime(2000, 1, 1, tzinfo=timezone.utc)
 
 Verb = Callable[[MongoDBSessionRepository, Any, Any], Any]
 SESSION_VERBS: dict[str, Verb] = {
-    "open_session": lambda r, s, a: r.open_session(s),
+    "open_session": lambda r, s, a: stores_of(r).sessions.open_session(s),
     "create_session": lambda r, s, a: r.create_session(a_session(s)),
     "read_session": lambda r, s, a: r.read_session(s),
     "delete_session": lambda r, s, a: r.delete_session(s),
     "list_agent_configs": lambda r, s, a: r.list_agent_configs(s),
-    "read_calls": lambda r, s, a: r.read_calls(s),
-    "store_files": lambda r, s, a: r.store_files(s, {"0": b"0"}),
-    "keep_files": lambda r, s, a: r.keep_files(s, {"0": b"0"}),
-    "remove_files": lambda r, s, a: r.remove_files(s, ["0"], ObjectId()),
+    "read_calls": lambda r, s, a: stores_of(r).configs.read_calls(s),
+    "store_files": lambda r, s, a: stores_of(r).histories.store_files(s, {"0": b"0"}),
+    "keep_files": lambda r, s, a: stores_of(r).histories.keep_files(s, {"0": b"0"}),
+    "remove_files": lambda r, s, a: stores_of(r).histories.remove_files(s, ["0"], ObjectId()),
     "update_metadata": lambda r, s, a: r.update_metadata(s, {"k": 1}),
     "get_metadata": lambda r, s, a: r.get_metadata(s),
     "delete_metadata": lambda r, s, a: r.delete_metadata(s, ["k"]),
     "add_feedback": lambda r, s, a: r.add_feedback(s, {"rating": "up"}),
     "get_feedbacks": lambda r, s, a: r.get_feedbacks(s),
-    "check_lease": lambda r, s, a: r.check_lease(s, {"owner": bson.ObjectId(), "expires_at": LONG_AGO}),
-    "release_lease": lambda r, s, a: r.release_lease(s),
-    "renew_lease": lambda r, s, a: r.renew_lease(s),
-    "acknowledge_outbox": lambda r, s, a: r.acknowledge_outbox(s, ["n-1"]),
+    "check_lease": lambda r, s, a: stores_of(r).histories.check_lease(
+        s, {"owner": bson.ObjectId(), "expires_at": LONG_AGO}
+    ),
+    "release_lease": lambda r, s, a: stores_of(r).sessions.release_lease(s),
+    "renew_lease": lambda r, s, a: stores_of(r).sessions.renew_lease(s),
+    "acknowledge": lambda r, s, a: stores_of(r).outbox.acknowledge(s, ["n-1"]),
 }
 AGENT_VERBS: dict[str, Verb] = {
     "create_agent": lambda r, s, a: r.create_agent(s, an_agent(a)),
-    "start_agent": lambda r, s, a: r.start_agent(s, AgentWrite(a)),
+    "start_agent": lambda r, s, a: stores_of(r).histories.start_agent(s, AgentWrite(a)),
     "read_agent": lambda r, s, a: r.read_agent(s, a),
     "update_agent": lambda r, s, a: r.update_agent(s, an_agent(a)),
-    "restore_agent": lambda r, s, a: r.restore_agent(s, a),
-    "write_agent": lambda r, s, a: r.write_agent(s, AgentWrite(a, data={"state": {}}), Guard(1, 0)),
-    "locate_agent": lambda r, s, a: r.locate_agent(s, a),
-    "roll_over": lambda r, s, a: r.roll_over(s, a, Guard(1, 0), bson.ObjectId()),
-    "tracked_ids": lambda r, s, a: r.tracked_ids(s, a, "t-1"),
-    "tracked_messages": lambda r, s, a: r.tracked_messages(s, a, ["t-1"]),
-    "edit_moved": lambda r, s, a: r.edit_moved(s, a, MessageEdit(0, {"role": "user"}, ())),
+    "restore_agent": lambda r, s, a: stores_of(r).histories.restore_agent(s, a),
+    "write_agent": lambda r, s, a: stores_of(r).histories.write_agent(
+        s, AgentWrite(a, data={"state": {}}), Guard(1, 0)
+    ),
+    "locate_agent": lambda r, s, a: stores_of(r).histories.locate_agent(s, a),
+    "roll_over": lambda r, s, a: stores_of(r).histories.roll_over(s, a, Guard(1, 0), bson.ObjectId()),
+    "tracked_ids": lambda r, s, a: stores_of(r).histories.tracked_ids(s, a, "t-1"),
+    "tracked_messages": lambda r, s, a: stores_of(r).histories.tracked_messages(s, a, ["t-1"]),
+    "edit_moved": lambda r, s, a: stores_of(r).histories.edit_moved(s, a, MessageEdit(0, {"role": "user"}, ())),
     "create_message": lambda r, s, a: r.create_message(s, a, a_message(0)),
     "read_message": lambda r, s, a: r.read_message(s, a, 0),
     "update_message": lambda r, s, a: r.update_message(s, a, a_message(0)),
     "list_messages": lambda r, s, a: r.list_messages(s, a),
-    "read_page": lambda r, s, a: r.read_page(s, a),
-    "read_listing": lambda r, s, a: r.read_listing(s, a, Listing(newest_first=True)),
-    "mark_files": lambda r, s, a: r.mark_files(s, a, None, ["0"], ObjectId()),
+    "read_page": lambda r, s, a: stores_of(r).messages.read_page(s, a),
+    "read_listing": lambda r, s, a: stores_of(r).messages.read_listing(s, a, Listing(newest_first=True)),
+    "mark_files": lambda r, s, a: stores_of(r).histories.mark_files(s, a, None, ["0"], ObjectId()),
     "count_messages": lambda r, s, a: r.count_messages(s, a),
     "read_agent_config": lambda r, s, a: r.read_agent_config(s, a),
     "update_agent_config": lambda r, s, a: r.update_agent_config(s, a, {"model": "m"}),
     "create_multi_agent": lambda r, s, a: r.create_multi_agent(s, a_graph(a)),
     "update_multi_agent": lambda r, s, a: r.update_multi_agent(s, a_graph(a)),
-    "write_multi_agent": lambda r, s, a: r.write_multi_agent(s, a, {}),
+    "write_multi_agent": lambda r, s, a: stores_of(r).multi_agents.write_multi_agent(s, a, {}),
     "read_multi_agent": lambda r, s, a: r.read_multi_agent(s, a),
 }
 VERBS = {**SESSION_VERBS, **AGENT_VERBS}
@@ -193,7 +199,7 @@ SENDING_NOTHING = {"prepare_write", "is_crowded"}
 
 
 def test_every_verb_is_tested() -> None:
-    methods = inspect.getmembers(MongoDBSessionRepository, inspect.isfunction)
+    methods = inspect.getmembers(WholeRepository, inspect.isfunction)
     about_sessions = {
         name
         for name, method in methods
@@ -207,7 +213,7 @@ def test_every_verb_is_tested() -> None:
 
 
 def test_a_new_session_is_opened(repository: MongoDBSessionRepository, sessions: Sessions) -> None:
-    opened = repository.open_session(SESSION, "shop")
+    opened = stores_of(repository).sessions.open_session(SESSION, "shop")
 
     assert (opened.created, opened.application_name, opened.agent_ids) == (True, "shop", frozenset())
     assert opened.session.session_id == SESSION
@@ -224,7 +230,7 @@ def test_a_session_keeps_its_type(repository: MongoDBSessionRepository, kind: An
     assert repository.create_session(given) is given
     read = repository.read_session("s-1")
     assert read is not None
-    assert (read.session_type, repository.open_session("s-1").session.session_type) == (kind, kind)
+    assert (read.session_type, stores_of(repository).sessions.open_session("s-1").session.session_type) == (kind, kind)
     name = repository.collection.database.name
     assert MongoDBSessionManager("s-1", client=repository.client, database_name=name).session.session_type == kind
     assert type(read.session_type) is (SessionType if kind == "AGENT" else str)
@@ -241,7 +247,7 @@ def test_what_is_no_session_type(repository: MongoDBSessionRepository, kind: Any
 
 
 def test_a_new_session_has_no_guardrail_events(repository: MongoDBSessionRepository) -> None:
-    repository.open_session("opened")
+    stores_of(repository).sessions.open_session("opened")
     repository.create_session(Session("created", SessionType.AGENT))
 
     found = list(repository.collection.find({}, {"_id": 0, "guardrail_events": 1}))
@@ -249,7 +255,7 @@ def test_a_new_session_has_no_guardrail_events(repository: MongoDBSessionReposit
 
 
 def test_metadata_has_the_form_of_the_managers(repository: MongoDBSessionRepository) -> None:
-    repository.open_session("s-1")
+    stores_of(repository).sessions.open_session("s-1")
     assert repository.get_metadata("s-1") == {}
 
     repository.update_metadata("s-1", {"a": 1})
@@ -259,7 +265,7 @@ def test_metadata_has_the_form_of_the_managers(repository: MongoDBSessionReposit
 
 
 def test_opening_and_creating_store_the_same(repository: MongoDBSessionRepository, sessions: Sessions) -> None:
-    repository.open_session("opened")
+    stores_of(repository).sessions.open_session("opened")
     repository.create_session(a_session("created"))
 
     opened, created = stored(sessions, "opened"), stored(sessions, "created")
@@ -273,11 +279,11 @@ def test_opening_and_creating_store_the_same(repository: MongoDBSessionRepositor
 
 
 def test_an_existing_session_is_opened_as_it_is(repository: MongoDBSessionRepository, sessions: Sessions) -> None:
-    repository.open_session(SESSION, "shop")
+    stores_of(repository).sessions.open_session(SESSION, "shop")
     repository.create_agent(SESSION, an_agent("a.b"))
     before = stored(sessions)
 
-    opened = repository.open_session(SESSION, "other")
+    opened = stores_of(repository).sessions.open_session(SESSION, "other")
 
     assert (opened.created, opened.application_name, opened.agent_ids) == (False, "shop", frozenset({"a.b"}))
     assert stored(sessions) == before
@@ -288,8 +294,8 @@ def test_the_repository_has_a_default_application_name(sessions: Sessions) -> No
         client=sessions.database.client, database_name=sessions.database.name, application_name="mine"
     )
 
-    assert repository.open_session("a").application_name == "mine"
-    assert repository.open_session("b", "other").application_name == "other"
+    assert stores_of(repository).sessions.open_session("a").application_name == "mine"
+    assert stores_of(repository).sessions.open_session("b", "other").application_name == "other"
     repository.create_session(a_session("c"))
     assert stored(sessions, "c")["application_name"] == "mine"
 
@@ -299,7 +305,7 @@ def test_ten_threads_open_the_same_new_session(server: MongoDBSessionRepository,
 
     def open_it(session_id: str) -> bool:
         barrier.wait()
-        return server.open_session(session_id).created
+        return stores_of(server).sessions.open_session(session_id).created
 
     with ThreadPoolExecutor(10) as threads:
         for number in range(10):
@@ -347,11 +353,11 @@ def test_starting_an_agent_again_is_recognised_by_the_write(
 ) -> None:
     repository.create_session(a_session())
     write = AgentWrite(AGENT, data={"state": {}})
-    assert repository.start_agent(SESSION, write)
+    assert stores_of(repository).histories.start_agent(SESSION, write)
     before = stored(sessions)
 
-    assert repository.start_agent(SESSION, write)
-    assert not repository.start_agent(SESSION, AgentWrite(AGENT))
+    assert stores_of(repository).histories.start_agent(SESSION, write)
+    assert not stores_of(repository).histories.start_agent(SESSION, AgentWrite(AGENT))
     assert stored(sessions) == before
 
 
@@ -401,7 +407,7 @@ def test_without_a_live_set_the_conversation_managers_count_tells(
     agent = SessionAgent(AGENT, {}, {"removed_message_count": removed})
     repository.update_agent(SESSION, agent)
 
-    restored = repository.restore_agent(SESSION, AGENT)
+    restored = stores_of(repository).histories.restore_agent(SESSION, AGENT)
 
     assert restored is not None
     left_out = removed if removed <= len(GAPS) else 0
@@ -420,12 +426,12 @@ def test_pages_go_by_position_where_ids_have_gaps(repository: MongoDBSessionRepo
 
 def test_a_writer_goes_on_after_the_last_id(repository: MongoDBSessionRepository, sessions: Sessions) -> None:
     fill(repository, *GAPS)
-    restored = repository.restore_agent(SESSION, AGENT)
+    restored = stores_of(repository).histories.restore_agent(SESSION, AGENT)
     assert restored is not None
     assert restored.guard.next_message_id == 10
     element = message_doc(a_message(10).to_message(), 10, AT, "here")
 
-    assert repository.write_agent(SESSION, AgentWrite(AGENT, [element]), restored.guard)
+    assert stores_of(repository).histories.write_agent(SESSION, AgentWrite(AGENT, [element]), restored.guard)
     assert [message["message_id"] for message in stored_messages(sessions)] == [*GAPS, 10]
 
 
@@ -445,12 +451,14 @@ def test_a_guard_that_misses_writes_nothing(
     repository: MongoDBSessionRepository, sessions: Sessions, moved: dict[str, Any]
 ) -> None:
     fill(repository, 0)
-    guard = repository.locate_agent(SESSION, AGENT).guard
+    guard = stores_of(repository).histories.locate_agent(SESSION, AGENT).guard
     assert (guard.revision, guard.next_message_id) == (2, 1)
     before = stored(sessions)
     write = AgentWrite(AGENT, data={"state": {"n": 2}})
 
-    assert not repository.write_agent(SESSION, write, dataclasses.replace(guard, found=None, **moved))
+    assert not stores_of(repository).histories.write_agent(
+        SESSION, write, dataclasses.replace(guard, found=None, **moved)
+    )
     assert stored(sessions) == before
 
 
@@ -467,11 +475,11 @@ def test_every_write_of_history_or_state_moves_the_guard(
     repository: MongoDBSessionRepository, change: Callable[[Any], None], next_message_id: int
 ) -> None:
     fill(repository, 0)
-    before = repository.locate_agent(SESSION, AGENT)
+    before = stores_of(repository).histories.locate_agent(SESSION, AGENT)
 
     change(repository)
 
-    after = repository.locate_agent(SESSION, AGENT)
+    after = stores_of(repository).histories.locate_agent(SESSION, AGENT)
     assert (after.guard.revision, after.guard.next_message_id) == ((before.guard.revision or 0) + 1, next_message_id)
     assert after.guard.write_id != before.guard.write_id
 
@@ -479,11 +487,11 @@ def test_every_write_of_history_or_state_moves_the_guard(
 @pytest.mark.parametrize("verb", ["update_metadata", "add_feedback", "update_agent_config", "create_multi_agent"])
 def test_other_writes_do_not_move_the_guard(repository: MongoDBSessionRepository, verb: str) -> None:
     fill(repository, 0)
-    before = repository.locate_agent(SESSION, AGENT)
+    before = stores_of(repository).histories.locate_agent(SESSION, AGENT)
 
     VERBS[verb](repository, SESSION, AGENT)
 
-    assert repository.locate_agent(SESSION, AGENT) == before
+    assert stores_of(repository).histories.locate_agent(SESSION, AGENT) == before
 
 
 # Redaction and replacement. mongomock loses an update of a field within a field of an array's element, such as
@@ -574,7 +582,9 @@ def test_an_edit_of_a_pending_message_is_what_the_update_does(
     edit = build(as_record(new).to_message(), 1, AT, "here")
 
     edit.apply(pending)
-    assert server.write_agent(SESSION, AgentWrite(AGENT, edited=edit), server.locate_agent(SESSION, AGENT).guard)
+    assert stores_of(server).histories.write_agent(
+        SESSION, AgentWrite(AGENT, edited=edit), stores_of(server).histories.locate_agent(SESSION, AGENT).guard
+    )
 
     assert stored_messages(on_mongod)[1] == pending
 
@@ -820,7 +830,7 @@ def test_agents_of_all_ids_are_apart(
 
 def test_agents_of_all_ids_are_read_back(repository: MongoDBSessionRepository, crowd: list[str]) -> None:
     for agent_id in crowd:
-        restored = repository.restore_agent(SESSION, agent_id)
+        restored = stores_of(repository).histories.restore_agent(SESSION, agent_id)
         assert restored is not None
         assert (restored.agent.agent_id, restored.agent.state) == (agent_id, {"name": agent_id})
         assert [message["content"] for _, message in restored.messages] == [[{"text": f"of {agent_id}"}]]
@@ -828,7 +838,7 @@ def test_agents_of_all_ids_are_read_back(repository: MongoDBSessionRepository, c
 
 
 def test_opening_tells_the_ids_of_all_agents(repository: MongoDBSessionRepository, crowd: list[str]) -> None:
-    assert repository.open_session(SESSION).agent_ids == frozenset(crowd)
+    assert stores_of(repository).sessions.open_session(SESSION).agent_ids == frozenset(crowd)
 
 
 @pytest.mark.parametrize("session_id", odd_ids(), ids=ascii)
@@ -836,7 +846,7 @@ def test_a_session_may_have_any_id(repository: MongoDBSessionRepository, session
     fill(repository, 0, session_id=session_id)
 
     assert stored(sessions, session_id)["session_id"] == session_id
-    assert repository.open_session(session_id).created is False
+    assert stores_of(repository).sessions.open_session(session_id).created is False
 
 
 NO_STRINGS: list[Any] = [{"$ne": None}, {}, ["s-1"], None, 1, b"s-1"]
@@ -1001,7 +1011,7 @@ def test_the_order_of_fields_is_kept(repository: MongoDBSessionRepository, sessi
     repository.update_agent(SESSION, an_agent(**fields))
 
     agent = stored(sessions)["agents"][AGENT]
-    restored = repository.restore_agent(SESSION, AGENT)
+    restored = stores_of(repository).histories.restore_agent(SESSION, AGENT)
     assert restored is not None
     assert str(agent["messages"][0]["content"]) == str([use])
     assert str(restored.messages[0][1]["content"]) == str([use])
@@ -1018,7 +1028,7 @@ def test_unknown_fields_survive_every_write(repository: MongoDBSessionRepository
     ]
     sessions.update_one({"_id": SESSION}, {"$set": {path: {"x": 1} for path in paths}})
 
-    repository.open_session(SESSION)
+    stores_of(repository).sessions.open_session(SESSION)
     repository.update_agent(SESSION, an_agent(n=2))
     repository.create_message(SESSION, AGENT, a_message(1))
     repository.update_message(SESSION, AGENT, a_message(0, "edited"))

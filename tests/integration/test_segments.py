@@ -33,7 +33,7 @@ SECRET = "my number is 4711"
 def small_documents(monkeypatch: pytest.MonkeyPatch) -> None:
     """Move messages as soon as a document holds more than eight."""
     monkeypatch.setattr(_segments, "KEPT_MESSAGES", 4)
-    monkeypatch.setattr(_segments, "LIVE_BYTES", 1)
+    monkeypatch.setattr(_segments, "EMBEDDED_BYTES", 1)
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def talk(manager: MongoDBSessionManager, agent: Agent, turns: int, start: int = 
 def settle(manager: MongoDBSessionManager) -> None:
     """Wait for what is done behind: once all of the handle's threads are here, none of them is at work."""
     manager.flush()
-    executor = manager.session_repository.handle.executor
+    executor = manager._stores.handle.executor
     gathered = threading.Barrier(executor._max_workers + 1)
     for _ in range(executor._max_workers):
         executor.submit(gathered.wait)

@@ -120,7 +120,7 @@ class TestClient:
         factory = make_factory(maxPoolSize=20)
         one, other = factory.create_session_manager("s1"), factory.create_session_manager("s2")
         assert client_of(one) is client_of(other) is MongoDBConnectionPool.get_client()
-        assert one.session_repository.handle.executor is other.session_repository.handle.executor
+        assert one._stores.handle.executor is other._stores.handle.executor
 
     def test_it_closes_with_the_last_factory_even_if_managers_were_never_closed(
         self, make_factory: MakeFactory
@@ -140,7 +140,7 @@ class TestClient:
         others = set(threading.enumerate())  # of tests whose clients were not collected yet
         factory = make_factory()
         manager = factory.create_session_manager("s1")
-        manager.session_repository.handle.executor.submit(print).result()
+        manager._stores.handle.executor.submit(print).result()
         factory.close()
         left = set(threading.enumerate()) - others
         assert not [thread.name for thread in left if thread.name.startswith("mongodb-session-manager_")]
@@ -343,7 +343,7 @@ import atexit, sys
 from mongodb_session_manager.mongodb_session_factory import close_global_factory, initialize_global_factory
 factory = initialize_global_factory(sys.argv[1], sys.argv[2])
 manager = factory.create_session_manager("s1")
-manager.session_repository.handle.executor.submit(print, "worked").result()
+manager._stores.handle.executor.submit(print, "worked").result()
 if sys.argv[3] == "atexit":
     atexit.register(close_global_factory)
 """

@@ -632,7 +632,7 @@ async def test_a_client_that_is_closed_cancels_nobody(
         second = asyncio.create_task(other.invoke_async("Hello"))
         while sum(binding.history.pending for binding in manager._live_bindings()) < 2:
             await asyncio.sleep(0.01)
-        await asyncio.to_thread(manager.session_repository.handle.close, 0.1)
+        await asyncio.to_thread(manager._stores.handle.close, 0.1)
         outcomes = await asyncio.gather(first, second, return_exceptions=True)
 
     assert not [outcome for outcome in outcomes if isinstance(outcome, asyncio.CancelledError)]
@@ -650,7 +650,7 @@ async def test_a_moved_window_that_meets_a_closed_client_is_told_in_the_log(
     await agent.invoke_async("Fill the window")
 
     await agent.invoke_async("Move it")
-    manager.session_repository.handle.close()
+    manager._stores.handle.close()
     await asyncio.sleep(0.01)
 
     assert unexpected == []

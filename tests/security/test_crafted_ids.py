@@ -31,15 +31,16 @@ from mongodb_session_manager import (
     MongoDBSessionError,
     MongoDBSessionManager,
     MongoDBSessionManagerFactory,
-    MongoDBSessionRepository,
 )
 from mongodb_session_manager._schema.histories import AgentWrite, Guard, guarded_update
 from mongodb_session_manager._schema.lease import leased_update
 from mongodb_session_manager._schema.listing import Listing
 from mongodb_session_manager._schema.messages import aware, message_doc, replacement
 from mongodb_session_manager._schema.values import escape_key, unescape_key
-from mongodb_session_manager.mongodb_session_repository import PreparedWrite
+from mongodb_session_manager._stores.histories import PreparedWrite
+from mongodb_session_manager.mongodb_session_repository import stores_of
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel
+from tests.all_verbs import WholeRepository
 
 Client = MongoClient[dict[str, Any]]
 Documents = dict[tuple[str, str], Any]
@@ -252,7 +253,7 @@ class World:
 
     def __init__(self, client: Client, raw: "MongoClient[RawBSONDocument]", database: str) -> None:
         self.client, self.name, self._raw = client, database, raw[database]
-        self.repository = MongoDBSessionRepository(client=client, database_name=database)
+        self.repository = WholeRepository(client=client, database_name=database)
 
     def clear(self) -> None:
         for name in self._raw.list_collection_names():
@@ -267,14 +268,17 @@ class World:
         call(repository, "create_message", replace(target, message_id=1, tracking_id="t-1"))
 
     def guarded(self, target: Target) -> Target:
-        return replace(target, guard=lambda: self.repository.locate_agent(target.session_id, target.agent_id).guard)
+        return replace(
+            target,
+            guard=lambda: stores_of(self.repository).histories.locate_agent(target.session_id, target.agent_id).guard,
+        )
 
     def act(self, target: Target, done: dict[type, set[str]]) -> str:
         """Do everything with a target but ending its session."""
         return self._with_repository(target, done, ()) + self._with_manager(target, done, ())
 
     def _with_repository(self, target: Target, done: dict[type, set[str]], but: Iterable[str]) -> str:
-        kind = MongoDBSessionRepository
+        kind = WholeRepository
         repository = kind(client=self.client, database_name=self.name)
         with closing(repository):
             return everything(
@@ -299,7 +303,7 @@ class World:
         done.setdefault(MongoDBSessionManager, set()).add("delete_session")
         call(self.repository, "open_session", target)
         assert self.repository.delete_session(target.session_id)
-        done[MongoDBSessionRepository].add("delete_session")
+        done[WholeRepository].add("delete_session")
         everything(self.repository, target, set(), but={"create_session", "open_session", "close"})
 
     def documents(self, *, but: str) -> Documents:
@@ -424,7 +428,7 @@ def test_every_verb_has_worked(world: World, done: dict[type, set[str]]) -> None
     world.act(target, done)
     world.end(target, done)
 
-    for kind in (MongoDBSessionRepository, MongoDBSessionManager):
+    for kind in (WholeRepository, MongoDBSessionManager):
         assert sorted(done[kind]) == sorted(verbs(kind))
 
 
@@ -523,11 +527,11 @@ def refuses(owner: object, verb: str, name: str) -> None:
         assert not isinstance(caught.value, MongoDBSessionError), bad
 
 
-@pytest.mark.parametrize(("verb", "name"), places(MongoDBSessionRepository))
+@pytest.mark.parametrize(("verb", "name"), places(WholeRepository))
 def test_repositories_refuse_what_is_no_id(
     mongo_client: Client, command_counter: CommandCounter, verb: str, name: str
 ) -> None:
-    refuses(MongoDBSessionRepository(client=mongo_client), verb, name)
+    refuses(WholeRepository(client=mongo_client), verb, name)
 
     assert command_counter.commands == []
 

@@ -21,7 +21,8 @@ from mongodb_session_manager import (
     MongoDBSessionRepository,
     SessionConflictError,
 )
-from mongodb_session_manager._stores.segments import FEEDBACK_BYTES
+from mongodb_session_manager._stores.feedback import FEEDBACK_BYTES
+from mongodb_session_manager.mongodb_session_repository import stores_of
 from mongodb_session_manager.testing import ScriptedModel
 from tests.watching import wait_for_indexes
 
@@ -132,8 +133,8 @@ def move(client: Client, database: str) -> None:
         messages = [text(number) for number in range(60)]
         agent = make_agent(manager, messages=[*messages, text(0)])
         repository = manager.session_repository
-        guard = repository.locate_agent("s-2", "a").guard
-        assert repository.roll_over("s-2", "a", guard, ObjectId(), kept_bytes=10_000)
+        guard = stores_of(repository).histories.locate_agent("s-2", "a").guard
+        assert stores_of(repository).histories.roll_over("s-2", "a", guard, ObjectId(), kept_bytes=10_000)
         assert [found["content"] for found in manager.list_messages("a", limit=60)] == [m["content"] for m in messages]
         moved = repository.read_message("s-2", "a", 0)
         assert moved is not None
@@ -169,8 +170,8 @@ def compose(client: Client, database: str) -> None:
         agent("Hello")
         manager.redact_latest_message(text(1), agent)
         repository = manager.session_repository
-        repository.write_multi_agent("s-5", "m", {"at": 1}, create=True)
-        repository.write_multi_agent("s-5", "m", {"at": 2})
+        stores_of(repository).multi_agents.write_multi_agent("s-5", "m", {"at": 1}, create=True)
+        stores_of(repository).multi_agents.write_multi_agent("s-5", "m", {"at": 2})
         assert repository.read_multi_agent("s-5", "m") == {"at": 2}
 
 

@@ -39,6 +39,7 @@ from mongodb_session_manager import (
     initialize_global_factory,
 )
 from mongodb_session_manager._schema.histories import AgentWrite
+from mongodb_session_manager.mongodb_session_repository import stores_of
 from tests.talking import every_durability
 from tests.watching import wait_for_indexes
 
@@ -146,11 +147,15 @@ def test_a_long_conversation(witness: Any, confidential: Confidential) -> None:
     manager = confidential.manager()
     agent = confidential.agent(manager, messages=[confidential.message() for _ in range(120)])
     repository = manager.session_repository
-    guard = repository.locate_agent("s-1", "a").guard
-    witness.hear(repository.roll_over("s-1", "a", guard, ObjectId(), kept_bytes=0), guard)
+    guard = stores_of(repository).histories.locate_agent("s-1", "a").guard
+    witness.hear(stores_of(repository).histories.roll_over("s-1", "a", guard, ObjectId(), kept_bytes=0), guard)
     manager.list_messages("a")
-    restored = repository.restore_agent("s-1", "a")
-    witness.hear(restored, repository.locate_agent("s-1", "a"), repository.open_session("s-1"))
+    restored = stores_of(repository).histories.restore_agent("s-1", "a")
+    witness.hear(
+        restored,
+        stores_of(repository).histories.locate_agent("s-1", "a"),
+        stores_of(repository).sessions.open_session("s-1"),
+    )
     assert len(agent.messages) == len(restored.messages) if restored else False
 
 
@@ -171,7 +176,7 @@ def test_figures_and_representations(
     confidential.use(manager, agent)
     repository = manager.session_repository
     with closing(MongoDBSessionManagerFactory(mongodb_uri, database, password=witness.secret("password"))) as factory:
-        witness.hear(factory, factory.get_connection_stats(), repository.client, repository.handle)
+        witness.hear(factory, factory.get_connection_stats(), repository.client, stores_of(repository).handle)
         initialize_global_factory(mongodb_uri, database, password=witness.secret("password"))
         witness.hear(get_global_factory(), vars(MongoDBConnectionPool), MongoDBConnectionPool.get_client())
         witness.hear(MongoDBConnectionPool.get_pool_stats())
@@ -179,7 +184,7 @@ def test_figures_and_representations(
     binding = manager._bindings["a"]
     assert binding is not None
     manager.append_message(confidential.message(), agent)
-    monkeypatch.setattr(repository, "write_agent", lambda *_: False)
+    monkeypatch.setattr(manager._stores.histories, "write_agent", lambda *_: False)
     with witness.error(SessionConflictError):
         manager.append_message(confidential.message(), agent)
     witness.hear(binding, binding.history, *binding.history._pending, *binding.history._live.records)
@@ -344,10 +349,10 @@ def test_a_segment_that_the_server_refuses(
     with MongoDBSessionManager("s-1", client=observer, database_name=database_name) as manager:
         confidential.agent(manager, messages=[confidential.message() for _ in range(60)])
         repository = manager.session_repository
-        guard = repository.locate_agent("s-1", "a").guard
+        guard = stores_of(repository).histories.locate_agent("s-1", "a").guard
 
         with witness.error(BulkWriteError):
-            repository.roll_over("s-1", "a", guard, ObjectId(), kept_bytes=0)
+            stores_of(repository).histories.roll_over("s-1", "a", guard, ObjectId(), kept_bytes=0)
 
         (error,) = witness.errors
         assert error.details["writeErrors"][0]["code"] == 121
@@ -444,11 +449,11 @@ def test_the_repository_refuses(witness: Any, confidential: Confidential) -> Non
     repository.create_message("s-1", "a", message)
     with witness.error(SessionConflictError):
         repository.create_message("s-1", "a", SessionMessage(message=confidential.message(), message_id=0))
-    repository.write_multi_agent("s-1", "m", state, create=True)
+    stores_of(repository).multi_agents.write_multi_agent("s-1", "m", state, create=True)
     with witness.error(SessionConflictError):
-        repository.write_multi_agent("s-1", "m", state, create=True)
+        stores_of(repository).multi_agents.write_multi_agent("s-1", "m", state, create=True)
     with witness.error(AgentNotFoundError):
-        repository.write_multi_agent("s-1", "n", state)
+        stores_of(repository).multi_agents.write_multi_agent("s-1", "n", state)
     write = AgentWrite("a", [{"text": witness.secret("text")}], data=state)
     witness.hear(write, agent.agent_id, repository.read_session("s-1"))
 
@@ -484,7 +489,7 @@ def test_values_that_cannot_be_stored(witness: Any, confidential: Confidential, 
         lambda: manager.update_metadata({"mail": value}),
         lambda: manager.add_feedback({"comment": value}),
         lambda: manager.set_prompt_metadata("a", {"of": value}),
-        lambda: manager.session_repository.write_multi_agent("s-1", "m", {"of": value}, create=True),
+        lambda: manager._stores.multi_agents.write_multi_agent("s-1", "m", {"of": value}, create=True),
         lambda: confidential.agent(manager, agent_id="b", messages=[message]),
         lambda: confidential.agent(manager, {"toolUse": {"toolUseId": "t", "name": "odd", "input": {"of": value}}})(
             "Go"

@@ -20,6 +20,7 @@ from mongodb_session_manager import (
     get_global_factory,
     initialize_global_factory,
 )
+from mongodb_session_manager.mongodb_session_repository import stores_of
 from mongodb_session_manager.testing import ScriptedModel
 
 USER_NOT_FOUND, AUTHENTICATION_FAILED = 11, 18
@@ -82,7 +83,7 @@ def test_a_manager(connection: Connection, secured: Any, session_id: str) -> Non
 def test_a_repository(connection: Connection, secured: Any, session_id: str) -> None:
     uri, options = connection
     with closing(MongoDBSessionRepository(uri, secured.database, **options)) as repository:
-        assert repository.open_session(session_id).created
+        assert stores_of(repository).sessions.open_session(session_id).created
         assert repository.delete_session(session_id)
 
 

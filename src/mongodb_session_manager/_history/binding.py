@@ -20,9 +20,9 @@ from .._schema.ids import now
 from .._schema.live_ids import LiveIds
 from .._schema.messages import message_doc, with_blocks, with_tracking_id
 from .._schema.values import Stored
+from .._stores.histories import HistoryStore, RestoredAgent
 from .._stores.restoring import restoring
 from ..errors import MongoDBSessionError, SessionConflictError, SessionLockedError, SessionTooLargeError
-from ..mongodb_session_repository import MongoDBSessionRepository, RestoredAgent
 from .agent_state import AgentStateTracker
 from .call_metrics import ToolUsageMeter, call_metrics, ends_invocation
 from .contents import SessionContents
@@ -230,7 +230,7 @@ class AgentBinder:
 
     def __init__(
         self,
-        repository: MongoDBSessionRepository,
+        repository: HistoryStore,
         session_id: str,
         contents: SessionContents,
         prefetched: Mapping[str, RestoredAgent | None],

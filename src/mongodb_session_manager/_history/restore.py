@@ -10,8 +10,8 @@ from strands.agent.conversation_manager import NullConversationManager
 from strands.types.content import Message
 
 from .._schema.values import decode
+from .._stores.restored import RestoredAgent
 from .._stores.restoring import restoring
-from ..mongodb_session_repository import RestoredAgent
 from .live_set import View, tracking_id_of
 
 if TYPE_CHECKING:

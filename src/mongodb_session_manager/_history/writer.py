@@ -30,6 +30,7 @@ from .._schema.live_ids import LiveIds
 from .._schema.messages import MessageEdit, add_metrics, decode_message, message_doc, redaction, replacement
 from .._schema.values import Stored, encode
 from .._stores.document_size import LEAST_MOVE_BYTES
+from .._stores.histories import AgentPosition, HistoryStore, PreparedWrite
 from .._stores.segments import KEPT_BYTES, outgrown
 from ..errors import (
     AgentNotFoundError,
@@ -40,7 +41,6 @@ from ..errors import (
     SessionNotFoundError,
     SessionTooLargeError,
 )
-from ..mongodb_session_repository import AgentPosition, MongoDBSessionRepository, PreparedWrite
 from .agent_state import fitting, parts
 from .live_set import MANY_RANGES, LiveMessages, Record, Snapshot, View
 from .unsent import LeftBehind
@@ -128,7 +128,7 @@ class Offer:
         after: Where the history stands when it has arrived.
     """
 
-    repository: MongoDBSessionRepository
+    repository: HistoryStore
     prepared: PreparedWrite
     count: int
     after: Guard
@@ -147,7 +147,7 @@ class AgentHistory:
 
     def __init__(
         self,
-        repository: MongoDBSessionRepository,
+        repository: HistoryStore,
         session_id: str,
         agent_id: str,
         guard: Guard | None,

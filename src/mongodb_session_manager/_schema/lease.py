@@ -107,6 +107,11 @@ def released_lease_update(session_id: str, lease: Lease) -> FilterAndUpdate:
     return {"_id": session_id, "lease.owner": lease.owner}, {"$unset": {"lease": ""}}
 
 
+def has_expired(lease: Stored) -> bool:
+    """Tell whether the owner of a stored lease has shown no sign of life for too long."""
+    return bool(lease["expires_at"] <= now())
+
+
 def expired_lease_update(session_id: str, lease: Stored) -> FilterAndUpdate:
     """Return filter and update that clear a stored lease, where its owner has not come back."""
     seen = {f"lease.{name}": lease[name] for name in ("owner", "expires_at")}

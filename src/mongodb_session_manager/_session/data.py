@@ -11,6 +11,7 @@ from .._schema.listing import Listing
 from .._schema.parts import json_form
 from .._schema.restorable import listed_message
 from .._schema.usage import sum_of_totals, usage_totals
+from .._stores.stores import Stores
 from ..errors import AgentNotFoundError, SessionConflictError
 from ..mongodb_session_repository import MongoDBSessionRepository
 from ..types import AgentConfig, FeedbackHook, JsonSafe, MetadataHook, UsageTotals
@@ -27,6 +28,7 @@ class SessionData:
 
     session_id: str
     session_repository: MongoDBSessionRepository
+    _stores: Stores
     _known_agents: Callable[[], set[str]]
     # Of an agent, or of all, that would come with its first message only.
     _store_new: Callable[..., None]
@@ -61,6 +63,11 @@ class SessionData:
     def _repository(self) -> MongoDBSessionRepository:
         self._check_open()
         return self.session_repository
+
+    @property
+    def _open_stores(self) -> Stores:
+        self._check_open()
+        return self._stores
 
     @property
     def undelivered(self) -> tuple[dict[str, Any], ...]:
@@ -295,7 +302,7 @@ class SessionData:
         _check_json_safe(json_safe)
         try:
             sizes_only = json_safe == "note"
-            stored = self._repository.read_listing(self.session_id, agent_id, listing, sizes_only=sizes_only)
+            stored = self._open_stores.messages.read_listing(self.session_id, agent_id, listing, sizes_only=sizes_only)
         except AgentNotFoundError:
             return []
         place = f"Agent {agent_id!r} of session {self.session_id!r}"
@@ -339,7 +346,7 @@ class SessionData:
         Raises:
             SessionNotFoundError: The session was deleted.
         """
-        calls = self._repository.read_calls(self.session_id)
+        calls = self._open_stores.configs.read_calls(self.session_id)
         agents: dict[str, UsageTotals] = {agent_id: usage_totals(of_agent) for agent_id, of_agent in calls.items()}
         return {**sum_of_totals(list(agents.values())), "agents": agents}
 

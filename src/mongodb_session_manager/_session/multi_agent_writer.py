@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pymongo.errors import PyMongoError
 
 from .._schema.multi_agents import MultiAgentState, capture_multi_agent
-from ..mongodb_session_repository import MongoDBSessionRepository
+from .._stores.multi_agents import MultiAgentStore
 
 if TYPE_CHECKING:
     from strands.multiagent.base import MultiAgentBase
@@ -18,7 +18,7 @@ class MultiAgentWriter:
     """Stores the states of one Graph or Swarm; an older one is never written over a newer one.
 
     Args:
-        repository: Where they are stored.
+        store: Where they are stored.
         session_id: The session.
 
     Attributes:
@@ -26,9 +26,9 @@ class MultiAgentWriter:
             state that it then has is not to replace the stored one, which can be gone on from.
     """
 
-    def __init__(self, repository: MongoDBSessionRepository, session_id: str) -> None:
+    def __init__(self, store: MultiAgentStore, session_id: str) -> None:
         self.failure: Exception | None = None
-        self._repository, self._session_id = repository, session_id
+        self._store, self._session_id = store, session_id
         self._lock = threading.Lock()
         self._stamps = itertools.count(1)
         self._written = 0
@@ -78,7 +78,7 @@ class MultiAgentWriter:
     def _write(self, stamp: int, state: MultiAgentState) -> None:
         with self._lock:
             if stamp > self._written:
-                self._repository.write_multi_agent(self._session_id, state.multi_agent_id, state)
+                self._store.write_multi_agent(self._session_id, state.multi_agent_id, state)
                 self._written = stamp
                 self.error = None
         held = self._held

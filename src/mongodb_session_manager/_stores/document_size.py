@@ -1,19 +1,23 @@
 """How large the messages in one session document are, over all of its agents, and which of them are to leave it.
 
-What one process knows of that is what opening the session told, and what it has added itself; others add to it too. So
-it looks again before that can matter much, behind its writes. Who is late with it is no danger: a write that finds no
-room in the document makes some.
+A process knows what the opening of the session told, and what it has added itself; others add to it too. So it looks
+again, behind its writes, before that can matter much. A late look does no harm: a write that finds no room in the
+document makes some.
 """
 
+import logging
 import os
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
+from pymongo.errors import InvalidOperation
+
 from .._client.handle import ClientHandle
+from .._schema.ids import check_id
 from ..errors import MongoDBSessionError, SessionTooLargeError
 
 __all__ = [
@@ -22,10 +26,13 @@ __all__ = [
     "METADATA_BYTES",
     "AgentSize",
     "DocumentSize",
+    "DocumentSizes",
     "LargeMetadataError",
+    "Mover",
     "leaving",
-    "shared_size",
 ]
+
+logger = logging.getLogger(__name__)
 
 # An append takes 1.6 ms with an empty document, 2.6 with one of 250 kB, and 5.7 with one of 2 MB.
 BUDGET_BYTES = 512 * 1024
@@ -37,6 +44,9 @@ LOOK_BYTES = 128 * 1024
 AGAIN_BYTES = 32 * 1024
 # Agents whose messages move in one go.
 MOST_AGENTS = 100
+
+# Sessions whose sizes a repository keeps in mind.
+_MOST_SIZES = 1000
 
 # All metadata of a session together.
 METADATA_BYTES = 4 * 1024 * 1024
@@ -99,7 +109,7 @@ def leaving(agents: Iterable[AgentSize], goal: int, *, numbered: bool = True) ->
 
 
 class DocumentSize:
-    """How much may come to a session before somebody has to look how large it is.
+    """How much may come to a session before one more look at how large it is.
 
     Attributes:
         is_crowded: Whether the messages are over the budget, and all that could move is being written: then each writer
@@ -112,7 +122,7 @@ class DocumentSize:
         self.make_lock()
 
     def make_lock(self) -> None:
-        """Start with a lock that nobody holds."""
+        """Start with a free lock."""
         self._looking = threading.Lock()
 
     def found(self, size: int, least: int = 0) -> None:
@@ -145,9 +155,64 @@ class DocumentSize:
 _sizes: "WeakValueDictionary[tuple[ClientHandle, str, str], DocumentSize]" = WeakValueDictionary()
 
 
-def shared_size(handle: ClientHandle, namespace: str, session_id: str) -> DocumentSize:
-    """Return the size of a session as all know it who hold it."""
-    return _sizes.setdefault((handle, namespace, session_id), DocumentSize())
+class Mover(Protocol):
+    """Moves messages out of session documents."""
+
+    def make_room(self, session_id: str) -> bool:
+        """Move messages out of a document that is full; False where there are none to move."""
+
+    def keep_small(self, session_id: str, size: DocumentSize) -> None:
+        """Move messages out of a document that is over the budget, and say what was found."""
+
+
+class DocumentSizes:
+    """How large the documents are that one repository writes.
+
+    Args:
+        handle: The client, whose threads look behind the writes.
+        namespace: Database and collection of the sessions.
+        mover: Moves messages; None where the server cannot tell sizes.
+    """
+
+    def __init__(self, handle: ClientHandle, namespace: str, mover: Mover | None) -> None:
+        self._handle, self._namespace, self._mover = handle, namespace, mover
+        self._sizes: dict[str, DocumentSize] = {}
+
+    def set_document_size(self, session_id: str, size: int) -> None:
+        """Take over what a document was found to hold of messages, in bytes."""
+        self._size(session_id).found(size)
+
+    def is_crowded(self, session_id: str) -> bool:
+        """Tell whether a session's writers should move their own agents' messages out of its document."""
+        return self._size(check_id("session_id", session_id)).is_crowded
+
+    def grew(self, session_id: str, added: int) -> None:
+        """Count what was stored. If it may be much by now, a thread of the client looks; no caller waits for it."""
+        if self._mover is None:
+            return
+        size = self._size(session_id)
+        if size.grew(added):
+            try:
+                self._handle.executor.submit(self._keep_small, self._mover, session_id, size)
+            except (InvalidOperation, RuntimeError):
+                size.looked()
+                logger.debug("session_id=<%s> | closing, the next process looks how large it is", session_id)
+
+    def make_room(self, session_id: str) -> bool:
+        """Move messages out of a document that is full; False where there are none to move."""
+        return self._mover is not None and self._mover.make_room(session_id)
+
+    def _keep_small(self, mover: Mover, session_id: str, size: DocumentSize) -> None:
+        mover.keep_small(session_id, size)
+        self.grew(session_id, 0)  # much may have come meanwhile
+
+    def _size(self, session_id: str) -> DocumentSize:
+        if session_id not in self._sizes:
+            if len(self._sizes) >= _MOST_SIZES:
+                self._sizes.clear()
+            key = (self._handle, self._namespace, session_id)
+            self._sizes[session_id] = _sizes.setdefault(key, DocumentSize())
+        return self._sizes[session_id]
 
 
 def _make_locks() -> None:

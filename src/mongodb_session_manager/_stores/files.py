@@ -3,9 +3,9 @@
 The layout is that of GridFS; the order is stricter than a ``GridFSBucket``'s. A file's document is there before its
 first chunk and goes after its last, so that nothing is ever stored that belongs to no session.
 
-A value goes when no message, no agent's state and no state of a Graph or Swarm uses it. Whoever removes it marks the
-file, then looks who uses it, then deletes it or takes the mark back; whoever writes what uses it looks at the file once
-more when that is stored. So at least one of the two sees the other.
+A value goes when no message, no agent's state and no state of a Graph or Swarm uses it. A remover marks the file, then
+looks for uses, then deletes the file or takes the mark back. A writer stores the use, then looks at the file once more.
+So at least one of the two sees the other.
 """
 
 import hashlib
@@ -15,7 +15,6 @@ from contextlib import suppress
 
 import pymongo
 from bson import ObjectId
-from pymongo.collection import Collection
 from pymongo.errors import PyMongoError
 
 from .._schema.agents import used_files_pipeline
@@ -36,6 +35,7 @@ from .._schema.files import (
 from .._schema.values import Stored
 from .all_agents import read_session_agents
 from .indexes import ensure_file_indexes
+from .operation import Collections
 
 # As of GridFS: a chunk and what stands around it make a little less than 256 KiB.
 CHUNK_BYTES = 255 * 1024
@@ -49,21 +49,12 @@ class SessionFiles:
     """The offloaded values of sessions.
 
     Args:
-        sessions: The collection of the session documents.
-        segments: The collection of the segments.
-        files: The collection of the files' documents.
-        chunks: The collection of their contents.
+        collections: Where they are.
     """
 
-    def __init__(
-        self,
-        sessions: Collection[Stored],
-        segments: Collection[Stored],
-        files: Collection[Stored],
-        chunks: Collection[Stored],
-    ) -> None:
-        self._sessions, self._segments = sessions, segments
-        self._files, self._chunks = files, chunks
+    def __init__(self, collections: Collections) -> None:
+        self._sessions, self._segments = collections.sessions, collections.segments
+        self._files, self._chunks = collections.files, collections.chunks
 
     def store(self, session_id: str, values: Mapping[str, bytes]) -> set[str]:
         """Upload the values that the session does not hold yet, and return which these were."""
@@ -78,7 +69,7 @@ class SessionFiles:
     def keep(self, session_id: str, values: Mapping[str, bytes]) -> None:
         """See that the values of what was stored just now are there still."""
         again = self.store(session_id, values)
-        if again:  # somebody removed them meanwhile, perhaps with what uses them or the whole session
+        if again:  # removed meanwhile, perhaps with what uses them or the whole session
             self.remove_unused(session_id, again, ObjectId())
 
     def read(self, session_id: str, digests: Iterable[str]) -> Files:
@@ -96,7 +87,7 @@ class SessionFiles:
         self._files.update_many(*marked_files_update(session_id, digests, removal))
 
     def remove_unused(self, session_id: str, digests: Iterable[str], removal: ObjectId) -> None:
-        """Remove values that nothing uses: these, and those whose removal somebody announced."""
+        """Remove values that nothing uses: these, and those whose removal was announced."""
         self.mark(session_id, digests, removal)
         marked = list(self._files.find(marked_files_filter(session_id, removal)))
         if not marked:

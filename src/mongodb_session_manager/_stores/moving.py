@@ -1,27 +1,32 @@
 """Moves messages of several agents out of a session document at once, which keeps the document small over all of them.
 
-What moves changes neither the ids nor the guard of its agent, so who restored that agent before goes on undisturbed,
-and a lease is no matter: nothing of a history changes. An agent of the first version has no guard and gets none here;
-it keeps its last message, by which its writers tell where the history ends.
+A move changes neither the ids nor the guard of its agent: an agent that was restored before it goes on undisturbed. It
+needs no lease, since nothing of a history changes. An agent of the first version has no guard and gets none here; it
+keeps its last message, by which its writers tell where the history ends.
 """
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from bson import ObjectId
 from pymongo import UpdateOne
-from pymongo.collection import Collection
+from pymongo.errors import PyMongoError
 
 from .._schema.agents import embedded_agents_pipeline, sizes_pipeline
 from .._schema.files import extended_segment_update, extended_segments_filter, segments_filter, shortened_segment_update
 from .._schema.histories import agent_rollover_update, batch_command, combined_update, guard_of
 from .._schema.values import FilterAndUpdate, Stored, unescape_key
+from ..errors import MongoDBSessionError
 from .all_agents import read_agents
-from .document_size import AgentSize
+from .document_size import BUDGET_BYTES, AgentSize, DocumentSize, leaving
 from .indexes import ensure_segment_index
+from .operation import Collections, operation
 from .segments import is_ordered, message_size, new_segments, total_size
 
 __all__ = ["MessageMover"]
+
+logger = logging.getLogger(__name__)
 
 # How often all moves are recorded by one write of the document, which is as slow as the document is large. Each needs
 # all agents to be as they were read; those that were written meanwhile are left out of the next.
@@ -88,12 +93,39 @@ class MessageMover:
     """Moves the messages of a session's agents.
 
     Args:
-        sessions: The collection of the session documents.
-        segments: The collection of the segments.
+        collections: Where they are.
     """
 
-    def __init__(self, sessions: Collection[Stored], segments: Collection[Stored]) -> None:
-        self._sessions, self._segments = sessions, segments
+    def __init__(self, collections: Collections) -> None:
+        self._sessions, self._segments = collections.sessions, collections.segments
+
+    def make_room(self, session_id: str) -> bool:
+        """Move messages out of a document that is full, in the end all; False where there are none to move.
+
+        Those of first-version agents only where there are no others.
+        """
+        agents = self.look(session_id)
+        is_over = sum(agent.size for agent in agents) > BUDGET_BYTES
+        goal = BUDGET_BYTES // 2 if is_over else 0
+        moved = self.move(session_id, leaving(agents, goal) or leaving(agents, goal, numbered=False))
+        logger.info("session_id=<%s>, bytes=<%d> | moved out of a document that was full", session_id, moved)
+        return moved > 0
+
+    def keep_small(self, session_id: str, size: DocumentSize) -> None:
+        """Move messages out of a document where all agents' together are over the budget, and say what was found."""
+        found, moved = None, 0
+        try:
+            with operation("keep_small", session_id):
+                agents = self.look(session_id)
+                found = sum(agent.size for agent in agents)
+                if found > BUDGET_BYTES:
+                    moved = self.move(session_id, leaving(agents, BUDGET_BYTES // 2))
+        except (PyMongoError, MongoDBSessionError) as error:
+            # Nothing is lost: the messages are where they were.
+            name = type(error).__name__
+            logger.warning("session_id=<%s>, error=<%s> | old messages were not moved", session_id, name)
+        finally:
+            size.looked(found, moved)
 
     def look(self, session_id: str) -> list[AgentSize]:
         """Return what the session document holds of each agent; of none where there is no such session."""
@@ -111,7 +143,7 @@ class MessageMover:
         ]
 
     def move(self, session_id: str, shares: Mapping[str, int]) -> int:
-        """Move so many bytes of agents' oldest messages; of no agent that somebody writes meanwhile.
+        """Move so many bytes of agents' oldest messages; not those of an agent that is written meanwhile.
 
         Returns:
             How many bytes have moved.
@@ -137,7 +169,7 @@ class MessageMover:
         return dict(zip(agent_ids, session["agents"] if session else (), strict=False))
 
     def _lengthen(self, session_id: str, moves: list[_Move]) -> None:
-        """Append to the last segments, where nobody else is about to."""
+        """Append to the last segments, unless another mover is about to."""
         move_id = ObjectId()
         lengthen = [
             UpdateOne(*extended_segment_update(session_id, move.last, move.messages, move_id)) for move in moves

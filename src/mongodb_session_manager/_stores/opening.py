@@ -18,13 +18,9 @@ from .._schema.lease import Lease, taken_lease_update
 from .._schema.sessions import upgrade_update
 from .._schema.values import Stored, Update
 from ..errors import SessionLockedError, SessionNotFoundError
+from .operation import HELD
 
-__all__ = ["HELD", "SessionOpener"]
-
-HELD = (
-    "is locked: another manager is its only writer for now. Let the user ask again (HTTP 409), or make the manager "
-    "with exclusive=True and a lease_timeout that is long enough to wait for the other one."
-)
+__all__ = ["SessionOpener"]
 
 
 class SessionOpener:
@@ -86,7 +82,7 @@ class SessionOpener:
         return stored
 
     def _claim(self, session_id: str, update: Update, lease: Lease, *, create: bool) -> bool:
-        """Take the lease, and wait for it while it is somebody else's; True where that created the session."""
+        """Take the lease, and wait for it while another manager holds it; True if that created the session."""
         # The first pause is for two first requests at once: the server answers one of them as if it were too late.
         for pause in itertools.chain([0.0, 0.0] if create else [0.0], lease.pauses()):
             time.sleep(pause)
@@ -98,7 +94,7 @@ class SessionOpener:
         raise SessionLockedError(session_id, None, HELD)
 
     def _take(self, session_id: str, update: Update, lease: Lease, *, create: bool) -> bool | None:
-        """Tell whether that created the session; None where somebody else has the lease."""
+        """Tell whether that created the session; None if another manager has the lease."""
         # Known before it is sent: what got no answer may be ours, and must be released then.
         self._leases[session_id] = lease
         try:

@@ -1,21 +1,23 @@
-"""Notifications that nobody has delivered yet, beyond what a session document should hold of them.
+"""Notifications that are recorded with the change that they tell of, until they are delivered.
 
-Each is a document of its own, which only the session document refers to: one that nobody refers to (the process died
-before the change that it tells of was stored) is invisible and goes with the session.
+The session document holds them up to a size. Beyond it each is a document of its own, to which the session document
+refers. One without a reference (the process died before the change was stored) is invisible and goes with the session.
 """
 
 import logging
 from collections.abc import Iterable, Sequence
 
+import bson
 from bson import ObjectId
-from pymongo.collection import Collection
 
-from .._schema.data import outbox_documents_filter
+from .._schema.data import acknowledged_update, outbox_documents_filter, recorded_apart_update, recorded_update
 from .._schema.files import segments_filter
-from .._schema.values import Stored
+from .._schema.values import FilterAndUpdate, Stored
+from ..errors import SessionNotFoundError
 from .indexes import ensure_segment_index
+from .operation import Operations, operation
 
-__all__ = ["OUTBOX_BYTES", "OutboxDocuments"]
+__all__ = ["OUTBOX_BYTES", "OutboxStore"]
 
 logger = logging.getLogger(__name__)
 
@@ -24,18 +26,59 @@ OUTBOX_BYTES = 256 * 1024
 MOST_READ = 100
 
 
-class OutboxDocuments:
-    """The notifications of sessions beyond what their documents hold.
+class OutboxStore:
+    """The undelivered notifications of one repository's sessions.
 
     Args:
-        segments: The collection of the segments.
+        operations: Of the repository.
     """
 
-    def __init__(self, segments: Collection[Stored]) -> None:
-        self._segments = segments
+    def __init__(self, operations: Operations) -> None:
+        self._operations, self._segments = operations, operations.collections.segments
 
-    def store(self, session_id: str, records: Sequence[Stored]) -> list[Stored]:
-        """Store notifications, and return the references to them."""
+    def send(self, session_id: str, change: FilterAndUpdate, records: list[Stored]) -> bool:
+        """Send a change with the notifications that tell of it; undelivered ones do not fill the document."""
+        if not records:
+            return self._operations.send(session_id, change)
+        most = OUTBOX_BYTES if self._operations.can_compute else None
+        if self._operations.send(session_id, recorded_update(change, records, most)):
+            return True
+        if most is None or self._fits(session_id, records, most):
+            return False
+        references = self._store(session_id, records)
+        written = self._operations.send(session_id, recorded_apart_update(change, references))
+        if not written:
+            self._segments.delete_many(segments_filter(session_id, references))
+        return written
+
+    def undelivered(self, session_id: str, session: Stored) -> list[Stored]:
+        """Return the notifications of a session that was read."""
+        embedded, apart = list(session.get("outbox", ())), session.get("outbox_documents")
+        if not apart:
+            return embedded
+        with operation("read_outbox", session_id):
+            return [*embedded, *self._read(session_id, apart)]
+
+    def acknowledge(self, session_id: str, ids: Iterable[str]) -> None:
+        """Remove notifications that were delivered.
+
+        Raises:
+            SessionNotFoundError: There is no such session; its notifications went with it.
+        """
+        delivered, sessions = list(ids), self._operations.sessions
+        with operation("acknowledge_outbox", session_id):
+            result = sessions.update_one(*acknowledged_update(session_id, delivered))
+            if not result.matched_count:
+                raise SessionNotFoundError(session_id)
+            if not result.modified_count:
+                sessions.update_one(*acknowledged_update(session_id, delivered, apart=True))
+                self._segments.delete_many(outbox_documents_filter(session_id, delivered))
+
+    def _fits(self, session_id: str, records: list[Stored], most: int) -> bool:
+        return self._operations.bytes_of(session_id, "outbox") + len(bson.encode({"outbox": records})) <= most
+
+    def _store(self, session_id: str, records: Sequence[Stored]) -> list[Stored]:
+        """Store notifications by themselves, and return the references to them."""
         logger.warning(
             "session_id=<%s>, notifications=<%d> | nobody delivers the notifications of this session; they are kept in "
             "documents of their own",
@@ -50,18 +93,8 @@ class OutboxDocuments:
         )
         return references
 
-    def read(self, session_id: str, references: Sequence[Stored]) -> list[Stored]:
+    def _read(self, session_id: str, references: Sequence[Stored]) -> list[Stored]:
         """Return the oldest notifications of those that are referred to."""
         wanted = references[:MOST_READ]
-        if not wanted:
-            return []
         found = {each["_id"]: each["record"] for each in self._segments.find(segments_filter(session_id, wanted))}
         return [found[reference["_id"]] for reference in wanted if reference["_id"] in found]
-
-    def delete(self, session_id: str, ids: Iterable[str]) -> None:
-        """Delete notifications that were delivered."""
-        self._segments.delete_many(outbox_documents_filter(session_id, ids))
-
-    def take_back(self, session_id: str, references: Sequence[Stored]) -> None:
-        """Delete notifications of a change that was not stored."""
-        self._segments.delete_many(segments_filter(session_id, references))

@@ -1,24 +1,20 @@
 """What outgrows the session document moves to segment documents, which only it refers to.
 
 A segment is inserted under a fresh id; the session takes up the reference in one guarded update. It is never
-replaced: a message in it may be edited in place, and more may be appended. A segment that nobody refers to, and what
-in it stands behind the last message that its reference names (the process died in between), is invisible and goes
+replaced: a message in it may be edited in place, and more may be appended. A segment without a reference, and what
+stands in one behind the last message that its reference names (the process died in between), is invisible and goes
 with the session.
 """
 
 import itertools
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import bson
 from bson import ObjectId
-from pymongo.collection import Collection
-from pymongo.errors import PyMongoError
 
 from .._schema.files import (
-    moved_feedback_update,
     new_segment_doc,
     segment_edit_update,
     segment_ids_projection,
@@ -34,28 +30,25 @@ from .._schema.reads import embedded_messages_pipeline, is_numbered
 from .._schema.values import Stored
 from ..errors import SessionNotFoundError
 from .indexes import ensure_segment_index
-
-logger = logging.getLogger(__name__)
-
-FEEDBACK_BYTES = 256 * 1024
+from .operation import Collections
 
 # The session document of an agent holds at least so many messages (the SDK's default window is 40), if they are not
 # larger than this together.
 KEPT_MESSAGES = 48
 KEPT_BYTES = 256 * 1024
 # A longer history than this moves in part. An append costs about 2 ms for each MB of the document, a move about 2 ms.
-LIVE_BYTES = 128 * 1024
-LARGE_LIVE_BYTES = 2 * KEPT_BYTES
+EMBEDDED_BYTES = 128 * 1024
+LARGE_EMBEDDED_BYTES = 2 * KEPT_BYTES
 SEGMENT_BYTES = 4 * 1024 * 1024
 # The server compares each message with each span.
 MOST_SPANS = 16
 
 
-def outgrown(live_count: int, live_bytes: int) -> bool:
+def outgrown(embedded_count: int, embedded_bytes: int) -> bool:
     """Tell whether the messages in a session document should move in part."""
-    if live_bytes > LARGE_LIVE_BYTES:
-        return live_count > 1
-    return live_bytes > LIVE_BYTES and live_count > 2 * KEPT_MESSAGES
+    if embedded_bytes > LARGE_EMBEDDED_BYTES:
+        return embedded_count > 1
+    return embedded_bytes > EMBEDDED_BYTES and embedded_count > 2 * KEPT_MESSAGES
 
 
 @dataclass(frozen=True)
@@ -70,18 +63,17 @@ class MessageSegments:
     """The messages of agents beyond what the session documents hold.
 
     Args:
-        sessions: The collection of the session documents.
-        segments: The collection of the segments.
+        collections: Where they are.
     """
 
-    def __init__(self, sessions: Collection[Stored], segments: Collection[Stored]) -> None:
-        self._sessions, self._segments = sessions, segments
+    def __init__(self, collections: Collections) -> None:
+        self._sessions, self._segments = collections.sessions, collections.segments
 
     def index(self) -> None:
-        """See to the index by which the segments of a session are found; nobody waits for it."""
+        """Have the segments indexed by their session, behind the caller's back."""
         ensure_segment_index(self._segments)
 
-    def roll(
+    def roll_over(
         self, session_id: str, agent_id: str, guard: Guard, write_id: ObjectId, kept_bytes: int, lease: Lease | None
     ) -> RolledOver | None:
         """Move an agent's oldest messages; None where there are none to move, or another writer is in the way."""
@@ -105,7 +97,7 @@ class MessageSegments:
 
     def store(self, session_id: str, agent_id: str, messages: list[Stored]) -> tuple[list[Stored], list[Stored]]:
         """Store the older ones of a new agent's messages; return the references to them, and the latest messages."""
-        moved, kept = _split(messages, LIVE_BYTES)
+        moved, kept = _split(messages, EMBEDDED_BYTES)
         pairs = new_segments(session_id, agent_id, moved)
         if pairs:
             self.index()
@@ -115,6 +107,10 @@ class MessageSegments:
     def take_back(self, session_id: str, references: Sequence[Stored]) -> None:
         """Delete segments that no agent came to refer to."""
         self._segments.delete_many(segments_filter(session_id, references))
+
+    def delete(self, session_id: str) -> None:
+        """Delete all segments of a session, whether referred to or not."""
+        self._segments.delete_many({"session_id": session_id})
 
     def page(self, session_id: str, agent: Stored, start: int, end: int | None) -> list[Stored]:
         """Return the messages between two positions.
@@ -253,52 +249,3 @@ def is_ordered(messages: list[Stored]) -> bool:
     """Tell whether messages can move."""
     # The first version could mix up ids; such a history stays where it is.
     return all(one["message_id"] < other["message_id"] for one, other in itertools.pairwise(messages))
-
-
-class FeedbackSegments:
-    """The feedback of sessions beyond what their documents hold.
-
-    Args:
-        sessions: The collection of the session documents.
-        segments: The collection of the segments.
-    """
-
-    def __init__(self, sessions: Collection[Stored], segments: Collection[Stored]) -> None:
-        self._sessions, self._segments = sessions, segments
-
-    def move(self, session_id: str) -> None:
-        """Move the feedback in the session document into a segment; another time, if somebody adds to it meanwhile."""
-        fields = {"feedbacks": 1, "feedback_segments": 1}
-        try:
-            session = self._sessions.find_one({"_id": session_id}, fields) or {}
-            if session.get("feedbacks"):
-                self._move(session_id, session["feedbacks"], len(session.get("feedback_segments", ())))
-        except PyMongoError as error:
-            # The feedback is stored; only its move waits for the next one.
-            logger.warning("session_id=<%s>, error=<%s> | feedback was not moved", session_id, type(error).__name__)
-
-    def _move(self, session_id: str, feedbacks: list[Stored], segments: int) -> None:
-        segment_id = ObjectId()
-        segment = {"_id": segment_id, "session_id": session_id, "kind": "feedback", "items": feedbacks}
-        ensure_segment_index(self._segments)
-        self._segments.insert_one(segment)
-        reference = {"_id": segment_id, "count": len(feedbacks)}
-        wanted, update = moved_feedback_update(session_id, len(feedbacks), segments, reference)
-        if not self._sessions.update_one(wanted, update).matched_count:
-            self._segments.delete_one({"_id": segment_id, "session_id": session_id})
-
-    def read(self, session: Stored) -> list[Stored]:
-        """Return all feedback of a session of which ``feedbacks`` and ``feedback_segments`` were read."""
-        references = session.get("feedback_segments", [])
-        moved: dict[Any, list[Stored]] = {}
-        if references:
-            found = self._segments.find(segments_filter(session["_id"], references))
-            moved = {segment["_id"]: segment["items"] for segment in found}
-        if len(moved) < len(references):
-            raise SessionNotFoundError(session["_id"])  # deleted between the two reads
-        older = [feedback for reference in references for feedback in moved[reference["_id"]]]
-        return older + list(session.get("feedbacks", ()))
-
-    def delete(self, session_id: str) -> None:
-        """Delete all segments of a session, whether referred to or not."""
-        self._segments.delete_many({"session_id": session_id})

@@ -15,6 +15,7 @@ import pymongo
 from pymongo.errors import InvalidOperation
 
 from .._session.deliveries import Deliveries
+from ..mongodb_session_repository import stores_of
 from .dispatcher import Delivery, Dispatcher, shared_dispatcher
 
 if TYPE_CHECKING:
@@ -234,7 +235,7 @@ class _Hold:
 
 def _hold(repository: "MongoDBSessionRepository", delivery: Delivery) -> None:
     """Keep the client open until a delivery has ended, whoever closes meanwhile."""
-    handle, hold = repository.handle, _Hold()
+    handle, hold = stores_of(repository).handle, _Hold()
     with suppress(InvalidOperation):  # somebody closed it already; the delivery may not need it
         handle.acquire(hold, owner=True)
         delivery.ended.add_done_callback(lambda ended: handle.release_behind(hold))
@@ -242,7 +243,7 @@ def _hold(repository: "MongoDBSessionRepository", delivery: Delivery) -> None:
 
 def _acknowledge(notice: Notice, repository: "MongoDBSessionRepository") -> None:
     with database_time():
-        repository.acknowledge_outbox(notice.session_id, [notice.id])
+        stores_of(repository).outbox.acknowledge(notice.session_id, [notice.id])
 
 
 def database_time() -> AbstractContextManager[object]:

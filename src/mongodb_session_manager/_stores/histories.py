@@ -1,0 +1,302 @@
+"""Agents and their histories: created, restored, written and moved.
+
+The session manager's writes are guarded: they go through only if the stored history is where the manager left it. The
+SDK's verbs know message ids only.
+"""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from bson import ObjectId
+from strands.types.session import SessionAgent
+
+from .._client.handle import ClientHandle
+from .._schema.blobs import file_digests
+from .._schema.files import has_files_update
+from .._schema.given import given_time
+from .._schema.histories import AgentWrite, Guard, batch_command, guarded_update, unguarded_update
+from .._schema.ids import agent_label, check_id, check_message_id
+from .._schema.lease import leased_update
+from .._schema.messages import MessageEdit, agent_data_doc
+from .._schema.reads import NO_MESSAGE
+from .._schema.values import FilterAndUpdate, Stored
+from ..errors import SessionConflictError
+from .agents import AgentPosition, AgentReader
+from .large_values import LargeValues
+from .new_agents import NewAgents
+from .operation import CONTENDED, Operations, log_done, operation
+from .restored import AgentRestorer, RestoredAgent
+from .segments import KEPT_BYTES, MessageSegments, RolledOver
+
+if TYPE_CHECKING:
+    from pymongo import MongoClient
+
+__all__ = ["AgentPosition", "HistoryStore", "PreparedWrite", "RestoredAgent"]
+
+_NO_CONDITION: Mapping[str, Any] = {}
+_NOTHING: Mapping[str, bytes] = {}
+
+
+@dataclass(frozen=True)
+class PreparedWrite:
+    """A guarded write that can share a command with others.
+
+    Attributes:
+        session_id: The session.
+        write: What it stores.
+        change: Filter and update.
+    """
+
+    session_id: str
+    write: AgentWrite = field(repr=False)
+    change: FilterAndUpdate = field(repr=False)
+
+
+class HistoryStore:
+    """The agents of one repository's sessions.
+
+    Args:
+        operations: Of the repository.
+        segments: Messages that have moved.
+        values: Large values.
+        reader: Reads one agent.
+        restorer: Restores one.
+    """
+
+    def __init__(
+        self,
+        operations: Operations,
+        segments: MessageSegments,
+        values: LargeValues,
+        reader: AgentReader,
+        restorer: AgentRestorer,
+    ) -> None:
+        self._operations, self._segments, self._values = operations, segments, values
+        self._reader, self._restorer = reader, restorer
+        self._sizes = operations.sizes
+        self._new = NewAgents(operations, segments, values, reader)
+
+    @property
+    def client(self) -> "MongoClient[dict[str, Any]]":
+        """The client in use."""
+        return self.handle.client
+
+    @property
+    def handle(self) -> ClientHandle:
+        """The client with the worker threads that belong to it."""
+        return self._operations.use.handle
+
+    @property
+    def namespace(self) -> str:
+        """Database and collection of the sessions."""
+        return self._operations.sessions.full_name
+
+    # The SDK's verbs
+
+    def create_agent(self, session_id: str, session_agent: SessionAgent) -> None:
+        """Create an agent without messages."""
+        agent_id = check_id("agent_id", session_agent.agent_id)
+        label = agent_label(session_id, agent_id)
+        data, at = agent_data_doc(session_agent, label), given_time(label, "created_at", session_agent.created_at)
+        if not self.start_agent(session_id, AgentWrite(agent_id, data=data, at=at)):
+            raise SessionConflictError(session_id, agent_id, "exists already; update it instead.")
+
+    def read_agent(self, session_id: str, agent_id: str) -> SessionAgent | None:
+        """Return an agent's data, or None where the session holds no such agent."""
+        return self._restorer.read(session_id, agent_id)
+
+    def update_agent(self, session_id: str, session_agent: SessionAgent) -> None:
+        """Replace an agent's data; its messages and its time of creation stay."""
+        agent_id = check_id("agent_id", session_agent.agent_id)
+        write = AgentWrite(agent_id, data=agent_data_doc(session_agent, agent_label(session_id, agent_id)))
+        if not self._values.with_state(session_id, write, lambda apart: self._update_agent(session_id, apart)):
+            raise SessionConflictError(session_id, agent_id, CONTENDED)
+
+    def _update_agent(self, session_id: str, write: AgentWrite) -> bool:
+        return self._operations.write_again(
+            session_id,
+            lambda seen: self.write_unguarded("update_agent", session_id, write, seen),
+            lambda: self._reader.locate(session_id, write.agent_id),
+        )
+
+    def write_unguarded(
+        self,
+        verb: str,
+        session_id: str,
+        write: AgentWrite,
+        seen: AgentPosition | None = None,
+        condition: Mapping[str, Any] = _NO_CONDITION,
+    ) -> bool:
+        """Send a write that knows message ids only; False if it found something else than it expects."""
+        is_nested = seen is not None and seen.guard.nested
+        check_id("agent_id", write.agent_id)
+        wanted, update = unguarded_update(check_id("session_id", session_id), write, nested=is_nested)
+        with operation(verb, session_id, write.agent_id) as outcome:
+            written = outcome.of(self._operations.update(session_id, ({**wanted, **condition}, update)))
+        if written:
+            self._sizes.grew(session_id, write.size)
+        return written
+
+    # What the session manager restores and writes
+
+    def start_agent(self, session_id: str, write: AgentWrite) -> bool:
+        """Create an agent with its first messages; False where the session holds it already.
+
+        The caller has to call ``keep_files`` afterwards, for the values of the messages.
+        """
+        check_id("agent_id", write.agent_id)
+        values = write.files
+        return self._values.with_state(
+            session_id, write, lambda apart: self._new.start(session_id, values, apart), is_sent_again=False
+        )
+
+    def restore_agent(self, session_id: str, agent_id: str, removed: int | None = None) -> RestoredAgent | None:
+        """Return an agent with its live messages, or None where there is no such agent.
+
+        Args:
+            session_id: The session.
+            agent_id: The agent.
+            removed: Where no live set is stored, how many of the oldest messages are not live; what the stored state
+                of the conversation manager says by default.
+        """
+        return self._restorer.restore(session_id, agent_id, removed)
+
+    def locate_agent(self, session_id: str, agent_id: str, from_message_id: int = NO_MESSAGE) -> AgentPosition:
+        """Return where an agent's history stands, with the tracking ids of the messages from an id on."""
+        return self._reader.locate(session_id, agent_id, from_message_id)
+
+    def check_lease(self, session_id: str, stored: Stored | None) -> None:
+        """Raise where a stored lease is in the way of our writes; clear one that has expired."""
+        self._operations.check_lease(session_id, stored)
+
+    def write_agent(self, session_id: str, write: AgentWrite, guard: Guard) -> bool:
+        """Send one guarded write; False when the history is not where the guard says.
+
+        Values of messages are uploaded before it; the caller keeps or removes them afterwards.
+        """
+        check_id("agent_id", write.agent_id)
+        if write.files:
+            self._values.store(session_id, write.files)
+        if not write.data:
+            return self._write_guarded(session_id, write, guard)
+        return self._values.with_state(session_id, write, lambda apart: self._write_guarded(session_id, apart, guard))
+
+    def _write_guarded(self, session_id: str, write: AgentWrite, guard: Guard) -> bool:
+        with operation("write_agent", session_id, write.agent_id, messages=len(write.appended)) as outcome:
+            written = outcome.of(self._operations.update(session_id, guarded_update(session_id, write, guard)))
+        if written:
+            self._sizes.grew(session_id, write.size)
+        return written
+
+    def prepare_write(self, session_id: str, write: AgentWrite, guard: Guard) -> PreparedWrite:
+        """Return what ``write_agent`` would send, for ``write_together``; for a write that has no files."""
+        check_id("session_id", session_id)
+        check_id("agent_id", write.agent_id)
+        change = leased_update(guarded_update(session_id, write, guard), self._operations.leases.get(session_id))
+        return PreparedWrite(session_id, write, change)
+
+    def write_together(self, prepared: Sequence[PreparedWrite]) -> bool:
+        """Try to send guarded writes of several agents in one command, which the driver does not retry.
+
+        Returns:
+            Whether all are acknowledged. If not, or after an error, any of them may have gone through all the same.
+        """
+        started = time.perf_counter()
+        collection = self._operations.sessions
+        changes = (one.change for one in prepared)
+        command = batch_command(collection.name, changes, collection.write_concern.document)
+        answer = collection.database.command(command)
+        if answer["n"] < len(prepared) or answer.get("writeErrors") or answer.get("writeConcernError"):
+            return False
+        for one in prepared:
+            log_done("write_agent", one.session_id, one.write.agent_id, len(one.write.appended), started)
+            self._sizes.grew(one.session_id, one.write.size)
+        return True
+
+    # What has moved
+
+    def index_segments(self) -> None:
+        """Have the segments indexed, behind the caller's back."""
+        self._segments.index()
+
+    def is_crowded(self, session_id: str) -> bool:
+        """Tell whether a session's writers should move their own agents' messages out of its document."""
+        return self._sizes.is_crowded(session_id)
+
+    def roll_over(
+        self, session_id: str, agent_id: str, guard: Guard, write_id: ObjectId, kept_bytes: int = KEPT_BYTES
+    ) -> RolledOver | None:
+        """Move an agent's oldest messages into segments, as one guarded write.
+
+        Args:
+            session_id: The session.
+            agent_id: The agent.
+            guard: Where the history must stand.
+            write_id: Tells this write when its answer was lost.
+            kept_bytes: How much of the latest messages stays at most.
+
+        Returns:
+            What stays; None where nothing was moved.
+        """
+        check_id("agent_id", agent_id)
+        with operation("roll_over", session_id, agent_id):
+            lease = self._operations.leases.get(session_id)
+            return self._segments.roll_over(session_id, agent_id, guard, write_id, kept_bytes, lease)
+
+    def edit_moved(
+        self, session_id: str, agent_id: str, edit: MessageEdit, files: Mapping[str, bytes] = _NOTHING
+    ) -> bool:
+        """Change a message that has moved into a segment; False where it is in none."""
+        check_id("agent_id", agent_id)
+        check_message_id(edit.message_id)
+        self.store_files(session_id, files)
+        with operation("edit_moved", session_id, agent_id):
+            if files:
+                self._operations.send(session_id, has_files_update(session_id))
+            return self._segments.edit(session_id, agent_id, edit)
+
+    def tracked_ids(self, session_id: str, agent_id: str, tracking_id: str) -> set[int]:
+        """Return the ids of all stored messages with a tracking id: a prompt that was sent again has several."""
+        # A copy may be left in a segment without a reference.
+        found = self._reader.tracked(session_id, agent_id, [tracking_id], everywhere=True)
+        return set(found.get(tracking_id, ()))
+
+    def tracked_messages(self, session_id: str, agent_id: str, tracking_ids: Iterable[str]) -> dict[str, list[int]]:
+        """Return the ids of the stored messages that have one of some tracking ids, ascending, by tracking id."""
+        return self._reader.tracked(session_id, agent_id, tracking_ids)
+
+    # Large values of messages, for a caller that sends the writes
+
+    def store_files(self, session_id: str, files: Mapping[str, bytes]) -> None:
+        """Upload the values that the session does not hold yet, ahead of the write that refers to them."""
+        if files:
+            self._values.store(session_id, files)
+
+    def keep_files(self, session_id: str, files: Mapping[str, bytes]) -> None:
+        """Upload again what was removed of the values of a message that was just stored."""
+        if files:
+            self._values.keep(session_id, files)
+
+    def mark_files(
+        self, session_id: str, agent_id: str, edit: MessageEdit | None, digests: Iterable[str], removal: ObjectId
+    ) -> None:
+        """Announce that values are about to lose a use.
+
+        Args:
+            session_id: The session.
+            agent_id: The agent.
+            edit: What changes in a message; the values that it takes out are looked up.
+            digests: Other values.
+            removal: Tells this removal from others.
+        """
+        unused = set(digests)
+        if edit is not None:
+            found = self._reader.find_message(session_id, agent_id, edit.message_id)
+            unused |= file_digests(found) - file_digests([edit.fields])
+        self._values.mark(session_id, agent_id, unused, removal)
+
+    def remove_files(self, session_id: str, digests: Iterable[str], removal: ObjectId) -> None:
+        """Remove the values that no message uses: these, and those whose removal was announced."""
+        self._values.remove(session_id, digests, removal)

@@ -1,0 +1,102 @@
+"""The metadata of sessions."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import bson
+from pymongo.errors import OperationFailure
+
+from .._client.errors import forget_values
+from .._schema.data import little_metadata_update, metadata_deletion_update, metadata_update
+from .._schema.given import Outbox, metadata_keys, metadata_values, named, outbox_records
+from .._schema.ids import ends_in_number, has_number
+from .._schema.values import FilterAndUpdate, Stored, decode
+from ..errors import UnstorableValueError
+from .document_size import METADATA_BYTES, LargeMetadataError
+from .operation import Operations, operation
+from .outbox import OutboxStore
+
+__all__ = ["MetadataStore"]
+
+_PATH_NOT_VIABLE = 28
+_FIELDS = {"metadata": 1}
+
+
+class MetadataStore:
+    """The metadata of one repository's sessions.
+
+    Args:
+        operations: Of the repository.
+        outbox: Notifications that are recorded with it.
+    """
+
+    def __init__(self, operations: Operations, outbox: OutboxStore) -> None:
+        self._operations, self._outbox = operations, outbox
+
+    def update_metadata(self, session_id: str, metadata: Mapping[str, Any], outbox: Outbox = ()) -> None:
+        """Set metadata fields; the others stay. A dotted key reaches into a nested field."""
+        fields = metadata_values(session_id, metadata)
+        if not fields:
+            return
+        change, records = metadata_update(session_id, fields), outbox_records(session_id, outbox)
+        with operation("update_metadata", session_id), _unreachable_fields(session_id, fields):
+            if not self._send(session_id, fields, change, records):
+                self._operations.expect_stored(session_id)
+                raise UnstorableValueError(
+                    f"Metadata of session {session_id!r}, {named(fields, has_number)}",
+                    "a number in the key lies beyond the end of the list there, which would be filled with nulls. "
+                    "Set the next element of the list, or the whole list",
+                )
+
+    def _send(self, session_id: str, fields: Stored, change: FilterAndUpdate, records: list[Stored]) -> bool:
+        """Send a change of metadata that leaves room for what else is in the document."""
+        added = len(bson.encode(fields))
+        if not self._operations.can_compute:
+            return self._outbox.send(session_id, change, records)
+        fitting = little_metadata_update(change, METADATA_BYTES - added)
+        if self._outbox.send(session_id, fitting, records):
+            return True
+        if self._operations.bytes_of(session_id, "metadata") + added <= METADATA_BYTES:
+            return False  # something else is in the way
+        size = self._operations.bytes_of(session_id, "metadata", without=fields) + added
+        if size > METADATA_BYTES:
+            raise LargeMetadataError(session_id, size)
+        return self._outbox.send(session_id, change, records)
+
+    def get_metadata(self, session_id: str) -> dict[str, Any]:
+        """Return ``{"metadata": {…}}``, or ``{}`` where there is none."""
+        with operation("get_metadata", session_id):
+            metadata = self._operations.find(session_id, _FIELDS).get("metadata")
+        return {"metadata": decode(metadata)} if metadata else {}
+
+    def delete_metadata(self, session_id: str, keys: Iterable[str], outbox: Outbox, held: Mapping[str, Any]) -> bool:
+        """Remove metadata fields, where the metadata holds some values; whether it did."""
+        names = metadata_keys(session_id, keys)
+        if not names:
+            return True
+        change = metadata_deletion_update(session_id, names, metadata_values(session_id, held))
+        records = outbox_records(session_id, outbox)
+        with operation("delete_metadata", session_id):
+            found = self._outbox.send(session_id, change, records)
+            if not (found or held):
+                self._operations.expect_stored(session_id)
+                raise ValueError(
+                    f"Metadata of session {session_id!r}, {named(names, ends_in_number)}: an element of "
+                    "a list cannot be removed by its number, since a null would stay there. Set the list without it."
+                )
+        return found
+
+
+@contextmanager
+def _unreachable_fields(session_id: str, fields: Stored) -> Iterator[None]:
+    try:
+        yield
+    except OperationFailure as error:
+        if error.code != _PATH_NOT_VIABLE:
+            raise
+        forget_values(error)
+        raise UnstorableValueError(
+            f"Metadata of session {session_id!r}, {named(fields, lambda key: '.' in key)}",
+            "a value that is no object stands where the dotted key goes through; delete that field first",
+        ) from None

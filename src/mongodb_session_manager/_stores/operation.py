@@ -1,0 +1,351 @@
+"""What every store works with: the collections of one repository, its leases, and operations that are timed.
+
+A write that misses is looked into and repeated in one place, ``Operations.write_again``.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Protocol, TypeVar
+from weakref import WeakKeyDictionary
+
+from pymongo import MongoClient, ReadPreference
+from pymongo.collection import Collection
+from pymongo.database import Database
+from pymongo.errors import DocumentTooLarge, OperationFailure, PyMongoError
+from pymongo.read_concern import ReadConcern
+
+from .._client.errors import forget_values, is_too_large
+from .._client.handle import ClientHandle
+from .._schema.data import bytes_pipeline
+from .._schema.ids import check_id
+from .._schema.lease import Lease, expired_lease_update, has_expired, leased_update
+from .._schema.values import CODEC_OPTIONS, FilterAndUpdate, Pipeline, Stored
+from ..errors import SessionLockedError, SessionNotFoundError, SessionTooLargeError
+from .document_size import DocumentSizes
+
+__all__ = [
+    "CONTENDED",
+    "DEFAULT_COLLECTION",
+    "HELD",
+    "ClientUse",
+    "Collections",
+    "Looked",
+    "Operations",
+    "Outcome",
+    "log_done",
+    "namespace_of",
+    "open_collections",
+    "operation",
+]
+
+logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+_Seen = TypeVar("_Seen", bound="Looked")
+
+DEFAULT_DATABASE = "database_name"
+DEFAULT_COLLECTION = "agent_sessions"
+
+CONTENDED = "is being written by several at once; read it again before writing."
+HELD = (
+    "is locked: another manager is its only writer for now. Let the user ask again (HTTP 409), or make the manager "
+    "with exclusive=True and a lease_timeout that is long enough to wait for the other one."
+)
+_LOST = (
+    "is no longer locked by this manager: it wrote nothing for longer than its lease_duration, and somebody else took "
+    "over. Make a new manager and agent to go on from what is stored."
+)
+# How often room is made for one write: others may fill it meanwhile.
+_ROOM_TRIES = 5
+# Seconds to wait for others that move messages, where there are none to move.
+_ROOM_PAUSES = (0.05, 0.2)
+
+
+# Client and collections
+
+
+class ClientUse:
+    """A repository's use of a client, which lasts as long as one of its stores is held.
+
+    Args:
+        handle: The client.
+        owner: Whether the client is to be closed when it is used no more.
+    """
+
+    def __init__(self, handle: ClientHandle, *, owner: bool) -> None:
+        self.handle = handle
+        handle.acquire(self, owner=owner)
+
+    def end(self, timeout: float) -> Callable[[], None] | None:
+        """End the use; return what closes the client, where it is to be closed then."""
+        return self.handle.leave(self, timeout)
+
+
+class Collections:
+    """The collections of one namespace.
+
+    Attributes:
+        sessions: The session documents.
+        segments: What has outgrown them.
+        files: The documents of the offloaded values.
+        chunks: Their contents.
+        can_compute: Whether the server computes in a projection; mongomock does not.
+    """
+
+    def __init__(self, client: "MongoClient[dict[str, Any]]", database_name: str | None, name: str) -> None:
+        database = _database(client, database_name)
+        if not database_name and database.name == DEFAULT_DATABASE:
+            _log_default_database()
+        names = (name, f"{name}_segments", f"{name}_files.files", f"{name}_files.chunks")
+        self.sessions, self.segments, self.files, self.chunks = (_collection(database, each) for each in names)
+        self.can_compute = isinstance(client, MongoClient)
+
+
+# A request of a service goes on with those of the one before.
+_opened: "WeakKeyDictionary[ClientHandle, dict[tuple[str | None, str], Collections]]" = WeakKeyDictionary()
+
+
+def open_collections(handle: ClientHandle, database_name: str | None, collection_name: str | None) -> Collections:
+    """Return the collections of a namespace, which are opened once for a client."""
+    opened = _opened.setdefault(handle, {})
+    key = (database_name, collection_name or DEFAULT_COLLECTION)
+    found = opened.get(key)
+    if found is None:
+        found = opened[key] = Collections(handle.client, *key)
+    return found
+
+
+def namespace_of(client: "MongoClient[dict[str, Any]]", database_name: str | None, collection_name: str | None) -> str:
+    """Return the database and collection that these arguments lead to."""
+    return f"{_database(client, database_name).name}.{collection_name or DEFAULT_COLLECTION}"
+
+
+def _database(client: "MongoClient[dict[str, Any]]", name: str | None) -> Database[Stored]:
+    return client[name] if name else client.get_default_database(DEFAULT_DATABASE)
+
+
+def _collection(database: Database[Stored], name: str) -> Collection[Stored]:
+    return database.get_collection(
+        name,
+        # The codec relies on plain dicts and aware datetimes, and guards on all that the primary holds and has
+        # acknowledged, whatever the client's own settings are.
+        codec_options=CODEC_OPTIONS,
+        read_preference=ReadPreference.PRIMARY,
+        read_concern=ReadConcern("local"),
+    )
+
+
+@cache
+def _log_default_database() -> None:
+    logger.info(
+        "database=<%s> | neither database_name nor the connection string names a database, so the default is used",
+        DEFAULT_DATABASE,
+    )
+
+
+# Operations
+
+
+class Looked(Protocol):
+    """What a look at a session found after a write had missed."""
+
+    @property
+    def lease(self) -> Stored | None:
+        """The stored lease of its only writer; None if the session has none."""
+
+
+class Operations:
+    """Reads and writes of one repository's sessions, under its leases.
+
+    Args:
+        use: Of the client.
+        collections: The collections.
+        sizes: How large the session documents are.
+
+    Attributes:
+        leases: Those that are held, by session.
+    """
+
+    def __init__(self, use: ClientUse, collections: Collections, sizes: DocumentSizes) -> None:
+        self.use, self.collections, self.sizes = use, collections, sizes
+        self.sessions = collections.sessions
+        self.leases: dict[str, Lease] = {}
+
+    @property
+    def can_compute(self) -> bool:
+        """Whether the server computes in a projection."""
+        return self.collections.can_compute
+
+    def find(self, session_id: str, fields: Mapping[str, Any]) -> Stored:
+        """Return fields of a session; raise where there is no such session."""
+        return self.found(session_id, self.sessions.find_one({"_id": session_id}, fields))
+
+    def read_agent(self, verb: str, session_id: str, agent_id: str, pipeline: Any, *how: Any) -> Stored | None:
+        """Return what a pipeline over one agent gives; None where there is no such session."""
+        stages: Pipeline = pipeline(check_id("session_id", session_id), check_id("agent_id", agent_id), *how)
+        with operation(verb, session_id, agent_id) as outcome:
+            found = next(self.sessions.aggregate(stages), None)
+            outcome.read(found)
+            return found
+
+    def bytes_of(self, session_id: str, name: str, without: Iterable[str] = ()) -> int:
+        """Return how large a field of the session is; 0 where there is no such session."""
+        found = next(self.sessions.aggregate(bytes_pipeline(session_id, name, without)), {})
+        return int(found.get("bytes", 0))
+
+    def found(self, session_id: str, stored: Stored | None) -> Stored:
+        """Return what was read; raise where there is no such session."""
+        if stored is None:
+            raise SessionNotFoundError(session_id)
+        return stored
+
+    def expect_stored(self, session_id: str) -> None:
+        """Look for a session whose fields were not as a write expects them."""
+        self.find(session_id, {"_id": 1})
+
+    def update(self, session_id: str, change: FilterAndUpdate) -> bool:
+        """Send a write of history or state; False where it found something else than it expects."""
+        return self.send(session_id, leased_update(change, self.leases.get(session_id)))
+
+    def send(self, session_id: str, change: FilterAndUpdate) -> bool:
+        """Send a change of a session document; False where it found something else than it expects."""
+        return self.with_room(session_id, lambda: self.sessions.update_one(*change).matched_count > 0)
+
+    def write_again(
+        self,
+        session_id: str,
+        write: Callable[[_Seen | None], bool],
+        look: Callable[[], _Seen | bool],
+        *,
+        tries: int = 2,
+        leased: bool = True,
+    ) -> bool:
+        """Write; where that misses, look what is there, see that no lease is in the way, and write again.
+
+        Args:
+            session_id: The session.
+            write: Takes what was seen, None before the first look, and tells whether it went through.
+            look: Returns what is there; True or False where that is the answer.
+            tries: How often to write.
+            leased: Whether the writes go through only under a lease, where there is one.
+        """
+        seen: _Seen | None = None
+        for _ in range(tries - 1):
+            if write(seen):
+                return True
+            looked = look()
+            if isinstance(looked, bool):
+                return looked
+            if leased:
+                self.check_lease(session_id, looked.lease)
+            seen = looked
+        return write(seen)
+
+    def check_lease(self, session_id: str, stored: Stored | None) -> None:
+        """Raise where a stored lease is in the way of our writes; clear one that has expired.
+
+        Raises:
+            SessionLockedError: Another manager is the only writer, or took over from this one.
+        """
+        own = self.leases.get(check_id("session_id", session_id))
+        if own is not None:
+            if stored is None or stored["owner"] != own.owner:
+                raise SessionLockedError(session_id, None, _LOST)
+            return
+        if stored is None:
+            return
+        if not has_expired(stored):
+            raise SessionLockedError(session_id, None, HELD)
+        with operation("clear_lease", session_id):
+            self.sessions.update_one(*expired_lease_update(session_id, stored))
+
+    def with_room(self, session_id: str, write: Callable[[], _T]) -> _T:
+        """Write; where the session document has no room left, make some and write again."""
+        pauses = iter(_ROOM_PAUSES)
+        for _ in range(_ROOM_TRIES):
+            try:
+                return write()
+            except OperationFailure as error:
+                if not is_too_large(error):
+                    raise
+                if not self.sizes.make_room(session_id):
+                    # Others may be moving the same messages just now.
+                    pause = next(pauses, None)
+                    if pause is None:
+                        raise
+                    time.sleep(pause)
+        return write()
+
+
+# Timing
+
+
+@dataclass
+class Outcome:
+    """What an operation came to, for the log."""
+
+    messages: int
+    text: str = "done"
+
+    def read(self, found: Stored | None) -> None:
+        """Note what a read of an agent found."""
+        self.messages = len((found or {}).get("messages") or ())
+        if found is None:
+            self.text = "found no such session"
+
+    def of(self, found: bool) -> bool:
+        """Note whether a write found what it was to change."""
+        if not found:
+            self.messages, self.text = 0, "missed: nothing was changed"
+        return found
+
+
+@contextmanager
+def operation(verb: str, session_id: str, agent_id: str | None = None, messages: int = 0) -> Iterator[Outcome]:
+    """Time one operation; a driver error passes through with a note of where it happened.
+
+    Ids are checked before any operation: one of another type would be a query.
+    """
+    check_id("session_id", session_id)
+    outcome = Outcome(messages)
+    started = time.perf_counter()
+    try:
+        yield outcome
+    except (PyMongoError, DocumentTooLarge) as error:
+        _log_failed(verb, session_id, agent_id, started, error)
+        forget_values(error)
+        if is_too_large(error):
+            raise SessionTooLargeError(session_id, agent_id) from error
+        error.__notes__ = [*getattr(error, "__notes__", ()), f"in {verb} of session {session_id!r}"]
+        raise
+    log_done(verb, session_id, agent_id, outcome.messages, started, outcome.text)
+
+
+def log_done(
+    verb: str, session_id: str, agent_id: str | None, messages: int, started: float, text: str = "done"
+) -> None:
+    """Tell of an operation that began at a time of ``perf_counter``."""
+    logger.debug(
+        "operation=<%s>, session_id=<%s>, agent_id=<%s>, messages=<%d>, milliseconds=<%.2f> | %s",
+        verb,
+        session_id,
+        agent_id,
+        messages,
+        (time.perf_counter() - started) * 1000,
+        text,
+    )
+
+
+def _log_failed(verb: str, session_id: str, agent_id: str | None, started: float, error: Exception) -> None:
+    logger.debug(
+        "operation=<%s>, session_id=<%s>, agent_id=<%s>, milliseconds=<%.2f>, error=<%s> | failed",
+        verb,
+        session_id,
+        agent_id,
+        (time.perf_counter() - started) * 1000,
+        type(error).__name__,
+    )
