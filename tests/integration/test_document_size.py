@@ -447,7 +447,7 @@ def test_moves_that_are_disturbed_again_and_again_are_taken_back(
         return at_once(*given)
 
     monkeypatch.setattr(_moving, "combined_update", meanwhile)
-    moved = manager.session_repository._mover.move("s-1", dict.fromkeys([f"a-{n}" for n in range(count)], 1))
+    moved = _mover(manager).move("s-1", dict.fromkeys([f"a-{n}" for n in range(count)], 1))
 
     left = max(count - _moving.TRIES_AT_ONCE, 0)
     assert 5 * KIB * left <= moved < 6 * KIB * left + 1
