@@ -154,6 +154,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
 
         Raises:
             AgentNotFoundError: The session holds no such agent.
+            SessionConflictError: The agent is being written by several at once.
             SessionNotFoundError: There is no such session.
             UnstorableValueError: The metadata holds something that would not come back equal.
         """

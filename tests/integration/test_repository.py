@@ -6,7 +6,7 @@ import inspect
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, cast
@@ -693,6 +693,30 @@ def test_a_missing_agent_is_named(repository: MongoDBSessionRepository, sessions
 
     assert (caught.value.session_id, caught.value.agent_id) == (SESSION, "no.body")
     assert stored(sessions) == before
+
+
+@pytest.mark.parametrize("stays", [True, False])
+def test_a_configuration_is_stored_or_refused(
+    repository: MongoDBSessionRepository, sessions: Sessions, monkeypatch: pytest.MonkeyPatch, stays: bool
+) -> None:
+    """The agent comes between the first write and the look, and goes before the second one."""
+    fill(repository, 0)
+    reader, agents = stores_of(repository).configs._reader, stored(sessions)["agents"]
+    locate = reader.locate
+
+    def meanwhile(*args: Any) -> Any:
+        sessions.update_one({"_id": SESSION}, {"$set": {"agents": agents}})
+        position = locate(*args)
+        sessions.update_one({"_id": SESSION}, {"$set": {"agents": agents if stays else {}}})
+        return position
+
+    sessions.update_one({"_id": SESSION}, {"$set": {"agents": {}}})
+    monkeypatch.setattr(reader, "locate", meanwhile)
+    with nullcontext() if stays else pytest.raises(SessionConflictError, match="several at once"):
+        repository.update_agent_config(SESSION, AGENT, {"model": "m"})
+
+    config = repository.read_agent_config(SESSION, AGENT)
+    assert (config or {}).get("model") == ("m" if stays else None)
 
 
 @pytest.mark.parametrize("message_id", [1, -1, 2**40])
