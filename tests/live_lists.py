@@ -296,7 +296,7 @@ class Lists:
 
     def restored(self) -> tuple[list[Message], list[int]]:
         """Return the messages and ids that a restart brings back now."""
-        live_ids = self.followed.snapshot.ids(self.next_id, lambda message: cast(Any, copy.deepcopy(message)))
+        live_ids = self.followed.snapshot.ids(self.next_id)
         again = type(live_ids).of(live_ids.stored)
         assert again == live_ids
         assert not live_ids.missing(sorted(self.stored))

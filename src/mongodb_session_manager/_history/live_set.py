@@ -16,10 +16,7 @@ from strands.types.content import Message
 
 from .._schema.live_ids import LiveIds
 from .._schema.messages import is_plain_user
-from .._schema.values import Stored
-
-# A set of more ranges than this is told in the log: each costs 22 bytes whenever the set changes.
-MANY_RANGES = 5_000
+from .._schema.values import encode
 
 
 @dataclass(eq=False)
@@ -72,12 +69,11 @@ class Snapshot:
     at: int | None = 0
     kept: tuple[Message, ...] = field(default=(), repr=False)
 
-    def ids(self, next_id: int, encode: Callable[[Message], Stored]) -> LiveIds:
+    def ids(self, next_id: int) -> LiveIds:
         """Return the set in its stored form.
 
         Args:
             next_id: The id of the next message; what gets it is live.
-            encode: Returns the stored form of a kept message.
         """
         ranges = _ranges(record.message_id for record in self.records if not record.is_gone)
         start = next_id
@@ -85,7 +81,7 @@ class Snapshot:
             start = ranges.pop()[0]
         pinned = tuple(sorted(record.message_id for record in self.pinned if not record.is_gone))
         at = None if self.at is None else sum(not record.is_gone for record in self.records[: self.at])
-        return LiveIds(start, tuple(ranges), pinned, at, tuple(encode(message) for message in self.kept))
+        return LiveIds(start, tuple(ranges), pinned, at, tuple(encode(each, "A kept message") for each in self.kept))
 
     def only_lost_head(self, before: "Snapshot") -> bool:
         """Tell whether this is what was before, less some of the first messages: restoring either is equivalent."""
@@ -122,6 +118,8 @@ class View:
     def until(self, record: Record) -> "View":
         """Return the view without what stands behind a message: that is not announced yet."""
         last = len(self.messages) - 1
+        if last >= 0 and record.is_same(self.messages[last]):
+            return self
         place = next((place for place in range(last, -1, -1) if record.is_same(self.messages[place])), last)
         return self if place == last else replace(self, messages=self.messages[: place + 1])
 
@@ -152,6 +150,10 @@ class LiveMessages:
 
     Args:
         records: The stored messages that may stand there.
+
+    Attributes:
+        records: The messages that may stand there, or may be asked for.
+        snapshot: What stood in the list when it was looked at.
     """
 
     def __init__(self, records: Iterable[Record] = ()) -> None:
@@ -166,12 +168,7 @@ class LiveMessages:
         self._own_have_stood = self._own_have_left = False
         # The latest plain message of a user before the first live one.
         self._user_before: Record | None = None
-        self._snapshot = Snapshot()
-
-    @property
-    def snapshot(self) -> Snapshot:
-        """What stood in the list when it was looked at."""
-        return self._snapshot
+        self.snapshot = Snapshot()
 
     def begin(
         self, view: View, own: Sequence[Message] = (), kept: Sequence[Message] = (), own_have_left: bool = False
@@ -197,7 +194,7 @@ class LiveMessages:
         self.records.append(record)
         stands = self.has_grown(view.messages) and record.is_same(view.messages[-1])
         if is_pinned(record.message):
-            self._snapshot = replace(self._snapshot, pinned=self._snapshot.pinned | {record})
+            self.snapshot = replace(self.snapshot, pinned=self.snapshot.pinned | {record})
             return False
         if not stands and not self._stays_away(record, view.messages):
             return False
@@ -205,7 +202,7 @@ class LiveMessages:
             record.has_stood = True
             self._seen.append(view.messages[-1])
             self._slots.append(_Slot(view.messages[-1], record))
-        self._snapshot = replace(self._snapshot, records=(*self._snapshot.records, record))
+        self.snapshot = replace(self.snapshot, records=(*self.snapshot.records, record))
         return True
 
     def _stays_away(self, record: Record, live: Sequence[Message]) -> bool:
@@ -229,7 +226,7 @@ class LiveMessages:
         records = self._in_order(slots)
         self._begin_with_user(slots, records)
         pinned = self._pinned(slots, view.with_pins).intersection(records)
-        self._snapshot = Snapshot(tuple(records), pinned, self._place_of_own(slots, records), tuple(self._kept))
+        self.snapshot = Snapshot(tuple(records), pinned, self._place_of_own(slots, records), tuple(self._kept))
         self._seen, self._slots = list(live), slots
         self._prune()
         return True
@@ -272,19 +269,19 @@ class LiveMessages:
 
     def _look_at_pins(self) -> bool:
         pinned = self._pinned(self._slots, with_pins=True)
-        if pinned == self._snapshot.pinned:
+        if pinned == self.snapshot.pinned:
             return False
-        self._snapshot = replace(self._snapshot, pinned=pinned)
+        self.snapshot = replace(self.snapshot, pinned=pinned)
         return True
 
     def _pinned(self, slots: Sequence[_Slot], with_pins: bool) -> frozenset[Record]:
         """Return what carries the pin flag; of what is not in the list, what carried it."""
         if not with_pins:
-            return self._snapshot.pinned
+            return self.snapshot.pinned
         pinned = frozenset(slot.record for slot in slots if slot.record and is_pinned(slot.message))
-        if not self._snapshot.pinned:
+        if not self.snapshot.pinned:
             return pinned
-        return pinned | self._snapshot.pinned.difference(slot.record for slot in slots if slot.record)
+        return pinned | self.snapshot.pinned.difference(slot.record for slot in slots if slot.record)
 
     def _match(self, live: Sequence[Message]) -> list[Record | None]:
         """Return the record of each message: from the end backward, the latest free one that is it."""
@@ -422,7 +419,7 @@ class LiveMessages:
 
     def _prune(self) -> None:
         """Forget what left; the latest stays, since it may be redacted."""
-        wanted = {*self._snapshot.records, *self.records[-1:], self._user_before}
+        wanted = {*self.snapshot.records, *self.records[-1:], self._user_before}
         self.records = [record for record in self.records if record in wanted]
 
 
