@@ -13,7 +13,8 @@ from typing import Any, cast
 from strands._context_manager.strategies.offload import base
 from strands.types.content import Message
 
-from mongodb_session_manager._history.live_set import LiveMessages, Record, Snapshot, View, is_pinned
+from mongodb_session_manager._history.live_records import Record, Snapshot, View, is_pinned
+from mongodb_session_manager._history.live_set import LiveMessages
 from mongodb_session_manager._schema.messages import is_plain_user
 
 # What comes back

@@ -46,9 +46,9 @@ from ._client.off_loop import Run, Steps, all_done, go_through, go_through_off_l
 from ._client.outage import Sender, outage_of
 from ._history.binding import AgentBinder, AgentBinding, Announcement
 from ._history.call_metrics import ends_invocation
+from ._history.changes import MAX_PENDING
 from ._history.contents import SessionContents
 from ._history.group_commit import flush_off_loop, send_behind
-from ._history.pending import MAX_PENDING
 from ._history.unsent import flush_unsent
 from ._history.writer import AgentHistory
 from ._schema.ids import check_id, now, shown

@@ -11,7 +11,7 @@ from pymongo import common
 
 from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager._history.binding import AgentBinder
-from mongodb_session_manager._history.pending import Limits
+from mongodb_session_manager._history.changes import Limits
 from mongodb_session_manager._stores import segments as _segments
 from tests.faults.conversation import Conversation
 from tests.faults.cutting_proxy import HOST, CuttingProxy, running_proxy

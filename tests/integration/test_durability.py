@@ -24,7 +24,7 @@ from mongodb_session_manager import (
     create_mongodb_session_manager,
 )
 from mongodb_session_manager._history.binding import AgentBinder
-from mongodb_session_manager._history.pending import Limits
+from mongodb_session_manager._history.changes import Limits
 from mongodb_session_manager.errors import (
     MongoDBSessionError,
     SessionConflictError,

@@ -36,7 +36,7 @@ from mongodb_session_manager import (
 from mongodb_session_manager._client.handle import ClientHandle
 from mongodb_session_manager._history import group_commit as _group_commit
 from mongodb_session_manager._history.binding import AgentBinding
-from mongodb_session_manager._history.pending import LIMITS
+from mongodb_session_manager._history.changes import LIMITS
 from mongodb_session_manager._stores import segments as _segments
 from mongodb_session_manager.testing import Command, CommandCounter, CommandLog, session_ids
 from tests.gathering import held_up

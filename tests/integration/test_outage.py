@@ -21,7 +21,7 @@ from mongodb_session_manager import MongoDBSessionError, MongoDBSessionManager
 from mongodb_session_manager._client import outage as _outage
 from mongodb_session_manager._history import group_commit as _group_commit
 from mongodb_session_manager._history.binding import AgentBinder
-from mongodb_session_manager._history.pending import Limits
+from mongodb_session_manager._history.changes import Limits
 from mongodb_session_manager.testing import CommandCounter, Mongod, Redaction, ScriptedModel
 from tests.watching import eventually
 

@@ -1,5 +1,6 @@
 """Histories that outgrow the session document, on the real mongod."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -191,6 +192,24 @@ def test_a_move_without_an_answer_loses_and_doubles_nothing(
     assert history() == agent.messages
     assert new_agent(new_manager(), **keeping_all()).messages == agent.messages
     assert "old messages were not moved" in caplog.text
+
+
+def test_a_move_that_meets_a_closed_client_is_no_warning(
+    mongodb_uri: str, database: str, new_agent: NewAgent, caplog: pytest.LogCaptureFixture
+) -> None:
+    manager = MongoDBSessionManager("s-1", mongodb_uri, database)
+    agent = new_agent(manager, **keeping_all())
+    talk(manager, agent, 4)
+    history = manager._live_bindings()[0].history
+    manager.close()
+    history.rollover.set_document_size(100, 1_000_000)
+
+    with caplog.at_level(logging.DEBUG, logger="mongodb_session_manager"):
+        history.rollover.move_quietly(history.roll_over)
+
+    told = [record for record in caplog.records if "moves old messages" in record.getMessage()]
+    assert [record.levelno for record in told] == [logging.DEBUG]
+    assert all(record.levelno < logging.WARNING for record in caplog.records)
 
 
 def test_a_segment_that_nobody_refers_to_is_invisible_and_goes_with_the_session(

@@ -17,7 +17,7 @@ from strands.types.content import Message
 
 from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager._history.binding import AgentBinder
-from mongodb_session_manager._history.pending import Limits
+from mongodb_session_manager._history.changes import Limits
 from mongodb_session_manager.errors import MongoDBSessionError
 from mongodb_session_manager.testing import CommandCounter, Mongod, Redaction
 from tests.faults.fault import CLOSED, UNCONFIRMED

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from mongodb_session_manager import MongoDBSessionError
-from mongodb_session_manager._history.pending import Change, Limits, NextWrite, PendingChanges
+from mongodb_session_manager._history.changes import Change, Limits, NextWrite
+from mongodb_session_manager._history.pending import PendingChanges
 from mongodb_session_manager._schema.blobs import LargeValues
 from mongodb_session_manager._schema.histories import AgentWrite, Guard
 from mongodb_session_manager._schema.messages import MessageEdit

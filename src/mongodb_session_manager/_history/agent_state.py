@@ -119,7 +119,12 @@ class AgentStateTracker:
 
     def _is_unchanged(self, name: str, value: Any) -> bool:
         """Tell it of a field whose stored form is the value itself, without making that."""
-        return name in self._plain and observed(name, lambda: _digest(value), None) == self._digests[name]
+        if name not in self._plain:
+            return False
+        try:
+            return _digest(value) == self._digests[name]
+        except Exception:  # noqa: BLE001 - no value that BSON knows, and so it has changed
+            return False
 
     def _refuse(self, capture: _Capture, name: str, value: Any, error: Exception) -> None:
         """Note why a field is left out; once, as long as it stays what it is."""

@@ -26,9 +26,9 @@ from ..mongodb_session_repository import MongoDBSessionRepository, RestoredAgent
 from .agent_state import AgentStateTracker
 from .call_metrics import ToolUsageMeter, call_metrics, ends_invocation
 from .capture import HistoryCapture
+from .changes import LIMITS, Limits
 from .contents import SessionContents
-from .live_set import is_pinned
-from .pending import LIMITS, Limits
+from .live_records import is_pinned
 from .restore import OwnMessages, live_messages, live_view, restore_manager
 from .unsent import ALL_UNSENT
 from .writer import AgentHistory

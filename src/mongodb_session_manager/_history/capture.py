@@ -11,8 +11,8 @@ from .._schema.live_ids import LiveIds
 from .._schema.messages import MessageEdit, add_metrics, message_doc, redaction, replacement
 from .._schema.values import Stored, encode
 from ..errors import MongoDBSessionError
-from .live_set import Record, View
-from .pending import Change
+from .changes import Change
+from .live_records import Record, View
 from .unsent import ALL_UNSENT
 from .writer import AgentHistory
 

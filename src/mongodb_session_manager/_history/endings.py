@@ -10,7 +10,8 @@ from .._schema.blobs import put_back_values
 from .._schema.histories import Guard
 from .._schema.messages import decode_message
 from ..errors import SessionConflictError, SessionLockedError
-from .pending import Change, PendingChanges
+from .changes import Change
+from .pending import PendingChanges
 
 __all__ = ["conflict", "locked"]
 

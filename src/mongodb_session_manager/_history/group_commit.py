@@ -29,7 +29,8 @@ from pymongo.errors import NetworkTimeout, PyMongoError
 from .._client.handle import ClientHandle
 from .._client.off_loop import Answer, dropped, hand_over
 from ..errors import MongoDBSessionError
-from .writer import AgentHistory, Claim
+from .claim import Claim
+from .writer import AgentHistory
 
 __all__ = ["flush_off_loop", "send_behind"]
 

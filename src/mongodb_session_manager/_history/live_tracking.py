@@ -9,7 +9,8 @@ from strands.types.content import Message
 
 from .._schema.live_ids import LiveIds
 from ..errors import MessageNotFoundError
-from .live_set import LiveMessages, Record, Snapshot, View
+from .live_records import Record, Snapshot, View
+from .live_set import LiveMessages
 
 __all__ = ["MANY_RANGES", "LiveChange", "LiveTracking"]
 

@@ -12,7 +12,7 @@ from strands.types.content import Message
 from .._schema.values import decode
 from .._stores.restoring import restoring
 from ..mongodb_session_repository import RestoredAgent
-from .live_set import View, tracking_id_of
+from .live_records import View, tracking_id_of
 
 if TYPE_CHECKING:
     from strands.types.agent import LocalAgent

@@ -9,7 +9,7 @@ from .._stores.document_size import LEAST_MOVE_BYTES
 from .._stores.segments import KEPT_BYTES, outgrown
 from ..errors import MongoDBSessionError
 from ..mongodb_session_repository import MongoDBSessionRepository
-from .pending import Change
+from .changes import Change
 
 __all__ = ["Rollover"]
 

@@ -8,7 +8,7 @@ from pymongo.errors import PyMongoError
 
 from .._schema.histories import AgentWrite
 from ..mongodb_session_repository import MongoDBSessionRepository
-from .pending import Change
+from .changes import Change
 from .uploads import Uploads
 
 __all__ = ["Transfers"]

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 
 import pymongo
 from bson import ObjectId
@@ -27,46 +26,21 @@ from ..errors import (
     SessionNotFoundError,
     SessionTooLargeError,
 )
-from ..mongodb_session_repository import AgentPosition, MongoDBSessionRepository, PreparedWrite
+from ..mongodb_session_repository import AgentPosition, MongoDBSessionRepository
+from .changes import LIMITS, Change, Limits, NextWrite
+from .claim import Claim
 from .endings import conflict, locked
 from .live_tracking import LiveTracking
-from .pending import LIMITS, Change, Limits, NextWrite, PendingChanges
+from .pending import PendingChanges
 from .rollover import Rollover
 from .transfers import Transfers
 from .unsent import ALL_UNSENT, Entry, is_behind, note
 
-__all__ = ["MAX_MISSES", "AgentHistory", "Claim"]
+__all__ = ["MAX_MISSES", "AgentHistory"]
 
 logger = logging.getLogger(__name__)
 
 MAX_MISSES = 5
-
-
-@dataclass
-class Claim:
-    """A history's next write, which may share a command with those of others.
-
-    Attributes:
-        repository: Where it goes.
-        prepared: What is sent.
-        following: The changes that it holds, which are all.
-        sent: Whether it is acknowledged; None where nobody has sent it.
-        error: What is to be told nevertheless, when the claim has ended: the session was deleted meanwhile.
-    """
-
-    repository: MongoDBSessionRepository
-    prepared: PreparedWrite
-    following: NextWrite = field(repr=False)
-    sent: bool | None = None
-    error: Exception | None = None
-
-    def finish(self, *, sent: bool) -> None:
-        """Note that somebody has sent it; what is not acknowledged may have arrived all the same.
-
-        Args:
-            sent: Whether it is acknowledged.
-        """
-        self.sent = sent
 
 
 class AgentHistory:
@@ -289,7 +263,7 @@ class AgentHistory:
             self._sending.release()
 
     def _send_next(self) -> bool:
-        """Send one write; False where nothing is left to be sent."""
+        """Send one write; False where nothing is left to be sent or seen to."""
         with self.lock:
             self.check_open()
             if not self.queue.changes:
@@ -308,11 +282,9 @@ class AgentHistory:
             if not self._make_smaller(following):
                 raise
             return True
-        if not arrived and following.write.keeps_revision:
-            self._discard_stale_window(following.joined)
-        elif not arrived:
-            self._reconcile()
-        elif has_files:
+        if not arrived:
+            return self._discard_stale_window(following.joined) if following.write.keeps_revision else self._reconcile()
+        if has_files:
             self._confirm(following.joined, following.after)
         else:
             self._acknowledge(following.joined, following.after)
@@ -354,6 +326,7 @@ class AgentHistory:
         if self.queue.is_stored and self.roll_over(kept_bytes=0):
             return True
         with self.lock:
+            self.check_open()
             if self.queue.make_smaller(following.joined):
                 return True
             captured = [change.live for change in self.queue.changes if change.live]
@@ -365,19 +338,21 @@ class AgentHistory:
                 self.live.drop(dropped.appended["message_id"], captured)
             return False
 
-    def _discard_stale_window(self, count: int) -> None:
-        """Forget a moved window that came too late.
+    def _discard_stale_window(self, count: int) -> bool:
+        """Forget a moved window that came too late; False where nothing can follow it.
 
         Others have gone on from an older one, or may write alone, or have deleted the session. Who was in its way is
         told to the next message, if one comes.
         """
         logger.debug("session_id=<%s>, agent_id=<%s> | a moved window came too late", self.session_id, self.agent_id)
         with self.lock:
-            if self.queue.ended is None:
-                self.queue.discard(count)
-                self.live.forget()
+            if self.queue.ended is not None:
+                return False
+            self.queue.discard(count)
+            self.live.forget()
+            return True
 
-    def _reconcile(self) -> None:
+    def _reconcile(self) -> bool:
         """A guard missed: a write of ours had arrived without an answer, or somebody else wrote, or may write."""
         position = self._locate()
         stored = position.guard.write_id
@@ -387,7 +362,7 @@ class AgentHistory:
             appended = sum(change.appended is not None for change in self.queue.first(arrived or 0))
         if arrived is None:
             self._retry_or_conflict(position)
-            return
+            return True
         logger.debug(
             "session_id=<%s>, agent_id=<%s>, changes=<%d> | an unanswered write had arrived",
             self.session_id,
@@ -396,6 +371,7 @@ class AgentHistory:
         )
         # After a foreign write the place is another one, and the next write of ours conflicts.
         self._confirm(arrived, self.queue.guard.after(appended, stored))
+        return True
 
     def _locate(self) -> AgentPosition:
         with self.lock:
