@@ -75,7 +75,8 @@ class LiveMessages:
             record.has_stood = True
             self._seen.append(view.messages[-1])
             self._slots.append(Slot(view.messages[-1], record))
-        self.snapshot = replace(self.snapshot, records=(*self.snapshot.records, record))
+        before = self.snapshot
+        self.snapshot = Snapshot((*before.records, record), before.pinned, before.at, before.kept)
         return True
 
     def _stays_away(self, record: Record, live: Sequence[Message]) -> bool:

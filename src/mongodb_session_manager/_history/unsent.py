@@ -142,11 +142,11 @@ class LeftBehind:
             with suppress(RuntimeError):  # the interpreter ends, and what is left is sent
                 _thread.start_new_thread(self._watch, (of,))
 
-    def passed_by(self, history: Unsent) -> list[Unsent]:
-        """A history has stored something: older ones of its agent are not sent any more once nobody holds them.
+    def has_stored(self, history: Unsent) -> list[Unsent]:
+        """Keep a history no longer where it has stored all, and note that it went past older ones of its agent.
 
         Returns:
-            Those that nobody holds, to be given up.
+            Those of them that nobody holds, to be given up.
         """
         with self._lock:
             if not history.queue.changes:

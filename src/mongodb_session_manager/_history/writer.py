@@ -313,7 +313,7 @@ class AgentHistory:
         with self.lock:
             self.check_open()  # the session may have been deleted meanwhile
             self.rollover.grew(self.queue.acknowledge(count, after))
-            passed = ALL_UNSENT.passed_by(self)
+            passed = ALL_UNSENT.has_stored(self)
         for other in passed:
             other.give_up()
 
