@@ -13,7 +13,8 @@ from typing import Any, cast
 from strands._context_manager.strategies.offload import base
 from strands.types.content import Message
 
-from mongodb_session_manager._history.live_set import LiveMessages, Record, Snapshot, View, is_pinned
+from mongodb_session_manager._history.live_records import Record, Snapshot, View, is_pinned
+from mongodb_session_manager._history.live_set import LiveMessages
 from mongodb_session_manager._schema.messages import is_plain_user
 
 # What comes back
@@ -296,7 +297,7 @@ class Lists:
 
     def restored(self) -> tuple[list[Message], list[int]]:
         """Return the messages and ids that a restart brings back now."""
-        live_ids = self.followed.snapshot.ids(self.next_id, lambda message: cast(Any, copy.deepcopy(message)))
+        live_ids = self.followed.snapshot.ids(self.next_id)
         again = type(live_ids).of(live_ids.stored)
         assert again == live_ids
         assert not live_ids.missing(sorted(self.stored))

@@ -46,9 +46,11 @@ from ._client.off_loop import Run, Steps, all_done, go_through, go_through_off_l
 from ._client.outage import Sender, outage_of
 from ._history.binding import AgentBinder, AgentBinding, Announcement
 from ._history.call_metrics import ends_invocation
+from ._history.changes import MAX_PENDING
 from ._history.contents import SessionContents
-from ._history.group_commit import flush_behind, flush_off_loop
-from ._history.writer import MAX_PENDING, AgentHistory, flush_unsent
+from ._history.group_commit import flush_off_loop, send_behind
+from ._history.unsent import flush_unsent
+from ._history.writer import AgentHistory
 from ._schema.given import check_names, index_fields
 from ._schema.ids import check_id, now, shown
 from ._schema.lease import LEASE_DURATION, LEASE_TIMEOUT, Lease
@@ -289,7 +291,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         """Take an id for an agent; False where it is this agent's already."""
         with self._lock:
             bound = self._bindings.get(agent_id)
-            if bound is not None and bound.is_of(agent):
+            if bound is not None and bound.matches(agent):
                 return False
             self._check_open()
             if agent_id in self._bindings and (bound is None or not bound.is_left()):
@@ -337,9 +339,9 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
     def _bound(self, agent: "LocalAgent") -> AgentBinding:
         self._check_open()
         binding = self._bindings.get(_agent_id(agent))
-        if binding is None or not binding.is_of(agent):
+        if binding is None or not binding.matches(agent):
             raise MongoDBSessionError(
-                f"{self._binder.place(agent.agent_id)} is not bound to this manager. Pass session_manager=… when "
+                f"{self._binder.label(agent.agent_id)} is not bound to this manager. Pass session_manager=… when "
                 "making the Agent, or call initialize(agent)."
             )
         return binding
@@ -370,7 +372,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
             return
         check_message(message)
         binding = self._bound(agent)
-        if not binding.history.is_pending(message):  # else it is tried again
+        if not binding.is_pending(message):  # else it is tried again
             self._look_up(binding, agent)
             binding.capture_message(agent, with_tracking_id(with_blocks(message)), message)
         binding.history.flush()
@@ -414,21 +416,21 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
             event["stop_reason"] = stop_reason
         if guardrail_trace is not None:
             event["policies_triggered"] = policies_triggered(guardrail_trace)
-        place = f"{self._binder.place(agent.agent_id)}, guardrail event"
+        label = f"{self._binder.label(agent.agent_id)}, guardrail event"
         binding.history.check_open()
         copies: set[int] = set()
         try:
             with self._degrading(binding.history):
                 copies = self._copies(binding, agent.agent_id)
         finally:  # without a look at the server, what is known here is redacted all the same
-            binding.history.redact_latest(with_blocks(redact_message), encode(event, place), copies)
+            binding.redact_latest(with_blocks(redact_message), encode(event, label), copies)
         with self._degrading(binding.history):
             binding.history.flush()
 
     def _copies(self, binding: AgentBinding, agent_id: str) -> set[int]:
         """Find the messages that a prompt which was sent again is stored as; some may have left the live history."""
-        latest = binding.history.latest()
-        tracking_id = latest.get("tracking_id") if latest else None
+        latest = binding.history.live.latest
+        tracking_id = latest.message.get("tracking_id") if latest else None
         if not isinstance(tracking_id, str):
             return set()
         return self._stores.histories.tracked_ids(self.session_id, agent_id, tracking_id)
@@ -509,7 +511,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
     def _captured_now(self, agent: "LocalAgent") -> tuple[AgentBinding | None, Announcement | None]:
         """Return the agent's binding and what was announced, where one of our own handlers calls."""
         captured = _capturing.get()
-        return captured if captured is not None and captured[0].is_of(agent) else (None, None)
+        return captured if captured is not None and captured[0].matches(agent) else (None, None)
 
     def _announce(self, binding: AgentBinding, agent: "LocalAgent", *messages: Message, replaces: bool = False) -> None:
         for message in messages:
@@ -563,10 +565,10 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
             await self._end_of_failed(binding, event.agent, failure)
         await self._alook_up(binding, event.agent)
         self._capture_state(binding, event.agent)
-        if binding.history.only_window_moved:
+        if binding.history.has_only_window_state:
             # Nobody needs to wait for a moved window: an older one restores to the same conversation. It goes out
             # when the caller has the answer, so as not to compete with that for the interpreter.
-            asyncio.get_running_loop().call_soon(self._flush_left, binding.history)
+            asyncio.get_running_loop().call_soon(self._send_left, binding.history)
         else:
             await self._flush(binding, ends=True)
         if getattr(event, "result", None) is not None or sys.exc_info()[1] is None:
@@ -584,7 +586,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         try:
             self._capture_state(binding, agent)
         finally:  # an override may raise, and what was captured before goes out all the same
-            if not binding.history.only_window_moved:
+            if not binding.history.has_only_window_state:
                 await self._flush(binding)
 
     async def _store(
@@ -610,12 +612,12 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         if self._durability == "sync" or not ends_later:
             await self._flush(binding)
         elif self._durability == "async" or binding.history.pending >= MAX_PENDING // 2:
-            self._flush_behind(binding.history)
+            self._send_behind(binding.history)
 
-    def _flush_behind(self, history: AgentHistory) -> None:
+    def _send_behind(self, history: AgentHistory) -> None:
         """Send without waiting; what fails is met by the flush at the end of the invocation, where there is one."""
         if not self._is_held(history):
-            flush_behind(self._stores.handle, history)
+            send_behind(self._stores.handle, history)
 
     async def _flush(self, binding: AgentBinding, *, ends: bool = False) -> None:
         binding.history.check_open()
@@ -627,12 +629,12 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
             longest = LONGEST_WAIT if self._degrades else None
             await flush_off_loop(self._stores.handle, binding.history, longest)
 
-    def _flush_left(self, history: AgentHistory) -> "Future[None] | None":
+    def _send_left(self, history: AgentHistory) -> "Future[None] | None":
         # By now close(), or the next message, may have taken it along.
         if not history.pending or self._closed or self._is_held(history):
             return None
         try:
-            sent = self._stores.handle.executor.submit(history.flush_behind)
+            sent = self._stores.handle.executor.submit(history.send_behind)
         except (InvalidOperation, RuntimeError) as error:  # somebody closed the client
             self._log_error(error)
             return None
@@ -762,7 +764,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         """
         self._check_open()
         for binding in self._live_bindings():
-            binding.history.end(SessionNotFoundError(self.session_id))
+            binding.history.invalidate(SessionNotFoundError(self.session_id))
         return self.session_repository.delete_session(self.session_id)
 
     def flush(self, timeout: float | None = None) -> None:
@@ -805,7 +807,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
     def _send_states(self) -> "list[Future[None]]":
         """Send the states of Graphs and Swarms that wait, for as long as closing waits."""
         waiting = [writer for writer in list(self._multi_agents.values()) if writer.pending]
-        return self._call([functools.partial(_bounded, writer.flush_if_idle) for writer in waiting])
+        return self._call([functools.partial(_bounded, writer.send_if_idle) for writer in waiting])
 
     def _call(self, calls: "Iterable[functools.partial[None]]") -> "list[Future[None]]":
         if threading.current_thread().name.startswith(f"{THREAD_NAME}_"):
@@ -834,9 +836,9 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
 
     def _leaving(self, leave: "Callable[[Future[None]], None]") -> Steps:
         """Do what ``aclose`` does, but leave a moved window to the client's threads, and tell of what they do."""
-        left = [] if self._is_exclusive else [history for history in self._unsent() if history.only_window_moved]
+        left = [] if self._is_exclusive else [history for history in self._unsent() if history.has_only_window_state]
         for history in left:
-            sent = self._flush_left(history)
+            sent = self._send_left(history)
             if sent is not None:
                 leave(sent)
         yield from self._closing(in_thread, left)
@@ -866,8 +868,8 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
                 future.result()
 
     def _sending_last(self, left: Collection[AgentHistory]) -> Steps:
-        waiting = [history for history in self._unsent() if not (history in left and history.only_window_moved)]
-        until = functools.partial(AgentHistory.flush_until, deadline=time.monotonic() + CLOSE_TIMEOUT)
+        waiting = [history for history in self._unsent() if not (history in left and history.has_only_window_state)]
+        until = functools.partial(AgentHistory.send_until, deadline=time.monotonic() + CLOSE_TIMEOUT)
         try:
             sent = self._send(waiting, until if self._degrades else AgentHistory.flush) + self._send_states()
             yield sent, CLOSE_TIMEOUT
@@ -878,7 +880,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
             self._outage.forget(writer)
         for binding in self._live_bindings():
             self._outage.forget(binding.history)
-            binding.history.let_go()
+            binding.history.unregister()
             if binding.left_out is not None:
                 self._log_unstored(binding.left_out)
 

@@ -280,6 +280,14 @@ def test_what_is_pure_imports_no_driver(module: str) -> None:
     assert not {name.split(".")[0] for name in imported(module)} & {"pymongo", "gridfs"}
 
 
+@pytest.mark.parametrize("name", ["changes", "pending", "live_records", "live_set", "live_tracking", "uploads"])
+def test_what_is_pure_of_a_history_needs_no_server(name: str) -> None:
+    module = f"_history.{name}"
+
+    assert not {each.split(".")[0] for each in imported(module)} & {"pymongo", "gridfs", "threading"}
+    assert own_imports(module) <= {"_schema", "_history", "errors", "types"}
+
+
 # Collections and operators
 
 

@@ -10,7 +10,8 @@ import pytest
 from pymongo import common
 
 from mongodb_session_manager import MongoDBSessionManager
-from mongodb_session_manager._history import writer as _writer
+from mongodb_session_manager._history.binding import AgentBinder
+from mongodb_session_manager._history.changes import Limits
 from mongodb_session_manager._stores import segments as _segments
 from tests.faults.conversation import Conversation
 from tests.faults.cutting_proxy import HOST, CuttingProxy, running_proxy
@@ -25,7 +26,7 @@ def quick_recovery(monkeypatch: pytest.MonkeyPatch) -> None:
     # The driver looks for a lost server again after 0.5 s at the earliest, and these tests lose many.
     monkeypatch.setattr(common, "MIN_HEARTBEAT_INTERVAL", 0.02)
     # So long a write that nobody waits for is repeated.
-    monkeypatch.setattr(_writer, "BEHIND_TIMEOUT", 0.2)
+    monkeypatch.setattr(AgentBinder, "limits", Limits(behind_timeout=0.2))
 
 
 @pytest.fixture

@@ -124,7 +124,8 @@ def redact(conversation: Conversation) -> None:
 
 
 def move(conversation: Conversation) -> None:
-    conversation.manager._live_bindings()[0].history._roll_quietly()
+    history = conversation.manager._live_bindings()[0].history
+    history.rollover.move_quietly(history.roll_over)
     wait_for_indexes()
 
 

@@ -6,7 +6,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from mongodb_session_manager._history import writer as _writer
+from mongodb_session_manager._history.binding import AgentBinder
+from mongodb_session_manager._history.changes import Limits
 from mongodb_session_manager.testing import Mongod
 from tests.faults.conversation import Conversation
 from tests.faults.stream import Stream, stream_of
@@ -85,7 +86,7 @@ def test_a_server_that_comes_back_after_a_minute(
     converse: Converse, server: Mongod, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Who goes on without waiting says much in a minute.
-    monkeypatch.setattr(_writer, "MAX_PENDING", 100_000)
+    monkeypatch.setattr(AgentBinder, "limits", Limits(pending=100_000, behind_timeout=0.2))
     stream = stream_of(converse, uri=server.uri, w="majority", serverSelectionTimeoutMS=2_000)
 
     with stream.talking():

@@ -585,7 +585,7 @@ import sys
 from pymongo import MongoClient
 from strands import Agent
 from mongodb_session_manager import MongoDBSessionManager
-from mongodb_session_manager._history.group_commit import flush_behind
+from mongodb_session_manager._history.group_commit import send_behind
 from mongodb_session_manager.testing import ScriptedModel
 
 client = MongoClient(sys.argv[1], tz_aware=True)
@@ -597,7 +597,7 @@ sys.stdin.readline()
 for manager, agent in zip(managers, agents):
     (binding,) = manager._live_bindings()
     binding.capture_message(agent, {"role": "user", "content": [{"text": "pending"}]})
-    flush_behind(manager._stores.handle, binding.history)
+    send_behind(manager._stores.handle, binding.history)
 """
 
 

@@ -1,11 +1,11 @@
 """The size of a session document over all of its agents, on the real mongod."""
 
-from collections.abc import itertools
+import itertools
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
 import bson
-import Callable
 import pytest
 from histories import numbering
 from pymongo import MongoClient

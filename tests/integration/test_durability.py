@@ -23,6 +23,8 @@ from mongodb_session_manager import (
     MongoDBSessionManagerFactory,
     create_mongodb_session_manager,
 )
+from mongodb_session_manager._history.binding import AgentBinder
+from mongodb_session_manager._history.changes import Limits
 from mongodb_session_manager.errors import (
     MongoDBSessionError,
     SessionConflictError,
@@ -1202,7 +1204,7 @@ def test_the_queue_is_bounded(
     monkeypatch: pytest.MonkeyPatch,
     durability: str,
 ) -> None:
-    monkeypatch.setattr("mongodb_session_manager._history.writer.MAX_PENDING", 5)
+    monkeypatch.setattr(AgentBinder, "limits", Limits(pending=5))
     manager = new_manager(durability=durability, on_error="degrade")
     agent = new_agent(manager)
 

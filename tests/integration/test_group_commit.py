@@ -36,7 +36,7 @@ from mongodb_session_manager import (
 from mongodb_session_manager._client.handle import ClientHandle
 from mongodb_session_manager._history import group_commit as _group_commit
 from mongodb_session_manager._history.binding import AgentBinding
-from mongodb_session_manager._history.writer import BEHIND_TIMEOUT
+from mongodb_session_manager._history.changes import LIMITS
 from mongodb_session_manager._stores import segments as _segments
 from mongodb_session_manager.testing import Command, CommandCounter, CommandLog, session_ids
 from tests.gathering import held_up
@@ -260,7 +260,7 @@ async def test_who_is_behind_alone_has_so_long_whatever_the_caller_has(
             assert await until(lambda: waiting() == 3)
         await turn
 
-    assert 1000 < max(command.document["maxTimeMS"] for command in updates(log)) <= 1000 * BEHIND_TIMEOUT
+    assert 1000 < max(command.document["maxTimeMS"] for command in updates(log)) <= 1000 * LIMITS.behind_timeout
 
 
 # What does not
@@ -416,12 +416,14 @@ def test_what_may_share(
     agent("Hi")
     capture(agent)
 
-    offer = binding_of(agent).history.offer()
-
-    assert (offer is not None) == shares
-    if offer is not None:
-        binding_of(agent).history.conclude(offer, arrived=False)
-        assert binding_of(agent).history.offer() is None, "it may have arrived"
+    with binding_of(agent).history.claim() as claimed:
+        assert (claimed is not None) == shares
+    with binding_of(agent).history.claim() as claimed:
+        assert (claimed is not None) == shares, "nobody has sent it"
+        if claimed is not None:
+            claimed.finish(sent=False)
+    with binding_of(agent).history.claim() as claimed:
+        assert claimed is None, "it may have arrived"
     manager.flush()
     assert manager.health == {"ok": True, "pending": 0, "last_error": None}
 
@@ -584,7 +586,7 @@ async def test_who_is_behind_with_one_that_cannot_be_stored_is_stored(
     with held_up(mongo_client):
         for number, agent in enumerate(agents):
             binding_of(agent).capture_message(agent, user(f"Hi {number}"))
-            _group_commit.flush_behind(handle, binding_of(agent).history)
+            _group_commit.send_behind(handle, binding_of(agent).history)
 
     others = [n for n in range(len(agents)) if n != ODD]
     assert await until(lambda: all(texts(history(SESSIONS[n])) == [f"Hi {n}"] for n in others))
@@ -722,7 +724,7 @@ async def test_a_client_that_has_waited_for_long_enough_tells_those_who_wait(
     assert failed(outcomes) == dict.fromkeys(range(len(agents)), InvalidOperation)
     assert [history(session_id) for session_id in SESSIONS] == [[]] * len(SESSIONS)
     for agent in agents:
-        binding_of(agent).history.let_go()
+        binding_of(agent).history.unregister()
 
 
 async def test_who_comes_after_the_last_user_of_a_client_does_not_wait_for_that_ones_threads(
@@ -767,14 +769,16 @@ def test_a_forked_process_finds_no_lock_of_its_parents_threads(crowd: Crowd) -> 
     """Also of a history that has nothing to send."""
     history = binding_of(crowd[0]).history
     binding_of(crowd[0]).capture_message(crowd[0], user("Hi"))
+    claim = history.claim()
     with ThreadPoolExecutor(1) as threads:
-        offer = threads.submit(history.offer).result()
-        assert offer is not None
-        history.let_go()
+        claimed = threads.submit(claim.__enter__).result()
+        assert claimed is not None
+        history.unregister()
         if (child := os.fork()) == 0:
             os._exit(0 if history._sending.acquire(timeout=5) else 1)
         _, status = os.waitpid(child, 0)
-        threads.submit(history.conclude, offer, arrived=False).result()
+        claimed.finish(sent=False)
+        threads.submit(claim.__exit__, None, None, None).result()
         manager_of(crowd[0]).flush()
 
     assert os.waitstatus_to_exitcode(status) == 0
@@ -801,7 +805,7 @@ async def test_the_event_loop_sends_nothing_itself(
 def nobody_is_left() -> Iterator[None]:
     yield
     groups = [group for of_threads in list(_group_commit._groups.values()) for group in of_threads.values()]
-    assert [(group._line, group._called) for group in groups] == [([], False)] * len(groups)
+    assert [(group._waiting, group._called) for group in groups] == [([], False)] * len(groups)
 
 
 # Another driver

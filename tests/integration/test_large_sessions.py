@@ -121,7 +121,7 @@ def settle(manager: MongoDBSessionManager) -> None:
     """Wait for what is done behind."""
     manager.flush()
     for binding in manager._live_bindings():
-        binding.history.roll()
+        binding.history.roll_over()
 
 
 def test_a_turn_takes_as_many_writes_as_at_the_beginning(writes: dict[str, int]) -> None:

@@ -16,9 +16,8 @@ from pymongo.errors import OperationFailure
 from strands import Agent
 from strands.types.content import Message
 
-from mongodb_session_manager import MongoDBSessionError, MongoDBSessionManager
-from mongodb_session_manager._history import unsent as _left_behind
-from mongodb_session_manager._history import writer as _writer
+from mongodb_session_manager import MongoDBSessionManager
+from mongodb_session_manager._history.unsent import ALL_UNSENT, flush_unsent
 from tests.watching import eventually
 
 NewAgent = Callable[..., Agent]
@@ -32,12 +31,12 @@ SECRET = "my number is 555-0199"
 def nothing_left() -> Iterator[None]:
     """Other tests' histories are none of ours."""
     gc.collect()
-    for history in _writer._unsent:
-        history.end(MongoDBSessionError("of another test"))
-    _writer._unsent.reset()  # and nobody sleeps until what those had left is too old
+    for history in ALL_UNSENT:
+        history.give_up()
+    ALL_UNSENT.reset()  # and nobody sleeps until what those had left is too old
     yield
-    for history in _writer._unsent:
-        history.end(MongoDBSessionError("the test is over"))
+    for history in ALL_UNSENT:
+        history.give_up()
 
 
 @pytest.fixture
@@ -65,14 +64,14 @@ def open_manager(client: MongoClient[dict[str, Any]], database: str, session_id:
 
 
 def left() -> list[Any]:
-    return list(_writer._unsent)
+    return list(ALL_UNSENT)
 
 
 def test_it_is_sent_in_the_end(drop: Drop, history: History) -> None:
     drop()
     assert len(left()) == 1
 
-    _writer.flush_unsent()
+    flush_unsent()
 
     assert [message["content"] for message in history()] == [[{"text": SECRET}]]
     assert left() == []
@@ -87,14 +86,14 @@ def test_it_is_never_sent_when_the_user_has_asked_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     drop()
-    assert settled(lambda: _writer._unsent._left)
+    assert settled(lambda: ALL_UNSENT._left)
 
     with caplog.at_level(logging.WARNING), open_manager(mongo_client, database) as manager:
         agent = new_agent(manager)
         agent("Again")
 
     assert left() == []
-    _writer.flush_unsent()
+    flush_unsent()
     assert history() == agent.messages
     told = [record.getMessage() for record in caplog.records if "given up" in record.getMessage()]
     assert len(told) == 1
@@ -108,7 +107,7 @@ def test_the_newer_one_goes_first_when_both_wait(
     drop(said="One")
     drop(said="Two")
 
-    _writer.flush_unsent()
+    flush_unsent()
 
     assert [message["content"] for message in history()] == [[{"text": "Two"}]]
     assert "messages=<1>" in caplog.text
@@ -123,17 +122,17 @@ def test_another_session_or_agent_passes_nobody(
         new_agent(manager)("Hi")
     with open_manager(mongo_client, database, "s-1") as manager:
         new_agent(manager, agent_id="another")("Hi")
-    _writer.flush_unsent()
+    flush_unsent()
 
     assert len(history("s-1")) == 1
 
 
 def test_only_so_many_are_kept(drop: Drop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(_left_behind, "MAX_LEFT", 2)
+    monkeypatch.setattr(ALL_UNSENT, "most", 2)
 
     for number in range(4):
         drop(f"s-{number}")
-        assert settled(lambda: not _writer._unsent._left or left())
+        assert settled(lambda: not ALL_UNSENT._left or left())
 
     assert settled(lambda: len(left()) == 2)
     assert settled(lambda: caplog.text.count("given up") == 2)
@@ -143,7 +142,7 @@ def test_only_so_many_are_kept(drop: Drop, monkeypatch: pytest.MonkeyPatch, capl
 def test_only_so_long_and_with_them_goes_the_client(
     mongodb_uri: str, database: str, new_agent: NewAgent, failing: Failing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_left_behind, "LEFT_SECONDS", 0.2)
+    monkeypatch.setattr(ALL_UNSENT, "seconds", 0.2)
     manager = MongoDBSessionManager("s-1", mongodb_uri, database)
     handle = manager._stores.handle
     agent = new_agent(manager)
@@ -174,7 +173,7 @@ def test_what_is_left_keeps_its_client(
     gc.collect()
 
     assert not settled(lambda: handle.closed, 0.3)
-    _writer.flush_unsent()
+    flush_unsent()
     assert len(history("s-1")) == 1
     assert eventually(lambda: gc.collect() >= 0 and handle.closed)
 
@@ -189,7 +188,7 @@ def test_a_living_manager_is_not_given_up(
     del agent
     gc.collect()
 
-    _writer._unsent._look()
+    ALL_UNSENT._look()
     assert manager.health["pending"] == 1
     manager.close()
 

@@ -20,6 +20,8 @@ from strands.multiagent import GraphBuilder
 from mongodb_session_manager import MongoDBSessionError, MongoDBSessionManager
 from mongodb_session_manager._client import outage as _outage
 from mongodb_session_manager._history import group_commit as _group_commit
+from mongodb_session_manager._history.binding import AgentBinder
+from mongodb_session_manager._history.changes import Limits
 from mongodb_session_manager.testing import CommandCounter, Mongod, Redaction, ScriptedModel
 from tests.watching import eventually
 
@@ -226,7 +228,7 @@ def test_a_redaction_is_tried_at_once(
 
 
 def test_a_full_queue_still_raises(open_manager: Open, server: Mongod, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mongodb_session_manager._history.writer.MAX_PENDING", 5)
+    monkeypatch.setattr(AgentBinder, "limits", Limits(pending=5))
     manager = open_manager()
     agent = new_agent(manager)
 

@@ -177,7 +177,9 @@ AGENT_VERBS: dict[str, Verb] = {
     "roll_over": lambda r, s, a: stores_of(r).histories.roll_over(s, a, Guard(1, 0), bson.ObjectId()),
     "tracked_ids": lambda r, s, a: stores_of(r).histories.tracked_ids(s, a, "t-1"),
     "tracked_messages": lambda r, s, a: stores_of(r).histories.tracked_messages(s, a, ["t-1"]),
-    "edit_moved": lambda r, s, a: stores_of(r).histories.edit_moved(s, a, MessageEdit(0, {"role": "user"}, ())),
+    "edit_in_segments": lambda r, s, a: stores_of(r).histories.edit_in_segments(
+        s, a, MessageEdit(0, {"role": "user"}, ())
+    ),
     "create_message": lambda r, s, a: r.create_message(s, a, a_message(0)),
     "read_message": lambda r, s, a: r.read_message(s, a, 0),
     "update_message": lambda r, s, a: r.update_message(s, a, a_message(0)),
@@ -643,7 +645,7 @@ READING_NONE = {"read_session", "read_agent", "read_message", "read_multi_agent"
 TELLING = {
     "delete_session",
     "write_agent",
-    "edit_moved",
+    "edit_in_segments",
     "check_lease",
     "release_lease",
     "renew_lease",

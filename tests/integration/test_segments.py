@@ -1,5 +1,6 @@
 """Histories that outgrow the session document, on the real mongod."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -160,7 +161,7 @@ def test_nothing_waits_for_the_index_of_a_first_move(
     talk(manager, agent, 3)
     with failing("createIndexes", **slow) as met:
         started = time.monotonic()
-        assert history.roll()
+        assert history.roll_over()
         talk(manager, agent, 1, start=3)
         assert time.monotonic() - started < 1
         wait_for_indexes()
@@ -183,13 +184,32 @@ def test_a_move_without_an_answer_loses_and_doubles_nothing(
     talk(manager, agent, 4)
     with failing("update", **fault):
         monkeypatch.setattr(_segments, "KEPT_MESSAGES", 3)  # so that eight messages are too many
-        manager._live_bindings()[0].history._roll_quietly()
+        agent_history = manager._live_bindings()[0].history
+        agent_history.rollover.move_quietly(agent_history.roll_over)
 
     talk(manager, agent, 6, start=4)
 
     assert history() == agent.messages
     assert new_agent(new_manager(), **keeping_all()).messages == agent.messages
     assert "old messages were not moved" in caplog.text
+
+
+def test_a_move_that_meets_a_closed_client_is_no_warning(
+    mongodb_uri: str, database: str, new_agent: NewAgent, caplog: pytest.LogCaptureFixture
+) -> None:
+    manager = MongoDBSessionManager("s-1", mongodb_uri, database)
+    agent = new_agent(manager, **keeping_all())
+    talk(manager, agent, 4)
+    history = manager._live_bindings()[0].history
+    manager.close()
+    history.rollover.set_document_size(100, 1_000_000)
+
+    with caplog.at_level(logging.DEBUG, logger="mongodb_session_manager"):
+        history.rollover.move_quietly(history.roll_over)
+
+    told = [record for record in caplog.records if "moves old messages" in record.getMessage()]
+    assert [record.levelno for record in told] == [logging.DEBUG]
+    assert all(record.levelno < logging.WARNING for record in caplog.records)
 
 
 def test_a_segment_that_nobody_refers_to_is_invisible_and_goes_with_the_session(
@@ -199,7 +219,7 @@ def test_a_segment_that_nobody_refers_to_is_invisible_and_goes_with_the_session(
     agent = new_agent(manager, **keeping_all())
     talk(manager, agent, 4)
     with failing("update", errorCode=50), pytest.raises(PyMongoError):
-        manager._live_bindings()[0].history.roll()
+        manager._live_bindings()[0].history.roll_over()
     assert segments.count_documents({"session_id": "s-1"}) == 1
     assert history() == agent.messages
 
@@ -237,11 +257,11 @@ def test_of_two_movers_one_wins_and_the_other_cleans_up(
     for number in range(8):
         first.append_message(user(str(number)), agent)
     # Both have read the messages when the first of them moves these.
-    listener = Meanwhile("insert", lambda: first._live_bindings()[0].history.roll())
+    listener = Meanwhile("insert", lambda: first._live_bindings()[0].history.roll_over())
     second = new_manager(connection_string=mongodb_uri, event_listeners=[listener])
     other = new_agent(second, **keeping_all())
 
-    assert not second._live_bindings()[0].history.roll()
+    assert not second._live_bindings()[0].history.roll_over()
 
     assert segments.count_documents({}) == len(document()["segments"]) == 1
     other("I go on")
@@ -255,7 +275,7 @@ def test_who_was_restored_before_a_move_goes_on(new_manager: NewManager, new_age
         first.append_message(user(str(number)), agent)
     second = new_manager()
     other = new_agent(second, **keeping_all())
-    assert first._live_bindings()[0].history.roll()
+    assert first._live_bindings()[0].history.roll_over()
 
     other("I was restored before")
     second.redact_latest_message(user("[hidden]"), other)
@@ -303,7 +323,7 @@ def test_a_redaction_reaches_segments_and_copies(
     settle(manager)
     if not moved:  # a copy in a segment that nobody refers to
         with failing("update", errorCode=50), suppress(PyMongoError):
-            manager._live_bindings()[0].history.roll()
+            manager._live_bindings()[0].history.roll_over()
     manager.append_message(prompt, agent)
     assert SECRET.encode() in everything()
 

@@ -125,7 +125,7 @@ async def test_a_redaction_while_values_are_hashed(
         event = {"action": "BLOCKED"}
         binding = manager._bindings["default"]
         assert binding is not None
-        binding.history.redact_latest({"role": "user", "content": [{"text": "[removed]"}]}, event)
+        binding.redact_latest({"role": "user", "content": [{"text": "[removed]"}]}, event, ())
         go_on.set()
         await turn
     else:

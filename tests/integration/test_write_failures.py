@@ -16,6 +16,8 @@ from strands.hooks import AfterInvocationEvent
 from strands.types.content import Message
 
 from mongodb_session_manager import MongoDBSessionManager
+from mongodb_session_manager._history.binding import AgentBinder
+from mongodb_session_manager._history.changes import Limits
 from mongodb_session_manager.errors import MongoDBSessionError
 from mongodb_session_manager.testing import CommandCounter, Mongod, Redaction
 from tests.faults.fault import CLOSED, UNCONFIRMED
@@ -206,7 +208,7 @@ def test_the_queue_is_bounded(
     failing: Failing,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("mongodb_session_manager._history.writer.MAX_PENDING", 3)
+    monkeypatch.setattr(AgentBinder, "limits", Limits(pending=3))
     manager = new_manager()
     agent = new_agent(manager)
 

@@ -187,7 +187,7 @@ def test_figures_and_representations(
     monkeypatch.setattr(manager._stores.histories, "write_agent", lambda *_: False)
     with witness.error(SessionConflictError):
         manager.append_message(confidential.message(), agent)
-    witness.hear(binding, binding.history, *binding.history._pending, *binding.history._live.records)
+    witness.hear(binding, binding.history, *binding.history.queue.changes, *binding.history.live._messages.records)
 
 
 def test_no_spans_are_made() -> None:

@@ -53,7 +53,7 @@ class Sender(Protocol):
     def hold(self, error: str) -> None:
         """Take over the name of why nothing is sent for now."""
 
-    def flush_if_idle(self) -> None:
+    def send_if_idle(self) -> None:
         """Send what is pending, unless somebody does already."""
 
 
@@ -184,7 +184,7 @@ class Outage:
             return error
         for sender in self._pending()[:_TRIED]:
             started = time.monotonic()
-            error = _attempt(sender.flush_if_idle)
+            error = _attempt(sender.send_if_idle)
             if error is None or time.monotonic() - started < SLOW_ANSWER:
                 return None
         return error
@@ -207,7 +207,7 @@ def _attempt(call: Callable[[], Any]) -> Exception | None:
 
 
 def _send(sender: Sender) -> None:
-    error = _attempt(sender.flush_if_idle)
+    error = _attempt(sender.send_if_idle)
     if error is not None:
         logger.debug("error=<%s> | not sent yet, it is tried again", type(error).__name__)
 

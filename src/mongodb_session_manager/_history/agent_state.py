@@ -48,14 +48,14 @@ class AgentStateTracker:
     """Compares an agent with what was captured of it last.
 
     Args:
-        place: What the agent is called in errors.
+        label: What the agent is called in errors.
 
     Attributes:
         refused: Why fields are left out, by field, as long as nobody was told.
     """
 
-    def __init__(self, place: str) -> None:
-        self._place = place
+    def __init__(self, label: str) -> None:
+        self._label = label
         self._digests: dict[str, bytes] = {}
         self._plain: set[str] = set()
         self._captured: Stored = {}
@@ -91,7 +91,7 @@ class AgentStateTracker:
         config = configuration(agent)
         captured = self._captured
         if config != self._config:
-            captured = captured | encode(_captured(config, config), self._place)
+            captured = captured | encode(_captured(config, config), self._label)
             capture.changed |= self._changed_config(config, captured)
         yield capture.changed
         self._plain = self._plain - capture.digests.keys() | capture.plain
@@ -106,7 +106,7 @@ class AgentStateTracker:
             value = look()
             if self._is_unchanged(name, value):
                 return
-            stored, differs = encode_noting(value, f"{self._place}, {name}")
+            stored, differs = encode_noting(value, f"{self._label}, {name}")
             digest = _digest(stored)
         except Exception as error:  # noqa: BLE001 - a conversation manager's own method may raise anything
             self._refuse(capture, name, value, error)
@@ -119,11 +119,16 @@ class AgentStateTracker:
 
     def _is_unchanged(self, name: str, value: Any) -> bool:
         """Tell it of a field whose stored form is the value itself, without making that."""
-        return name in self._plain and observed(name, lambda: _digest(value), None) == self._digests[name]
+        if name not in self._plain:
+            return False
+        try:
+            return _digest(value) == self._digests[name]
+        except Exception:  # noqa: BLE001 - no value that BSON knows, and so it has changed
+            return False
 
     def _refuse(self, capture: _Capture, name: str, value: Any, error: Exception) -> None:
         """Note why a field is left out; once, as long as it stays what it is."""
-        rest, _ = encode_tolerant({name: value}, f"{self._place}, {name}")
+        rest, _ = encode_tolerant({name: value}, f"{self._label}, {name}")
         capture.digests[name] = _digest([type(error).__name__, observed("error", lambda: str(error), ""), rest])
         is_known_new = name == "state" and capture.has_version
         if is_known_new or capture.digests[name] != self._digests.get(name):
@@ -138,7 +143,7 @@ class AgentStateTracker:
         changed = {name: config[name] for name in config if name not in known or known[name] != captured[name]}
         if not changed:
             return {}
-        return {**encode(changed, f"{self._place}, configuration"), "captured": captured}
+        return {**encode(changed, f"{self._label}, configuration"), "captured": captured}
 
 
 def _detached(error: Exception) -> Exception:

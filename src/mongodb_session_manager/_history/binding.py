@@ -16,7 +16,7 @@ from strands.types.content import Message
 
 from .._schema.blobs import Files, offload
 from .._schema.histories import AgentWrite, Guard
-from .._schema.ids import now
+from .._schema.ids import agent_label, now
 from .._schema.live_ids import LiveIds
 from .._schema.messages import message_doc, with_blocks, with_tracking_id
 from .._schema.values import Stored
@@ -25,9 +25,12 @@ from .._stores.restoring import restoring
 from ..errors import MongoDBSessionError, SessionConflictError, SessionLockedError, SessionTooLargeError
 from .agent_state import AgentStateTracker
 from .call_metrics import ToolUsageMeter, call_metrics, ends_invocation
+from .capture import HistoryCapture
+from .changes import LIMITS, Limits
 from .contents import SessionContents
-from .live_set import is_pinned
+from .live_records import is_pinned
 from .restore import OwnMessages, live_messages, live_view, restore_manager
+from .unsent import ALL_UNSENT
 from .writer import AgentHistory
 
 if TYPE_CHECKING:
@@ -79,7 +82,8 @@ class AgentBinding:
         self._tracker = tracker
         self._tools = ToolUsageMeter(agent)
         self.history = history
-        history.held_by(self)
+        self._capture = HistoryCapture(history)
+        ALL_UNSENT.held_by(history, self)
         self.failure: Exception | None = None
         self.invoked = False
         # The event on which callbacks of others still work.
@@ -98,9 +102,14 @@ class AgentBinding:
         """
         view, own = live_view(agent), own or OwnMessages()
         if view is not None:
-            self.history.begin(view, own.messages, own.kept, stored)
+            self._capture.begin(view, own.messages, own.kept, stored)
 
-    def is_of(self, agent: "LocalAgent") -> bool:
+    def set_document_size(self, count: int, size: int, has_files: bool) -> None:
+        """Take over how many messages, of how many bytes, the session document holds, and if any are offloaded."""
+        self.history.rollover.set_document_size(count, size)
+        self.history.transfers.uploads.has_files |= has_files
+
+    def matches(self, agent: "LocalAgent") -> bool:
         """Tell whether this very object is bound."""
         return self._agent() is agent
 
@@ -142,7 +151,7 @@ class AgentBinding:
         if tools:
             metrics["tool_usage"] = tools
         with self._state_along(agent) as changed:
-            self.history.append(message, changed, metrics, given, live_view(agent))
+            self._capture.append(message, changed, metrics, given, live_view(agent))
         if tools:
             self._tools.count(agent)
 
@@ -154,7 +163,7 @@ class AgentBinding:
         with self._capturing:
             message, given = announced.identified(with_blocks(message))
             replaces = announced.replaces and given is announced.message
-            if replaces or self.history.is_continuation(given, agent.messages):
+            if replaces or self.history.live.is_continuation(given, agent.messages):
                 self.capture_replacement(agent, message, given)
             else:
                 self.capture_message(agent, message, given)
@@ -163,39 +172,56 @@ class AgentBinding:
     def capture_replacement(self, agent: "LocalAgent", message: Message, given: Message | None = None) -> None:
         """Queue the new content of a stored message, by its tracking id."""
         with self._capturing, self._state_along(agent) as changed:
-            self.history.replace(message, changed, given, live_view(agent))
+            self._capture.replace(message, changed, given, live_view(agent))
 
     def store_new(self) -> None:
         """Store the agent now, where it would come with its first message only; else this costs nothing."""
         agent = self._agent()
-        if not self.history.comes_later or (agent is None and not self.history.pending):
+        if not self._capture.comes_later or (agent is None and not self.history.pending):
             return
         if agent is not None and not self.syncs_apart:
             self.capture_state(agent)
-        self.history.create()
+        self._capture.create()
+        self.history.flush()
 
     def capture_state(self, agent: "LocalAgent") -> None:
         """Queue the agent's state, and which messages are live, as far as they changed."""
         view = live_view(agent)
         with self._capturing, self._tracker.capturing(agent) as changed:
-            self.history.change(changed, view)
+            self._capture.change(changed, view)
         if view is None:
-            self.history.prune(agent.messages)
+            self._capture.prune(agent.messages)
+
+    def capture_fields(self, fields: Stored) -> None:
+        """Queue changed fields of ``agent_data``."""
+        self._capture.change(fields)
+
+    def redact_latest(self, message: Message, event: Stored, copies: Iterable[int]) -> None:
+        """Queue the redaction of the latest message and of its copies, as ``HistoryCapture`` says."""
+        self._capture.redact_latest(message, event, copies)
+
+    def is_pending(self, message: Message) -> bool:
+        """Tell whether this very message waits to be sent."""
+        return self._capture.is_pending(message)
 
     def look(self, agent: "LocalAgent") -> None:
         """Note which messages are live, before somebody puts others in the place of those that left."""
         view = live_view(agent)
         if view is not None:
-            self.history.look(view)
+            with self.history.lock:
+                self.history.live.look(view)
 
     def unknown(self, agent: "LocalAgent", announced: Message | None = None) -> set[str]:
         """Return the tracking ids of live messages that may be stored, but are not known here."""
-        return set() if live_view(agent) is None else self.history.unknown(agent.messages, announced)
+        if live_view(agent) is None:
+            return set()
+        with self.history.lock:
+            return self.history.live.unknown(agent.messages, announced, self.history.queue.next_message_id)
 
     @property
     def left_out(self) -> Exception | None:
         """Why a field of the agent is not stored, as long as nobody was told."""
-        errors = self._tracker.refused | self.history.refused
+        errors = self._tracker.refused | self.history.queue.refused
         return next(iter(errors.values()), None)
 
     def tell_left_out(self) -> None:
@@ -205,7 +231,7 @@ class AgentBinding:
             Exception: The first reason as it was, with a note of the others.
         """
         with self._capturing:
-            errors = self._tracker.refused | self.history.take_refused()
+            errors = self._tracker.refused | self._capture.take_refused()
             self._tracker.refused = {}
         if not errors:
             return
@@ -219,18 +245,23 @@ class AgentBinder:
     """Makes the bindings of one session.
 
     Args:
-        repository: Where it is stored.
+        store: Where it is stored.
         session_id: The session.
         contents: What the session is known to hold.
         prefetched: What was read ahead for agents that are about to be made; None where there is no such agent yet.
         mend: Makes a restored history valid for a model.
         announce: Captures messages of a new agent in the application's own way; None where it has none.
         syncs_apart: Whether the state is captured by itself only.
+
+    Attributes:
+        limits: How much of each agent's history waits, and goes out together.
     """
+
+    limits: Limits = LIMITS
 
     def __init__(
         self,
-        repository: HistoryStore,
+        store: HistoryStore,
         session_id: str,
         contents: SessionContents,
         prefetched: Mapping[str, RestoredAgent | None],
@@ -240,7 +271,7 @@ class AgentBinder:
         syncs_apart: bool = False,
     ) -> None:
         self._announce, self._syncs_apart = announce, syncs_apart
-        self._repository, self._session_id = repository, session_id
+        self._store, self._session_id = store, session_id
         self._contents, self._prefetched = contents, dict(prefetched)
         self._mend = mend
 
@@ -248,7 +279,7 @@ class AgentBinder:
         """Read agents ahead of ``bind``."""
         for agent_id in agent_ids:
             # A new agent will be stored without another look, and others may have added it since the opening.
-            self._prefetched[agent_id] = self._repository.restore_agent(self._session_id, agent_id)
+            self._prefetched[agent_id] = self._store.restore_agent(self._session_id, agent_id)
 
     def bind(self, agent: "LocalAgent") -> AgentBinding:
         """Restore the agent, or store it as a new one with its messages; what was read ahead costs no I/O."""
@@ -262,24 +293,24 @@ class AgentBinder:
         restored = self._prefetched.pop(agent.agent_id)
         return self._restore(agent, restored) or self._start_later(agent)
 
-    def place(self, agent_id: str) -> str:
+    def label(self, agent_id: str) -> str:
         """Return what the agent is called in errors."""
-        return f"Agent {agent_id!r} of session {self._session_id!r}"
+        return agent_label(self._session_id, agent_id)
 
     def _read(self, agent_id: str) -> RestoredAgent | None:
         if self._contents.seems_new_agent(agent_id):
             return None
-        return self._repository.restore_agent(self._session_id, agent_id)
+        return self._store.restore_agent(self._session_id, agent_id)
 
     def _start(self, agent: "LocalAgent") -> AgentBinding:
         """Store a new agent; where another process was faster, go on from what that one stored."""
         if self._announce is not None:
             return self._start_announced(agent)
         agent_id, at = agent.agent_id, now()
-        tracker = AgentStateTracker(self.place(agent_id))
+        tracker = AgentStateTracker(self.label(agent_id))
         _identify(agent.messages)
         messages = list(enumerate(agent.messages))
-        appended = [message_doc(m, i, at, f"{self.place(agent_id)}, message {i}") for i, m in messages]
+        appended = [message_doc(m, i, at, f"{self.label(agent_id)}, message {i}") for i, m in messages]
         with tracker.capturing(agent) as data:
             size, files = self._offload(agent_id, appended)
             write = AgentWrite(agent_id, appended, data=data, at=at, size=size, files=files)
@@ -288,17 +319,17 @@ class AgentBinder:
             write.live = live.stored if live else None
             created, left = self._start_fitting(write)
         if created:
-            self._repository.keep_files(self._session_id, files)
+            self._store.keep_files(self._session_id, files)
             binding = self._bound(agent, tracker, Guard(1, len(messages), write.write_id), messages)
             binding.begin(agent, stored=live)
-            binding.history.measure(len(messages), size, bool(files))
+            binding.set_document_size(len(messages), size, bool(files))
             if left:
-                binding.history.change(left)  # what of it fits comes with the first message
+                binding.capture_fields(left)  # what of it fits comes with the first message
             return binding
-        found = self._restore(agent, self._repository.restore_agent(self._session_id, agent_id))
+        found = self._restore(agent, self._store.restore_agent(self._session_id, agent_id))
         if found is None:
             raise MongoDBSessionError(
-                f"{self.place(agent_id)} is damaged: what is stored under its name has no agent_data. Restore the "
+                f"{self.label(agent_id)} is damaged: what is stored under its name has no agent_data. Restore the "
                 "session from a backup, or remove that field from the document."
             )
         return found
@@ -306,10 +337,10 @@ class AgentBinder:
     def _start_fitting(self, write: AgentWrite) -> tuple[bool, Stored]:
         """Store a new agent; where it is too large, without its fields, which are returned then."""
         try:
-            return self._repository.start_agent(self._session_id, write), {}
+            return self._store.start_agent(self._session_id, write), {}
         except SessionTooLargeError:
             left, write.data = write.data, {}
-            return self._repository.start_agent(self._session_id, write), left
+            return self._store.start_agent(self._session_id, write), left
 
     def _offload(self, agent_id: str, messages: list[Stored]) -> tuple[int, Files]:
         size, files = 0, Files()
@@ -320,8 +351,8 @@ class AgentBinder:
 
     def _start_later(self, agent: "LocalAgent") -> AgentBinding:
         """Bind a new agent without I/O; its first write creates it."""
-        binding = self._bound(agent, AgentStateTracker(self.place(agent.agent_id)), None, [])
-        binding.history.expect(len(agent.messages))
+        binding = self._bound(agent, AgentStateTracker(self.label(agent.agent_id)), None, [])
+        binding.history.queue.expect(len(agent.messages))
         _identify(agent.messages)
         if self._announce is not None:
             self._announce(binding, agent, *agent.messages)
@@ -337,7 +368,7 @@ class AgentBinder:
         except SessionLockedError:
             raise
         except SessionConflictError:  # another process was faster
-            found = self._restore(agent, self._repository.restore_agent(self._session_id, agent.agent_id))
+            found = self._restore(agent, self._store.restore_agent(self._session_id, agent.agent_id))
             if found is None:
                 raise
             return found
@@ -346,30 +377,30 @@ class AgentBinder:
     def _restore(self, agent: "LocalAgent", restored: RestoredAgent | None) -> AgentBinding | None:
         if restored is None:
             return None
-        place = self.place(agent.agent_id)
-        with restoring(place, "state"):
+        label = self.label(agent.agent_id)
+        with restoring(label, "state"):
             agent.state = AgentState(restored.agent.state)
-        with restoring(place, "_internal_state"):
+        with restoring(label, "_internal_state"):
             restored.agent.initialize_internal_state(agent)
         own = OwnMessages()
         if isinstance(agent, Agent):
-            own = restore_manager(agent, restored, place)
+            own = restore_manager(agent, restored, label)
             restored = self._recounted(agent, restored, own.removed)
         # A model that keeps the conversation on its own side gets no messages.
         if not (isinstance(agent, Agent) and agent.model.stateful):
             agent.messages = live_messages(restored, own, self._mend)
-        tracker = AgentStateTracker(place)
+        tracker = AgentStateTracker(label)
         tracker.adopt(agent, restored.data, rewrite=restored.guard.revision is None)
         binding = self._bound(agent, tracker, restored.guard, restored.messages)
         binding.begin(agent, own, restored.live)
-        binding.history.measure(restored.live_count, restored.live_bytes, restored.has_files)
+        binding.set_document_size(restored.live_count, restored.live_bytes, restored.has_files)
         return binding
 
     def _recounted(self, agent: Agent, restored: RestoredAgent, removed: int) -> RestoredAgent:
         """Read again where no live set is stored, and the conversation manager has come to another count."""
         if restored.live is not None or removed == restored.removed:
             return restored
-        return self._repository.restore_agent(self._session_id, agent.agent_id, removed) or restored
+        return self._store.restore_agent(self._session_id, agent.agent_id, removed) or restored
 
     def _bound(
         self,
@@ -378,7 +409,7 @@ class AgentBinder:
         guard: Guard | None,
         messages: list[tuple[int, Message]],
     ) -> AgentBinding:
-        history = AgentHistory(self._repository, self._session_id, agent.agent_id, guard, messages)
+        history = AgentHistory(self._store, self._session_id, agent.agent_id, guard, messages, self.limits)
         return AgentBinding(agent, tracker, history, syncs_apart=self._syncs_apart)
 
 

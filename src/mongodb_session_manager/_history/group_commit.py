@@ -1,10 +1,11 @@
 """Group commit: what several histories have to send at one moment goes out in one command.
 
-Under load a thread that is to send waits for its share of the interpreter. By the time that it gets on, others have
-something to send too, and one command costs little more than each of theirs would. Who is alone sends by itself.
+Under load a thread that is to send waits for its share of the interpreter. By the time that it gets on, other histories
+have something to send too, and one command costs little more than each of theirs would. A history that is alone is sent
+by itself.
 
-A shared command is an attempt. Either it goes through for all, soon, or each of them sends by itself: then its guard
-tells what of its own has arrived, and each has its own time limits and gets its own error.
+A shared command is an attempt. Either it goes through for all, soon, or each history is sent by itself: then its guard
+tells what of it has arrived, and each has its own time limits and gets its own error.
 """
 
 import asyncio
@@ -14,9 +15,9 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, Future
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 from weakref import WeakKeyDictionary
@@ -28,13 +29,14 @@ from pymongo.errors import NetworkTimeout, PyMongoError
 from .._client.handle import ClientHandle
 from .._client.off_loop import Answer, dropped, hand_over
 from ..errors import MongoDBSessionError
-from .writer import AgentHistory, Offer
+from .claim import Claim
+from .writer import AgentHistory
 
-__all__ = ["flush_behind", "flush_off_loop"]
+__all__ = ["flush_off_loop", "send_behind"]
 
 logger = logging.getLogger(__name__)
 
-# Who shares a command waits for all of it, and each part takes the server about 0.1 ms.
+# A shared command takes the server about 0.1 ms for each part, and each waits for all of it.
 MOST_SHARED = 16
 # Seconds. One session that is held up holds up no others longer than this, and then not for so long.
 ATTEMPT_TIMEOUT = 0.5
@@ -61,8 +63,8 @@ _OF_CALLER: Final = _of_caller()
 
 
 @dataclass(eq=False)
-class _Waiting:
-    """Somebody who has a history sent.
+class _Request:
+    """A history that is to be sent.
 
     Attributes:
         history: The history.
@@ -84,12 +86,12 @@ class _Waiting:
     def _send(self, timeout: float | None) -> None:
         with nullcontext() if timeout is None else pymongo.timeout(timeout):
             if self.answer is None:
-                self.history.flush_behind()
+                self.history.send_behind()
             else:
                 self.history.flush()
 
 
-_Line: TypeAlias = list[_Waiting]
+_Batch: TypeAlias = list[_Request]
 
 
 async def flush_off_loop(handle: ClientHandle, history: AgentHistory, longest: float | None = None) -> None:
@@ -106,13 +108,13 @@ async def flush_off_loop(handle: ClientHandle, history: AgentHistory, longest: f
     """
     loop = asyncio.get_running_loop()
     answer: Answer = loop.create_future()
-    _join(handle, history.namespace, _Waiting(history, answer))
-    patience = None if longest is None else loop.call_later(longest, _give_up, answer, history, longest)
+    _join(handle, history.namespace, _Request(history, answer))
+    timer = None if longest is None else loop.call_later(longest, _give_up, answer, history, longest)
     try:
         await answer
     finally:
-        if patience is not None:
-            patience.cancel()
+        if timer is not None:
+            timer.cancel()
 
 
 def _give_up(answer: Answer, history: AgentHistory, waited: float) -> None:
@@ -122,33 +124,33 @@ def _give_up(answer: Answer, history: AgentHistory, waited: float) -> None:
         answer.set_exception(error)
 
 
-def flush_behind(handle: ClientHandle, history: AgentHistory) -> None:
-    """Do what ``AgentHistory.flush_behind`` does, on the client's threads; nobody is told what came of it."""
-    _join(handle, f"{history.namespace}, behind", _Waiting(history, context=contextvars.Context()))
+def send_behind(handle: ClientHandle, history: AgentHistory) -> None:
+    """Do what ``AgentHistory.send_behind`` does, on the client's threads; nobody is told what came of it."""
+    _join(handle, f"{history.namespace}, behind", _Request(history, context=contextvars.Context()))
 
 
 class _Group:
-    """Those who have something to send to one collection.
+    """The histories with something to send to one collection.
 
     Args:
         timeout: Seconds that the client gives an operation, if it limits them.
-        patience: Seconds that it waits for anything.
+        shortest_timeout: Seconds that it waits for anything.
     """
 
-    def __init__(self, timeout: float | None, patience: float) -> None:
+    def __init__(self, timeout: float | None, shortest_timeout: float) -> None:
         self._timeout = timeout
         # Something is left of the time to send alone.
-        self._attempt_timeout = min(ATTEMPT_TIMEOUT, patience / 2)
+        self._attempt_timeout = min(ATTEMPT_TIMEOUT, shortest_timeout / 2)
         self._lock = threading.Lock()
-        self._line: _Line = []
-        # Whether a thread is on its way to those in the line.
+        self._waiting: _Batch = []
+        # Whether a thread is on its way to them.
         self._called = False
-        # When they may share again.
+        # When they may share a command again.
         self._sharing_from = 0.0
 
-    def join(self, executor: Executor, waiting: _Waiting) -> None:
+    def join(self, executor: Executor, request: _Request) -> None:
         with self._lock:
-            self._line.append(waiting)
+            self._waiting.append(request)
             called, self._called = self._called, True
         if not called:
             try:
@@ -157,80 +159,89 @@ class _Group:
                 self._dismiss()
 
     def _dismiss(self) -> None:
-        _drop(self._take(None)[0])
+        _cancel(self._take(None)[0])
 
-    def _take(self, most: int | None) -> tuple[_Line, bool]:
-        """Take some from the line, or all, and tell whether there are more, for whom a thread is to be called."""
+    def _take(self, most: int | None) -> tuple[_Batch, bool]:
+        """Take some of those that wait, or all, and tell whether there are more, for which a thread is to be called."""
         with self._lock:
-            line = self._line[:most]
-            self._line = self._line[len(line) :]
-            more = self._called = bool(self._line)
-        return line, more
+            batch = self._waiting[:most]
+            self._waiting = self._waiting[len(batch) :]
+            more = self._called = bool(self._waiting)
+        return batch, more
 
     # On a thread of the client
 
     def _send(self, executor: Executor) -> None:
-        line, more = self._take(MOST_SHARED)
+        batch, more = self._take(MOST_SHARED)
         with _Helpers(executor) as helpers:
             if more:
                 helpers.run(functools.partial(self._send, executor), self._dismiss)
             try:
-                self._send_line(helpers, line)
+                self._send_batch(helpers, batch)
             except Exception as error:
-                _tell((waiting, MongoDBSessionError(f"Not sent: {type(error).__name__}")) for waiting in line)
+                _resolve((request, MongoDBSessionError(f"Not sent: {type(error).__name__}")) for request in batch)
                 raise
 
-    def _send_line(self, helpers: "_Helpers", line: _Line) -> None:
+    def _send_batch(self, helpers: "_Helpers", batch: _Batch) -> None:
+        if len(batch) == 1:
+            _send_alone(batch)
+            return
         started = time.monotonic()
-        shared = _by_history(waiting for waiting in line if waiting.may_share)
-        offers = self._offers(shared)
-        alone = [[waiting] for waiting in line if not waiting.may_share]
-        alone += [waiting for history, waiting in shared.items() if history not in offers]
-        here = alone.pop() if alone and not offers else None
-        for others in alone:
-            helpers.run(functools.partial(_send_alone, others), functools.partial(_drop, others))
+        shared = _by_history(request for request in batch if request.may_share)
+        with ExitStack() as claiming:
+            claims = self._claims(claiming, shared)
+            alone = [[request] for request in batch if not request.may_share]
+            alone += [requests for history, requests in shared.items() if history not in claims]
+            here = alone.pop() if alone and not claims else None
+            for others in alone:
+                helpers.run(functools.partial(_send_alone, others), functools.partial(_cancel, others))
+            arrived = self._send_together(list(claims.values()))
         if here:
             _send_alone(here)
-        elif not self._send_together(offers, shared):
-            self._send_each(helpers, [shared[history] for history in offers], started)
+        elif arrived:
+            _resolve((request, claim.error) for history, claim in claims.items() for request in shared[history])
+        else:
+            self._send_each(helpers, [shared[history] for history in claims], started)
 
-    def _send_each(self, helpers: "_Helpers", lines: Sequence[_Line], started: float) -> None:
-        """Send those whom an attempt left, in what is left of the time."""
+    def _send_each(self, helpers: "_Helpers", batches: Sequence[_Batch], started: float) -> None:
+        """Send what an attempt left, in what is left of the time."""
         timeout = self._timeout and max(self._timeout - (time.monotonic() - started), 0.001)
-        for line in lines[1:]:
-            helpers.run(functools.partial(_send_alone, line, timeout), functools.partial(_drop, line))
-        _send_alone(lines[0], timeout)
+        for batch in batches[1:]:
+            helpers.run(functools.partial(_send_alone, batch, timeout), functools.partial(_cancel, batch))
+        _send_alone(batches[0], timeout)
 
-    def _offers(self, shared: Mapping[AgentHistory, _Line]) -> dict[AgentHistory, Offer]:
-        if len(shared) < 2 or time.monotonic() < self._sharing_from:
+    def _claims(self, claiming: ExitStack, shared: Iterable[AgentHistory]) -> dict[AgentHistory, Claim]:
+        """Claim the next writes of several histories; none where it would be one alone."""
+        histories = list(shared)
+        if len(histories) < 2 or time.monotonic() < self._sharing_from:
             return {}
-        offers = {history: offer for history in shared if (offer := history.offer()) is not None}
-        if len(offers) == 1:
-            for history, offer in offers.items():
-                history.withdraw(offer)
-            return {}
-        return offers
+        found = {history: claiming.enter_context(history.claim()) for history in histories}
+        claims = {history: claim for history, claim in found.items() if claim is not None}
+        if len(claims) > 1:
+            return claims
+        claiming.close()
+        return {}
 
-    def _send_together(self, offers: Mapping[AgentHistory, Offer], shared: Mapping[AgentHistory, _Line]) -> bool:
-        if not offers:
-            return True
+    def _send_together(self, claims: Sequence[Claim]) -> bool:
+        """Send what is claimed in one command; False where not all of it is acknowledged, or nothing is claimed."""
+        if not claims:
+            return False
         arrived = False
         try:
-            arrived = contextvars.Context().run(self._attempt, list(offers.values()))
+            arrived = contextvars.Context().run(self._attempt, claims)
         finally:
-            errors = {history: history.conclude(offer, arrived) for history, offer in offers.items()}
-        if arrived:
-            _tell((waiting, error) for history, error in errors.items() for waiting in shared[history])
+            for claim in claims:
+                claim.finish(sent=arrived)
         return arrived
 
-    def _attempt(self, offers: Sequence[Offer]) -> bool:
+    def _attempt(self, claims: Sequence[Claim]) -> bool:
         """Tell whether all went through; if not, some of them may have."""
         started, failed = time.monotonic(), False
         try:
             with pymongo.timeout(self._attempt_timeout):
-                return offers[0].repository.write_together([offer.prepared for offer in offers])
+                return claims[0].store.write_together([claim.prepared for claim in claims])
         except Exception as error:  # noqa: BLE001 - it is told to whom it is about, when that is alone
-            logger.debug("writes=<%d>, error=<%s> | not all of a group went through", len(offers), type(error).__name__)
+            logger.debug("writes=<%d>, error=<%s> | not all of a group went through", len(claims), type(error).__name__)
             failed = isinstance(error, PyMongoError)
             return False
         finally:
@@ -242,20 +253,20 @@ class _Group:
 _groups: "WeakKeyDictionary[Executor, dict[str, _Group]]" = WeakKeyDictionary()
 
 
-def _join(handle: ClientHandle, name: str, waiting: _Waiting) -> None:
+def _join(handle: ClientHandle, name: str, request: _Request) -> None:
     executor = handle.executor
     groups = _groups.get(executor)
     if groups is None:
         groups = _groups.setdefault(executor, {})
     group = groups.get(name) or groups.setdefault(name, _Group(handle.timeout, handle.shortest_timeout))
-    group.join(executor, waiting)
+    group.join(executor, request)
 
 
-def _by_history(line: Iterable[_Waiting]) -> dict[AgentHistory, _Line]:
-    lines: dict[AgentHistory, _Line] = {}
-    for waiting in line:
-        lines.setdefault(waiting.history, []).append(waiting)
-    return lines
+def _by_history(requests: Iterable[_Request]) -> dict[AgentHistory, _Batch]:
+    batches: dict[AgentHistory, _Batch] = {}
+    for request in requests:
+        batches.setdefault(request.history, []).append(request)
+    return batches
 
 
 class _Helpers:
@@ -296,18 +307,19 @@ def _submit(executor: Executor, work: Callable[[], None], give_up: Callable[[], 
     executor.submit(work).add_done_callback(check)
 
 
-def _send_alone(line: _Line, timeout: float | None = None) -> None:
+def _send_alone(batch: _Batch, timeout: float | None = None) -> None:
+    """Send one history, for all who wait for that."""
     error: BaseException | None = None
     try:
-        line[0].send(timeout)
+        batch[0].send(timeout)
     except BaseException as caught:  # noqa: BLE001 - it is raised where somebody waits
         error = caught
-    _tell((waiting, error) for waiting in line)
+    _resolve((request, error) for request in batch)
 
 
-def _drop(line: _Line) -> None:
-    _tell((waiting, dropped()) for waiting in line)
+def _cancel(batch: _Batch) -> None:
+    _resolve((request, dropped()) for request in batch)
 
 
-def _tell(told: Iterable[tuple[_Waiting, BaseException | None]]) -> None:
-    hand_over([(waiting.answer, (None, error)) for waiting, error in told if waiting.answer is not None])
+def _resolve(outcomes: Iterable[tuple[_Request, BaseException | None]]) -> None:
+    hand_over([(request.answer, (None, error)) for request, error in outcomes if request.answer is not None])

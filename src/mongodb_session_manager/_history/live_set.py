@@ -8,143 +8,14 @@ object that bears the tracking id of a stored message.
 import itertools
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from operator import is_
 
 from strands.types.content import Message
 
-from .._schema.live_ids import LiveIds
 from .._schema.messages import is_plain_user
-from .._schema.values import Stored
-
-# A set of more ranges than this is told in the log: each costs 22 bytes whenever the set changes.
-MANY_RANGES = 5_000
-
-
-@dataclass(eq=False)
-class Record:
-    """A message and the id under which it is stored, or will be.
-
-    Attributes:
-        message_id: The id; it follows where a message before it turns out to be too large.
-        message: What was announced, given or restored.
-        given: What the caller gave, where the message was made of that.
-        has_stood: Whether it has been seen in ``agent.messages``.
-        is_gone: Whether it will not be live again: dropped, or it never stood and what came after it has left.
-    """
-
-    message_id: int
-    message: Message = field(repr=False)
-    given: Message | None = field(default=None, repr=False)
-    has_stood: bool = False
-    is_gone: bool = False
-
-    def matches(self, message: Message) -> bool:
-        """Tell whether a message is this one, or bears its tracking id."""
-        tracking_id = tracking_id_of(message)
-        return self.is_same(message) or (tracking_id is not None and tracking_id_of(self.message) == tracking_id)
-
-    def is_same(self, message: Message) -> bool:
-        """Tell whether this very object was stored."""
-        return self.message is message or self.given is message
-
-    @property
-    def keys(self) -> set[object]:
-        """What a live message may be recognised by."""
-        found: set[object] = {id(self.message), id(self.given or self.message), tracking_id_of(self.message)}
-        return found - {None}
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """What stands in a live history at one moment.
-
-    Attributes:
-        records: The stored messages, in live order.
-        pinned: Those of them that carry the pin flag.
-        at: How many stand before the conversation manager's own messages; None where those have left.
-        kept: Own messages that no conversation manager's state holds.
-    """
-
-    records: tuple[Record, ...] = field(default=(), repr=False)
-    pinned: frozenset[Record] = field(default=frozenset(), repr=False)
-    at: int | None = 0
-    kept: tuple[Message, ...] = field(default=(), repr=False)
-
-    def ids(self, next_id: int, encode: Callable[[Message], Stored]) -> LiveIds:
-        """Return the set in its stored form.
-
-        Args:
-            next_id: The id of the next message; what gets it is live.
-            encode: Returns the stored form of a kept message.
-        """
-        ranges = _ranges(record.message_id for record in self.records if not record.is_gone)
-        start = next_id
-        if ranges and ranges[-1][1] == next_id - 1:
-            start = ranges.pop()[0]
-        pinned = tuple(sorted(record.message_id for record in self.pinned if not record.is_gone))
-        at = None if self.at is None else sum(not record.is_gone for record in self.records[: self.at])
-        return LiveIds(start, tuple(ranges), pinned, at, tuple(encode(message) for message in self.kept))
-
-    def only_lost_head(self, before: "Snapshot") -> bool:
-        """Tell whether this is what was before, less some of the first messages: restoring either is equivalent."""
-        count = len(self.records)
-        if not count or self.kept or before.kept or self.at != 0:
-            return False
-        return before.records[-count:] == self.records and self.pinned == before.pinned.intersection(self.records)
-
-
-def _ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
-    ranges: list[tuple[int, int]] = []
-    for number in numbers:
-        if ranges and ranges[-1][1] == number - 1:
-            ranges[-1] = (ranges[-1][0], number)
-        else:
-            ranges.append((number, number))
-    return ranges
-
-
-@dataclass(frozen=True)
-class View:
-    """An agent's live messages, and what is asked of them only when they changed.
-
-    Attributes:
-        messages: ``agent.messages``.
-        held: Returns the messages that the conversation manager's state holds.
-        with_pins: Whether anything may heed the pin flag.
-    """
-
-    messages: Sequence[Message] = field(repr=False)
-    held: Callable[[], Sequence[Message]]
-    with_pins: bool
-
-    def until(self, record: Record) -> "View":
-        """Return the view without what stands behind a message: that is not announced yet."""
-        last = len(self.messages) - 1
-        place = next((place for place in range(last, -1, -1) if record.is_same(self.messages[place])), last)
-        return self if place == last else replace(self, messages=self.messages[: place + 1])
-
-
-@dataclass(frozen=True)
-class _Slot:
-    """A place in the list that was seen last: its message is stored, stands for stored ones, or neither."""
-
-    message: Message
-    record: Record | None
-    stands_for: tuple[Record, ...] = ()
-
-    @property
-    def records(self) -> tuple[Record, ...]:
-        return self.stands_for if self.record is None else (self.record, *self.stands_for)
-
-    def tells_more(self, is_anew: bool) -> bool:
-        """Tell whether the message may hold what others said; in a list that was made anew, copies do not."""
-        if self.record is None:
-            return True
-        return not (is_anew or self.record.is_same(self.message)) and (
-            self.record.message.get("content") != self.message.get("content")
-        )
+from .live_records import Messages, Record, Slot, Snapshot, View, is_pinned, tracking_id_of
 
 
 class LiveMessages:
@@ -152,12 +23,16 @@ class LiveMessages:
 
     Args:
         records: The stored messages that may stand there.
+
+    Attributes:
+        records: The messages that may stand there, or may be asked for.
+        snapshot: What stood in the list when it was looked at.
     """
 
     def __init__(self, records: Iterable[Record] = ()) -> None:
         self.records = sorted(records, key=_id_of)
         self._seen: list[Message] = []
-        self._slots: list[_Slot] = []
+        self._slots: list[Slot] = []
         # The conversation manager's own messages in the list; those of them that its state holds, or no state.
         self._own: list[Message] = []
         self._held: list[Message] = []
@@ -166,12 +41,7 @@ class LiveMessages:
         self._own_have_stood = self._own_have_left = False
         # The latest plain message of a user before the first live one.
         self._user_before: Record | None = None
-        self._snapshot = Snapshot()
-
-    @property
-    def snapshot(self) -> Snapshot:
-        """What stood in the list when it was looked at."""
-        return self._snapshot
+        self.snapshot = Snapshot()
 
     def begin(
         self, view: View, own: Sequence[Message] = (), kept: Sequence[Message] = (), own_have_left: bool = False
@@ -197,15 +67,16 @@ class LiveMessages:
         self.records.append(record)
         stands = self.has_grown(view.messages) and record.is_same(view.messages[-1])
         if is_pinned(record.message):
-            self._snapshot = replace(self._snapshot, pinned=self._snapshot.pinned | {record})
+            self.snapshot = replace(self.snapshot, pinned=self.snapshot.pinned | {record})
             return False
         if not stands and not self._stays_away(record, view.messages):
             return False
         if stands:
             record.has_stood = True
             self._seen.append(view.messages[-1])
-            self._slots.append(_Slot(view.messages[-1], record))
-        self._snapshot = replace(self._snapshot, records=(*self._snapshot.records, record))
+            self._slots.append(Slot(view.messages[-1], record))
+        before = self.snapshot
+        self.snapshot = Snapshot((*before.records, record), before.pinned, before.at, before.kept)
         return True
 
     def _stays_away(self, record: Record, live: Sequence[Message]) -> bool:
@@ -229,7 +100,7 @@ class LiveMessages:
         records = self._in_order(slots)
         self._begin_with_user(slots, records)
         pinned = self._pinned(slots, view.with_pins).intersection(records)
-        self._snapshot = Snapshot(tuple(records), pinned, self._place_of_own(slots, records), tuple(self._kept))
+        self.snapshot = Snapshot(tuple(records), pinned, self._place_of_own(slots, records), tuple(self._kept))
         self._seen, self._slots = list(live), slots
         self._prune()
         return True
@@ -242,7 +113,7 @@ class LiveMessages:
         """Tell whether the list is the end of the one seen last."""
         return 0 < len(live) < len(self._seen) and all(map(is_, live, self._seen[-len(live) :]))
 
-    def _slots_left(self, live: Sequence[Message]) -> list[_Slot] | None:
+    def _slots_left(self, live: Sequence[Message]) -> list[Slot] | None:
         """Return the slots of a list that lost its head; None where one of its messages was dropped."""
         slots = self._slots[-len(live) :]
         return None if any(record.is_gone for slot in slots for record in slot.records) else slots
@@ -272,19 +143,23 @@ class LiveMessages:
 
     def _look_at_pins(self) -> bool:
         pinned = self._pinned(self._slots, with_pins=True)
-        if pinned == self._snapshot.pinned:
+        if pinned == self.snapshot.pinned:
             return False
-        self._snapshot = replace(self._snapshot, pinned=pinned)
+        self.snapshot = replace(self.snapshot, pinned=pinned)
         return True
 
-    def _pinned(self, slots: Sequence[_Slot], with_pins: bool) -> frozenset[Record]:
+    def _pinned(self, slots: Sequence[Slot], with_pins: bool) -> frozenset[Record]:
         """Return what carries the pin flag; of what is not in the list, what carried it."""
         if not with_pins:
-            return self._snapshot.pinned
-        pinned = frozenset(slot.record for slot in slots if slot.record and is_pinned(slot.message))
-        if not self._snapshot.pinned:
+            return self.snapshot.pinned
+        # Each is looked at with each turn, and most have no metadata that may hold the flag.
+        told = [(slot.record, slot.message, slot.message.get("metadata")) for slot in slots if slot.record]
+        pinned = frozenset(
+            r for r, message, each in told if isinstance(each, dict) and "custom" in each and is_pinned(message)
+        )
+        if not self.snapshot.pinned:
             return pinned
-        return pinned | self._snapshot.pinned.difference(slot.record for slot in slots if slot.record)
+        return pinned | self.snapshot.pinned.difference(slot.record for slot in slots if slot.record)
 
     def _match(self, live: Sequence[Message]) -> list[Record | None]:
         """Return the record of each message: from the end backward, the latest free one that is it."""
@@ -314,8 +189,8 @@ class LiveMessages:
 
     def _note_own(self, strangers: Sequence[Message], held: Sequence[Message]) -> None:
         """Follow the messages that are a conversation manager's own; what its state gave up is kept."""
-        now, before = _Messages(held), _Messages([*self._kept, *self._held])
-        candidates = _Messages([*held, *self._own])
+        now, before = Messages(held), Messages([*self._kept, *self._held])
+        candidates = Messages([*held, *self._own])
         self._own = [message for message in strangers if message in candidates]
         self._own_have_stood |= bool(self._own)
         # Among strangers may be copies of them that cannot be told.
@@ -324,13 +199,13 @@ class LiveMessages:
         self._held = [message for message in self._own if message in now]
         self._kept = [message for message in self._own if message in before and message not in now]
 
-    def _stand(self, live: Sequence[Message], matched: Sequence[Record | None]) -> list[_Slot]:
+    def _stand(self, live: Sequence[Message], matched: Sequence[Record | None]) -> list[Slot]:
         """Return the list's slots; a new message in the place of stored ones that left stands for them.
 
         What left at the same moment elsewhere may be told by it too: restored is then more than live, never less.
         """
         if not self._slots:
-            return list(map(_Slot, live, matched))
+            return list(map(Slot, live, matched))
         places = {id(message): place for place, message in enumerate(self._seen)}
         is_anew = places.keys().isdisjoint(map(id, live))
         # Copies of nobody's messages take their places.
@@ -345,7 +220,7 @@ class LiveMessages:
             for message, record in zip(live, matched, strict=True)
         ]
         slots = [
-            _Slot(message, record, () if place is None else self._slots[place].stands_for)
+            Slot(message, record, () if place is None else self._slots[place].stands_for)
             for message, record, place in zip(live, matched, old, strict=True)
         ]
         present = {record for slot in slots for record in slot.records}
@@ -355,16 +230,14 @@ class LiveMessages:
             slots[heir] = replace(slots[heir], stands_for=(*slots[heir].stands_for, *left))
         return slots
 
-    def _heir(
-        self, slots: Sequence[_Slot], old: Sequence[int | None], left: Sequence[int], is_anew: bool
-    ) -> int | None:
+    def _heir(self, slots: Sequence[Slot], old: Sequence[int | None], left: Sequence[int], is_anew: bool) -> int | None:
         """Return which new message stands where others left, if any does."""
         of_record = {record: place for place, slot in enumerate(self._slots) for record in slot.records}
         where = [
             place if place is not None else of_record.get(slot.record) if slot.record else None
             for place, slot in zip(old, slots, strict=True)
         ]
-        own = _Messages(self._own)
+        own = Messages(self._own)
         for index, slot in enumerate(slots):
             if old[index] is None and slot.message not in own and slot.tells_more(is_anew):
                 before = next((place for place in where[:index][::-1] if place is not None), -1)
@@ -373,7 +246,7 @@ class LiveMessages:
                     return index
         return None
 
-    def _in_order(self, slots: Sequence[_Slot]) -> list[Record]:
+    def _in_order(self, slots: Sequence[Slot]) -> list[Record]:
         """Return the live records, in the order of their ids where the list has that order too."""
         found = self._with_unseen([record for slot in slots for record in slot.records])
         direct = [slot.record.message_id for slot in slots if slot.record]
@@ -396,23 +269,23 @@ class LiveMessages:
                 unseen[after].insert(0, record)
         return [each for record in found for each in (*unseen[record], record)] + unseen[None]
 
-    def _begin_with_user(self, slots: Sequence[_Slot], records: list[Record]) -> None:
+    def _begin_with_user(self, slots: Sequence[Slot], records: list[Record]) -> None:
         """Have a history that begins with nobody's message restored from a user's on, not from an answer."""
         if not any(slot.records for slot in slots):
             self._user_before = None  # the conversation begins anew
             return
         left = [r for slot in self._slots for r in slot.records if r.message_id < records[0].message_id]
         self._user_before = next((r for r in reversed(left) if is_plain_user(r.message)), self._user_before)
-        own, before = _Messages(self._own), self._user_before
+        own, before = Messages(self._own), self._user_before
         first = next(slot for slot in slots if slot.records or slot.message in own)
         begins_otherwise = slots[0].record is not records[0] and first.message not in own
         if begins_otherwise and before and before not in records and not is_plain_user(records[0].message):
             records.insert(0, before)
 
-    def _place_of_own(self, slots: Sequence[_Slot], records: Sequence[Record]) -> int | None:
+    def _place_of_own(self, slots: Sequence[Slot], records: Sequence[Record]) -> int | None:
         if not self._own:
             return None if self._own_have_left else 0
-        own = _Messages(self._own)
+        own = Messages(self._own)
         place = next((index for index, slot in enumerate(slots) if slot.message in own), 0)
         before = {record for slot in slots[:place] for record in slot.records}
         last = max((number for number, record in enumerate(records, start=1) if record in before), default=0)
@@ -422,20 +295,8 @@ class LiveMessages:
 
     def _prune(self) -> None:
         """Forget what left; the latest stays, since it may be redacted."""
-        wanted = {*self._snapshot.records, *self.records[-1:], self._user_before}
+        wanted = {*self.snapshot.records, *self.records[-1:], self._user_before}
         self.records = [record for record in self.records if record in wanted]
-
-
-class _Messages:
-    """A few messages, found by identity or by tracking id."""
-
-    def __init__(self, messages: Iterable[Message]) -> None:
-        found = list(messages)
-        self._objects = {id(message) for message in found}
-        self._tracking_ids = {tracking_id_of(message) for message in found} - {None}
-
-    def __contains__(self, message: Message) -> bool:
-        return id(message) in self._objects or tracking_id_of(message) in self._tracking_ids
 
 
 def _latest(records: list[Record], taken: set[Record]) -> Record | None:
@@ -446,18 +307,3 @@ def _latest(records: list[Record], taken: set[Record]) -> Record | None:
 
 def _id_of(record: Record) -> int:
     return record.message_id
-
-
-def tracking_id_of(message: Message) -> str | None:
-    """Return what tells a message apart; a caller may have given anything else under that name."""
-    tracking_id: object = message.get("tracking_id")
-    return tracking_id if isinstance(tracking_id, str) else None
-
-
-def is_pinned(message: Message) -> bool:
-    """Tell whether a message carries the SDK's pin flag."""
-    metadata = message.get("metadata")
-    if not isinstance(metadata, dict):
-        return False
-    custom = metadata.get("custom")
-    return isinstance(custom, dict) and custom.get("pinned") is True

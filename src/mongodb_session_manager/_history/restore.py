@@ -12,7 +12,7 @@ from strands.types.content import Message
 from .._schema.values import decode
 from .._stores.restored import RestoredAgent
 from .._stores.restoring import restoring
-from .live_set import View, tracking_id_of
+from .live_records import View, tracking_id_of
 
 if TYPE_CHECKING:
     from strands.types.agent import LocalAgent
@@ -64,19 +64,19 @@ def _held(manager: Any) -> list[Message]:
     return [cast(Message, value) for value in (*values, *listed) if _is_message(value)]
 
 
-def restore_manager(agent: Agent, restored: RestoredAgent, place: str) -> OwnMessages:
+def restore_manager(agent: Agent, restored: RestoredAgent, label: str) -> OwnMessages:
     """Give the conversation manager its stored state, if that is one of its class.
 
     Args:
         agent: The agent.
         restored: What is stored.
-        place: What the agent is called in the log.
+        label: What the agent is called in the log.
     """
     manager, state = agent.conversation_manager, restored.agent.conversation_manager_state
     kept = [cast(Message, decode(message)) for message in (restored.live.kept if restored.live else ())]
     if not _is_foreign(manager, state):
         # One that says nothing could not be stored, or is of an agent that has no such manager.
-        with restoring(place, "conversation_manager_state"):
+        with restoring(label, "conversation_manager_state"):
             given = (manager.restore_from_session(state) if state else None) or []
             return OwnMessages(kept, given, int(manager.removed_message_count))
     try:
@@ -85,7 +85,7 @@ def restore_manager(agent: Agent, restored: RestoredAgent, place: str) -> OwnMes
         logger.warning(
             "agent=<%s>, stored=<%s>, manager=<%s> | the stored state is of another conversation manager, which begins "
             "anew with the same messages",
-            place,
+            label,
             state.get("__name__"),
             type(manager).__name__,
         )

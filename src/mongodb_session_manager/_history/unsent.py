@@ -3,52 +3,102 @@
 A manager that is dropped after a failed turn leaves its history behind: it is sent when the server is back, or when the
 interpreter ends. Only so many are kept, for so long, and none that a newer history of the same agent went past: who
 asked again goes on from what that one stored. What a living manager holds is never given up.
+
+After a fork the child sends none of them.
 """
 
 import _thread
+import itertools
 import logging
+import os
 import threading
 import time
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import suppress
-from typing import Any, Final, Protocol
+from dataclasses import dataclass, field
+from typing import Final, Protocol
 
-__all__ = ["LeftBehind", "Unsent"]
+from .pending import PendingChanges
+
+__all__ = ["ALL_UNSENT", "Entry", "LeftBehind", "Unsent", "flush_unsent", "is_behind", "note"]
 
 logger = logging.getLogger(__name__)
 
 # How many histories, and for how many seconds.
 MAX_LEFT: Final = 100
 LEFT_SECONDS: Final = 600.0
+# Seconds for all that is left when the interpreter ends: 10 together with what nobody waits for, and with the attempt
+# to send the first in company.
+EXIT_TIMEOUT = 5.0
+
+_numbers = itertools.count()
+
+
+@dataclass(eq=False)
+class Entry:
+    """What a history is known by among those of a process.
+
+    Attributes:
+        key: Tells which agent it is of: client, namespace, session and agent.
+        number: Newer ones have higher numbers.
+        has_stored: Whether it has stored anything.
+        is_passed: Whether a newer one of the same agent has stored something.
+        holder: Who is to be there as long as it is of use.
+    """
+
+    key: Hashable
+    number: int = field(default_factory=lambda: next(_numbers))
+    has_stored: bool = False
+    is_passed: bool = False
+    holder: "weakref.ref[object] | None" = None
+
+    @property
+    def is_left(self) -> bool:
+        """Whether nobody holds the history any more."""
+        return self.holder is not None and self.holder() is None
 
 
 class Unsent(Protocol):
     """A history.
 
     Attributes:
-        key: Tells which agent it is of: client, namespace, session and agent.
-        number: Newer ones have higher numbers.
-        is_passed: Whether a newer one of the same agent has stored something.
+        session_id: The session.
+        agent_id: The agent.
+        entry: What it is known by.
+        queue: Its changes.
     """
 
-    key: Hashable
-    number: int
-    is_passed: bool
+    session_id: str
+    agent_id: str
+    entry: Entry
+    queue: PendingChanges
 
     @property
     def pending(self) -> int:
         """The number of changes that are not acknowledged."""
+
+    def make_locks(self) -> None:
+        """Start with locks that nobody holds."""
+
+    def send_until(self, deadline: float) -> None:
+        """Send what is pending, but no longer than until then, by the monotonic clock."""
 
     def give_up(self) -> None:
         """Forget what is not sent, and tell of it."""
 
 
 class LeftBehind:
-    """The histories of a process that have something to send."""
+    """The histories of a process that have something to send.
 
-    def __init__(self) -> None:
+    Args:
+        most: How many of them are kept that nobody holds.
+        seconds: For how long.
+    """
+
+    def __init__(self, most: int = MAX_LEFT, seconds: float = LEFT_SECONDS) -> None:
+        self.most, self.seconds = most, seconds
         self.reset()
 
     def reset(self) -> None:
@@ -62,23 +112,27 @@ class LeftBehind:
     def add(self, history: Unsent) -> None:
         """Keep a history, whoever drops it."""
         with self._lock:
-            self._unsent[history.key].add(history)
+            self._unsent[history.entry.key].add(history)
 
     def discard(self, history: Unsent) -> None:
         """Keep it no longer than somebody holds it."""
         with self._lock:
-            self._left.pop(history, None)
-            of_agent = self._unsent[history.key]
-            of_agent.discard(history)
-            if not of_agent:
-                del self._unsent[history.key]
+            self._discard(history)
 
-    def __iter__(self) -> Iterator[Any]:
+    def _discard(self, history: Unsent) -> None:
+        self._left.pop(history, None)
+        of_agent = self._unsent[history.entry.key]
+        of_agent.discard(history)
+        if not of_agent:
+            del self._unsent[history.entry.key]
+
+    def __iter__(self) -> Iterator[Unsent]:
         with self._lock:
             return iter([history for of_agent in self._unsent.values() for history in of_agent])
 
     def held_by(self, history: Unsent, holder: object) -> None:
-        """Note who holds a history; when that is gone, nobody does."""
+        """Note who holds a history; when that is gone, nobody does, and it is kept for a while."""
+        history.entry.holder = weakref.ref(holder)
         weakref.finalize(holder, self._leave, weakref.ref(history)).atexit = False
 
     def _leave(self, of: "Callable[[], Unsent | None]") -> None:
@@ -88,15 +142,20 @@ class LeftBehind:
             with suppress(RuntimeError):  # the interpreter ends, and what is left is sent
                 _thread.start_new_thread(self._watch, (of,))
 
-    def passed_by(self, history: Unsent) -> None:
-        """A history has stored something: older ones of its agent are not sent any more once nobody holds them."""
+    def has_stored(self, history: Unsent) -> list[Unsent]:
+        """Keep a history no longer where it has stored all, and note that it went past older ones of its agent.
+
+        Returns:
+            Those of them that nobody holds, to be given up.
+        """
         with self._lock:
-            older = [other for other in self._unsent.get(history.key, ()) if other.number < history.number]
+            if not history.queue.changes:
+                self._discard(history)
+            history.entry.has_stored = True
+            older = [o for o in self._unsent.get(history.entry.key, ()) if o.entry.number < history.entry.number]
             for other in older:
-                other.is_passed = True
-            left = [other for other in older if other in self._left]
-        for other in left:
-            other.give_up()
+                other.entry.is_passed = True
+            return [other for other in older if other in self._left]
 
     # On a thread of its own
 
@@ -111,7 +170,7 @@ class LeftBehind:
 
     def _note(self, history: Unsent | None) -> None:
         with self._lock:
-            if history is not None and history in self._unsent.get(history.key, ()):
+            if history is not None and history in self._unsent.get(history.entry.key, ()):
                 self._left[history] = time.monotonic()
 
     def _pause(self) -> float | None:
@@ -120,13 +179,67 @@ class LeftBehind:
             if not self._left:
                 self._is_watching = False
                 return None
-            return max(min(self._left.values()) + LEFT_SECONDS - time.monotonic(), 0.0) + 0.01
+            return max(min(self._left.values()) + self.seconds - time.monotonic(), 0.0) + 0.01
 
     def _look(self) -> None:
         with self._lock:
-            too_old = time.monotonic() - LEFT_SECONDS
+            too_old = time.monotonic() - self.seconds
             oldest = sorted(self._left, key=self._left.__getitem__)
-            too_many = oldest[: max(len(oldest) - MAX_LEFT, 0)]
-            given_up = {h for h in oldest if h.is_passed or self._left[h] <= too_old} | set(too_many)
+            too_many = oldest[: max(len(oldest) - self.most, 0)]
+            given_up = {h for h in oldest if h.entry.is_passed or self._left[h] <= too_old} | set(too_many)
         for history in given_up:  # not under the lock: it takes locks of its own
             history.give_up()
+
+
+ALL_UNSENT: Final = LeftBehind()
+_all: "weakref.WeakSet[Unsent]" = weakref.WeakSet()
+
+
+def note(history: Unsent) -> None:
+    """Know a history as long as it is there."""
+    _all.add(history)
+
+
+def is_behind(history: Unsent, *, idle: bool) -> bool:
+    """Tell whether a newer history of the agent went past one, or might.
+
+    Args:
+        history: The history.
+        idle: Whether a newer one that did nothing yet counts too.
+    """
+    entry, revision = history.entry, history.queue.guard.revision or 0
+    newer = [other for other in list(_all) if other.entry.key == entry.key and other.entry.number > entry.number]
+    return entry.is_passed or any(
+        idle or other.entry.has_stored or other.pending or (other.queue.guard.revision or 0) > revision
+        for other in newer
+    )
+
+
+def flush_unsent() -> None:
+    """Send what all histories hold, from the thread that ends the interpreter: the others have ended."""
+    deadline = time.monotonic() + EXIT_TIMEOUT
+    # The newer ones first: they go past the older ones of their agents.
+    for history in sorted(ALL_UNSENT, key=lambda history: -history.entry.number):
+        try:
+            if is_behind(history, idle=False):
+                history.give_up()
+            history.send_until(deadline)
+        except Exception as error:  # noqa: BLE001 - the others are to be sent too
+            logger.warning(
+                "session_id=<%s>, pending=<%d>, agent_id=<%s>, error=<%s> | ended with changes that are not stored",
+                history.session_id,
+                history.pending,
+                history.agent_id,
+                type(error).__name__,
+            )
+
+
+def _leave_to_parent() -> None:
+    """After a fork: what waits is the parent's to send, and threads that the child lacks may hold its locks."""
+    for history in list(_all):
+        history.make_locks()
+    ALL_UNSENT.reset()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_leave_to_parent)

@@ -49,7 +49,7 @@ class MultiAgentWriter:
         """Take over why nothing is stored for now."""
         self.error = error
 
-    def flush_if_idle(self) -> None:
+    def send_if_idle(self) -> None:
         """Store the state that waits."""
         held = self._held
         try:

@@ -245,14 +245,14 @@ class HistoryStore:
             lease = self._operations.leases.get(session_id)
             return self._segments.roll_over(session_id, agent_id, guard, write_id, kept_bytes, lease)
 
-    def edit_moved(
+    def edit_in_segments(
         self, session_id: str, agent_id: str, edit: MessageEdit, files: Mapping[str, bytes] = _NOTHING
     ) -> bool:
         """Change a message that has moved into a segment; False where it is in none."""
         check_id("agent_id", agent_id)
         check_message_id(edit.message_id)
         self.store_files(session_id, files)
-        with operation("edit_moved", session_id, agent_id):
+        with operation("edit_in_segments", session_id, agent_id):
             if files:
                 self._operations.send(session_id, has_files_update(session_id))
             return self._segments.edit(session_id, agent_id, edit)

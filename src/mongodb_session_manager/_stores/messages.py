@@ -83,7 +83,7 @@ class MessageStore:
         write = AgentWrite(agent_id, edited=edited, files=files)
         if not files and self._edit_fileless(session_id, write):
             if edited.redacts:
-                self._histories.edit_moved(session_id, agent_id, edited)
+                self._histories.edit_in_segments(session_id, agent_id, edited)
             return
         if not self._values.around(session_id, files, lambda: self._edit(session_id, write, edited), replaces=True):
             raise MessageNotFoundError(session_id, agent_id, message_id)
@@ -98,7 +98,7 @@ class MessageStore:
         if written and not edit.redacts:
             return True
         # A redaction also reaches copies that segments hold.
-        return self._histories.edit_moved(session_id, write.agent_id, edit, write.files) or written
+        return self._histories.edit_in_segments(session_id, write.agent_id, edit, write.files) or written
 
     def _edit_embedded(self, session_id: str, write: AgentWrite, message_id: int) -> bool:
         """Change a message in the session document; False where it is not there."""

@@ -1,0 +1,164 @@
+"""The messages of an agent as they are told apart, and what stood in its list at one moment; pure."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from strands.types.content import Message
+
+from .._schema.live_ids import LiveIds
+from .._schema.values import encode
+
+__all__ = ["Messages", "Record", "Slot", "Snapshot", "View", "is_pinned", "tracking_id_of"]
+
+
+@dataclass(eq=False)
+class Record:
+    """A message and the id under which it is stored, or will be.
+
+    Attributes:
+        message_id: The id; it follows where a message before it turns out to be too large.
+        message: What was announced, given or restored.
+        given: What the caller gave, where the message was made of that.
+        has_stood: Whether it has been seen in ``agent.messages``.
+        is_gone: Whether it will not be live again: dropped, or it never stood and what came after it has left.
+    """
+
+    message_id: int
+    message: Message = field(repr=False)
+    given: Message | None = field(default=None, repr=False)
+    has_stood: bool = False
+    is_gone: bool = False
+
+    def matches(self, message: Message) -> bool:
+        """Tell whether a message is this one, or bears its tracking id."""
+        tracking_id = tracking_id_of(message)
+        return self.is_same(message) or (tracking_id is not None and tracking_id_of(self.message) == tracking_id)
+
+    def is_same(self, message: Message) -> bool:
+        """Tell whether this very object was stored."""
+        return self.message is message or self.given is message
+
+    @property
+    def keys(self) -> set[object]:
+        """What a live message may be recognised by."""
+        found: set[object] = {id(self.message), id(self.given or self.message), tracking_id_of(self.message)}
+        return found - {None}
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What stands in a live history at one moment.
+
+    Attributes:
+        records: The stored messages, in live order.
+        pinned: Those of them that carry the pin flag.
+        at: How many stand before the conversation manager's own messages; None where those have left.
+        kept: Own messages that no conversation manager's state holds.
+    """
+
+    records: tuple[Record, ...] = field(default=(), repr=False)
+    pinned: frozenset[Record] = field(default=frozenset(), repr=False)
+    at: int | None = 0
+    kept: tuple[Message, ...] = field(default=(), repr=False)
+
+    def ids(self, next_id: int) -> LiveIds:
+        """Return the set in its stored form.
+
+        Args:
+            next_id: The id of the next message; what gets it is live.
+        """
+        ranges = _ranges(record.message_id for record in self.records if not record.is_gone)
+        start = next_id
+        if ranges and ranges[-1][1] == next_id - 1:
+            start = ranges.pop()[0]
+        pinned = tuple(sorted(record.message_id for record in self.pinned if not record.is_gone))
+        at = None if self.at is None else sum(not record.is_gone for record in self.records[: self.at])
+        return LiveIds(start, tuple(ranges), pinned, at, tuple(encode(each, "A kept message") for each in self.kept))
+
+    def only_lost_head(self, before: "Snapshot") -> bool:
+        """Tell whether this is what was before, less some of the first messages: restoring either is equivalent."""
+        count = len(self.records)
+        if not count or self.kept or before.kept or self.at != 0:
+            return False
+        return before.records[-count:] == self.records and self.pinned == before.pinned.intersection(self.records)
+
+
+def _ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    ranges: list[tuple[int, int]] = []
+    for number in numbers:
+        if ranges and ranges[-1][1] == number - 1:
+            ranges[-1] = (ranges[-1][0], number)
+        else:
+            ranges.append((number, number))
+    return ranges
+
+
+@dataclass(frozen=True)
+class View:
+    """An agent's live messages, and what is asked of them only when they changed.
+
+    Attributes:
+        messages: ``agent.messages``.
+        held: Returns the messages that the conversation manager's state holds.
+        with_pins: Whether anything may heed the pin flag.
+    """
+
+    messages: Sequence[Message] = field(repr=False)
+    held: Callable[[], Sequence[Message]]
+    with_pins: bool
+
+    def until(self, record: Record) -> "View":
+        """Return the view without what stands behind a message: that is not announced yet."""
+        last = len(self.messages) - 1
+        if last >= 0 and record.is_same(self.messages[last]):
+            return self
+        place = next((place for place in range(last, -1, -1) if record.is_same(self.messages[place])), last)
+        return self if place == last else replace(self, messages=self.messages[: place + 1])
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place in the list that was seen last: its message is stored, stands for stored ones, or neither."""
+
+    message: Message
+    record: Record | None
+    stands_for: tuple[Record, ...] = ()
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        return self.stands_for if self.record is None else (self.record, *self.stands_for)
+
+    def tells_more(self, is_anew: bool) -> bool:
+        """Tell whether the message may hold what others said; in a list that was made anew, copies do not."""
+        if self.record is None:
+            return True
+        return not (is_anew or self.record.is_same(self.message)) and (
+            self.record.message.get("content") != self.message.get("content")
+        )
+
+
+class Messages:
+    """A few messages, found by identity or by tracking id."""
+
+    def __init__(self, messages: Iterable[Message]) -> None:
+        found = list(messages)
+        self._objects = {id(message) for message in found}
+        self._tracking_ids = {tracking_id_of(message) for message in found} - {None}
+
+    def __contains__(self, message: Message) -> bool:
+        return id(message) in self._objects or tracking_id_of(message) in self._tracking_ids
+
+
+def tracking_id_of(message: Message) -> str | None:
+    """Return what tells a message apart; a caller may have given anything else under that name."""
+    tracking_id: object = message.get("tracking_id")
+    return tracking_id if isinstance(tracking_id, str) else None
+
+
+def is_pinned(message: Message) -> bool:
+    """Tell whether a message carries the SDK's pin flag."""
+    metadata = message.get("metadata")
+    if not isinstance(metadata, dict):
+        return False
+    custom = metadata.get("custom")
+    return isinstance(custom, dict) and custom.get("pinned") is True

@@ -1,0 +1,85 @@
+"""When an agent's oldest messages leave the session document, and the move in the background."""
+
+import logging
+from collections.abc import Callable, Iterable
+
+from pymongo.errors import InvalidOperation, PyMongoError
+
+from .._stores.document_size import LEAST_MOVE_BYTES
+from .._stores.histories import HistoryStore
+from .._stores.segments import KEPT_BYTES, outgrown
+from ..errors import MongoDBSessionError
+from .changes import Change
+
+__all__ = ["Rollover"]
+
+logger = logging.getLogger(__name__)
+
+
+class Rollover:
+    """Follows how much of one agent's history the session document holds.
+
+    Args:
+        store: Where it is stored.
+        session_id: The session.
+        agent_id: The agent.
+
+    Attributes:
+        count: How many messages are embedded in the session document.
+        size: Their bytes.
+    """
+
+    def __init__(self, store: HistoryStore, session_id: str, agent_id: str) -> None:
+        self._store = store
+        self._session_id, self._agent_id = session_id, agent_id
+        self.count = self.size = 0
+
+    def set_document_size(self, count: int, size: int) -> None:
+        """Take over how many messages, of how many bytes, the session document holds."""
+        self.count, self.size = count, size
+
+    def grew(self, changes: Iterable[Change]) -> None:
+        """Count what was stored."""
+        for change in changes:
+            self.count += change.appended is not None
+            self.size += change.size
+
+    @property
+    def kept_bytes(self) -> int | None:
+        """How much of the latest messages stays where the others should move; None where they need not."""
+        if outgrown(self.count, self.size):
+            return KEPT_BYTES
+        is_large = self.size >= LEAST_MOVE_BYTES
+        return self.size // 2 if is_large and self._store.is_crowded(self._session_id) else None
+
+    def begin_if_due(self, move: Callable[[int], bool]) -> None:
+        """Have the oldest messages moved by the client's threads, where they should.
+
+        Args:
+            move: Moves all but the latest messages of so many bytes.
+        """
+        if self.kept_bytes is None:
+            return
+        try:
+            self._store.handle.executor.submit(self.move_quietly, move)
+        except (InvalidOperation, RuntimeError):
+            logger.debug("session_id=<%s> | closing, the next process moves old messages", self._session_id)
+
+    def move_quietly(self, move: Callable[[int], bool]) -> None:
+        """Do it here and now; nothing is lost where it fails.
+
+        The messages are where they were, or the next write finds that they moved.
+        """
+        try:
+            kept_bytes = self.kept_bytes
+            if kept_bytes is not None:
+                move(kept_bytes)
+        except InvalidOperation:  # somebody closed the client
+            logger.debug("session_id=<%s> | closed, the next process moves old messages", self._session_id)
+        except (PyMongoError, MongoDBSessionError) as error:
+            logger.warning(
+                "session_id=<%s>, agent_id=<%s>, error=<%s> | old messages were not moved",
+                self._session_id,
+                self._agent_id,
+                type(error).__name__,
+            )
