@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from bson import ObjectId
 
 from mongodb_session_manager import MongoDBSessionError
 from mongodb_session_manager._history.changes import Change, Limits, NextWrite
@@ -242,3 +243,77 @@ def test_the_walks_meet_all_that_may_happen() -> None:
 
     assert min(seen.values()) > 1
     assert len(seen) == 8
+
+
+# Single steps
+
+
+def said(queue: PendingChanges, *contents: str) -> None:
+    for content in contents:
+        message_id = queue.next_message_id
+        queue.add(Change({"message_id": message_id, "tracking_id": f"t-{message_id}", "content": content}, size=10))
+
+
+def stored(queue: PendingChanges) -> list[dict[str, Any]]:
+    """Send everything, and return what the server holds then."""
+    server = Server()
+    while (following := queue.next()) is not None:
+        server.apply(following.write)
+        queue.acknowledge(following.joined, following.after)
+    return server.messages
+
+
+def test_an_older_edit_does_not_undo_a_newer_one() -> None:
+    queue = PendingChanges("s-1", "a-1", None, replace(LIMITS, pending=5))
+    said(queue, "zero", "one")
+    queue.make_smaller(2)  # one message at a time
+    first = queue.next()
+    assert first is not None
+    for content in ("older", "newer"):
+        edit, values = MessageEdit(1, {"content": content}, ()), LargeValues()
+        is_done, _ = queue.edit(edit, values)
+        if not is_done:
+            queue.add(Change(edited=edit, values=values))
+        queue.withdraw(first.write.write_id)  # it is known that it did not arrive
+
+    assert [message["content"] for message in stored(queue)] == ["zero", "newer"]
+
+
+def test_a_message_is_recognised_by_its_id_and_tracking_id() -> None:
+    queue = PendingChanges("s-1", "a-1", Guard(3, 7), LIMITS)
+    said(queue, "seven", "eight", "nine")
+
+    assert queue.arrived(ObjectId(), {7: "t-7", 8: "t-8"}) == 2
+    assert queue.arrived(ObjectId(), {7: "t-7", 8: "somebody's"}) == 1
+    assert queue.arrived(ObjectId(), {7: "somebody's", 8: "t-8"}) is None
+    assert queue.arrived(None, {}) is None
+
+
+def test_a_moved_window_may_come_late_unless_something_is_in_doubt() -> None:
+    queue = PendingChanges("s-1", "a-1", Guard(3, 7), LIMITS)
+    found = [queue.has_only_window_state]
+    queue.add(Change(data=window(1)))
+    found.append(queue.has_only_window_state)
+    following = queue.next()
+    assert following is not None
+    assert (following.write.keeps_revision, following.after) == (True, Guard(3, 7))
+
+    said(queue, "seven")
+    assert [*found, queue.has_only_window_state] == [False, True, False]
+    following = queue.next()
+    assert following is not None
+    assert not following.write.keeps_revision
+    assert queue.next_plain() is None, "it may have arrived"
+    queue.withdraw(following.write.write_id)
+    assert queue.next_plain() is not None
+
+
+def test_what_ended_takes_nothing_more() -> None:
+    queue = PendingChanges("s-1", "a-1", Guard(3, 7), LIMITS)
+    said(queue, "seven")
+    queue.invalidate(MongoDBSessionError("gone"))
+
+    assert not queue.changes
+    for refused in (queue.check_open, queue.check_room):
+        with pytest.raises(MongoDBSessionError, match="gone"):
+            refused()

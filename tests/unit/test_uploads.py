@@ -55,8 +55,7 @@ class Walk:
 
     def write(self, write: AgentWrite, messages: list[set[str]], place: int | None) -> None:
         """Do what a history does around a write; one that fails is tried again later, as it is then."""
-        if not self.uploads.concern(write):
-            assert not write.files
+        if not (write.files or write.edited or self.uploads.in_flight):
             self.arrive(messages, place)
             return
         removal = self.uploads.begin(write)
@@ -97,6 +96,7 @@ class Walk:
     def step(self) -> None:
         self.dice.choice([self.append, self.append, self.edit_waiting, self.send, self.edit_stored])()
         assert self.used() <= self.bucket
+        assert self.uploads.in_flight == bool(self.uploads._sent or self.uploads.has_unused)
 
     def finish(self) -> None:
         """Have everything stored, and one more message, with which goes what the last edit has left."""
@@ -128,14 +128,6 @@ def test_what_was_sent_for_nothing_is_taken_back(seed: int) -> None:
 
     assert walk.bucket == walk.used()
     assert walk.uploads.take_back() is None
-
-
-def test_a_plain_write_has_nothing_to_do_with_files() -> None:
-    uploads = Uploads()
-
-    assert not uploads.concern(AgentWrite("a-1", appended=[{"message_id": 0}]))
-    assert uploads.concern(AgentWrite("a-1", files={"a": b""}))
-    assert uploads.concern(AgentWrite("a-1", edited=MessageEdit(0, {}, ())))
 
 
 def test_an_edit_looks_for_values_only_where_there_may_be_some() -> None:

@@ -166,7 +166,7 @@ class AgentBinding:
             if replaces or self.history.live.is_continuation(given, agent.messages):
                 self.capture_replacement(agent, message, given)
             else:
-                self.capture_message(agent, message, given)
+                self._capture_message(agent, message, given)
             announced.is_taken = announced.replaces = True
 
     def capture_replacement(self, agent: "LocalAgent", message: Message, given: Message | None = None) -> None:

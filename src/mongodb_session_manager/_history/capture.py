@@ -56,7 +56,7 @@ class HistoryCapture:
         with history.lock:
             self._queue.check_room()
             message_id = self._queue.next_message_id
-            label = self._label(message_id)
+            label = agent_label(history.session_id, history.agent_id, message_id)
             stored = message_doc(message, message_id, now(), label)
             if metrics:
                 add_metrics(stored, metrics, label)

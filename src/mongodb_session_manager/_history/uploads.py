@@ -34,11 +34,12 @@ class Uploads:
 
     Attributes:
         has_files: Whether stored messages may have offloaded values.
+        in_flight: Whether anything is on its way, or waits to be removed; a plain write asks no more than this.
         removal: The removal that was announced and is not done.
     """
 
     def __init__(self) -> None:
-        self.has_files = False
+        self.has_files = self.in_flight = False
         self.removal: ObjectId | None = None
         self._sent: set[str] = set()
         self._unused: set[str] = set()
@@ -48,17 +49,14 @@ class Uploads:
         """Whether values wait to be removed."""
         return bool(self._unused or self.removal)
 
-    def concern(self, write: AgentWrite) -> bool:
-        """Tell whether a write has to do with files, or may be what removes some."""
-        return bool(write.files or write.edited or self._sent or self._unused or self.removal)
-
     def begin(self, write: AgentWrite) -> Removal | None:
         """Take the values of a write as sent; return what is to be announced ahead of it, if anything is."""
         self._sent |= write.files.keys()
         self.has_files |= bool(write.files)
+        self.in_flight |= bool(write.files)
         if not (self._unused or (write.edited and self.has_files)):
             return None
-        self.removal = self.removal or ObjectId()
+        self.removal, self.in_flight = self.removal or ObjectId(), True
         return Removal(self.removal, write.edited, set(self._unused))
 
     def due(self) -> Removal | None:
@@ -72,16 +70,17 @@ class Uploads:
             self.removal = None
             self._unused -= done.unused
             self._sent -= done.unused
+        self.in_flight = bool(self._sent or self._unused or self.removal)
 
     def give_up(self, files: Iterable[Mapping[str, bytes]]) -> None:
         """Note values that waiting messages hold no more; what was sent of them is to be removed."""
         for each in files:
-            self._unused |= self._sent & each.keys()
+            self._unused |= self._sent & each.keys()  # in flight still, as what was sent
 
     def take_back(self) -> Removal | None:
         """Return what is to be removed when nothing more will be stored, and take it as done."""
         if not (self._sent or self.removal):
             return None
         taken = Removal(self.removal or ObjectId(), None, self._sent)
-        self._sent, self.removal = set(), None
+        self._sent, self.removal, self.in_flight = set(), None, bool(self._unused)
         return taken

@@ -275,7 +275,7 @@ class AgentHistory:
             each.hash()
         if following is None:
             return True
-        has_files = self.transfers.uploads.concern(following.write)
+        has_files = bool(following.write.files or following.write.edited or self.transfers.uploads.in_flight)
         try:
             arrived = self._send(following, has_files)
         except SessionTooLargeError:
