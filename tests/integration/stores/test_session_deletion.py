@@ -15,7 +15,7 @@ from strands.types.content import Message
 from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager.errors import SessionNotFoundError
 from mongodb_session_manager.testing import CommandCounter
-from tests.integration.writes import WRITES, Act
+from tests.integration.history.writes import WRITES, Act
 from tests.watching import until
 
 NewManager = Callable[..., MongoDBSessionManager]

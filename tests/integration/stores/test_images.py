@@ -11,7 +11,7 @@ from strands import Agent
 from strands.types.content import Message
 
 from mongodb_session_manager import MongoDBSessionManager
-from tests.integration.test_legacy_sessions import legacy_agent
+from tests.integration.stores.test_legacy_sessions import legacy_agent
 
 NewManager = Callable[..., MongoDBSessionManager]
 NewAgent = Callable[..., Agent]

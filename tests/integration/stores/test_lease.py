@@ -26,7 +26,7 @@ from mongodb_session_manager._stores import segments as _segments
 from mongodb_session_manager.errors import SchemaVersionError
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel
 from tests.faults.fault import CLOSED, UNCONFIRMED
-from tests.integration.writes import WRITES, Act, every_write
+from tests.integration.history.writes import WRITES, Act, every_write
 from tests.talking import every_durability, texts, user
 from tests.watching import eventually
 

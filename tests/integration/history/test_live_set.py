@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from strands import Agent
 
 from mongodb_session_manager import MongoDBSessionManager
-from tests.integration.live_agents import ACTS, KINDS, Conversation
+from tests.integration.history.live_agents import ACTS, KINDS, Conversation
 
 NewManager = Callable[..., MongoDBSessionManager]
 NewAgent = Callable[..., Agent]

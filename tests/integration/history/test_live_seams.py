@@ -29,8 +29,8 @@ from mongodb_session_manager import (
 )
 from mongodb_session_manager._history.live_set import LiveMessages
 from mongodb_session_manager.testing import CommandCounter, Redaction, ScriptedModel
-from tests.integration.live_agents import Notes
-from tests.integration.test_legacy_sessions import element, legacy, legacy_agent
+from tests.integration.history.live_agents import Notes
+from tests.integration.stores.test_legacy_sessions import element, legacy, legacy_agent
 from tests.talking import LOOK, look_up, texts, user
 from tests.watching import cost
 

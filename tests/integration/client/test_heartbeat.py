@@ -26,7 +26,7 @@ from strands.types.content import Message
 from mongodb_session_manager import MongoDBSessionManager, SessionLockedError
 from mongodb_session_manager._client import heartbeat as _heartbeat
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel
-from tests.integration.test_bidi_agent import SpokenModel, text
+from tests.integration.history.test_bidi_agent import SpokenModel, text
 from tests.talking import texts
 from tests.watching import eventually, until
 

@@ -16,7 +16,7 @@ from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager._history.writer import MAX_MISSES
 from mongodb_session_manager.errors import SessionConflictError
 from mongodb_session_manager.testing import CommandCounter
-from tests.integration.writes import WRITES, Act, every_write, sync_changed
+from tests.integration.history.writes import WRITES, Act, every_write, sync_changed
 from tests.talking import texts, user
 
 NewManager = Callable[..., MongoDBSessionManager]

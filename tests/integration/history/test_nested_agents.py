@@ -22,7 +22,16 @@ from mongodb_session_manager._schema.values import escape_key
 from mongodb_session_manager._stores import segments as _segments
 from mongodb_session_manager.mongodb_session_repository import stores_of
 from mongodb_session_manager.testing import CommandCounter, Redaction
-from tests.integration.test_legacy_sessions import AT, CONTENT, STATE, WINDOW, element, legacy, legacy_agent, plain
+from tests.integration.stores.test_legacy_sessions import (
+    AT,
+    CONTENT,
+    STATE,
+    WINDOW,
+    element,
+    legacy,
+    legacy_agent,
+    plain,
+)
 from tests.talking import texts, user
 from tests.watching import wait_for_indexes
 

@@ -19,7 +19,7 @@ from mongodb_session_manager import (
 )
 from mongodb_session_manager.mongodb_session_repository import stores_of
 from mongodb_session_manager.testing import CommandCounter
-from tests.integration.test_legacy_sessions import legacy_agent
+from tests.integration.stores.test_legacy_sessions import legacy_agent
 from tests.talking import texts
 
 NewManager = Callable[..., MongoDBSessionManager]
