@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from pymongo import MongoClient
 from pymongo.server_api import ServerApi
-from strands import Agent
 
 from mongodb_session_manager import (
     MongoDBConnectionPool,
@@ -19,9 +18,8 @@ from mongodb_session_manager import (
 from mongodb_session_manager._stores import segments
 from mongodb_session_manager.mongodb_session_repository import stores_of
 from mongodb_session_manager.testing import CommandCounter
+from tests.aliases import NewAgent
 from tests.talking import LOOK, look_up, texts
-
-NewAgent = Callable[..., Agent]
 
 # Write concern
 

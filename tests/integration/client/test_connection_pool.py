@@ -8,17 +8,14 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pytest
-from pymongo import MongoClient
 from pymongo.errors import ConfigurationError
 
 from mongodb_session_manager._client.handle import ClientHandle
 from mongodb_session_manager.mongodb_connection_pool import MongoDBConnectionPool as Pool
+from tests.aliases import Client
 from tests.watching import answers, eventually
-
-Client = MongoClient[dict[str, Any]]
 
 
 class User:

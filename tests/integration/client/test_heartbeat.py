@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any
 
 import mongomock
@@ -26,14 +25,10 @@ from strands.types.content import Message
 from mongodb_session_manager import MongoDBSessionManager, SessionLockedError
 from mongodb_session_manager._client import heartbeat as _heartbeat
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel
-from tests.integration.history.test_bidi_agent import SpokenModel, text
+from tests.aliases import Failing, NewAgent, NewManager, Stored
+from tests.speaking import SpokenModel, text
 from tests.talking import texts
 from tests.watching import eventually, until
-
-NewManager = Callable[..., MongoDBSessionManager]
-NewAgent = Callable[..., Agent]
-Stored = Callable[..., dict[str, Any]]
-Failing = Callable[..., AbstractContextManager[list[int]]]
 
 SHORT: dict[str, Any] = {"exclusive": True, "lease_timeout": 0, "lease_duration": 0.6}
 

@@ -1,83 +1,23 @@
 """Bidirectional agents: transcripts arrive after their messages, and the conversation ends with its connection."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from pymongo.errors import OperationFailure
 from strands.bidi import BidiAgent
-from strands.bidi.models.model import BidiModel
 from strands.bidi.types import (
     BidiBargeInEvent,
-    BidiOutputEvent,
-    BidiResponseStartEvent,
     BidiResponseStopEvent,
-    BidiTextDeltaEvent,
-    BidiTextStartEvent,
-    BidiTextStopEvent,
     BidiToolUseBlocksEvent,
-    BidiTranscriptDeltaEvent,
-    BidiTranscriptStartEvent,
-    BidiTranscriptStopEvent,
 )
-from strands.types.content import Message, Messages
 
 from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager.errors import SessionConflictError
 from mongodb_session_manager.testing import CommandCounter
+from tests.aliases import Failing, History, NewManager
+from tests.speaking import SpokenModel, text, transcript
 from tests.talking import take_note, texts
-
-NewManager = Callable[..., MongoDBSessionManager]
-History = Callable[..., list[Message]]
-Failing = Callable[..., AbstractContextManager[None]]
-
-
-class SpokenModel(BidiModel):
-    """Says what it was told to say, once somebody has sent something, until it is stopped."""
-
-    def __init__(self, events: Sequence[Any] = ()) -> None:
-        self.events = [BidiResponseStartEvent("r-1"), *events, BidiResponseStopEvent("r-1")]
-        self.started_with: Messages | None = None
-        self.sent: list[Any] = []
-        self._heard = asyncio.Event()
-
-    def update_config(self, **model_config: Any) -> None:
-        pass
-
-    def get_config(self) -> dict[str, Any]:
-        return {"model_id": "spoken"}
-
-    async def start(
-        self, system_prompt: str | None = None, tools: Any = None, messages: Messages | None = None, **kwargs: Any
-    ) -> None:
-        self.started_with = [*(messages or [])]
-
-    async def stop(self) -> None:
-        pass
-
-    async def send(self, content: Any) -> None:
-        self.sent.append(content)
-        self._heard.set()
-
-    async def receive(self) -> AsyncIterator[BidiOutputEvent]:
-        await self._heard.wait()
-        for event in self.events:
-            yield event
-        await asyncio.Event().wait()
-
-
-def transcript(role: Any, text: str, content_id: str) -> list[Any]:
-    return [
-        BidiTranscriptStartEvent(role, content_id),
-        *(BidiTranscriptDeltaEvent(word, role, content_id) for word in text.split(" ")),
-        BidiTranscriptStopEvent(role, content_id),
-    ]
-
-
-def text(said: str, content_id: str) -> list[Any]:
-    return [BidiTextStartEvent(content_id), BidiTextDeltaEvent(said, content_id), BidiTextStopEvent(content_id)]
 
 
 async def converse(agent: BidiAgent, said: str = "Hi") -> None:

@@ -9,7 +9,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,14 +22,9 @@ from strands.types.content import Message
 
 from mongodb_session_manager import MongoDBSessionManager, MongoDBSessionRepository
 from mongodb_session_manager.testing import CommandCounter, Mongod, ScriptedModel
+from tests.aliases import Failing, History, NewAgent, NewManager
 from tests.talking import LOOK, every_durability, look_up, texts
 from tests.watching import until
-
-NewManager = Callable[..., MongoDBSessionManager]
-NewAgent = Callable[..., Agent]
-History = Callable[..., list[Message]]
-Stored = Callable[..., dict[str, Any]]
-Failing = Callable[..., AbstractContextManager[None]]
 
 BLOCKED_MS = 1_000
 

@@ -1,9 +1,7 @@
 """Two writers of one history: the second one is told, and nothing is mixed or overwritten."""
 
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -16,13 +14,9 @@ from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager._history.writer import MAX_MISSES
 from mongodb_session_manager.errors import SessionConflictError
 from mongodb_session_manager.testing import CommandCounter
+from tests.aliases import Failing, History, NewAgent, NewManager
 from tests.integration.history.writes import WRITES, Act, every_write, sync_changed
 from tests.talking import texts, user
-
-NewManager = Callable[..., MongoDBSessionManager]
-NewAgent = Callable[..., Agent]
-History = Callable[..., list[Message]]
-Failing = Callable[..., AbstractContextManager[None]]
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -32,6 +31,7 @@ from mongodb_session_manager.errors import (
     UnstorableValueError,
 )
 from mongodb_session_manager.testing import CommandCounter, Redaction, ScriptedModel
+from tests.aliases import Failing, History, NewAgent, NewManager, Stored
 from tests.faults.fault import CLOSED
 from tests.talking import (
     ASK,
@@ -49,11 +49,6 @@ from tests.talking import (
 )
 from tests.watching import cost, eventually, until
 
-NewManager = Callable[..., MongoDBSessionManager]
-NewAgent = Callable[..., Agent]
-History = Callable[..., list[Message]]
-Stored = Callable[..., dict[str, Any]]
-Failing = Callable[..., AbstractContextManager[None]]
 Talk = Callable[[Agent, str], Awaitable[None]]
 
 SECRET = "my number is 555-0199"

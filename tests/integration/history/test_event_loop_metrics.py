@@ -10,10 +10,8 @@ from strands.types.exceptions import EventLoopException
 
 from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager.testing import CommandCounter, Redaction, ScriptedModel
+from tests.aliases import NewAgent, NewManager
 from tests.talking import NOTE, look, look_up, take_note
-
-NewManager = Callable[..., MongoDBSessionManager]
-NewAgent = Callable[..., Agent]
 
 CACHED: Usage = {
     "inputTokens": 10,

@@ -18,12 +18,10 @@ import mongomock
 import pymongo
 import pytest
 from bson import ObjectId
-from pymongo import MongoClient
 from pymongo.client_session import ClientSession
 from pymongo.errors import InvalidOperation, OperationFailure
 from pymongo.monitoring import CommandListener, CommandStartedEvent
 from strands import Agent
-from strands.types.content import Message
 
 from mongodb_session_manager import (
     MongoDBSessionManager,
@@ -39,22 +37,16 @@ from mongodb_session_manager._history.binding import AgentBinding
 from mongodb_session_manager._history.changes import LIMITS
 from mongodb_session_manager._stores import segments as _segments
 from mongodb_session_manager.testing import Command, CommandCounter, CommandLog, session_ids
+from tests.aliases import Client, Failing, History, NewAgent, NewManager, Stored
 from tests.gathering import held_up
 from tests.talking import texts, user
 from tests.watching import eventually, until
-
-Client = MongoClient[dict[str, Any]]
-NewManager = Callable[..., MongoDBSessionManager]
-NewAgent = Callable[..., Agent]
-History = Callable[..., list[Message]]
-Stored = Callable[..., dict[str, Any]]
 
 SESSIONS = ["s-0", "s-1", "s-2", "s-3", "s-4"]
 ODD = 2
 
 Crowd = list[Agent]
 Holding = Callable[[str], AbstractContextManager[None]]
-Failing = Callable[..., AbstractContextManager[list[int]]]
 
 
 @pytest.fixture(autouse=True)

@@ -4,28 +4,22 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure, PyMongoError
-from strands import Agent, tool
+from strands import tool
 from strands.agent.conversation_manager import SlidingWindowConversationManager
 from strands.hooks import BeforeInvocationEvent
 from strands.hooks.events import MessageUpdatedEvent
 from strands.types.content import Message
 
-from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager.errors import UnstorableValueError
 from mongodb_session_manager.testing import CommandCounter, Redaction
 from mongodb_session_manager.types import GUARDRAIL_INTERVENED
-
-NewManager = Callable[..., MongoDBSessionManager]
-NewAgent = Callable[..., Agent]
-Stored = Callable[..., dict[str, Any]]
-Failing = Callable[..., AbstractContextManager[None]]
+from tests.aliases import Failing, NewAgent, NewManager, Stored
 
 SECRET = "my number is 555-0199"
 HIDDEN: Message = {"role": "user", "content": [{"text": "…"}]}

@@ -8,20 +8,14 @@ from typing import Any
 import bson
 import pytest
 from histories import numbering
-from pymongo import MongoClient
 from pymongo.errors import PyMongoError
-from strands import Agent
 from strands.agent.conversation_manager import NullConversationManager
 from strands.types.content import Message
 
-from mongodb_session_manager import MongoDBSessionManager, MongoDBSessionManagerFactory, SessionConflictError
+from mongodb_session_manager import MongoDBSessionManagerFactory, SessionConflictError
 from mongodb_session_manager.testing import CommandCounter
+from tests.aliases import Client, History, NewAgent, NewManager
 from tests.talking import user, without_ids
-
-NewManager = Callable[..., MongoDBSessionManager]
-NewAgent = Callable[..., Agent]
-History = Callable[..., list[Message]]
-Client = MongoClient[dict[str, Any]]
 
 BEGINNINGS = {
     "1,001 messages": (1_001, 10),

@@ -5,17 +5,12 @@ from typing import Any
 
 import bson
 import pytest
-from pymongo import MongoClient
-from strands import Agent
 from strands.types.session import SessionAgent
 
-from mongodb_session_manager import MongoDBSessionManager, MongoDBSessionManagerFactory
+from mongodb_session_manager import MongoDBSessionManagerFactory
 from mongodb_session_manager.testing import CommandCounter
+from tests.aliases import Client, NewAgent, NewManager
 from tests.talking import every_durability, user
-
-NewManager = Callable[..., MongoDBSessionManager]
-NewAgent = Callable[..., Agent]
-Client = MongoClient[dict[str, Any]]
 
 MIB = 1024 * 1024
 STATE = {"large": "x" * MIB, "%file": {"sha256": "mine"}, "a.b": [1, 2.0, None, {"$ref": "z"}]}

@@ -7,22 +7,17 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure
-from strands import Agent
-from strands.types.content import Message
 
 from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager._history.unsent import ALL_UNSENT, flush_unsent
+from tests.aliases import Failing, History, NewAgent
 from tests.watching import eventually
 
-NewAgent = Callable[..., Agent]
-History = Callable[..., list[Message]]
-Failing = Callable[..., AbstractContextManager[list[int]]]
 Drop = Callable[..., None]
 SECRET = "my number is 555-0199"
 

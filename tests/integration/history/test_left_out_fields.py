@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from decimal import Decimal
 from typing import Any
 
@@ -12,18 +11,12 @@ from pymongo.errors import PyMongoError
 from strands import Agent, ToolContext, tool
 from strands.agent.conversation_manager import NullConversationManager
 from strands.hooks import AfterInvocationEvent
-from strands.types.content import Message
 
-from mongodb_session_manager import MongoDBSessionManager, MongoDBSessionManagerFactory
+from mongodb_session_manager import MongoDBSessionManagerFactory
 from mongodb_session_manager.errors import SessionTooLargeError, UnstorableValueError
 from mongodb_session_manager.testing import CommandCounter
+from tests.aliases import Failing, History, NewAgent, NewManager, Stored
 from tests.talking import LOOK, every_durability, look_up, texts, user
-
-NewManager = Callable[..., MongoDBSessionManager]
-NewAgent = Callable[..., Agent]
-History = Callable[..., list[Message]]
-Stored = Callable[..., dict[str, Any]]
-Failing = Callable[..., AbstractContextManager[list[int]]]
 
 LARGE = "x" * 17_000_000
 every_mode = pytest.mark.parametrize("on_error", ["raise", "degrade"])

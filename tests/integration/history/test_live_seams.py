@@ -4,11 +4,9 @@ import copy
 import itertools
 import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any, cast
 
 import pytest
-from pymongo import MongoClient
 from strands import Agent
 from strands.agent.conversation_manager import (
     ConversationManager,
@@ -29,16 +27,11 @@ from mongodb_session_manager import (
 )
 from mongodb_session_manager._history.live_set import LiveMessages
 from mongodb_session_manager.testing import CommandCounter, Redaction, ScriptedModel
+from tests.aliases import Client, Failing, NewAgent, NewManager, Stored
+from tests.first_version import element, legacy, legacy_agent
 from tests.integration.history.live_agents import Notes
-from tests.integration.stores.test_legacy_sessions import element, legacy, legacy_agent
 from tests.talking import LOOK, look_up, texts, user
 from tests.watching import cost
-
-NewManager = Callable[..., MongoDBSessionManager]
-NewAgent = Callable[..., Agent]
-Stored = Callable[..., dict[str, Any]]
-Failing = Callable[..., AbstractContextManager[list[int]]]
-Observer = MongoClient[dict[str, Any]]
 
 
 def window(size: int = 4, **options: Any) -> SlidingWindowConversationManager:
@@ -408,7 +401,7 @@ def old_session(count: int, removed: int, roles: tuple[str, ...] = ("user", "ass
     ("removed", "first"), [(0, 0), (4, 4), (5, 4), (7, 6), (9, 0), (8, None)], ids=lambda value: str(value)
 )
 def test_without_a_live_set_the_count_tells(
-    observer: Observer, database: str, restart: Restart, removed: int, first: int | None
+    observer: Client, database: str, restart: Restart, removed: int, first: int | None
 ) -> None:
     observer[database].agent_sessions.insert_one(old_session(8, removed))
 
@@ -422,7 +415,7 @@ def test_without_a_live_set_the_count_tells(
 
 
 def test_the_count_holds_for_another_conversation_manager_too(
-    observer: Observer, database: str, restart: Restart
+    observer: Client, database: str, restart: Restart
 ) -> None:
     observer[database].agent_sessions.insert_one(old_session(8, 4))
 
@@ -433,7 +426,7 @@ def test_the_count_holds_for_another_conversation_manager_too(
 
 @pytest.mark.parametrize("ids", [[0, 1, 1, 2], [0, 1, 2, 0, 1], [3, 1, 2, 0], [0, 0, 0, 0]], ids=str)
 def test_a_history_whose_ids_are_mixed_up_comes_back_whole(
-    observer: Observer, database: str, restart: Restart, ids: list[int]
+    observer: Client, database: str, restart: Restart, ids: list[int]
 ) -> None:
     document = old_session(len(ids), 0)
     for number, message in zip(ids, document["agents"]["default"]["messages"], strict=True):
@@ -668,7 +661,7 @@ def test_a_redaction_reaches_what_is_live_after_a_restart(restart: Restart, ever
     ids=str,
 )
 def test_a_live_set_that_cannot_be_read_is_as_if_there_were_none(
-    restart: Restart, observer: Observer, database: str, caplog: pytest.LogCaptureFixture, damaged: Any
+    restart: Restart, observer: Client, database: str, caplog: pytest.LogCaptureFixture, damaged: Any
 ) -> None:
     agent = restart(make=NullConversationManager)
     talk(agent, "One", "Two")
@@ -684,7 +677,7 @@ def test_a_live_set_that_cannot_be_read_is_as_if_there_were_none(
 
 
 def test_live_messages_that_are_not_stored_are_told(
-    restart: Restart, observer: Observer, database: str, caplog: pytest.LogCaptureFixture
+    restart: Restart, observer: Client, database: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     agent = restart(make=lambda: window(2, pin_first=2))
     talk(agent, *"123")

@@ -2,18 +2,13 @@
 
 import os
 import uuid
-from collections.abc import Callable
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from strands import Agent
 
-from mongodb_session_manager import MongoDBSessionManager
+from tests.aliases import NewManager
 from tests.integration.history.live_agents import ACTS, KINDS, Conversation
-
-NewManager = Callable[..., MongoDBSessionManager]
-NewAgent = Callable[..., Agent]
 
 EXAMPLES = int(os.environ.get("LIVE_AGENT_EXAMPLES", "30"))
 ANY_ACT = st.sampled_from(sorted(ACTS)) | st.sampled_from(["talk", "talk_at_length", "restart"])

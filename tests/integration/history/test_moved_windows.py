@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -12,20 +12,15 @@ from pymongo.errors import WriteConcernError
 from strands import Agent
 from strands.agent.conversation_manager import SlidingWindowConversationManager
 from strands.hooks import AfterInvocationEvent
-from strands.types.content import Message
 
 from mongodb_session_manager import MongoDBSessionManager, MongoDBSessionManagerFactory, SessionConflictError
 from mongodb_session_manager._client.handle import ClientHandle
 from mongodb_session_manager.errors import SessionTooLargeError
 from mongodb_session_manager.testing import CommandCounter
+from tests.aliases import Failing, History, NewAgent, NewManager, Stored
 from tests.talking import texts
 from tests.watching import until
 
-NewManager = Callable[..., MongoDBSessionManager]
-NewAgent = Callable[..., Agent]
-History = Callable[..., list[Message]]
-Stored = Callable[..., dict[str, Any]]
-Failing = Callable[..., AbstractContextManager[None]]
 NextRequest = Callable[[MongoDBSessionManagerFactory, NewAgent], Any]
 
 # Milliseconds; longer than a request on a busy machine.
@@ -35,10 +30,11 @@ MOVED = ["Fill the window", "Okay.", "Move it", "Okay."]
 
 def slow_windows(agent: Agent, failing: Failing, stack: ExitStack) -> None:
     """Have the server take its time for the next write after the agent's last message."""
-    agent.add_hook(
-        lambda event: stack.enter_context(failing("update", mode={"times": 1}, blockConnection=True, blockTimeMS=SLOW)),
-        AfterInvocationEvent,
-    )
+
+    def slow(event: AfterInvocationEvent) -> None:
+        stack.enter_context(failing("update", mode={"times": 1}, blockConnection=True, blockTimeMS=SLOW))
+
+    agent.add_hook(slow, AfterInvocationEvent)
 
 
 def window_of(session: dict[str, Any]) -> int:

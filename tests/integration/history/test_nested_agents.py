@@ -1,19 +1,15 @@
 """Agents whose ids have dots, as the first version stored them: nested, one level for each part of the id."""
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from pymongo import MongoClient
-from strands import Agent
 from strands.agent.conversation_manager import SlidingWindowConversationManager
 from strands.types.session import SessionAgent, SessionMessage
 
 from mongodb_session_manager import (
     AgentNotFoundError,
     MessageNotFoundError,
-    MongoDBSessionManager,
     MongoDBSessionManagerFactory,
     MongoDBSessionRepository,
     SessionConflictError,
@@ -22,7 +18,8 @@ from mongodb_session_manager._schema.values import escape_key
 from mongodb_session_manager._stores import segments as _segments
 from mongodb_session_manager.mongodb_session_repository import stores_of
 from mongodb_session_manager.testing import CommandCounter, Redaction
-from tests.integration.stores.test_legacy_sessions import (
+from tests.aliases import Client, Document, Insert, NewAgent, NewManager
+from tests.first_version import (
     AT,
     CONTENT,
     STATE,
@@ -34,11 +31,6 @@ from tests.integration.stores.test_legacy_sessions import (
 )
 from tests.talking import texts, user
 from tests.watching import wait_for_indexes
-
-NewManager = Callable[..., MongoDBSessionManager]
-NewAgent = Callable[..., Agent]
-Client = MongoClient[dict[str, Any]]
-Document = dict[str, Any]
 
 IDS = ["support-v1.2", "a.b.c.d", "v.1.0", "agent.guard", "größe.🦜", "a.messages", "a b.%.c"]
 every_id = pytest.mark.parametrize("agent_id", IDS)
@@ -69,21 +61,13 @@ def at(document: Document, agent_id: str) -> Document:
 
 
 @pytest.fixture
-def insert(observer: Client, database: str) -> Callable[[Document], None]:
-    def store(document: Document) -> None:
-        observer[database].agent_sessions.insert_one(copy.deepcopy(document))
-
-    return store
-
-
-@pytest.fixture
 def repository(mongo_client: Client, database: str) -> MongoDBSessionRepository:
     return MongoDBSessionRepository(client=mongo_client, database_name=database)
 
 
 @every_id
 def test_it_goes_on_where_it_stands(
-    insert: Callable[[Document], None],
+    insert: Insert,
     new_manager: NewManager,
     new_agent: NewAgent,
     stored: Callable[[], Any],
@@ -114,9 +98,7 @@ def test_it_goes_on_where_it_stands(
 
 
 @every_id
-def test_what_is_told_of_it(
-    insert: Callable[[Document], None], new_manager: NewManager, new_agent: NewAgent, agent_id: str
-) -> None:
+def test_what_is_told_of_it(insert: Insert, new_manager: NewManager, new_agent: NewAgent, agent_id: str) -> None:
     insert(session(agent_id))
     manager = new_manager()
 
@@ -143,7 +125,7 @@ def test_what_is_told_of_it(
 
 @every_id
 def test_a_redaction_reaches_it(
-    insert: Callable[[Document], None],
+    insert: Insert,
     new_manager: NewManager,
     new_agent: NewAgent,
     everything: Callable[[], bytes],
@@ -159,7 +141,7 @@ def test_a_redaction_reaches_it(
 
 @every_id
 def test_a_stored_message_is_redacted(
-    insert: Callable[[Document], None],
+    insert: Insert,
     repository: MongoDBSessionRepository,
     everything: Callable[[], bytes],
     agent_id: str,
@@ -180,7 +162,7 @@ def test_a_stored_message_is_redacted(
 
 @every_id
 def test_the_sdks_verbs(
-    insert: Callable[[Document], None],
+    insert: Insert,
     repository: MongoDBSessionRepository,
     stored: Callable[[], Any],
     new_manager: NewManager,
@@ -212,7 +194,7 @@ def test_the_sdks_verbs(
 
 @every_id
 def test_feedback_about_its_messages(
-    insert: Callable[[Document], None], new_manager: NewManager, new_agent: NewAgent, agent_id: str
+    insert: Insert, new_manager: NewManager, new_agent: NewAgent, agent_id: str
 ) -> None:
     insert(session(agent_id))
     manager = new_manager()
@@ -231,7 +213,7 @@ def test_feedback_about_its_messages(
 
 @every_id
 def test_its_messages_move_into_segments(
-    insert: Callable[[Document], None],
+    insert: Insert,
     new_manager: NewManager,
     new_agent: NewAgent,
     stored: Callable[[], Any],
@@ -263,7 +245,7 @@ def test_its_messages_move_into_segments(
 
 @every_id
 def test_its_large_values_are_kept_while_they_are_used(
-    insert: Callable[[Document], None], new_manager: NewManager, new_agent: NewAgent, agent_id: str
+    insert: Insert, new_manager: NewManager, new_agent: NewAgent, agent_id: str
 ) -> None:
     insert(session(agent_id))
     manager = new_manager()
@@ -279,7 +261,7 @@ def test_its_large_values_are_kept_while_they_are_used(
 
 
 def test_a_family_of_agents(
-    insert: Callable[[Document], None], new_manager: NewManager, new_agent: NewAgent, stored: Callable[[], Any]
+    insert: Insert, new_manager: NewManager, new_agent: NewAgent, stored: Callable[[], Any]
 ) -> None:
     family = ["support-v1", "support-v1.2", "support-v1.3", "support-v1.3.1", "other", "x.y.z"]
     insert(session(*family))
@@ -301,7 +283,7 @@ def test_a_family_of_agents(
         assert texts(new_agent(again, agent_id=agent_id).messages)[-2:] == [f"for {agent_id}", "Okay."]
 
 
-def test_very_many_of_them(insert: Callable[[Document], None], new_manager: NewManager) -> None:
+def test_very_many_of_them(insert: Insert, new_manager: NewManager) -> None:
     ids = [f"support-v{number % 7}.{number}" for number in range(1_500)]
     document = session(*ids)
     for agent_id in ids:
@@ -314,7 +296,7 @@ def test_very_many_of_them(insert: Callable[[Document], None], new_manager: NewM
 @every_id
 @pytest.mark.parametrize("is_nested", [True, False])
 def test_one_that_comes_with_the_opening_costs_nothing_more(
-    insert: Callable[[Document], None],
+    insert: Insert,
     repository: MongoDBSessionRepository,
     command_counter: CommandCounter,
     agent_id: str,
@@ -338,7 +320,7 @@ def test_one_that_comes_with_the_opening_costs_nothing_more(
 
 @pytest.mark.parametrize("prefetched", [False, True])
 async def test_new_agents_beside_nested_ones(
-    insert: Callable[[Document], None],
+    insert: Insert,
     factory: MongoDBSessionManagerFactory,
     new_agent: NewAgent,
     stored: Callable[[], Any],
@@ -360,7 +342,7 @@ async def test_new_agents_beside_nested_ones(
 
 
 def test_one_that_stands_in_both_places_goes_on_in_ours(
-    insert: Callable[[Document], None], new_manager: NewManager, new_agent: NewAgent, stored: Callable[[], Any]
+    insert: Insert, new_manager: NewManager, new_agent: NewAgent, stored: Callable[[], Any]
 ) -> None:
     document = session("support-v1.2")
     own = legacy_agent("support-v1.2")
@@ -395,7 +377,7 @@ def test_one_that_stands_in_both_places_goes_on_in_ours(
     ids=lambda agent_id: agent_id[:12],
 )
 def test_other_ids_with_dots_are_new(
-    insert: Callable[[Document], None],
+    insert: Insert,
     new_manager: NewManager,
     new_agent: NewAgent,
     stored: Callable[[], Any],
@@ -412,9 +394,7 @@ def test_other_ids_with_dots_are_new(
     assert at(stored(), "default") == at(document, "default")
 
 
-def test_a_conflict_is_met_there_too(
-    insert: Callable[[Document], None], new_manager: NewManager, new_agent: NewAgent
-) -> None:
+def test_a_conflict_is_met_there_too(insert: Insert, new_manager: NewManager, new_agent: NewAgent) -> None:
     insert(session("support-v1.2"))
     one, other = (new_agent(new_manager(), agent_id="support-v1.2") for _ in range(2))
     one("first")

@@ -5,16 +5,13 @@ from typing import Any
 
 import pytest
 from strands import Agent
-from strands.types.content import Message
 
 from mongodb_session_manager import MongoDBSessionManager, MongoDBSessionManagerFactory
 from mongodb_session_manager.errors import AgentNotFoundError, MessageNotFoundError
 from mongodb_session_manager.testing import CommandCounter
 from mongodb_session_manager.types import Durability
+from tests.aliases import History, NewAgent
 from tests.talking import every_durability, texts, user
-
-NewAgent = Callable[..., Agent]
-History = Callable[..., list[Message]]
 
 CONFIG = {"agent_id": "a", "model": "scripted", "system_prompt": "Be brief.", "prompt_metadata": None}
 

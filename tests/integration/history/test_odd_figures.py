@@ -14,15 +14,11 @@ from pymongo import MongoClient
 from strands import Agent
 from strands.hooks import AfterInvocationEvent, MessageAddedEvent
 from strands.telemetry.metrics import EventLoopMetrics, ToolMetrics
-from strands.types.content import Message
 
 from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager.testing import ScriptedModel
+from tests.aliases import History, NewAgent, NewManager
 from tests.talking import LOOK, every_durability, look, look_up, texts
-
-NewManager = Callable[..., MongoDBSessionManager]
-NewAgent = Callable[..., Agent]
-History = Callable[..., list[Message]]
 
 SECRET = "my number is 555-0199"
 CACHE_DETAILS = [{"ttl": "5m", "inputTokens": 8}]

@@ -10,11 +10,10 @@ from strands.hooks import AfterInvocationEvent
 
 from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager.testing import CommandCounter, session_ids
+from tests.aliases import NewAgent, NewManager
 from tests.talking import LOOK, NOTE, every_way_to_talk, look_up, take_note
 from tests.watching import cost
 
-NewManager = Callable[..., MongoDBSessionManager]
-NewAgent = Callable[..., Agent]
 Talk = Callable[[Agent, str], Awaitable[None]]
 
 INITIAL = [{"role": "user", "content": [{"text": "Hi"}]}, {"role": "assistant", "content": [{"text": "Hello"}]}]

@@ -9,19 +9,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from pymongo import MongoClient
-from strands import Agent
 from strands.hooks import AfterInvocationEvent
 from strands.types.content import Message
 
 from mongodb_session_manager import MongoDBSessionManager, UnstorableValueError
 from mongodb_session_manager.testing import Redaction
+from tests.aliases import History, NewAgent
 from tests.talking import LOOK, every_durability, look_up, texts
 
 if TYPE_CHECKING:
     from strands.types.agent import LocalAgent
-
-NewAgent = Callable[..., Agent]
-History = Callable[..., list[Message]]
 
 
 class Twice(MongoDBSessionManager):

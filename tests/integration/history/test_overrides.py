@@ -6,22 +6,17 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from pymongo import MongoClient
-from strands import Agent
 from strands.hooks import AfterInvocationEvent, MessageAddedEvent
 from strands.types.content import Message
 
 from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager.testing import CommandCounter, Redaction
+from tests.aliases import Everything, History, NewAgent, NewManager, Stored
 from tests.talking import LOOK, every_durability, every_way_to_talk, look_up, texts
 
 if TYPE_CHECKING:
     from strands.types.agent import LocalAgent
 
-NewManager = Callable[..., MongoDBSessionManager]
-NewAgent = Callable[..., Agent]
-History = Callable[..., list[Message]]
-Stored = Callable[..., dict[str, Any]]
-Everything = Callable[[], bytes]
 
 SECRET = "555-0199"
 

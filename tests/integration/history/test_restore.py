@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import pytest
 from pymongo import MongoClient, monitoring
-from strands import Agent, ToolContext, tool
+from strands import ToolContext, tool
 from strands.agent.conversation_manager import (
     ConversationManager,
     NullConversationManager,
@@ -18,13 +18,10 @@ from strands.types.content import Message
 from strands.types.exceptions import ContextWindowOverflowException
 from strands.types.interrupt import InterruptResponseContent
 
-from mongodb_session_manager import MongoDBSessionError, MongoDBSessionManager
+from mongodb_session_manager import MongoDBSessionError
 from mongodb_session_manager.testing import ScriptedModel
+from tests.aliases import History, NewAgent, NewManager
 from tests.talking import LOOK, look_up, texts, without_ids
-
-NewManager = Callable[..., MongoDBSessionManager]
-NewAgent = Callable[..., Agent]
-History = Callable[..., list[Message]]
 
 DROP = {"toolUse": {"toolUseId": "t-2", "name": "drop_table", "input": {}}}
 

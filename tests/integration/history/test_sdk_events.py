@@ -15,15 +15,10 @@ from strands.session.session_manager import SessionManager
 from strands.types.content import Message
 from strands.types.session import SessionAgent
 
-from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager._history.agent_state import AgentStateTracker
 from mongodb_session_manager.testing import CommandCounter, Redaction, ScriptedModel
+from tests.aliases import History, NewAgent, NewManager, Stored
 from tests.talking import LOOK, look_up, texts
-
-NewManager = Callable[..., MongoDBSessionManager]
-NewAgent = Callable[..., Agent]
-History = Callable[..., list[Message]]
-Stored = Callable[..., dict[str, Any]]
 
 SECRET = "my number is 555-0199"
 

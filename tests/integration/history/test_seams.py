@@ -28,15 +28,12 @@ from strands.types.content import Message
 
 from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager.testing import Redaction
+from tests.aliases import Everything, History, NewAgent
 from tests.talking import LOOK, every_durability, look, look_up, texts
 
 if TYPE_CHECKING:
     from strands.types.agent import LocalAgent
 
-NewManager = Callable[..., MongoDBSessionManager]
-NewAgent = Callable[..., Agent]
-History = Callable[..., list[Message]]
-Everything = Callable[[], bytes]
 
 SECRET = "555-0199"
 

@@ -9,16 +9,11 @@ from typing import Any
 
 import bson
 import pytest
-from strands import Agent
-from strands.types.content import Message
 
-from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager._schema.blobs import LargeValues
 from mongodb_session_manager.testing import Redaction
+from tests.aliases import History, NewAgent, NewManager
 
-NewManager = Callable[..., MongoDBSessionManager]
-NewAgent = Callable[..., Agent]
-History = Callable[..., list[Message]]
 MB = 1024 * 1024
 
 every_durability = pytest.mark.parametrize("durability", ["sync", "async", "exit"])

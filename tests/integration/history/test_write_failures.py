@@ -3,14 +3,12 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from pymongo import MongoClient
 from pymongo.errors import AutoReconnect, OperationFailure, PyMongoError, WriteConcernError
-from strands import Agent
 from strands.agent.conversation_manager import SlidingWindowConversationManager
 from strands.hooks import AfterInvocationEvent
 from strands.types.content import Message
@@ -20,15 +18,10 @@ from mongodb_session_manager._history.binding import AgentBinder
 from mongodb_session_manager._history.changes import Limits
 from mongodb_session_manager.errors import MongoDBSessionError
 from mongodb_session_manager.testing import CommandCounter, Mongod, Redaction
+from tests.aliases import Failing, History, NewAgent, NewManager, Stored
 from tests.faults.fault import CLOSED, UNCONFIRMED
 from tests.talking import NOTE, take_note, texts, user
 from tests.watching import ticking, until
-
-NewManager = Callable[..., MongoDBSessionManager]
-NewAgent = Callable[..., Agent]
-History = Callable[..., list[Message]]
-Stored = Callable[..., dict[str, Any]]
-Failing = Callable[..., AbstractContextManager[None]]
 
 SECRET = "my number is 555-0199"
 

@@ -4,19 +4,15 @@ import asyncio
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
 from pymongo import monitoring
-from strands import Agent
 
 from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager.errors import MongoDBSessionError, SessionNotFoundError
+from tests.aliases import Failing, NewAgent, NewManager
 
-NewManager = Callable[..., MongoDBSessionManager]
-NewAgent = Callable[..., Agent]
-Failing = Callable[..., AbstractContextManager[None]]
 Later = Callable[[MongoDBSessionManager], Awaitable[Any]]
 
 BLOCK_MS = 300

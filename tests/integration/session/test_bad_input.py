@@ -9,18 +9,15 @@ from typing import Any, cast
 import pytest
 from pymongo import MongoClient
 from pymongo.errors import ConfigurationError, ServerSelectionTimeoutError
-from strands import Agent, tool
+from strands import tool
 from strands.types.content import Message
 from strands.types.session import Session, SessionAgent, SessionMessage, SessionType
 
 from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager.errors import SchemaVersionError, SessionTooLargeError, UnstorableValueError
 from mongodb_session_manager.testing import CommandCounter
+from tests.aliases import History, NewAgent, NewManager
 from tests.talking import without_ids
-
-NewManager = Callable[..., MongoDBSessionManager]
-NewAgent = Callable[..., Agent]
-History = Callable[..., list[Message]]
 
 BAD = {"toolUse": {"toolUseId": "t-1", "name": "bad_tool", "input": {}}}
 

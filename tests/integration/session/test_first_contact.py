@@ -13,7 +13,7 @@ import pymongo
 import pytest
 from pymongo import MongoClient
 from pymongo.errors import ConfigurationError
-from strands import Agent, tool
+from strands import tool
 from strands.types.session import Session, SessionAgent, SessionType
 
 from mongodb_session_manager import (
@@ -28,14 +28,11 @@ from mongodb_session_manager import (
 )
 from mongodb_session_manager._stores import operation
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel
+from tests.aliases import Client, NewAgent, NewManager
 
 SECRET = "s3cr3t"
 URI = f"mongodb://ada:{SECRET}@db.example:27017/shop"
 URIS = [URI, URI.replace("mongodb", "MongoDB"), URI.replace("mongodb", "mongodb+srv"), f" {URI}", f"'{URI}'"]
-
-NewManager = Callable[..., MongoDBSessionManager]
-NewAgent = Callable[..., Agent]
-Client = MongoClient[dict[str, Any]]
 
 
 # Swapped arguments

@@ -12,7 +12,6 @@ from typing import Any
 
 import mongomock
 import pytest
-from pymongo import MongoClient
 from pymongo.monitoring import ConnectionPoolListener
 
 from mongodb_session_manager import (
@@ -23,13 +22,9 @@ from mongodb_session_manager import (
 from mongodb_session_manager.errors import SessionNotFoundError, UnstorableValueError
 from mongodb_session_manager.testing import CommandCounter
 from mongodb_session_manager.types import FeedbackHook, MetadataHook
+from tests.aliases import Client, Hook, NewManager, Original, Stored
 
-NewManager = Callable[..., MongoDBSessionManager]
-Stored = Callable[..., dict[str, Any]]
-Original = Callable[..., Any]
-Hook = Callable[..., Any]
 Form = Callable[[Original, dict[str, Any]], Any]
-Client = MongoClient[dict[str, Any]]
 
 callers = pytest.mark.parametrize("caller", ["sync", "async"])
 hooks = pytest.mark.parametrize(

@@ -11,15 +11,11 @@ from botocore.exceptions import EndpointConnectionError  # type: ignore[import-u
 from bson import Binary, Decimal128, MinKey, ObjectId, Regex, Timestamp
 from pymongo import MongoClient
 from pymongo.errors import ServerSelectionTimeoutError
-from strands import Agent
 from strands.types.content import Message
 
 from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager.testing import CommandCounter
-
-NewManager = Callable[..., MongoDBSessionManager]
-NewAgent = Callable[..., Agent]
-Hook = Callable[..., Any]
+from tests.aliases import Hook, NewAgent, NewManager
 
 STORED = {"name": "Alice", "prefs": {"theme": "dark", "font": 12}, "internal": "trusted"}
 

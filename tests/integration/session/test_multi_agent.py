@@ -1,7 +1,6 @@
 """Graphs and swarms go on after a restart where they stopped."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -11,17 +10,12 @@ from strands.hooks import BeforeNodeCallEvent
 from strands.multiagent import GraphBuilder, Swarm
 from strands.multiagent.base import MultiAgentBase, Status
 from strands.multiagent.graph import Graph
-from strands.types.content import Message
 
 from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager.errors import AgentNotFoundError, SessionNotFoundError
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel, session_ids
+from tests.aliases import Failing, History, NewManager, Stored
 from tests.talking import ASK, ask
-
-NewManager = Callable[..., MongoDBSessionManager]
-History = Callable[..., list[Message]]
-Stored = Callable[..., dict[str, Any]]
-Failing = Callable[..., AbstractContextManager[None]]
 
 HAND_OFF = {
     "toolUse": {

@@ -3,11 +3,10 @@
 import base64
 import itertools
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from typing import Any
 
 import pytest
-from pymongo import MongoClient
 from pymongo.errors import AutoReconnect, PyMongoError
 from strands import Agent
 from strands.hooks import AfterNodeCallEvent, BeforeNodeCallEvent
@@ -21,12 +20,8 @@ from mongodb_session_manager import MongoDBSessionManager, MongoDBSessionReposit
 from mongodb_session_manager.errors import MongoDBSessionError
 from mongodb_session_manager.mongodb_session_repository import stores_of
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel
+from tests.aliases import Client, Failing, NewManager, Stored
 from tests.talking import ASK, ask, every_durability
-
-NewManager = Callable[..., MongoDBSessionManager]
-Stored = Callable[..., dict[str, Any]]
-Failing = Callable[..., AbstractContextManager[None]]
-Client = MongoClient[dict[str, Any]]
 
 ODD_IDS = ["g", "a.b", "$set", "a/b", "%2E", "日本", "\0", "__bytes_encoded__", "\ud800", " "]
 

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from pymongo import MongoClient
 from pymongo.errors import ConfigurationError, InvalidOperation
 
 from mongodb_session_manager import MongoDBSessionManager, mongodb_session_factory
@@ -23,9 +22,9 @@ from mongodb_session_manager.mongodb_session_factory import (
     get_global_factory,
     initialize_global_factory,
 )
+from tests.aliases import Client
 from tests.watching import answers, eventually, wait_for_indexes
 
-Client = MongoClient[dict[str, Any]]
 MakeFactory = Callable[..., MongoDBSessionManagerFactory]
 
 

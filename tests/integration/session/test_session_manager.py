@@ -15,12 +15,8 @@ from strands.types.content import Message
 from mongodb_session_manager import MongoDBSessionManager, create_mongodb_session_manager
 from mongodb_session_manager.errors import MongoDBSessionError
 from mongodb_session_manager.testing import CommandCounter
+from tests.aliases import History, NewAgent, NewManager, Stored
 from tests.talking import look_up, without_ids
-
-NewManager = Callable[..., MongoDBSessionManager]
-NewAgent = Callable[..., Agent]
-History = Callable[..., list[Message]]
-Stored = Callable[..., dict[str, Any]]
 
 
 def user(content: Any) -> Message:

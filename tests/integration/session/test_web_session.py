@@ -3,8 +3,7 @@
 import asyncio
 import gc
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -23,13 +22,9 @@ from mongodb_session_manager.errors import (
 )
 from mongodb_session_manager.testing import CommandCounter
 from mongodb_session_manager.types import Durability
+from tests.aliases import Failing, History, NewAgent, Stored
 from tests.talking import LOOK, every_durability, look_up, texts
 from tests.watching import eventually, ticking, until
-
-NewAgent = Callable[..., Agent]
-History = Callable[..., list[Message]]
-Stored = Callable[..., dict[str, Any]]
-Failing = Callable[..., AbstractContextManager[None]]
 
 
 def managers_of(client: MongoClient[dict[str, Any]]) -> int:

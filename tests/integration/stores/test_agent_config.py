@@ -13,11 +13,9 @@ from strands.models.llamacpp import LlamaCppModel
 from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager.errors import AgentNotFoundError, SessionNotFoundError, UnstorableValueError
 from mongodb_session_manager.testing import CommandCounter, Redaction, ScriptedModel
+from tests.aliases import NewAgent, NewManager, Stored
 from tests.talking import user
 
-NewManager = Callable[..., MongoDBSessionManager]
-NewAgent = Callable[..., Agent]
-Stored = Callable[..., dict[str, Any]]
 Call = Callable[[MongoDBSessionManager], Any]
 
 PROMPT = "You are a friendly support agent."

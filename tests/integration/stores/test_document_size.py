@@ -2,13 +2,11 @@
 
 import itertools
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any
 
 import bson
 import pytest
 from histories import numbering
-from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 from strands import Agent
 from strands.agent.conversation_manager import NullConversationManager
@@ -21,14 +19,9 @@ from mongodb_session_manager._stores import document_size as _document_size
 from mongodb_session_manager._stores import moving as _moving
 from mongodb_session_manager._stores.document_size import BUDGET_BYTES
 from mongodb_session_manager.testing import CommandCounter
+from tests.aliases import Client, Failing, History, NewAgent, NewManager
 from tests.talking import texts, user
 from tests.watching import cost, eventually
-
-NewManager = Callable[..., MongoDBSessionManager]
-NewAgent = Callable[..., Agent]
-History = Callable[..., list[Message]]
-Client = MongoClient[dict[str, Any]]
-Failing = Callable[..., AbstractContextManager[Any]]
 
 KIB = 1024
 MIB = KIB * KIB

@@ -1,6 +1,6 @@
 """What is stored has the fields that ``types`` tells of, and no others."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
@@ -12,7 +12,6 @@ from strands.agent.conversation_manager import SlidingWindowConversationManager
 from strands.multiagent import GraphBuilder
 from strands.types.content import ContentBlock
 
-from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager.testing import Redaction, ScriptedModel
 from mongodb_session_manager.types import (
     AgentDoc,
@@ -23,10 +22,7 @@ from mongodb_session_manager.types import (
     SegmentDoc,
     SessionDoc,
 )
-
-NewManager = Callable[..., MongoDBSessionManager]
-NewAgent = Callable[..., Agent]
-Stored = Callable[..., Any]
+from tests.aliases import NewAgent, NewManager, Stored
 
 LOOK_UP = {"toolUse": {"toolUseId": "t-1", "name": "look_up", "input": {"number": 1}}}
 KINDS = {"messages": SegmentDoc, "feedback": FeedbackSegmentDoc, "outbox": OutboxDoc}

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -12,7 +12,6 @@ import bson
 import mongomock
 import pytest
 from pymongo import MongoClient
-from strands import Agent
 
 from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager.errors import (
@@ -22,12 +21,9 @@ from mongodb_session_manager.errors import (
     UnstorableValueError,
 )
 from mongodb_session_manager.testing import CommandCounter
+from tests.aliases import Failing, Inject, NewAgent, NewManager, Stored
 
-NewManager = Callable[..., MongoDBSessionManager]
-NewAgent = Callable[..., Agent]
-Stored = Callable[..., Any]
 Segments = Callable[..., list[dict[str, Any]]]
-Failing = Callable[..., AbstractContextManager[None]]
 
 AT = datetime(2024, 1, 26, 10, 30, 45, 123000, tzinfo=timezone.utc)
 LIMIT = 256 * 1024
@@ -44,7 +40,7 @@ def segments(observer: MongoClient[dict[str, Any]], database: str) -> Segments:
 
 
 @pytest.fixture
-def failing_segments(observer: MongoClient[dict[str, Any]], database: str) -> Failing:
+def failing_segments(observer: MongoClient[dict[str, Any]], database: str) -> Inject:
     """Let the server refuse commands on the segments."""
 
     @contextmanager
@@ -395,7 +391,7 @@ def test_two_threads_at_once_lose_nothing(new_manager: NewManager, segments: Seg
 
 
 def test_feedback_that_could_not_be_moved_is_stored(
-    new_manager: NewManager, segments: Segments, failing_segments: Failing, caplog: pytest.LogCaptureFixture
+    new_manager: NewManager, segments: Segments, failing_segments: Inject, caplog: pytest.LogCaptureFixture
 ) -> None:
     manager = new_manager()
 

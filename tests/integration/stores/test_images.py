@@ -6,16 +6,12 @@ from typing import Any
 
 import bson
 import pytest
-from pymongo import MongoClient
 from strands import Agent
 from strands.types.content import Message
 
-from mongodb_session_manager import MongoDBSessionManager
-from tests.integration.stores.test_legacy_sessions import legacy_agent
+from tests.aliases import Client, NewAgent, NewManager
+from tests.first_version import legacy_agent
 
-NewManager = Callable[..., MongoDBSessionManager]
-NewAgent = Callable[..., Agent]
-Client = MongoClient[dict[str, Any]]
 Step = Callable[[NewManager, Agent], Any]
 
 HIDDEN: Message = {"role": "user", "content": [{"text": "…"}]}

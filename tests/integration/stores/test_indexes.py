@@ -24,9 +24,9 @@ from mongodb_session_manager._stores import segments as _segments
 from mongodb_session_manager._stores.indexes import ensure_segment_index
 from mongodb_session_manager.testing import CommandCounter, find_mongod
 from mongodb_session_manager.testing._watchdog import Watchdog
+from tests.aliases import Client
 from tests.watching import eventually, wait_for_indexes
 
-Client = MongoClient[dict[str, Any]]
 Sessions = Collection[dict[str, Any]]
 
 ALWAYS = {"created_at", "updated_at", "application_name"}

@@ -2,21 +2,16 @@
 
 import base64
 import json
-from collections.abc import Callable
 from typing import Any, get_args, get_type_hints
 
 import pytest
 from pymongo import MongoClient
-from strands import Agent
 from strands.types import citations
 from strands.types.content import ContentBlock, Message
 
-from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager.testing import CommandCounter
+from tests.aliases import NewAgent, NewManager
 from tests.talking import texts
-
-NewManager = Callable[..., MongoDBSessionManager]
-NewAgent = Callable[..., Agent]
 
 DATA = b"\x89PNG\0\xff"
 HALF = "half an emoji \ud83d"

@@ -1,7 +1,6 @@
 """Keys that JSON takes come back equal, wherever an application hands them over."""
 
 import math
-from collections.abc import Callable
 from enum import IntEnum
 from typing import Any
 
@@ -10,13 +9,10 @@ from strands import Agent, tool
 from strands.multiagent import GraphBuilder
 from strands.types.content import Message
 
-from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager.errors import UnstorableValueError
 from mongodb_session_manager.testing import ScriptedModel
+from tests.aliases import NewAgent, NewManager
 from tests.talking import every_durability, user
-
-NewManager = Callable[..., MongoDBSessionManager]
-NewAgent = Callable[..., Agent]
 
 SALES = {2024: 5, 2023: 4, "2024": 6, 1.5: 7, -0.0: 8, None: 9, True: 10, 2**70: 11, math.inf: 12, "%bson:1": 13}
 

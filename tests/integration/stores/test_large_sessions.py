@@ -16,8 +16,7 @@ from workload import Model
 from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager.testing import Command, CommandCounter, Redaction, Turn
 from mongodb_session_manager.types import Durability
-
-Client = MongoClient[dict[str, Any]]
+from tests.aliases import Client
 
 DATABASE = "test_large_sessions"
 SESSION = "large"

@@ -7,7 +7,7 @@ import logging
 import random
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from typing import Any, cast
 
 import bson
@@ -15,7 +15,6 @@ import gridfs
 import mongomock
 import pytest
 from bson import ObjectId
-from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 from strands import Agent, tool
 from strands.agent.conversation_manager import NullConversationManager
@@ -36,14 +35,9 @@ from mongodb_session_manager._stores import segments as _segments
 from mongodb_session_manager._stores.files import SessionFiles
 from mongodb_session_manager.errors import MongoDBSessionError
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel
+from tests.aliases import Client, Failing, History, NewAgent, NewManager
 from tests.talking import every_durability, without_ids
 from tests.watching import wait_for_indexes
-
-NewManager = Callable[..., MongoDBSessionManager]
-NewAgent = Callable[..., Agent]
-History = Callable[..., list[Message]]
-Client = MongoClient[dict[str, Any]]
-Failing = Callable[..., AbstractContextManager[None]]
 
 LARGE = 300_000
 BUCKET = "agent_sessions_files"

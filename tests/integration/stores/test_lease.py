@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -25,16 +25,11 @@ from mongodb_session_manager._schema import ids
 from mongodb_session_manager._stores import segments as _segments
 from mongodb_session_manager.errors import SchemaVersionError
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel
+from tests.aliases import Failing, History, NewAgent, NewManager, Stored
 from tests.faults.fault import CLOSED, UNCONFIRMED
 from tests.integration.history.writes import WRITES, Act, every_write
 from tests.talking import every_durability, texts, user
 from tests.watching import eventually
-
-NewManager = Callable[..., MongoDBSessionManager]
-NewAgent = Callable[..., Agent]
-History = Callable[..., list[Message]]
-Stored = Callable[..., dict[str, Any]]
-Failing = Callable[..., AbstractContextManager[None]]
 
 EXCLUSIVE: dict[str, Any] = {"exclusive": True, "lease_timeout": 0}
 

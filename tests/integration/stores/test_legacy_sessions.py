@@ -1,96 +1,32 @@
 """Sessions that the first version of this system wrote open, go on, and lose nothing of what is in them."""
 
-import base64
-import copy
 from collections.abc import Callable
-from datetime import datetime, timezone
 from typing import Any
 
 import bson
 import pytest
 from pymongo import MongoClient
-from strands import Agent
 from strands.types.content import Message
 
-from mongodb_session_manager import MongoDBSessionManager, MongoDBSessionRepository, SessionConflictError
+from mongodb_session_manager import MongoDBSessionRepository, SessionConflictError
 from mongodb_session_manager._schema.sessions import SCHEMA_VERSION
 from mongodb_session_manager.mongodb_session_repository import stores_of
+from tests.aliases import Document, Insert, NewAgent, NewManager, Stored
+from tests.first_version import (
+    AGENT,
+    AT,
+    CONTENT,
+    INTERNAL,
+    SESSION,
+    STATE,
+    WINDOW,
+    element,
+    legacy,
+    legacy_agent,
+    plain,
+)
 
-AT = datetime(2024, 5, 6, 7, 8, 9, 123_000, tzinfo=timezone.utc)
-SESSION, AGENT = "s-1", "default"
 SECRET = "a secret that was redacted"
-
-Managers = Callable[..., MongoDBSessionManager]
-Agents = Callable[..., Agent]
-Stored = Callable[..., Any]
-Document = dict[str, Any]
-
-IMAGE = b"\x89PNG\0\xff"
-CONTENT: list[tuple[str, list[Any]]] = [
-    ("user", [{"text": "hello"}, {"image": {"format": "png", "source": {"bytes": IMAGE}}}]),
-    ("assistant", [{"text": "looking"}, {"toolUse": {"toolUseId": "t", "name": "find", "input": {"a": {"n": 2**40}}}}]),
-    ("user", [{"toolResult": {"toolUseId": "t", "status": "success", "content": [{"json": {"$ref": "#/x"}}]}}]),
-    ("assistant", [{"text": "found"}]),
-]
-STATE = {"language": "en", "nested": {"visits": [1, 2.5, None]}}
-WINDOW = {"__name__": "SlidingWindowConversationManager", "removed_message_count": 0, "model_call_count": 0}
-INTERNAL = {
-    "interrupt_state": {"interrupts": {}, "context": {}, "activated": False},
-    "model_state": {"response_id": "r"},
-}
-
-
-def as_v1(value: Any) -> Any:
-    """The SDK's JSON form, in which the first version stored messages and state."""
-    if isinstance(value, bytes):
-        return {"__bytes_encoded__": True, "data": base64.b64encode(value).decode()}
-    if isinstance(value, dict):
-        return {key: as_v1(item) for key, item in value.items()}
-    return [as_v1(item) for item in value] if isinstance(value, list) else value
-
-
-def element(message_id: int, role: str, content: list[Any], at: Any = AT, **more: Any) -> Document:
-    message = {"role": role, "content": as_v1(content), "theirs": message_id}
-    times = {"created_at": at, "updated_at": at}
-    return {"message": message, "message_id": message_id, "redact_message": None, **times, **more}
-
-
-def legacy_agent(agent_id: str = AGENT, at: Any = AT, **more: Any) -> Document:
-    metrics = {"accumulated_usage": {"inputTokens": 3}, "accumulated_metrics": {"latencyMs": 4}}
-    messages = [element(number, role, content, at) for number, (role, content) in enumerate(CONTENT)]
-    messages[1]["event_loop_metrics"] = metrics
-    data = {
-        "agent_id": agent_id,
-        "state": as_v1(STATE),
-        "conversation_manager_state": dict(WINDOW),
-        "_internal_state": copy.deepcopy(INTERNAL),
-        "created_at": "2024-05-06T07:08:09.123456+00:00",
-        "updated_at": "2024-05-06T07:08:09.123456+00:00",
-        "theirs": {"a": 1},
-    }
-    return {
-        "agent_data": data,
-        "created_at": at,
-        "updated_at": at,
-        "messages": messages,
-        "theirs": [1],
-        **more,
-    }
-
-
-def legacy(agents: Document | None = None, at: Any = AT, **more: Any) -> Document:
-    return {
-        "_id": SESSION,
-        "session_id": SESSION,
-        "created_at": at,
-        "updated_at": at,
-        "agents": {AGENT: legacy_agent(at=at)} if agents is None else agents,
-        "metadata": {"priority": "high", "theirs": {"x": 1}},
-        "feedbacks": [{"rating": "up", "comment": "good", "created_at": at}],
-        "theirs": {"since": at},
-        **more,
-    }
-
 
 DOCUMENTS: dict[str, Document] = {
     "no type": legacy(),
@@ -106,22 +42,8 @@ DOCUMENTS: dict[str, Document] = {
 
 
 @pytest.fixture
-def insert(observer: MongoClient[dict[str, Any]], database: str) -> Callable[[Document], None]:
-    """Put a document there as the first version left it."""
-
-    def put(document: Document) -> None:
-        observer[database]["agent_sessions"].insert_one(copy.deepcopy(document))
-
-    return put
-
-
-@pytest.fixture
 def repository(observer: MongoClient[dict[str, Any]], database: str) -> MongoDBSessionRepository:
     return MongoDBSessionRepository(client=observer, database_name=database)
-
-
-def plain(messages: list[Message]) -> list[tuple[str, list[Any]]]:
-    return [(message["role"], list(message["content"])) for message in messages]
 
 
 def answers(*texts: str) -> list[tuple[str, list[Any]]]:
@@ -134,7 +56,7 @@ def answers(*texts: str) -> list[tuple[str, list[Any]]]:
 
 @pytest.mark.parametrize("document", DOCUMENTS.values(), ids=DOCUMENTS.keys())
 def test_a_session_is_restored(
-    insert: Callable[[Document], None], new_manager: Managers, new_agent: Agents, document: Document
+    insert: Insert, new_manager: NewManager, new_agent: NewAgent, document: Document
 ) -> None:
     insert(document)
 
@@ -149,7 +71,7 @@ def test_a_session_is_restored(
 
 @pytest.mark.parametrize("document", DOCUMENTS.values(), ids=DOCUMENTS.keys())
 def test_a_session_goes_on_and_is_restored_again(
-    insert: Callable[[Document], None], new_manager: Managers, new_agent: Agents, document: Document
+    insert: Insert, new_manager: NewManager, new_agent: NewAgent, document: Document
 ) -> None:
     insert(document)
     agent = new_agent(new_manager(), "one", "two", "three")
@@ -167,7 +89,7 @@ def test_a_session_goes_on_and_is_restored_again(
 
 
 def test_what_was_stored_stays_as_it_was(
-    insert: Callable[[Document], None], new_manager: Managers, new_agent: Agents, stored: Stored
+    insert: Insert, new_manager: NewManager, new_agent: NewAgent, stored: Stored
 ) -> None:
     document = legacy(session_type="default")
     insert(document)
@@ -188,7 +110,7 @@ def test_what_was_stored_stays_as_it_was(
 
 
 def test_what_is_new_has_the_new_shape(
-    insert: Callable[[Document], None], new_manager: Managers, new_agent: Agents, stored: Stored
+    insert: Insert, new_manager: NewManager, new_agent: NewAgent, stored: Stored
 ) -> None:
     insert(legacy())
     new_agent(new_manager(), "one")("1")
@@ -202,9 +124,7 @@ def test_what_is_new_has_the_new_shape(
     assert "message" not in agent["messages"][4]
 
 
-def test_an_agent_without_messages_goes_on(
-    insert: Callable[[Document], None], new_manager: Managers, new_agent: Agents
-) -> None:
+def test_an_agent_without_messages_goes_on(insert: Insert, new_manager: NewManager, new_agent: NewAgent) -> None:
     insert(legacy({AGENT: legacy_agent(messages=[])}))
 
     new_agent(new_manager(), "one")("1")
@@ -214,7 +134,7 @@ def test_an_agent_without_messages_goes_on(
 
 @pytest.mark.parametrize("agent_id", ["50%", "a%20b", "100% sure"])
 def test_an_agent_id_with_percent_is_found(
-    insert: Callable[[Document], None], new_manager: Managers, new_agent: Agents, stored: Stored, agent_id: str
+    insert: Insert, new_manager: NewManager, new_agent: NewAgent, stored: Stored, agent_id: str
 ) -> None:
     """The first version used agent ids as field names as they were."""
     insert(legacy({agent_id: legacy_agent(agent_id)}))
@@ -228,7 +148,7 @@ def test_an_agent_id_with_percent_is_found(
 
 @pytest.mark.parametrize("key", ["a%20b", "50%", "100%25", "%2E", "%int"])
 def test_percent_in_the_keys_of_a_state_is_plain_text(
-    insert: Callable[[Document], None], new_manager: Managers, new_agent: Agents, key: str
+    insert: Insert, new_manager: NewManager, new_agent: NewAgent, key: str
 ) -> None:
     document = legacy()
     document["agents"][AGENT]["agent_data"]["state"] = {key: "0x1"}
@@ -237,9 +157,7 @@ def test_percent_in_the_keys_of_a_state_is_plain_text(
     assert new_agent(new_manager()).state.get() == {key: "0x1"}
 
 
-def test_old_and_new_agents_live_side_by_side(
-    insert: Callable[[Document], None], new_manager: Managers, new_agent: Agents
-) -> None:
+def test_old_and_new_agents_live_side_by_side(insert: Insert, new_manager: NewManager, new_agent: NewAgent) -> None:
     insert(legacy({"old": legacy_agent("old"), "older": legacy_agent("older")}))
     new_agent(new_manager(), "one", agent_id="new")("1")
 
@@ -257,7 +175,7 @@ def test_old_and_new_agents_live_side_by_side(
 
 @pytest.mark.parametrize("removed", [0, 2, 4])
 def test_what_the_window_removed_stays_removed(
-    insert: Callable[[Document], None], new_manager: Managers, new_agent: Agents, removed: int
+    insert: Insert, new_manager: NewManager, new_agent: NewAgent, removed: int
 ) -> None:
     document = legacy()
     document["agents"][AGENT]["messages"] = [element(n, role, [{"text": f"{n}"}]) for n, role in enumerate(ROLES)]
@@ -279,9 +197,9 @@ ROLES = ("user", "assistant", "user", "assistant")
 
 
 def test_a_redacted_message_is_restored_redacted(
-    insert: Callable[[Document], None],
-    new_manager: Managers,
-    new_agent: Agents,
+    insert: Insert,
+    new_manager: NewManager,
+    new_agent: NewAgent,
     repository: MongoDBSessionRepository,
 ) -> None:
     document = legacy()
@@ -297,7 +215,7 @@ def test_a_redacted_message_is_restored_redacted(
 
 @pytest.mark.parametrize("turns", [0, 1])
 def test_a_redaction_takes_the_original_out_of_an_old_element(
-    insert: Callable[[Document], None], new_manager: Managers, new_agent: Agents, stored: Stored, turns: int
+    insert: Insert, new_manager: NewManager, new_agent: NewAgent, stored: Stored, turns: int
 ) -> None:
     document = legacy()
     messages = document["agents"][AGENT]["messages"]
@@ -322,7 +240,7 @@ def test_a_redaction_takes_the_original_out_of_an_old_element(
 
 
 def test_of_two_managers_one_goes_on(
-    insert: Callable[[Document], None], new_manager: Managers, new_agent: Agents, stored: Stored
+    insert: Insert, new_manager: NewManager, new_agent: NewAgent, stored: Stored
 ) -> None:
     insert(legacy())
     winner, loser = new_agent(new_manager(), "one", "two"), new_agent(new_manager(), "never")
@@ -337,9 +255,7 @@ def test_of_two_managers_one_goes_on(
     assert plain(new_agent(new_manager()).messages) == CONTENT + answers("1", "one", "2", "two")
 
 
-def test_the_loser_goes_on_with_a_new_manager(
-    insert: Callable[[Document], None], new_manager: Managers, new_agent: Agents
-) -> None:
+def test_the_loser_goes_on_with_a_new_manager(insert: Insert, new_manager: NewManager, new_agent: NewAgent) -> None:
     insert(legacy())
     winner, loser = new_agent(new_manager(), "one"), new_agent(new_manager())
     winner("1")
@@ -353,9 +269,9 @@ def test_the_loser_goes_on_with_a_new_manager(
 
 
 def test_an_old_process_that_wrote_meanwhile_is_a_conflict(
-    insert: Callable[[Document], None],
-    new_manager: Managers,
-    new_agent: Agents,
+    insert: Insert,
+    new_manager: NewManager,
+    new_agent: NewAgent,
     observer: MongoClient[dict[str, Any]],
     database: str,
 ) -> None:
@@ -371,7 +287,7 @@ def test_an_old_process_that_wrote_meanwhile_is_a_conflict(
 
 @pytest.mark.parametrize("ids", [[0, 1, 1, 2], [0, 1, 3, 2], [0, 0, 1, 1], [0, 2, 4, 6]], ids=str)
 def test_ids_that_two_old_processes_mixed_up_are_no_obstacle(
-    insert: Callable[[Document], None], new_manager: Managers, new_agent: Agents, stored: Stored, ids: list[int]
+    insert: Insert, new_manager: NewManager, new_agent: NewAgent, stored: Stored, ids: list[int]
 ) -> None:
     """The first version counted in process memory: two processes gave the same ids, in any order."""
     document = legacy()
@@ -389,7 +305,7 @@ def test_ids_that_two_old_processes_mixed_up_are_no_obstacle(
 @pytest.mark.parametrize("ids", [[0, 1, 1, 2], [0, 0, 1, 1], [0, 2, 4, 6]], ids=str)
 @pytest.mark.parametrize("removed", [0, 1, 2, 3, 4])
 def test_mixed_up_ids_lose_no_message_behind_the_window(
-    insert: Callable[[Document], None], repository: MongoDBSessionRepository, ids: list[int], removed: int
+    insert: Insert, repository: MongoDBSessionRepository, ids: list[int], removed: int
 ) -> None:
     document = legacy()
     agent = document["agents"][AGENT]
@@ -434,9 +350,9 @@ def _next_message(repository: MongoDBSessionRepository) -> Any:
 
 @pytest.mark.parametrize("change", UNGUARDED.values(), ids=UNGUARDED.keys())
 def test_an_agent_goes_on_after_the_sdks_verbs(
-    insert: Callable[[Document], None],
-    new_manager: Managers,
-    new_agent: Agents,
+    insert: Insert,
+    new_manager: NewManager,
+    new_agent: NewAgent,
     repository: MongoDBSessionRepository,
     change: Callable[[MongoDBSessionRepository], object],
 ) -> None:
@@ -452,9 +368,7 @@ def test_an_agent_goes_on_after_the_sdks_verbs(
     assert plain(new_agent(new_manager()).messages) == before + answers("1", "one", "2", "two")
 
 
-def test_the_sdks_verbs_read_an_old_session(
-    insert: Callable[[Document], None], repository: MongoDBSessionRepository
-) -> None:
+def test_the_sdks_verbs_read_an_old_session(insert: Insert, repository: MongoDBSessionRepository) -> None:
     insert(legacy(session_type="default"))
 
     session, agent = repository.read_session(SESSION), repository.read_agent(SESSION, AGENT)
@@ -469,9 +383,7 @@ def test_the_sdks_verbs_read_an_old_session(
     assert [record.created_at for record in listed] == [AT.isoformat()] * 2
 
 
-def test_an_old_session_is_deleted_whole(
-    insert: Callable[[Document], None], new_manager: Managers, stored: Stored
-) -> None:
+def test_an_old_session_is_deleted_whole(insert: Insert, new_manager: NewManager, stored: Stored) -> None:
     insert(legacy())
 
     assert new_manager().delete_session()

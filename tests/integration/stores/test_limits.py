@@ -5,18 +5,13 @@ from typing import Any
 
 import bson
 import pytest
-from pymongo import MongoClient
-from strands import Agent
 from strands.types.content import Message
 
 from mongodb_session_manager import MongoDBSessionManager, SessionTooLargeError, UnstorableValueError
 from mongodb_session_manager._schema.histories import MOST_AGENTS
 from mongodb_session_manager.mongodb_session_repository import stores_of
 from mongodb_session_manager.testing import CommandCounter
-
-NewManager = Callable[..., MongoDBSessionManager]
-NewAgent = Callable[..., Agent]
-Client = MongoClient[dict[str, Any]]
+from tests.aliases import Client, NewAgent, NewManager
 
 MIB = 1024 * 1024
 

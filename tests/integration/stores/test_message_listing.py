@@ -1,14 +1,12 @@
 """Listing and counting an agent's messages."""
 
 import itertools
-from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 from bson import ObjectId
 from pymongo import MongoClient
-from strands import Agent
 from strands.types.content import Message
 from strands.types.session import SessionAgent, SessionMessage
 
@@ -17,9 +15,7 @@ from mongodb_session_manager._stores import segments as _segments
 from mongodb_session_manager.errors import SessionNotFoundError
 from mongodb_session_manager.mongodb_session_repository import stores_of
 from mongodb_session_manager.testing import CommandCounter
-
-NewManager = Callable[..., MongoDBSessionManager]
-NewAgent = Callable[..., Agent]
+from tests.aliases import NewAgent, NewManager
 
 AT = datetime(2024, 1, 26, 10, 30, 45, 123000, tzinfo=timezone.utc)
 

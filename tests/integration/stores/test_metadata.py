@@ -16,9 +16,8 @@ from pymongo import MongoClient
 from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager.errors import SessionNotFoundError, SessionTooLargeError, UnstorableValueError
 from mongodb_session_manager.testing import CommandCounter
+from tests.aliases import NewManager, Stored
 
-NewManager = Callable[..., MongoDBSessionManager]
-Stored = Callable[..., dict[str, Any]]
 Call = Callable[[MongoDBSessionManager], Any]
 
 AT = datetime(2024, 1, 26, 10, 30, 45, 123000, tzinfo=timezone.utc)

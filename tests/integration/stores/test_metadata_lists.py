@@ -1,6 +1,5 @@
 """Metadata keys that reach into lists: none fills a list with nulls, none leaves one behind."""
 
-from collections.abc import Callable
 from typing import Any
 
 import mongomock
@@ -8,8 +7,7 @@ import pytest
 
 from mongodb_session_manager import MongoDBSessionManager, SessionNotFoundError, UnstorableValueError
 from mongodb_session_manager.testing import CommandCounter
-
-NewManager = Callable[..., MongoDBSessionManager]
+from tests.aliases import NewManager
 
 LISTS: dict[str, Any] = {
     "tags": ["a", "b"],

@@ -4,13 +4,11 @@ import base64
 import copy
 import random
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any
 
 import bson
 import pytest
 from bson import ObjectId
-from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 from strands import Agent
 from strands.multiagent import GraphBuilder, Swarm
@@ -31,13 +29,8 @@ from mongodb_session_manager._schema.values import encode
 from mongodb_session_manager.errors import MongoDBSessionError
 from mongodb_session_manager.mongodb_session_repository import stores_of
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel
+from tests.aliases import Client, Everything, Failing, NewManager, Stored
 from tests.talking import ASK, ask, every_durability
-
-NewManager = Callable[..., MongoDBSessionManager]
-Stored = Callable[..., dict[str, Any]]
-Everything = Callable[[], bytes]
-Failing = Callable[..., AbstractContextManager[None]]
-Client = MongoClient[dict[str, Any]]
 
 MB = 1_000_000
 PICTURE = random.Random(0).randbytes(900)

@@ -6,8 +6,6 @@ from typing import Any
 
 import mongomock
 import pytest
-from pymongo import MongoClient
-from strands import Agent
 
 from mongodb_session_manager import (
     MongoDBSessionManager,
@@ -19,12 +17,10 @@ from mongodb_session_manager import (
 )
 from mongodb_session_manager.mongodb_session_repository import stores_of
 from mongodb_session_manager.testing import CommandCounter
-from tests.integration.stores.test_legacy_sessions import legacy_agent
+from tests.aliases import Client, NewAgent, NewManager
+from tests.first_version import legacy_agent
 from tests.talking import texts
 
-NewManager = Callable[..., MongoDBSessionManager]
-NewAgent = Callable[..., Agent]
-Client = MongoClient[dict[str, Any]]
 Open = Callable[..., Awaitable[MongoDBSessionManager]]
 
 EXCLUSIVE: dict[str, Any] = {"exclusive": True, "lease_timeout": 0}

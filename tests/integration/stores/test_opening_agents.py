@@ -2,28 +2,19 @@
 
 import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any
 
 import mongomock
 import pytest
-from pymongo import MongoClient
-from strands import Agent
 from strands.agent.conversation_manager import SlidingWindowConversationManager
-from strands.types.content import Message
 
-from mongodb_session_manager import MongoDBSessionManager, MongoDBSessionManagerFactory, MongoDBSessionRepository
+from mongodb_session_manager import MongoDBSessionManagerFactory, MongoDBSessionRepository
 from mongodb_session_manager._stores import segments as _segments
 from mongodb_session_manager.mongodb_session_repository import stores_of
 from mongodb_session_manager.testing import CommandCounter
-from tests.integration.stores.test_legacy_sessions import legacy_agent
+from tests.aliases import Client, History, NewAgent, NewManager
+from tests.first_version import legacy_agent
 from tests.talking import texts
-
-NewManager = Callable[..., MongoDBSessionManager]
-NewAgent = Callable[..., Agent]
-History = Callable[..., list[Message]]
-Client = MongoClient[dict[str, Any]]
-Failing = Callable[..., AbstractContextManager[list[int]]]
 
 NAMES = ["default", "a.b", "$x", "%24x", "ключ", "x" * 1000]
 

@@ -4,28 +4,21 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from typing import Any
 
 import pytest
-from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 from strands import Agent
 from strands.agent.conversation_manager import NullConversationManager, SlidingWindowConversationManager
-from strands.types.content import Message
 
 from mongodb_session_manager import MongoDBSessionManager, SessionConflictError, SessionTooLargeError
 from mongodb_session_manager._stores import segments as _segments
 from mongodb_session_manager.testing import CommandCounter
+from tests.aliases import Client, Failing, History, NewAgent, NewManager
 from tests.talking import user
 from tests.watching import wait_for_indexes
-
-NewManager = Callable[..., MongoDBSessionManager]
-NewAgent = Callable[..., Agent]
-History = Callable[..., list[Message]]
-Client = MongoClient[dict[str, Any]]
-Failing = Callable[..., AbstractContextManager[None]]
 
 SECRET = "my number is 4711"
 

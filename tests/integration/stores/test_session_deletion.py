@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -15,13 +15,9 @@ from strands.types.content import Message
 from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager.errors import SessionNotFoundError
 from mongodb_session_manager.testing import CommandCounter
+from tests.aliases import Failing, History, NewAgent, NewManager
 from tests.integration.history.writes import WRITES, Act
 from tests.watching import until
-
-NewManager = Callable[..., MongoDBSessionManager]
-NewAgent = Callable[..., Agent]
-History = Callable[..., list[Message]]
-Failing = Callable[..., AbstractContextManager[None]]
 
 
 def build_graph(manager: MongoDBSessionManager, agent: Agent) -> None:

@@ -1,21 +1,15 @@
 """What another version or a hand has put into a session is refused by name, and the rest of the session is readable."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from pymongo import MongoClient
-from strands import Agent
 from strands.agent.conversation_manager import SummarizingConversationManager
-from strands.types.content import Message
 
 from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager.errors import MongoDBSessionError
+from tests.aliases import NewAgent, NewManager
 from tests.talking import ASK, ask, texts
-
-NewManager = Callable[..., MongoDBSessionManager]
-NewAgent = Callable[..., Agent]
-History = Callable[..., list[Message]]
 
 SECRET = "my number is 555-0199"
 DATA = "agents.a.agent_data"

@@ -1,23 +1,18 @@
 """Totals of a session: sums over single model calls, whatever restarts, retries and the first version did."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
-from strands import Agent
 from strands.agent.conversation_manager import SlidingWindowConversationManager
 
-from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager.errors import SessionNotFoundError
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel
+from tests.aliases import Failing, NewAgent, NewManager
 from tests.talking import look, look_up
 
-NewManager = Callable[..., MongoDBSessionManager]
-NewAgent = Callable[..., Agent]
-Failing = Callable[..., AbstractContextManager[None]]
 StoreOld = Callable[..., None]
 
 NOTHING: dict[str, Any] = {"model_calls": 0, "usage": {}, "metrics": {}, "tools": {}}
