@@ -56,7 +56,7 @@ from ._schema.ids import check_id, now, shown
 from ._schema.lease import LEASE_DURATION, LEASE_TIMEOUT, Lease
 from ._schema.messages import with_blocks, with_tracking_id
 from ._schema.multi_agents import MultiAgentState, StoredState, capture_multi_agent, restore_multi_agent
-from ._schema.values import encode
+from ._schema.values import Stored, encode
 from ._session.arguments import NotAsynchronous, check_message, with_new_spellings
 from ._session.data import SessionData
 from ._session.deliveries import flush_hooks
@@ -175,6 +175,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         lease_duration: float = LEASE_DURATION,
         create: bool = True,
         _agent_ids: Sequence[str] = (),
+        _found: Stored | None = None,
         **client_options: "Unpack[OtherOptions]",
     ) -> None:
         check_id("session_id", session_id)
@@ -197,7 +198,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         )
         sessions = stores_of(repository).sessions
         try:
-            opened = sessions.open_session(session_id, lease=lease, create=create, agent_ids=_agent_ids)
+            opened = sessions.open_session(session_id, lease=lease, create=create, agent_ids=_agent_ids, found=_found)
             self._adopt(session_id, repository, opened, lease)
             self._set_hooks(*hooks)
         except BaseException:

@@ -56,6 +56,11 @@ def opening_update(session_id: str, session_type: str, application_name: str | N
     return fresh, {"$setOnInsert": {"schema_version": SCHEMA_VERSION, **fresh}}
 
 
+def sessions_filter(session_ids: Iterable[str]) -> Stored:
+    """Return the filter that finds several sessions."""
+    return {"_id": {"$in": list(session_ids)}}
+
+
 def opening_projection(agent_ids: Iterable[str]) -> Stored:
     """Return what opening a session reads: with it come agents, each as ``restore_pipeline`` reads it.
 

@@ -797,7 +797,7 @@ async def test_the_event_loop_sends_nothing_itself(
 def nobody_is_left() -> Iterator[None]:
     yield
     groups = [group for of_threads in list(_group_commit._groups.values()) for group in of_threads.values()]
-    assert [(group._waiting, group._called) for group in groups] == [([], False)] * len(groups)
+    assert [(group._line._waiting, group._line._called) for group in groups] == [([], False)] * len(groups)
 
 
 # Another driver
