@@ -13,6 +13,7 @@ from typing import Any
 
 import bson
 
+from .._override import override
 from ..errors import SessionTooLargeError
 from .messages import AGENT_FIELDS, MessageEdit
 from .values import CODEC_OPTIONS, Stored
@@ -266,6 +267,7 @@ class Unread(bytes):
 
     length: int
 
+    @override
     def __len__(self) -> int:
         """Return how many there are where they are stored."""
         return self.length

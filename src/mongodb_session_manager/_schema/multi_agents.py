@@ -17,6 +17,7 @@ from strands.multiagent.base import MultiAgentBase, Status
 from strands.multiagent.graph import Graph
 from strands.multiagent.swarm import Swarm
 
+from .._override import override
 from ..errors import MongoDBSessionError
 from .values import Stored, decode, encode
 
@@ -228,6 +229,7 @@ def decode_multi_agent(fields: Stored) -> StoredState:
 class _OwnDict(dict[str, Any]):
     """A user's dict that the SDK must not take for encoded bytes; the SDK makes a plain one of it."""
 
+    @override
     def get(self, key: Any, default: Any = None) -> Any:
         return default if key == _MARK else super().get(key, default)
 

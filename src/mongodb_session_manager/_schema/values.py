@@ -24,6 +24,7 @@ from bson import Decimal128, ObjectId
 from bson.dbref import DBRef
 from bson.int64 import Int64
 
+from .._override import override
 from ..errors import UnstorableValueError
 
 logger = logging.getLogger(__name__)
@@ -249,6 +250,7 @@ class _TolerantEncoder(_Encoder):
             return {}
         return stored
 
+    @override
     def _dict(self, value: dict[Any, Any], depth: int) -> Any:
         if depth >= _BSON_DEPTH and self._is_deep(depth):
             return self._nested(value, depth)
@@ -258,6 +260,7 @@ class _TolerantEncoder(_Encoder):
                 stored.setdefault(self._key(key), self.encode(item, depth + 1))
         return stored
 
+    @override
     def _list(self, value: Any, depth: int) -> Any:
         if depth >= _BSON_DEPTH and self._is_deep(depth):
             return self._nested(list(value), depth)

@@ -86,7 +86,7 @@ class AgentSize:
     written_at: Any
 
     @property
-    def _age(self) -> datetime:
+    def last_written(self) -> datetime:
         return self.written_at if isinstance(self.written_at, datetime) else _LONG_AGO
 
 
@@ -100,7 +100,7 @@ def leaving(agents: Iterable[AgentSize], goal: int, *, numbered: bool = True) ->
     excess = sum(agent.size for agent in found) - goal
     movable = (agent for agent in found if agent.messages and agent.is_numbered is numbered)
     shares: dict[str, int] = {}
-    for agent in sorted(movable, key=lambda each: each._age):
+    for agent in sorted(movable, key=lambda each: each.last_written):
         if excess <= 0 or len(shares) == MOST_AGENTS:
             break
         shares[agent.agent_id] = min(agent.size, max(excess, LEAST_MOVE_BYTES))

@@ -168,9 +168,9 @@ class Dispatcher:
     def __init__(self, capacity: int = CAPACITY, retry_delays: tuple[float, ...] = RETRY_DELAYS) -> None:
         self._capacity, self._retry_delays = capacity, retry_delays
         self.dropped = 0
-        self._reset()
+        self.reset()
 
-    def _reset(self) -> None:
+    def reset(self) -> None:
         """Begin anew, also in a forked child: what is queued is sent by the parent, whose threads are not here."""
         self._changed = threading.Condition()
         self._threads: list[threading.Thread] = []
@@ -437,4 +437,4 @@ def shared_dispatcher() -> Dispatcher:
 
 atexit.register(_shared.drain_at_exit)
 if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_shared._reset)
+    os.register_at_fork(after_in_child=_shared.reset)

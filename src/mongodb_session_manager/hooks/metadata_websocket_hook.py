@@ -4,6 +4,7 @@ import logging
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
+from .._override import override
 from ..errors import SessionNotFoundError
 from . import _aws
 from ._metadata_events import MetadataEventHook
@@ -67,6 +68,7 @@ class MetadataWebSocketHook(MetadataEventHook):
             client,
         )
 
+    @override
     def _send(self, notice: Notice, repository: "MongoDBSessionRepository | None") -> None:
         if repository is None:
             raise DeliveryRefusedError("no bind() was called, so the stored connection_id is out of reach")
