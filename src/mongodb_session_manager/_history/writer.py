@@ -430,5 +430,5 @@ class AgentHistory:
                     return False
                 if guard.revision is None:  # of the first version; it has counters now
                     self.queue.guard = guard.after(0, write_id)
-                self.rollover.set_document_size(rolled.live_count, rolled.live_bytes)
+                self.rollover.set_document_size(rolled.embedded_count, rolled.embedded_bytes)
                 return True

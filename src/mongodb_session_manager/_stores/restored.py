@@ -36,8 +36,8 @@ class RestoredAgent:
         agent: The SDK's record: state, conversation manager state, internal state.
         data: The same as it is stored.
         guard: Where the history is; what the next guarded write must name.
-        live_count: How many messages the session document holds.
-        live_bytes: About how large they are together.
+        embedded_count: How many messages the session document holds.
+        embedded_bytes: About how large they are together.
         has_files: Whether messages of the session refer to offloaded values, or did once.
         live: The live set; None where none is stored.
         removed: Where none is, how many of the oldest messages were left out at most.
@@ -47,8 +47,8 @@ class RestoredAgent:
     agent: SessionAgent = field(repr=False)
     data: Stored = field(repr=False)
     guard: Guard
-    live_count: int
-    live_bytes: int
+    embedded_count: int
+    embedded_bytes: int
     has_files: bool
     live: LiveIds | None
     removed: int
@@ -113,8 +113,8 @@ class AgentRestorer:
             agent=agent,
             data=stored["agent_data"],
             guard=guard,
-            live_count=stored["count"],
-            live_bytes=embedded_bytes,
+            embedded_count=stored["count"],
+            embedded_bytes=embedded_bytes,
             has_files=bool(stored.get("has_files")),
             live=live,
             removed=removed,

@@ -55,8 +55,8 @@ def outgrown(embedded_count: int, embedded_bytes: int) -> bool:
 class RolledOver:
     """What the session document still holds of an agent after a move."""
 
-    live_count: int
-    live_bytes: int
+    embedded_count: int
+    embedded_bytes: int
 
 
 class MessageSegments:
