@@ -1,4 +1,4 @@
-"""Checks of stored values before they are used: another version or a person may have written them.
+"""Checks of stored values before they are used: another version may have written them, or a hand.
 
 A value that does not fit raises an error that names session, agent and field, and says what to do.
 """
@@ -26,10 +26,10 @@ def unreadable(label: str, what: str, reason: str, remedy: str) -> MongoDBSessio
 
 
 def check_fields(label: str, data: Any) -> None:
-    """Check the stored ``agent_data``.
+    """Raise unless ``agent_data`` can be restored from.
 
     Raises:
-        MongoDBSessionError: It, or a field of it that an agent is restored from, is not an object.
+        MongoDBSessionError: It, or one of the fields that an agent is restored from, is not an object.
     """
     fields = {"agent_data": data}
     if isinstance(data, Mapping):
@@ -43,7 +43,7 @@ def restored_message(label: str, stored: Stored) -> tuple[int, Any]:
     """Return the id of a stored message and the message.
 
     Raises:
-        MongoDBSessionError: An agent cannot have it.
+        MongoDBSessionError: It is not a message that an agent can have.
     """
     try:
         message_id, message = int(stored["message_id"]), decode_message(stored)
