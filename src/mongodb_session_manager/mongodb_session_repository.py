@@ -108,7 +108,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
 
     @override
     def read_session(self, session_id: str, **kwargs: Any) -> Session | None:
-        """Return the session, or None where there is none.
+        """Return the session, or None if there is none.
 
         Raises:
             SchemaVersionError: A newer version of this library wrote it.
@@ -116,7 +116,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         return self._stores.sessions.read_session(session_id)
 
     def delete_session(self, session_id: str, **kwargs: Any) -> bool:
-        """Delete the session and everything that belongs to it; False where there was none."""
+        """Delete the session and everything that belongs to it; False if there was none."""
         return self._stores.sessions.delete_session(session_id)
 
     # Agents
@@ -134,7 +134,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
 
     @override
     def read_agent(self, session_id: str, agent_id: str, **kwargs: Any) -> SessionAgent | None:
-        """Return an agent's data, or None where the session holds no such agent."""
+        """Return an agent's data, or None if the session holds no such agent."""
         return self._stores.histories.read_agent(session_id, agent_id)
 
     @override
@@ -148,7 +148,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         self._stores.histories.update_agent(session_id, session_agent)
 
     def read_agent_config(self, session_id: str, agent_id: str) -> Stored | None:
-        """Return ``model``, ``system_prompt`` and ``prompt_metadata`` of an agent, or None where there is none.
+        """Return ``model``, ``system_prompt`` and ``prompt_metadata`` of an agent, or None if there is none.
 
         Raises:
             SessionNotFoundError: There is no such session.
@@ -192,7 +192,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
 
     @override
     def read_message(self, session_id: str, agent_id: str, message_id: int, **kwargs: Any) -> SessionMessage | None:
-        """Return one message, or None where there is no such message, agent or session.
+        """Return one message, or None if there is no such message, agent or session.
 
         Raises:
             TypeError: ``message_id`` is not an integer.
@@ -233,7 +233,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         return self._stores.messages.list_messages(session_id, agent_id, limit, offset)
 
     def count_messages(self, session_id: str, agent_id: str) -> int:
-        """Return the number of an agent's messages; 0 where there is no such agent.
+        """Return the number of an agent's messages; 0 if there is no such agent.
 
         Raises:
             SessionNotFoundError: There is no such session.
@@ -334,7 +334,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
 
     @override
     def read_multi_agent(self, session_id: str, multi_agent_id: str, **kwargs: Any) -> StoredState | None:
-        """Return the stored state of a Graph or Swarm, or None where there is none.
+        """Return the stored state of a Graph or Swarm, or None if there is none.
 
         Its ``inner`` has the states of what was interrupted inside of it.
         """

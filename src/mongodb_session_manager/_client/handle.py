@@ -127,7 +127,7 @@ class ClientHandle:
 
     @property
     def timeout(self) -> float | None:
-        """Seconds that the client gives an operation (``timeoutMS``); None where it has no such limit."""
+        """Seconds that the client gives an operation (``timeoutMS``); None if it has no such limit."""
         return self.client.options.timeout if isinstance(self.client, MongoClient) else None
 
     @property

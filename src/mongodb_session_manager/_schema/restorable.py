@@ -36,7 +36,7 @@ def check_fields(label: str, data: Any) -> None:
         fields |= {name: data[name] for name in AGENT_FIELDS if data.get(name) is not None}
     for name, value in fields.items():
         if not isinstance(value, Mapping):
-            raise unreadable(label, name, f"is no object but of type {type(value).__name__}", REMEDY_FOR_AGENT)
+            raise unreadable(label, name, f"is not an object but of type {type(value).__name__}", REMEDY_FOR_AGENT)
 
 
 def restored_message(label: str, stored: Stored) -> tuple[int, Any]:
@@ -49,7 +49,7 @@ def restored_message(label: str, stored: Stored) -> tuple[int, Any]:
         message_id, message = int(stored["message_id"]), decode_message(stored)
         content: Any = message["content"]
         has_blocks = isinstance(content, str) or all(isinstance(block, dict) for block in content)
-        reason = None if has_blocks and isinstance(message["role"], str) else "is no message"
+        reason = None if has_blocks and isinstance(message["role"], str) else "is not a message"
     except Exception as error:  # noqa: BLE001 - anything may stand there
         reason = f"has another shape than is read ({type(error).__name__})"
     if reason is not None:
