@@ -28,7 +28,7 @@ from .large_values import LargeValues
 from .new_agents import NewAgents
 from .operation import CONTENDED, Operations, log_done, operation
 from .restored import AgentRestorer, RestoredAgent
-from .segments import KEPT_BYTES, MessageSegments, EmbeddedSize
+from .segments import KEPT_BYTES, EmbeddedSize, MessageSegments
 
 if TYPE_CHECKING:
     from pymongo import MongoClient
