@@ -51,6 +51,7 @@ from ._history.contents import SessionContents
 from ._history.group_commit import flush_off_loop, send_behind
 from ._history.unsent import flush_unsent
 from ._history.writer import AgentHistory
+from ._override import override
 from ._schema.given import check_names, index_fields
 from ._schema.ids import check_id, now, shown
 from ._schema.lease import LEASE_DURATION, LEASE_TIMEOUT, Lease
@@ -250,6 +251,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         state = "closed" if self._closed else "open"
         return f"MongoDBSessionManager({self.session_id!r}, {self.session_repository.namespace!r}, {state})"
 
+    @override
     def register_hooks(self, registry: "HookRegistry", **kwargs: Any) -> None:
         """Register for every event of an agent, a bidirectional agent, a Graph or a Swarm that is to be stored."""
         registry.add_callback(AgentInitializedEvent, self._on_agent_initialized)
@@ -269,6 +271,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
 
     # Agents
 
+    @override
     def initialize(self, agent: "LocalAgent", **kwargs: Any) -> None:
         """Bind an agent: restore it from the session, or store it as a new agent with its messages.
 
@@ -318,9 +321,11 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
             "former agent first (del agent)."
         )
 
+    @override
     def _known_agents(self) -> set[str]:
         return self._contents.agent_ids
 
+    @override
     def _store_new(self, agent_id: str | None = None) -> None:
         """Store one agent, or all, that would come with its first message only; the others cost nothing."""
         self._check_open()
@@ -349,6 +354,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
 
     # Messages and state
 
+    @override
     def append_message(self, message: Message, agent: "LocalAgent", **kwargs: Any) -> None:
         """Store a message, with the agent's state as far as it changed; returns when it is acknowledged.
 
@@ -379,6 +385,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         binding.history.flush()
         _tell_outside(binding)
 
+    @override
     def redact_latest_message(
         self,
         redact_message: Message,
@@ -456,6 +463,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
     def _is_away(self) -> bool:
         return self._degrades and self._outage.is_on
 
+    @override
     def sync_agent(self, agent: "LocalAgent", **kwargs: Any) -> None:
         """Store the agent's state as far as it changed, and what is still pending; else write nothing.
 
@@ -654,6 +662,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
             type(error).__name__,
         )
 
+    @override
     async def _off_loop(self, call: Callable[[], Any]) -> Any:
         """Run a blocking call on the client's threads; a cancelled caller does not tear it."""
         self._check_open()
@@ -661,6 +670,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
 
     # Multi-agents
 
+    @override
     def initialize_multi_agent(self, source: "MultiAgentBase", **kwargs: Any) -> None:
         """Restore a Graph or Swarm from the session, or store it as new.
 
@@ -671,6 +681,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         """
         self._restore_multi_agent(source, self._stored_multi_agent(capture_multi_agent(self.session_id, source)))
 
+    @override
     def sync_multi_agent(self, source: "MultiAgentBase", **kwargs: Any) -> None:
         """Store the state of a Graph or Swarm.
 
@@ -907,6 +918,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         states = sum(writer.pending for writer in list(self._multi_agents.values()))
         return states + sum(binding.history.pending for binding in self._live_bindings())
 
+    @override
     def _check_open(self) -> None:
         if self._closed:
             raise MongoDBSessionError(

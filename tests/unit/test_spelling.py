@@ -11,8 +11,9 @@ from mongodb_session_manager._client.spelling import OPTIONS, spelling_hint
 from mongodb_session_manager._schema.ids import shown
 from mongodb_session_manager.mongodb_session_factory import _LEASE_ARGUMENTS
 
-OF_THE_MANAGER = set(inspect.signature(MongoDBSessionManager.__init__).parameters) - {
-    *("self", "session_id", "connection_string", "client", "client_options", "_agent_ids")
+PARAMETERS = inspect.signature(MongoDBSessionManager.__init__).parameters
+OF_THE_MANAGER = {name for name in PARAMETERS if not name.startswith("_")} - {
+    *("self", "session_id", "connection_string", "client", "client_options")
 }
 
 

@@ -1,4 +1,4 @@
-"""A new session, and opening one."""
+"""New sessions, and how a session is opened."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -12,7 +12,7 @@ from .values import FilterAndUpdate, Stored, Update
 
 SCHEMA_VERSION = 2
 
-# What the constructor of a manager reads of a session: never its agents, which hold the history.
+# The fields that the constructor of a manager reads; never the agents, which hold the histories.
 OPENING_PROJECTION = dict.fromkeys(
     (
         "session_id",
