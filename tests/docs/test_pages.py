@@ -11,7 +11,7 @@ from bson import json_util
 from pymongo import MongoClient
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted(str(page.relative_to(ROOT)) for page in (ROOT / "README.md", *ROOT.glob("docs/**/*.md")))
+PAGES = sorted(str(page.relative_to(ROOT)) for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")))
 DIFFERENT_EACH_TIME = {
     *("created_at", "updated_at", "tracking_id", "write_id"),
     *("latencyMs", "timeToFirstByteMs", "seconds"),
@@ -26,7 +26,7 @@ def test_blocks_run(page: str, run_blocks: RunBlocks) -> None:
     run_blocks(page)
 
 
-@pytest.mark.parametrize("page", [*PAGES, "CHANGELOG.md"])
+@pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text("utf-8")
     links = re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", text)
@@ -38,8 +38,11 @@ def test_links_lead_somewhere(page: str) -> None:
 
 
 def _anchors(page: Path) -> set[str]:
-    headings = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), re.MULTILINE)
-    return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+    # A comment in code is no heading.
+    text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    places = re.findall(r'<a id="([^"]+)"></a>', text)
+    return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings} | {*places}
 
 
 def test_the_annotated_session_is_the_stored_one(
