@@ -1,0 +1,79 @@
+"""The index of the documentation leads to every page, and every promise about packaging holds."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from mongodb_session_manager import __version__
+
+ROOT = Path(__file__).parents[2]
+INDEX = (ROOT / "docs/README.md").read_text("utf-8")
+LINKS = {path.partition("#")[0] for path in re.findall(r"\]\(([^)]+)\)", INDEX)}
+# Places that readers have kept from the documentation of the first version.
+PLACES = {
+    "getting-started/quickstart.md#creating-a-session-manager",
+    "user-guide/async-streaming.md#streaming-responses",
+    "user-guide/aws-integrations.md#sns-feedback-notifications",
+    "user-guide/factory-pattern.md#global-factory-initialization",
+    "user-guide/feedback-system.md#adding-feedback",
+    "user-guide/metadata-management.md#updating-metadata",
+    "user-guide/session-management.md#session-persistence",
+}
+
+
+@pytest.mark.parametrize("page", sorted(path.relative_to(ROOT / "docs") for path in ROOT.glob("docs/**/*.md")), ids=str)
+def test_each_page_is_in_the_index(page: Path) -> None:
+    assert page.as_posix() in LINKS | {"README.md"}
+
+
+@pytest.mark.parametrize("example", sorted(path.name for path in ROOT.glob("examples/*.py")))
+def test_each_example_is_in_the_index(example: str) -> None:
+    assert f"../examples/{example}" in LINKS
+
+
+@pytest.mark.parametrize("place", sorted(PLACES))
+def test_places_that_readers_know_are_in_the_index(place: str) -> None:
+    assert f"]({place})" in INDEX
+
+
+def test_the_index_is_of_this_version() -> None:
+    assert f"version {__version__}." in INDEX
+
+
+@pytest.mark.parametrize("page", sorted(path.relative_to(ROOT) for path in ROOT.glob("docs/**/*.md")), ids=str)
+def test_a_list_of_contents_is_whole(page: Path) -> None:
+    """A page that begins with a list of its sections names all of them, in their order."""
+    text = re.sub(r"^```.*?^```$", "", (ROOT / page).read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    listed = re.findall(r"^- \[(.+?)\]\(#", text.split("\n## ")[0], re.MULTILINE)
+
+    assert not listed or listed == [title.replace("`", "") for title in re.findall(r"^## (.+)$", text, re.MULTILINE)]
+
+
+# Packaging
+
+
+def test_ci_runs_on_every_version_of_python_that_is_promised() -> None:
+    promised = re.findall(r'"Programming Language :: Python :: (3\.\d+)"', (ROOT / "pyproject.toml").read_text("utf-8"))
+    matrix = re.search(r"python: \[(.+)\]", _workflow("ci"))
+
+    assert matrix
+    assert re.findall(r'"(.+?)"', matrix[1]) == promised
+
+
+def test_ci_does_what_has_to_pass() -> None:
+    local = (ROOT / ".ci/run").read_text("utf-8")
+    commands = ["--cov --cov-fail-under=95", ".venv/bin/ruff check .", ".venv/bin/ruff format --check .", "bin/mypy"]
+
+    assert [command for command in commands if command not in _workflow("ci") or command not in local] == []
+
+
+def test_a_release_needs_no_secret() -> None:
+    workflow = _workflow("release")
+
+    assert "id-token: write" in workflow
+    assert not re.search(r"secrets\.|password|token:(?! write)", workflow.replace("no password exists", ""))
+
+
+def _workflow(name: str) -> str:
+    return (ROOT / ".github/workflows" / f"{name}.yml").read_text("utf-8")
