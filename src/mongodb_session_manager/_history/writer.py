@@ -124,6 +124,14 @@ class AgentHistory:
         with self.lock:
             self.live.recover(found, live)
 
+    def latest_copies(self) -> set[int]:
+        """Find the messages that a prompt which was sent again is stored as; some may have left the live history."""
+        latest = self.live.latest
+        tracking_id = latest.message.get("tracking_id") if latest else None
+        if not isinstance(tracking_id, str):
+            return set()
+        return self._store.tracked_ids(self.session_id, self.agent_id, tracking_id)
+
     # Its end
 
     def invalidate(self, error: MongoDBSessionError) -> MongoDBSessionError:
