@@ -10,9 +10,9 @@ import functools
 import logging
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, wait
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, cast
 
@@ -84,15 +84,6 @@ UNUSED_LEASE_TIMEOUT = 1.0
 
 # The agent that one of our handlers captures on this thread, and what was announced of it.
 _capturing: ContextVar[tuple[AgentBinding, Announcement | None] | None] = ContextVar("_capturing", default=None)
-
-
-@contextmanager
-def _capturing_for(binding: AgentBinding, announced: Announcement | None = None) -> Iterator[None]:
-    token = _capturing.set((binding, announced))
-    try:
-        yield
-    finally:
-        _capturing.reset(token)
 
 
 class _OpenedRepository:
@@ -421,14 +412,20 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
 
     def _announce(self, binding: AgentBinding, agent: "LocalAgent", *messages: Message, replaces: bool = False) -> None:
         for message in messages:
-            with _capturing_for(binding, Announcement(message, replaces)):
+            captured = _capturing.set((binding, Announcement(message, replaces)))
+            try:
                 self.append_message(message, agent)
+            finally:
+                _capturing.reset(captured)
         if binding.syncs_apart:
             self._capture_state(binding, agent)
 
     def _capture_state(self, binding: AgentBinding, agent: "LocalAgent") -> None:
-        with _capturing_for(binding):
+        captured = _capturing.set((binding, None))
+        try:
             self.sync_agent(agent)
+        finally:
+            _capturing.reset(captured)
 
     def _is_overridden(self, name: str) -> bool:
         return getattr(getattr(self, name), "__func__", None) is not getattr(MongoDBSessionManager, name)

@@ -16,7 +16,7 @@ from strands import Agent
 from .._schema.blobs import MAX_BYTES
 from .._schema.data import CONFIG_FIELDS
 from .._schema.messages import AGENT_FIELDS
-from .._schema.usage import observed
+from .._schema.usage import not_observed, observed
 from .._schema.values import Stored, encode, encode_noting, encode_tolerant
 from ..errors import SessionTooLargeError
 from .call_metrics import configuration
@@ -198,7 +198,11 @@ def _prompt_digest(prompt: str) -> str:
 def _state_version(agent: "LocalAgent") -> tuple[Any, int] | None:
     # Copying the whole state for each message would be slow, so it is compared by its version. The object
     # belongs to the comparison since users may put another one in its place.
-    return observed("version of the state", lambda: (agent.state, agent.state._get_version()), None)
+    try:
+        return agent.state, agent.state._get_version()
+    except Exception as error:  # noqa: BLE001 - users may put any object in its place
+        not_observed("version of the state", error)
+        return None
 
 
 def _is_same(seen: tuple[Any, int] | None, known: tuple[Any, int] | None) -> bool:

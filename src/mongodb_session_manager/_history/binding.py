@@ -17,7 +17,7 @@ from .._schema.live_ids import LiveIds
 from .._schema.messages import with_blocks, with_tracking_id
 from .._schema.values import Stored
 from .agent_state import AgentStateTracker
-from .call_metrics import ToolUsageMeter, call_metrics, ends_invocation
+from .call_metrics import CallMeter
 from .capture import HistoryCapture
 from .live_records import View, is_message
 from .restore import OwnMessages
@@ -45,11 +45,16 @@ class Announcement:
     is_taken: bool = False
 
     def identified(self, message: Message) -> tuple[Message, Message]:
-        """Return what came under the tracking id by which the agent knows it, and what it was made of."""
-        tracking_id = self.message.get("tracking_id")
-        if self.is_taken and message.get("tracking_id") != tracking_id:
+        """Return what came, in blocks and under the tracking id by which the agent knows it; and what it is made of."""
+        content: Any = message["content"]
+        if not isinstance(content, list):
+            message = with_blocks(message)
+        tracking_id, own = self.message.get("tracking_id"), message.get("tracking_id")
+        if own and own == tracking_id:
+            return message, self.message
+        if self.is_taken and own != tracking_id:
             return with_tracking_id(message), message
-        if tracking_id is None or message.get("tracking_id") == tracking_id:
+        if tracking_id is None or own == tracking_id:
             return with_tracking_id(message), self.message
         return {**message, "tracking_id": tracking_id}, self.message
 
@@ -72,7 +77,7 @@ class AgentBinding:
     ) -> None:
         self.agent = weakref.ref(agent)
         self._tracker = tracker
-        self._tools = ToolUsageMeter(agent)
+        self._meter = CallMeter(agent)
         self.history = history
         self._capture = HistoryCapture(history)
         ALL_UNSENT.held_by(history, self)
@@ -132,16 +137,11 @@ class AgentBinding:
             self._capture_message(agent, message, given)
 
     def _capture_message(self, agent: "LocalAgent", message: Message, given: Message | None) -> None:
-        metrics = call_metrics(given or message, agent) or {}
-        tools = self._tools.since(agent)
-        if not ends_invocation(message):
-            tools = {}
-        if tools:
-            metrics["tool_usage"] = tools
+        metrics, view = self._meter.figures(message, agent, given), live_view(agent)
         with self._state_along(agent) as changed:
-            self._capture.append(message, changed, metrics, given, live_view(agent))
-        if tools:
-            self._tools.count(agent)
+            self._capture.append(message, changed, metrics, given, view)
+        if "tool_usage" in metrics:
+            self._meter.count(agent)
 
     def _state_along(self, agent: "LocalAgent") -> AbstractContextManager[Stored]:
         return nullcontext({}) if self.syncs_apart else self._tracker.capturing(agent)
@@ -149,7 +149,7 @@ class AgentBinding:
     def capture_announced(self, agent: "LocalAgent", message: Message, announced: Announcement) -> None:
         """Queue what is to be stored of an announced message: a new one, or the latest one grown longer."""
         with self._capturing:
-            message, given = announced.identified(with_blocks(message))
+            message, given = announced.identified(message)
             replaces = announced.replaces and given is announced.message
             if replaces or self.history.live.is_continuation(given, agent.messages):
                 self.capture_replacement(agent, message, given)

@@ -15,7 +15,7 @@ MESSAGE_FIELDS = ("role", "content", "tracking_id", "metadata")
 AGENT_FIELDS = ("state", "conversation_manager_state", "_internal_state")
 
 
-def message_doc(message: Message, message_id: int, at: datetime, label: str) -> Stored:
+def message_doc(message: Message, message_id: int, at: datetime, label: str, metrics: Stored | None = None) -> Stored:
     """Return the array element that stores a message.
 
     Args:
@@ -23,11 +23,20 @@ def message_doc(message: Message, message_id: int, at: datetime, label: str) -> 
         message_id: Its number in the agent's history.
         at: When it was created and last updated.
         label: What to call it in an error.
+        metrics: Its ``event_loop_metrics``, which are stored as far as they can be.
 
     Raises:
         UnstorableValueError: The message holds something that would not come back equal.
     """
-    return {"message_id": message_id, **_body(message, label), "created_at": at, "updated_at": at}
+    if not metrics:
+        return {"message_id": message_id, **_body(message, label), "created_at": at, "updated_at": at}
+    figures, differs = encode_tolerant(metrics, f"{label}, metrics")
+    # What is stored with marks stays where it is: reading the reference is to cost next to nothing.
+    own = None if differs else figures
+    body = _body(message, label, is_counted=own is not None and _is_counted(message, metrics))
+    if own is not None and isinstance(body.get("metadata"), dict) and _is_equal(body["metadata"], own):
+        body["metadata"] = _METADATA_IN_METRICS
+    return {"message_id": message_id, **body, "created_at": at, "updated_at": at, "event_loop_metrics": figures}
 
 
 # Stands for the metadata of a message that are its call's own figures: those are in its event_loop_metrics anyway.
@@ -35,23 +44,29 @@ _METADATA_IN_METRICS = "event_loop_metrics"
 _METADATA_FIELDS = ("usage", "metrics")
 
 
-def add_metrics(stored: Stored, metrics: Stored, label: str) -> None:
-    """Put the ``event_loop_metrics`` of a message into the array element that stores it, as far as they can be."""
-    encoded, differs = encode_tolerant(metrics, f"{label}, metrics")
-    stored["event_loop_metrics"] = encoded
-    metadata = stored.get("metadata")
-    own = {name: encoded.get(name) for name in _METADATA_FIELDS}
-    # What is stored with marks stays where it is: reading the reference is to cost next to nothing.
-    if not differs and isinstance(metadata, dict) and metadata == own and list(metadata) == list(own):
-        stored["metadata"] = _METADATA_IN_METRICS
+def _is_counted(message: Message, metrics: Stored) -> bool:
+    """Tell whether the metadata of a message are its call's own figures, before anything of them is encoded."""
+    metadata: Any = message.get("metadata")
+    try:
+        plain = type(metadata) is dict and all(type(metadata.get(name)) is dict for name in _METADATA_FIELDS)
+        return plain and _is_equal(metadata, metrics)
+    except Exception:  # noqa: BLE001 - objects of others may raise anything
+        return False
 
 
-def _body(message: Message, label: str) -> Stored:
+def _is_equal(metadata: Stored, metrics: Stored) -> bool:
+    own = {name: metrics.get(name) for name in _METADATA_FIELDS}
+    return metadata == own and list(metadata) == list(own)
+
+
+def _body(message: Message, label: str, *, is_counted: bool = False) -> Stored:
     known = {key: value for key, value in message.items() if key in MESSAGE_FIELDS and key != "metadata"}
     extra = {key: value for key, value in message.items() if key not in MESSAGE_FIELDS}
     body: Stored
     body, escaped = encode_noting({**known, "extra": extra} if extra else known, label)
-    if "metadata" in message:
+    if is_counted:
+        body["metadata"] = _METADATA_IN_METRICS
+    elif "metadata" in message:
         metadata, differs = _metadata(message["metadata"], f"{label}, metadata")
         body |= metadata
         escaped = escaped or differs
