@@ -347,7 +347,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         copies: set[int] = set()
         try:
             with self._failures.tolerated(binding.history):
-                copies = binding.history.latest_copies()
+                copies = binding.latest_copies()
         finally:  # without a look at the server, what is known here is redacted all the same
             binding.redact_latest(with_blocks(redact_message), event, copies)
         with self._failures.tolerated(binding.history):
@@ -379,12 +379,12 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         """Find live messages in storage that this process has not seen there: an application has put them back."""
         unknown = binding.unknown(agent)
         if unknown and not self._failures.is_away:
-            binding.history.look_up(unknown, agent.messages)
+            binding.look_up(unknown, agent.messages)
 
     async def _alook_up(self, binding: AgentBinding, agent: "LocalAgent", unknown: set[str]) -> None:
         if unknown and not self._failures.is_away:
             live = list(agent.messages)
-            await self._off_loop(lambda: binding.history.look_up(unknown, live))
+            await self._off_loop(lambda: binding.look_up(unknown, live))
 
     # Events
 

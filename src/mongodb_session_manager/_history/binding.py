@@ -1,13 +1,15 @@
 """A live agent and its stored history: what the agent does is captured there."""
 
 import gc
+import logging
 import threading
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
+from pymongo.errors import PyMongoError
 from strands import Agent
 from strands.agent.conversation_manager import NullConversationManager
 from strands.types.agent import ConcurrentInvocationMode
@@ -16,6 +18,7 @@ from strands.types.content import Message
 from .._schema.live_ids import LiveIds
 from .._schema.messages import with_blocks, with_tracking_id
 from .._schema.values import Stored
+from ..errors import MongoDBSessionError
 from .agent_state import AgentStateTracker
 from .call_metrics import CallMeter
 from .capture import HistoryCapture
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
     from strands.types.agent import LocalAgent
 
 __all__ = ["AgentBinding", "Announcement", "live_view"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -86,6 +91,7 @@ class AgentBinding:
         # The event on which callbacks of others still work.
         self._ending: Callable[[], object] = _none
         self.syncs_apart = syncs_apart
+        self._state_along = _no_state if syncs_apart else tracker.capturing
         # What is compared and what is queued belong together, also where two threads use one agent.
         self._capturing = threading.RLock()
 
@@ -137,14 +143,12 @@ class AgentBinding:
             self._capture_message(agent, message, given)
 
     def _capture_message(self, agent: "LocalAgent", message: Message, given: Message | None) -> None:
-        metrics, view = self._meter.figures(message, agent, given), live_view(agent)
+        view = live_view(agent)
+        metrics = self._meter.figures(message, agent, given)
         with self._state_along(agent) as changed:
             self._capture.append(message, changed, metrics, given, view)
         if "tool_usage" in metrics:
             self._meter.count(agent)
-
-    def _state_along(self, agent: "LocalAgent") -> AbstractContextManager[Stored]:
-        return nullcontext({}) if self.syncs_apart else self._tracker.capturing(agent)
 
     def capture_announced(self, agent: "LocalAgent", message: Message, announced: Announcement) -> None:
         """Queue what is to be stored of an announced message: a new one, or the latest one grown longer."""
@@ -206,6 +210,27 @@ class AgentBinding:
         with self.history.lock:
             return self.history.live.unknown(agent.messages, announced, self.history.queue.next_message_id)
 
+    def look_up(self, tracking_ids: Collection[str], live: Sequence[Message]) -> None:
+        """Find in storage which messages bear these tracking ids; where that fails, the next capture tries again."""
+        history = self.history
+        try:
+            found = history.store.tracked_messages(history.session_id, history.agent_id, tracking_ids)
+        except (PyMongoError, MongoDBSessionError) as error:
+            about = "session_id=<%s>, agent_id=<%s>, error=<%s> | live messages were not looked up"
+            logger.warning(about, history.session_id, history.agent_id, type(error).__name__)
+            return
+        with history.lock:
+            history.live.recover(found, live)
+
+    def latest_copies(self) -> set[int]:
+        """Find the messages that a prompt which was sent again is stored as; some may have left the live history."""
+        history = self.history
+        latest = history.live.latest
+        tracking_id = latest.message.get("tracking_id") if latest else None
+        if not isinstance(tracking_id, str):
+            return set()
+        return history.store.tracked_ids(history.session_id, history.agent_id, tracking_id)
+
     @property
     def left_out(self) -> Exception | None:
         """Why a field of the agent is not stored, as long as nobody was told."""
@@ -248,6 +273,11 @@ def _is_locked(agent: "LocalAgent") -> bool | None:
 
 def _none() -> None:
     return None
+
+
+def _no_state(agent: "LocalAgent") -> AbstractContextManager[Stored]:
+    """Stands for the state where that is captured by itself only."""
+    return nullcontext({})
 
 
 def live_view(agent: "LocalAgent") -> View | None:

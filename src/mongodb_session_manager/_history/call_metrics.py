@@ -1,7 +1,5 @@
-"""What a model call and its tools took, and how an agent is configured, as its own objects tell."""
+"""What a model call and its tools took, as an agent's own objects tell."""
 
-import functools
-from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from strands.types.content import Message
@@ -11,63 +9,6 @@ from ..types import ToolUsage
 
 if TYPE_CHECKING:
     from strands.types.agent import LocalAgent
-
-# Where the SDK's providers keep the id of their model.
-_MODEL_ID_NAMES = ("model_id", "model")
-_UNKNOWN: Any = object()
-
-
-def configuration(agent: "LocalAgent") -> dict[str, str | None]:
-    """Return ``model`` (its id, or None) and ``system_prompt``, without what cannot be told."""
-    try:
-        return {"model": _model_id(agent.model), "system_prompt": _text(agent.system_prompt)}
-    except Exception:  # noqa: BLE001 - each by itself then
-        return _told_configuration(agent)
-
-
-def _told_configuration(agent: "LocalAgent") -> dict[str, str | None]:
-    looks: dict[str, Callable[[], str | None]] = {
-        "model": lambda: _model_id(agent.model),
-        "system_prompt": lambda: _text(agent.system_prompt),
-    }
-    found = {name: observed(name, look, _UNKNOWN) for name, look in looks.items()}
-    return {name: value for name, value in found.items() if value is not _UNKNOWN}
-
-
-def _text(value: Any) -> str | None:
-    # What looks like a string may be a subclass whose own methods do otherwise.
-    return None if value is None else str.__str__(value)
-
-
-def _model_id(model: Any) -> str | None:
-    try:
-        found = _first_text(_configured_ids(model))
-    except Exception:
-        found = _first_text(_own_ids(model))
-        if found is None:
-            raise
-    return found or _first_text(_own_ids(model))
-
-
-def _own_ids(model: Any) -> list[Any]:
-    return [observed("model", functools.partial(getattr, model, name, None), None) for name in _MODEL_ID_NAMES]
-
-
-def _configured_ids(model: Any) -> list[Any]:
-    try:
-        config = getattr(model, "config", None)
-    except Exception:  # noqa: BLE001 - a foreign object; it may tell another way
-        config = None
-    if not isinstance(config, Mapping):
-        config = model.get_config() if hasattr(model, "get_config") else {}
-    return [config.get(name) for name in _MODEL_ID_NAMES] if isinstance(config, Mapping) else []
-
-
-def _first_text(values: Iterable[Any]) -> str | None:
-    for value in values:
-        if issubclass(type(value), str) and (text := str.__str__(value)):
-            return text
-    return None
 
 
 def call_metrics(message: Message, agent: "LocalAgent") -> dict[str, Any] | None:

@@ -81,9 +81,6 @@ class _Request:
         return _OF_CALLER is not None and all(self.context.get(variable) is None for variable in _OF_CALLER)
 
     def send(self, timeout: float | None) -> None:
-        self.context.run(self._send, timeout)
-
-    def _send(self, timeout: float | None) -> None:
         with nullcontext() if timeout is None else pymongo.timeout(timeout):
             if self.answer is None:
                 self.history.send_behind()
@@ -177,6 +174,9 @@ class _Group:
 
     def _send(self, executor: Executor) -> None:
         batch, more = self._take(MOST_SHARED)
+        if len(batch) == 1 and not more:
+            _send_alone(batch)
+            return
         with _Helpers(executor) as helpers:
             if more:
                 helpers.run(functools.partial(self._send, executor), self._dismiss)
@@ -315,7 +315,7 @@ def _send_alone(batch: _Batch, timeout: float | None = None) -> None:
     """Send one history, for all who wait for that."""
     error: BaseException | None = None
     try:
-        batch[0].send(timeout)
+        batch[0].context.run(batch[0].send, timeout)
     except BaseException as caught:  # noqa: BLE001 - it is raised where somebody waits
         error = caught
     _resolve((request, error) for request in batch)

@@ -28,20 +28,34 @@ def message_doc(message: Message, message_id: int, at: datetime, label: str, met
     Raises:
         UnstorableValueError: The message holds something that would not come back equal.
     """
-    if not metrics:
-        return {"message_id": message_id, **_body(message, label), "created_at": at, "updated_at": at}
-    figures, differs = encode_tolerant(metrics, f"{label}, metrics")
-    # What is stored with marks stays where it is: reading the reference is to cost next to nothing.
-    own = None if differs else figures
-    body = _body(message, label, is_counted=own is not None and _is_counted(message, metrics))
-    if own is not None and isinstance(body.get("metadata"), dict) and _is_equal(body["metadata"], own):
-        body["metadata"] = _METADATA_IN_METRICS
-    return {"message_id": message_id, **body, "created_at": at, "updated_at": at, "event_loop_metrics": figures}
+    return {"message_id": message_id, **_body(message, label, metrics), "created_at": at, "updated_at": at}
 
 
 # Stands for the metadata of a message that are its call's own figures: those are in its event_loop_metrics anyway.
 _METADATA_IN_METRICS = "event_loop_metrics"
 _METADATA_FIELDS = ("usage", "metrics")
+
+
+def _body(message: Message, label: str, metrics: Stored | None = None) -> Stored:
+    known = {key: value for key, value in message.items() if key in MESSAGE_FIELDS and key != "metadata"}
+    extra = {key: value for key, value in message.items() if key not in MESSAGE_FIELDS}
+    is_counted = metrics is not None and _is_counted(message, metrics)
+    figures, is_marked = encode_tolerant(metrics, f"{label}, metrics") if metrics else ({}, True)
+    body: Stored
+    body, escaped = encode_noting({**known, "extra": extra} if extra else known, label)
+    # What is stored with marks stays where it is: reading the reference is to cost next to nothing.
+    if is_counted and not is_marked:
+        body["metadata"] = _METADATA_IN_METRICS
+    elif "metadata" in message:
+        metadata, differs = _metadata(message["metadata"], f"{label}, metadata")
+        is_same = (
+            not is_marked and isinstance(metadata.get("metadata"), dict) and _is_equal(metadata["metadata"], figures)
+        )
+        body |= {"metadata": _METADATA_IN_METRICS} if is_same else metadata
+        escaped = escaped or differs
+    if escaped:
+        body["escaped"] = True
+    return {**body, "event_loop_metrics": figures} if metrics else body
 
 
 def _is_counted(message: Message, metrics: Stored) -> bool:
@@ -57,22 +71,6 @@ def _is_counted(message: Message, metrics: Stored) -> bool:
 def _is_equal(metadata: Stored, metrics: Stored) -> bool:
     own = {name: metrics.get(name) for name in _METADATA_FIELDS}
     return metadata == own and list(metadata) == list(own)
-
-
-def _body(message: Message, label: str, *, is_counted: bool = False) -> Stored:
-    known = {key: value for key, value in message.items() if key in MESSAGE_FIELDS and key != "metadata"}
-    extra = {key: value for key, value in message.items() if key not in MESSAGE_FIELDS}
-    body: Stored
-    body, escaped = encode_noting({**known, "extra": extra} if extra else known, label)
-    if is_counted:
-        body["metadata"] = _METADATA_IN_METRICS
-    elif "metadata" in message:
-        metadata, differs = _metadata(message["metadata"], f"{label}, metadata")
-        body |= metadata
-        escaped = escaped or differs
-    if escaped:
-        body["escaped"] = True
-    return body
 
 
 def _metadata(metadata: Any, label: str) -> tuple[Stored, bool]:

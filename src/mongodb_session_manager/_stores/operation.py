@@ -207,6 +207,11 @@ class Operations:
         """Look for a session whose fields were not as a write expects them."""
         self.find(session_id, {"_id": 1})
 
+    def write(self, verb: str, session_id: str, agent_id: str, change: FilterAndUpdate, messages: int) -> bool:
+        """Do what ``update`` does, as an operation that is timed."""
+        with operation(verb, session_id, agent_id, messages) as outcome:
+            return outcome.of(self.update(session_id, change))
+
     def update(self, session_id: str, change: FilterAndUpdate) -> bool:
         """Send a write of history or state; False where it found something else than it expects."""
         return self.send(session_id, leased_update(change, self.leases.get(session_id)))
