@@ -1,9 +1,10 @@
 """Real managers, agents and faults on the real mongod, for the tests of every folder."""
 
+import copy
 import socket
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,6 +16,7 @@ from strands.types.content import Message
 
 from mongodb_session_manager import MongoDBSessionManager, MongoDBSessionManagerFactory, MongoDBSessionRepository
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel
+from tests.aliases import Client, Document, Everything, Failing, History, Insert, NewAgent, NewManager
 from tests.watching import wait_for_indexes
 
 pytest_plugins = ["mongodb_session_manager.testing.pytest_plugin"]
@@ -25,13 +27,11 @@ COLLECTION = "agent_sessions"
 @pytest.fixture
 def mongo_client(
     mongodb_uri: str, command_counter: CommandCounter, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[MongoClient[dict[str, Any]]]:
+) -> Iterator[Client]:
     """A client of the test's own, watched by ``command_counter``, that is soon back after an injected fault."""
     # The driver looks for a lost server again after 0.5 s at the earliest, and these tests lose many.
     monkeypatch.setattr(common, "MIN_HEARTBEAT_INTERVAL", 0.02)
-    client: MongoClient[dict[str, Any]] = MongoClient(
-        mongodb_uri, tz_aware=True, heartbeatFrequencyMS=20, event_listeners=[command_counter]
-    )
+    client: Client = MongoClient(mongodb_uri, tz_aware=True, heartbeatFrequencyMS=20, event_listeners=[command_counter])
     with client:
         yield client
 
@@ -48,22 +48,22 @@ def uri_of(mongodb_uri: str) -> Callable[[str], str]:
 
 
 @pytest.fixture(scope="session")
-def observer(mongodb_uri: str) -> Iterator[MongoClient[dict[str, Any]]]:
+def observer(mongodb_uri: str) -> Iterator[Client]:
     """A client that nobody counts, breaks or closes."""
-    client: MongoClient[dict[str, Any]] = MongoClient(mongodb_uri, tz_aware=True)
+    client: Client = MongoClient(mongodb_uri, tz_aware=True)
     with client:
         yield client
 
 
 @pytest.fixture(scope="session")
-def shared_database(observer: MongoClient[dict[str, Any]]) -> Iterator[str]:
+def shared_database(observer: Client) -> Iterator[str]:
     name = f"test_{uuid.uuid4().hex}"
     yield name
     observer.drop_database(name)
 
 
 @pytest.fixture
-def database(observer: MongoClient[dict[str, Any]], shared_database: str) -> Iterator[str]:
+def database(observer: Client, shared_database: str) -> Iterator[str]:
     """Name of a database that is empty but for indexes: making and dropping these takes 0.2 s a test."""
     yield shared_database
     for name in observer[shared_database].list_collection_names():
@@ -71,9 +71,7 @@ def database(observer: MongoClient[dict[str, Any]], shared_database: str) -> Ite
 
 
 @pytest.fixture
-def new_manager(
-    mongo_client: MongoClient[dict[str, Any]], database: str
-) -> Iterator[Callable[..., MongoDBSessionManager]]:
+def new_manager(mongo_client: Client, database: str) -> Iterator[NewManager]:
     """Make managers in the test's database, on the counted client unless told otherwise; closed in the end."""
     with ExitStack() as stack:
 
@@ -88,7 +86,7 @@ def new_manager(
 
 
 @pytest.fixture
-def factory(mongo_client: MongoClient[dict[str, Any]], database: str) -> Iterator[MongoDBSessionManagerFactory]:
+def factory(mongo_client: Client, database: str) -> Iterator[MongoDBSessionManagerFactory]:
     """On the counted client; the collection's indexes are there."""
     with MongoDBSessionManagerFactory(client=mongo_client, database_name=database) as made:
         made.create_session_manager("another session").close()
@@ -97,7 +95,7 @@ def factory(mongo_client: MongoClient[dict[str, Any]], database: str) -> Iterato
 
 
 @pytest.fixture
-def new_agent() -> Callable[..., Agent]:
+def new_agent() -> NewAgent:
     """Make a real agent whose model says the given turns, then "Okay." for ever."""
 
     def make(manager: MongoDBSessionManager, *turns: Any, **options: Any) -> Agent:
@@ -108,7 +106,7 @@ def new_agent() -> Callable[..., Agent]:
 
 
 @pytest.fixture
-def stored(observer: MongoClient[dict[str, Any]], database: str) -> Callable[..., Any]:
+def stored(observer: Client, database: str) -> Callable[..., Any]:
     """Read a session's document as it is in the database; None where there is none."""
 
     def read(session_id: str = "s-1") -> dict[str, Any] | None:
@@ -118,7 +116,17 @@ def stored(observer: MongoClient[dict[str, Any]], database: str) -> Callable[...
 
 
 @pytest.fixture
-def history(observer: MongoClient[dict[str, Any]], database: str) -> Callable[..., list[Message]]:
+def insert(observer: Client, database: str) -> Insert:
+    """Put a session's document there as it is given."""
+
+    def put(document: Document) -> None:
+        observer[database][COLLECTION].insert_one(copy.deepcopy(document))
+
+    return put
+
+
+@pytest.fixture
+def history(observer: Client, database: str) -> History:
     """Read an agent's stored messages, all of them, as the SDK has them."""
     repository = MongoDBSessionRepository(client=observer, database_name=database)
 
@@ -129,7 +137,7 @@ def history(observer: MongoClient[dict[str, Any]], database: str) -> Callable[..
 
 
 @pytest.fixture
-def everything(observer: MongoClient[dict[str, Any]], database: str) -> Callable[[], bytes]:
+def everything(observer: Client, database: str) -> Everything:
     """All documents of all collections, as they are stored."""
 
     def read() -> bytes:
@@ -149,7 +157,7 @@ def nobodys_port() -> Iterator[int]:
 
 
 @pytest.fixture
-def failing(observer: MongoClient[dict[str, Any]], database: str) -> Callable[..., AbstractContextManager[list[int]]]:
+def failing(observer: Client, database: str) -> Failing:
     """Inject faults into commands on the sessions of this test, for the time of a ``with``.
 
     The list that it gives holds in the end how many commands met the fault.

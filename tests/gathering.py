@@ -24,6 +24,6 @@ def held_up(client: Any) -> Iterator[Callable[[], int]]:
         executor.submit(stand_by)
     present.wait()
     try:
-        yield lambda: sum(len(group._waiting) for group in _group_commit._groups.get(executor, {}).values())
+        yield lambda: sum(len(group._line._waiting) for group in _group_commit._groups.get(executor, {}).values())
     finally:
         released.set()

@@ -70,7 +70,7 @@ class SessionConflictError(MongoDBSessionError):
 
     Attributes:
         session_id: The session.
-        agent_id: The agent whose history moved on, or None when the session itself is in the way.
+        agent_id: The agent whose history moved on, or None if the session itself is in the way.
         pending: The messages that this process holds and that are not stored, oldest first.
     """
 
@@ -90,9 +90,9 @@ class SessionTooLargeError(MongoDBSessionError, ValueError):
     Attributes:
         session_id: The session.
         agent_id: The agent, where it was a write of one.
-        message_id: The message that is too large by itself; None where it is something else.
+        message_id: The message that is too large by itself; None if it is something else.
         size: Its bytes, without the values that would have been stored as files.
-        field: The field of the agent, such as ``"state"``, that is left out; None where it is something else.
+        field: The field of the agent, such as ``"state"``, that is left out; None if it is something else.
     """
 
     def __init__(

@@ -5,8 +5,8 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import asynccontextmanager
 from functools import partial
 from types import TracebackType
@@ -17,14 +17,17 @@ from pymongo.errors import InvalidOperation
 from ._client.handle import CLOSE_TIMEOUT, ClientHandle
 from ._client.monitor import not_initialized_stats
 from ._client.not_copied import NotCopied
-from ._client.off_loop import Steps, dropped, go_through, go_through_off_loop, run_off_loop
+from ._client.off_loop import Steps, go_through, go_through_off_loop
 from ._client.options import Client, check_client_arguments
 from ._client.spelling import OPTIONS, spelling_hint
 from ._schema.ids import check_id, shown
 from ._schema.lease import Lease
+from ._schema.values import Stored
 from ._session.arguments import NotAsynchronous, with_new_spellings
 from ._session.deliveries import Deliveries
-from ._stores.operation import namespace_of
+from ._session.openings import Opening, OpeningLine
+from ._stores.opening import read_sessions
+from ._stores.operation import namespace_of, open_collections
 from .errors import FactoryNotInitializedError, MongoDBSessionError, SessionLockedError
 from .mongodb_connection_pool import MongoDBConnectionPool
 from .mongodb_session_manager import MongoDBSessionManager, check_defaults
@@ -104,6 +107,8 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
         # Requests that are about to end, and what they left to the client's threads.
         self._left: set[Future[None]] = set()
         self._deliveries = Deliveries()
+        # By what is read; a line is there as long as openings wait in it.
+        self._lines: weakref.WeakValueDictionary[tuple[Any, ...], OpeningLine] = weakref.WeakValueDictionary()
         self._ended: str | None = None
         check_client_arguments(connection_string, client, client_kwargs)
         if client is None:
@@ -138,11 +143,12 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
         """
         return self._make(session_id, self._arguments(with_new_spellings(overrides)))
 
-    def _make(self, session_id: str, arguments: dict[str, Any], agent_ids: Sequence[str] = ()) -> MongoDBSessionManager:
+    def _make(
+        self, session_id: str, arguments: dict[str, Any], agent_ids: Sequence[str] = (), found: Stored | None = None
+    ) -> MongoDBSessionManager:
         self._check_open()
         try:
-            if agent_ids:
-                arguments = {**arguments, "_agent_ids": agent_ids}
+            arguments = {**arguments, "_agent_ids": agent_ids, "_found": found}
             manager = MongoDBSessionManager(session_id, client=self._handle.client, **arguments)
         except InvalidOperation:
             self._check_open()  # closed meanwhile: that is what the caller should read
@@ -219,12 +225,29 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
         self, session_id: str, agent_ids: Sequence[str], arguments: dict[str, Any]
     ) -> MongoDBSessionManager:
         executor = self._handle.executor
-        opening = _Opening(partial(self._make, session_id, arguments, agent_ids))
+        opening = Opening(session_id, partial(self._make, session_id, arguments, agent_ids))
         try:
-            return cast(MongoDBSessionManager, await run_off_loop(executor, opening.run))
+            if arguments.get("exclusive"):
+                opening.begin(executor)
+            else:
+                self._line(arguments, agent_ids).join(executor, opening)
+            return cast(MongoDBSessionManager, await opening.answer)
+        except InvalidOperation:
+            self._check_open()  # closed meanwhile: that is what the caller should read
+            raise
         except BaseException:  # also GeneratorExit, where nobody waits any more
             opening.give_up(executor)
             raise
+
+    def _line(self, arguments: Mapping[str, Any], agent_ids: Sequence[str]) -> OpeningLine:
+        """Return the line of those openings that can be read together."""
+        namespace = arguments.get("database_name"), arguments.get("collection_name")
+        line = self._lines.get((namespace, *agent_ids))
+        if line is None:
+            collections = open_collections(self._handle, *namespace)
+            new = OpeningLine(partial(read_sessions, collections, agent_ids=agent_ids))
+            line = self._lines.setdefault((namespace, *agent_ids), new)
+        return line
 
     def get_connection_stats(self) -> dict[str, Any]:
         """Ask the server how it is, for at most 5 s, and count the connections; nothing in it is secret.
@@ -294,41 +317,6 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
                 return
         manager.close()
         self._check_open()
-
-
-class _Opening:
-    """A manager that is made on a thread, for somebody who may have gone when it is there.
-
-    Who finishes last closes it, on a thread of the client: the end of the interpreter waits for those.
-    """
-
-    def __init__(self, make: Callable[[], MongoDBSessionManager]) -> None:
-        self._make, self._lock = make, threading.Lock()
-        self._loop = asyncio.get_running_loop()
-        self._made: MongoDBSessionManager | None = None
-        self._given_up = False
-
-    def run(self) -> MongoDBSessionManager:
-        if self._given_up:
-            raise dropped()
-        manager = self._make()
-        with self._lock:
-            self._made = manager
-            given_up = self._given_up or self._loop.is_closed()
-        if given_up:
-            manager.close()
-        return manager
-
-    def give_up(self, executor: Executor) -> None:
-        with self._lock:
-            self._given_up = True
-            made = self._made
-        if made is None:
-            return
-        try:
-            executor.submit(made.close)
-        except RuntimeError:  # these threads have ended
-            made.close()
 
 
 def _check_overrides(overrides: Collection[str]) -> None:

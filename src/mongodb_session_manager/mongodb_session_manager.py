@@ -51,10 +51,12 @@ from ._history.call_metrics import ends_invocation
 from ._history.sending import Sending
 from ._history.unsent import flush_unsent
 from ._history.writer import AgentHistory
+from ._override import override
 from ._schema.given import check_names, index_fields
 from ._schema.ids import agent_label, check_id
 from ._schema.lease import LEASE_DURATION, LEASE_TIMEOUT, Lease
 from ._schema.messages import with_blocks, with_tracking_id
+from ._schema.values import Stored
 from ._session.arguments import NotAsynchronous, check_choices, check_create, check_message, with_new_spellings
 from ._session.data import SessionData
 from ._session.deliveries import flush_hooks
@@ -164,6 +166,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         lease_duration: float = LEASE_DURATION,
         create: bool = True,
         _agent_ids: Sequence[str] = (),
+        _found: Stored | None = None,
         **client_options: "Unpack[OtherOptions]",
     ) -> None:
         check_id("session_id", session_id)
@@ -183,7 +186,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         )
         sessions = stores_of(repository).sessions
         try:
-            opened = sessions.open_session(session_id, lease=lease, create=create, agent_ids=_agent_ids)
+            opened = sessions.open_session(session_id, lease=lease, create=create, agent_ids=_agent_ids, found=_found)
             self._adopt(repository, opened, lease, durability, on_error)
             self._set_hooks(*hooks)
         except BaseException:
@@ -238,6 +241,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         state = "closed" if self._agents.is_closed else "open"
         return f"MongoDBSessionManager({self.session_id!r}, {self.session_repository.namespace!r}, {state})"
 
+    @override
     def register_hooks(self, registry: "HookRegistry", **kwargs: Any) -> None:
         """Register for every event of an agent, a bidirectional agent, a Graph or a Swarm that is to be stored."""
         registry.add_callback(AgentInitializedEvent, self._on_agent_initialized)
@@ -257,6 +261,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
 
     # Agents
 
+    @override
     def initialize(self, agent: "LocalAgent", **kwargs: Any) -> None:
         """Bind an agent: restore it from the session, or store it as a new agent with its messages.
 
@@ -279,6 +284,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
 
     # Messages and state
 
+    @override
     def append_message(self, message: Message, agent: "LocalAgent", **kwargs: Any) -> None:
         """Store a message, with the agent's state as far as it changed; returns when it is acknowledged.
 
@@ -309,6 +315,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         binding.history.flush()
         binding.tell_outside()
 
+    @override
     def redact_latest_message(
         self,
         redact_message: Message,
@@ -353,6 +360,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         with self._failures.tolerated(binding.history):
             binding.history.flush()
 
+    @override
     def sync_agent(self, agent: "LocalAgent", **kwargs: Any) -> None:
         """Store the agent's state as far as it changed, and what is still pending; else write nothing.
 
@@ -502,6 +510,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
             binding.failure = error
             raise
 
+    @override
     async def _off_loop(self, call: Callable[[], Any]) -> Any:
         """Run a blocking call on the client's threads; a cancelled caller does not tear it."""
         self._agents.check_open()
@@ -509,6 +518,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
 
     # Multi-agents
 
+    @override
     def initialize_multi_agent(self, source: "MultiAgentBase", **kwargs: Any) -> None:
         """Restore a Graph or Swarm from the session, or store it as new.
 
@@ -519,6 +529,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         """
         self._multi_agents.restore(source)
 
+    @override
     def sync_multi_agent(self, source: "MultiAgentBase", **kwargs: Any) -> None:
         """Store the state of a Graph or Swarm.
 

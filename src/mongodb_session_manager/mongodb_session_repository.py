@@ -11,6 +11,7 @@ from strands.types.session import Session, SessionAgent, SessionMessage
 from ._client.handle import CLOSE_TIMEOUT, ClientHandle
 from ._client.not_copied import NotCopied
 from ._client.options import check_client_arguments
+from ._override import override
 from ._schema.given import Outbox, check_names, index_fields
 from ._schema.multi_agents import StoredState
 from ._schema.values import Stored
@@ -94,6 +95,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
 
     # Sessions
 
+    @override
     def create_session(self, session: Session, **kwargs: Any) -> Session:
         """Create a session; its ``session_type`` may be any string.
 
@@ -104,8 +106,9 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         """
         return self._stores.sessions.create_session(session)
 
+    @override
     def read_session(self, session_id: str, **kwargs: Any) -> Session | None:
-        """Return the session, or None where there is none.
+        """Return the session, or None if there is none.
 
         Raises:
             SchemaVersionError: A newer version of this library wrote it.
@@ -113,11 +116,12 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         return self._stores.sessions.read_session(session_id)
 
     def delete_session(self, session_id: str, **kwargs: Any) -> bool:
-        """Delete the session and everything that belongs to it; False where there was none."""
+        """Delete the session and everything that belongs to it; False if there was none."""
         return self._stores.sessions.delete_session(session_id)
 
     # Agents
 
+    @override
     def create_agent(self, session_id: str, session_agent: SessionAgent, **kwargs: Any) -> None:
         """Create an agent without messages.
 
@@ -128,10 +132,12 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         """
         self._stores.histories.create_agent(session_id, session_agent)
 
+    @override
     def read_agent(self, session_id: str, agent_id: str, **kwargs: Any) -> SessionAgent | None:
-        """Return an agent's data, or None where the session holds no such agent."""
+        """Return an agent's data, or None if the session holds no such agent."""
         return self._stores.histories.read_agent(session_id, agent_id)
 
+    @override
     def update_agent(self, session_id: str, session_agent: SessionAgent, **kwargs: Any) -> None:
         """Replace an agent's data; its messages and its time of creation stay.
 
@@ -142,7 +148,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         self._stores.histories.update_agent(session_id, session_agent)
 
     def read_agent_config(self, session_id: str, agent_id: str) -> Stored | None:
-        """Return ``model``, ``system_prompt`` and ``prompt_metadata`` of an agent, or None where there is none.
+        """Return ``model``, ``system_prompt`` and ``prompt_metadata`` of an agent, or None if there is none.
 
         Raises:
             SessionNotFoundError: There is no such session.
@@ -170,6 +176,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
 
     # Messages
 
+    @override
     def create_message(self, session_id: str, agent_id: str, session_message: SessionMessage, **kwargs: Any) -> None:
         """Append a message under an id that is higher than those stored. A repeated call is recognised.
 
@@ -183,14 +190,16 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         """
         self._stores.messages.create_message(session_id, agent_id, session_message)
 
+    @override
     def read_message(self, session_id: str, agent_id: str, message_id: int, **kwargs: Any) -> SessionMessage | None:
-        """Return one message, or None where there is no such message, agent or session.
+        """Return one message, or None if there is no such message, agent or session.
 
         Raises:
             TypeError: ``message_id`` is not an integer.
         """
         return self._stores.messages.read_message(session_id, agent_id, message_id)
 
+    @override
     def update_message(self, session_id: str, agent_id: str, session_message: SessionMessage, **kwargs: Any) -> None:
         """Replace a message, or redact it: of a message with ``redact_message`` only that is kept.
 
@@ -203,6 +212,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         """
         self._stores.messages.update_message(session_id, agent_id, session_message)
 
+    @override
     def list_messages(
         self, session_id: str, agent_id: str, limit: int | None = None, offset: int = 0, **kwargs: Any
     ) -> list[SessionMessage]:
@@ -223,7 +233,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         return self._stores.messages.list_messages(session_id, agent_id, limit, offset)
 
     def count_messages(self, session_id: str, agent_id: str) -> int:
-        """Return the number of an agent's messages; 0 where there is no such agent.
+        """Return the number of an agent's messages; 0 if there is no such agent.
 
         Raises:
             SessionNotFoundError: There is no such session.
@@ -310,6 +320,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
 
     # Multi-agents
 
+    @override
     def create_multi_agent(self, session_id: str, multi_agent: "MultiAgentBase", **kwargs: Any) -> None:
         """Store the state of a Graph or Swarm for the first time.
 
@@ -321,13 +332,15 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         """
         self._stores.multi_agents.create_multi_agent(session_id, multi_agent)
 
+    @override
     def read_multi_agent(self, session_id: str, multi_agent_id: str, **kwargs: Any) -> StoredState | None:
-        """Return the stored state of a Graph or Swarm, or None where there is none.
+        """Return the stored state of a Graph or Swarm, or None if there is none.
 
         Its ``inner`` has the states of what was interrupted inside of it.
         """
         return self._stores.multi_agents.read_multi_agent(session_id, multi_agent_id)
 
+    @override
     def update_multi_agent(self, session_id: str, multi_agent: "MultiAgentBase", **kwargs: Any) -> None:
         """Replace the stored state of a Graph or Swarm.
 

@@ -104,8 +104,8 @@ class AgentConfig(TypedDict):
 
     Attributes:
         agent_id: The agent.
-        model: The model id, None where it is not known.
-        system_prompt: The system prompt, None where there is none.
+        model: The model id, None if it is not known.
+        system_prompt: The system prompt, None if there is none.
         prompt_metadata: Where the prompt came from, as ``set_prompt_metadata`` stored it.
     """
 
@@ -565,7 +565,7 @@ class SessionDoc(_EverySessionDoc, total=False):
         session_id: The session id.
         session_type: ``"AGENT"``, or what the SDK called the session.
         schema_version: The version of this shape.
-        application_name: None where none was given.
+        application_name: None if none was given.
         created_at: When the session was created.
         updated_at: When anything in it last changed, but for the lease.
         metadata: The application's own.

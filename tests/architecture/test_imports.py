@@ -19,7 +19,7 @@ NAME = "mongodb_session_manager"
 # From the ground up, a line a floor. A module imports modules of lower floors and of its own folder; what stands on its
 # floor beside it, it does not know.
 FLOORS: list[set[str]] = [
-    {"errors", "types", "_version"},
+    {"errors", "types", "_version", "_override"},
     {"_schema"},
     {"_client"},
     {"_stores"},
@@ -199,7 +199,7 @@ def defined(module: str) -> set[str]:
 # Imports
 
 
-@pytest.mark.parametrize("module", ["errors", "types"])
+@pytest.mark.parametrize("module", ["errors", "types", "_override"])
 def test_the_ground_imports_nothing_of_ours(module: str) -> None:
     assert module not in MODULES or own_imports(module) == set()
 
@@ -350,6 +350,33 @@ def test_a_verb_of_the_repository_is_one_line_into_a_store() -> None:
         _, line = verb.body
         assert isinstance(line, ast.Expr | ast.Return)
         assert re.fullmatch(r"(return )?self\._stores\.\w+\.\w+\([\w, ]*\)", ast.unparse(line)), verb.name
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module != "__main__"])
+def test_what_implements_an_interface_of_the_sdk_or_the_driver_is_marked(module: str) -> None:
+    loaded = importlib.import_module(f"{NAME}.{module}".removesuffix(".__init__"))
+    classes = [
+        value for value in vars(loaded).values() if isinstance(value, type) and value.__module__ == loaded.__name__
+    ]
+
+    assert [name for each in classes for name in implemented(each) if not is_marked(vars(each)[name])] == []
+
+
+def implemented(owner: type) -> list[str]:
+    """The methods of a class that stand for one of the SDK or the driver."""
+    theirs = [base for base in owner.__mro__ if base.__module__.split(".")[0] in {"strands", "pymongo"}]
+    methods = [name for name, value in vars(owner).items() if getattr(value, "__name__", "__") == name]
+    return [name for name in methods if name[:2] != "__" and any(name in vars(base) for base in theirs)]
+
+
+def is_marked(method: Any) -> bool:
+    return bool(getattr(method, "__override__", False))
+
+
+def test_the_rule_sees_what_is_implemented() -> None:
+    assert {"read_session", "create_message"} <= {*implemented(mongodb_session_manager.MongoDBSessionRepository)}
+    assert {"initialize", "append_message"} <= {*implemented(mongodb_session_manager.MongoDBSessionManager)}
+    assert not is_marked(mongodb_session_manager.MongoDBSessionManager.flush)
 
 
 # Names

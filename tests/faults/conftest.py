@@ -13,11 +13,10 @@ from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager._history.binder import AgentBinder
 from mongodb_session_manager._history.changes import Limits
 from mongodb_session_manager._stores import segments as _segments
-from tests.faults.conversation import Conversation
+from tests.aliases import Failing
+from tests.faults.conversation import Conversation, Converse
 from tests.faults.cutting_proxy import HOST, CuttingProxy, running_proxy
 from tests.faults.fault import ALWAYS, Fault
-
-Failing = Callable[..., AbstractContextManager[list[int]]]
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +36,7 @@ def small_documents(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def converse(mongodb_uri: str, database: str) -> Iterator[Callable[..., Conversation]]:
+def converse(mongodb_uri: str, database: str) -> Iterator[Converse]:
     """Begin a conversation, on a client of its own."""
     with ExitStack() as stack:
 

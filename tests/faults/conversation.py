@@ -86,6 +86,9 @@ class Conversation:
         assert self.manager.health == {"ok": True, "pending": 0, "last_error": None}
 
 
+Converse = Callable[..., Conversation]
+
+
 def make_agent(manager: MongoDBSessionManager) -> Agent:
     return Agent(
         model=ScriptedModel(default=_reply),

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from itertools import product
 from typing import Any
 
-from tests.faults.conversation import PATIENCE, Conversation
+from tests.faults.conversation import PATIENCE, Conversation, Converse
 
 DURABILITIES = ("sync", "async", "exit")
 CHOICES = ("raise", "degrade")
@@ -79,7 +79,7 @@ class Stream:
             conversation.check()
 
 
-def stream_of(converse: Callable[..., Conversation], **options: Any) -> Stream:
+def stream_of(converse: Converse, **options: Any) -> Stream:
     """Begin a conversation for each durability and each choice of what an error does."""
     name = uuid.uuid4().hex[:8]
     options = {"heartbeatFrequencyMS": 500, "serverSelectionTimeoutMS": 500, **options}

@@ -1,18 +1,14 @@
 """Every fault that the driver and the server know of a single write, under every durability."""
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 
 import pytest
 
-from tests.faults.conversation import PATIENCE, Conversation
+from tests.aliases import Inject
+from tests.faults.conversation import PATIENCE, Conversation, Converse
 from tests.faults.cutting_proxy import CuttingProxy
 from tests.faults.fault import ALWAYS, FAULTS, TOLD, Fault
 from tests.talking import every_durability
-
-Converse = Callable[..., Conversation]
-Inject = Callable[..., AbstractContextManager[None]]
 
 # Those whose outcome depends on which write of a turn they hit.
 ANYWHERE = [fault for fault in TOLD if fault.name.startswith(("connection dropped, until", "write concern 64, until"))]
@@ -27,7 +23,7 @@ CASES = [
 
 
 @pytest.fixture
-def begin(converse: Converse, proxy: CuttingProxy) -> Callable[..., Conversation]:
+def begin(converse: Converse, proxy: CuttingProxy) -> Converse:
     """Begin a conversation that can meet a fault."""
 
     def begin(fault: Fault, durability: str, on_error: str = "raise") -> Conversation:
@@ -55,7 +51,7 @@ def stored(conversation: Conversation, expected: int = 0) -> int:
 
 
 @pytest.mark.parametrize(("durability", "fault"), CASES)
-def test_nothing_is_lost(begin: Callable[..., Conversation], inject: Inject, fault: Fault, durability: str) -> None:
+def test_nothing_is_lost(begin: Converse, inject: Inject, fault: Fault, durability: str) -> None:
     conversation = begin(fault, durability)
     before = stored(conversation)
 
@@ -77,9 +73,7 @@ def test_nothing_is_lost(begin: Callable[..., Conversation], inject: Inject, fau
 
 @pytest.mark.parametrize("fault", TOLD, ids=str)
 @every_durability
-def test_the_conversation_goes_on(
-    begin: Callable[..., Conversation], inject: Inject, fault: Fault, durability: str
-) -> None:
+def test_the_conversation_goes_on(begin: Converse, inject: Inject, fault: Fault, durability: str) -> None:
     conversation = begin(fault, durability, "degrade")
 
     with inject(fault):
@@ -94,7 +88,7 @@ def test_the_conversation_goes_on(
 @pytest.mark.parametrize("written_before", [1, 2, 3])
 @pytest.mark.parametrize(("durability", "on_error"), [("sync", "degrade"), ("async", "raise"), ("async", "degrade")])
 def test_it_may_begin_in_mid_turn(
-    begin: Callable[..., Conversation],
+    begin: Converse,
     inject: Inject,
     fault: Fault,
     durability: str,

@@ -2,15 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, closing
+from contextlib import ExitStack, closing
 from functools import partial
-from typing import Any
 
 import pytest
-from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
 from mongodb_session_manager import MongoDBSessionManager
+from tests.aliases import Client, Inject
 from tests.faults.conversation import Conversation
 from tests.faults.cutting_proxy import CuttingProxy
 from tests.faults.fault import ALWAYS, FAULTS, TOLD, Fault
@@ -19,8 +18,6 @@ from tests.watching import eventually
 
 SESSIONS = ("s-1", "s-2", "s-3")
 
-Client = MongoClient[dict[str, Any]]
-Inject = Callable[..., AbstractContextManager[None]]
 Begin = Callable[..., "Group"]
 
 

@@ -1,26 +1,22 @@
 """A fault in each of the operations: what is told, and that a repetition ends well."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from pymongo import MongoClient
 from pymongo.errors import AutoReconnect, OperationFailure, PyMongoError, WriteConcernError
 from strands import Agent
 from strands.types.content import Message
 
 from mongodb_session_manager._stores import segments as _segments
 from mongodb_session_manager.testing import ScriptedModel
-from tests.faults.conversation import Conversation, make_agent
+from tests.aliases import Client, Inject
+from tests.faults.conversation import Conversation, Converse, make_agent
 from tests.faults.cutting_proxy import CuttingProxy
 from tests.faults.fault import CLOSED, LOST, UNCONFIRMED, Fault
 from tests.watching import wait_for_indexes
-
-Converse = Callable[..., Conversation]
-Inject = Callable[..., AbstractContextManager[None]]
-Client = MongoClient[dict[str, Any]]
 
 SESSIONS, SEGMENTS = "agent_sessions", "agent_sessions_segments"
 SECRET = "my number is 555-0199"

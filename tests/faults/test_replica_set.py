@@ -1,7 +1,7 @@
 """What a replica set of three members goes through, in the middle of conversations of every kind."""
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -12,14 +12,13 @@ from pymongo.errors import WriteConcernError
 from mongodb_session_manager import SessionConflictError
 from mongodb_session_manager._stores.indexes import ensure_segment_index
 from mongodb_session_manager.testing import Mongod, MongodSet
-from tests.faults.conversation import Conversation
+from tests.faults.conversation import Converse
 from tests.faults.stream import stream_of
 from tests.watching import wait_for_indexes
 
 # Messages move in between.
 pytestmark = pytest.mark.usefixtures("small_documents")
 
-Converse = Callable[..., Conversation]
 
 MAJORITY = {"w": "majority"}
 

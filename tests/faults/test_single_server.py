@@ -1,7 +1,7 @@
 """A server that freezes, or dies and comes back, in the middle of conversations of every kind."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -9,13 +9,12 @@ import pytest
 from mongodb_session_manager._history.binder import AgentBinder
 from mongodb_session_manager._history.changes import Limits
 from mongodb_session_manager.testing import Mongod
-from tests.faults.conversation import Conversation
+from tests.faults.conversation import Converse
 from tests.faults.stream import Stream, stream_of
 
 # Messages move in between.
 pytestmark = pytest.mark.usefixtures("small_documents")
 
-Converse = Callable[..., Conversation]
 
 MINUTE = 60.0
 

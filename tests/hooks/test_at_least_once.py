@@ -8,14 +8,13 @@ from typing import Any
 import pytest
 
 from mongodb_session_manager import (
-    MongoDBSessionManager,
     create_feedback_sns_hook,
     create_metadata_sqs_hook,
     create_metadata_websocket_hook,
 )
+from tests.aliases import NewManager
 from tests.watching import eventually
 
-NewManager = Callable[..., MongoDBSessionManager]
 Outbox = Callable[..., list[dict[str, Any]]]
 DENIED = {"error": {"code": "AccessDenied", "status": 403}}  # nothing that boto3 tries again
 

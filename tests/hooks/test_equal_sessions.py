@@ -18,9 +18,9 @@ from mongodb_session_manager import (
 )
 from mongodb_session_manager.hooks.dispatcher import Dispatcher
 from mongodb_session_manager.testing import running_mongodb
+from tests.aliases import Client
 from tests.watching import eventually
 
-Client = MongoClient[dict[str, Any]]
 SESSION = "s-1"
 
 

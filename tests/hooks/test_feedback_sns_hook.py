@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 
 from mongodb_session_manager import (
-    MongoDBSessionManager,
     create_feedback_sns_hook,
     is_feedback_sns_hook_available,
 )
+from tests.aliases import NewManager
 
-NewManager = Callable[..., MongoDBSessionManager]
 ARN = "arn:aws:sns:eu-west-1:123456789012:feedback"
 
 

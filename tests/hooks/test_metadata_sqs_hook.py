@@ -7,7 +7,6 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
@@ -23,8 +22,8 @@ from mongodb_session_manager import (
 )
 from mongodb_session_manager.hooks import _aws
 from mongodb_session_manager.hooks.dispatcher import THREADS
+from tests.aliases import NewManager
 
-NewManager = Callable[..., MongoDBSessionManager]
 AWS_QUEUE = "https://sqs.eu-west-1.amazonaws.com/123456789012/changes"
 
 

@@ -2,21 +2,20 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import boto3  # type: ignore[import-untyped]
 import pytest
 
 from mongodb_session_manager import (
-    MongoDBSessionManager,
     create_metadata_sqs_hook,
     create_metadata_websocket_hook,
     is_metadata_websocket_hook_available,
 )
+from tests.aliases import NewManager
 from tests.watching import eventually
 
-NewManager = Callable[..., MongoDBSessionManager]
 SERVICE = "apigatewaymanagementapi"
 
 

@@ -9,7 +9,6 @@ from contextlib import closing
 from typing import Any
 
 import pytest
-from pymongo import MongoClient
 from strands import Agent, tool
 
 from mongodb_session_manager import (
@@ -19,9 +18,9 @@ from mongodb_session_manager import (
 )
 from mongodb_session_manager.hooks.dispatcher import THREADS, Dispatcher
 from mongodb_session_manager.testing import ScriptedModel
+from tests.aliases import Client
 from tests.watching import eventually, until
 
-Client = MongoClient[dict[str, Any]]
 LONG = 30.0
 
 

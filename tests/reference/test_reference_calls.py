@@ -30,8 +30,8 @@ from mongodb_session_manager import (
 )
 from mongodb_session_manager.errors import MongoDBSessionError
 from mongodb_session_manager.testing import ScriptedModel
+from tests.aliases import Client
 
-Client = MongoClient[dict[str, Any]]
 Open = Callable[..., MongoDBSessionManager]
 
 CLAUDE = "eu.anthropic.claude-sonnet-4-20250514-v1:0"

@@ -40,9 +40,9 @@ from mongodb_session_manager._schema.values import escape_key, unescape_key
 from mongodb_session_manager._stores.histories import PreparedWrite
 from mongodb_session_manager.mongodb_session_repository import stores_of
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel
+from tests.aliases import Client
 from tests.all_verbs import WholeRepository
 
-Client = MongoClient[dict[str, Any]]
 Documents = dict[tuple[str, str], Any]
 
 IDS = [

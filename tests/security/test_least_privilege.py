@@ -24,6 +24,7 @@ from mongodb_session_manager import (
 from mongodb_session_manager._stores.feedback import FEEDBACK_BYTES
 from mongodb_session_manager.mongodb_session_repository import stores_of
 from mongodb_session_manager.testing import ScriptedModel
+from tests.aliases import Client
 from tests.watching import wait_for_indexes
 
 UNAUTHORIZED = 13
@@ -41,7 +42,6 @@ def documented_role() -> dict[str, tuple[str, ...]]:
 NEEDED = documented_role()
 PARTS = [(collection, action) for collection, actions in NEEDED.items() for action in actions]
 
-Client = MongoClient[dict[str, Any]]
 Actions = Mapping[str, tuple[str, ...]]
 NewUser = Callable[..., dict[str, Any]]
 

@@ -6,14 +6,13 @@ Every test puts random words where secrets go; the witness heard everything else
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager, closing
+from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bson import ObjectId
-from pymongo import MongoClient
 from pymongo.errors import BulkWriteError, ConfigurationError, OperationFailure, PyMongoError, WriteError
 from strands import Agent, tool
 from strands.types.session import Session, SessionAgent, SessionMessage, SessionType
@@ -40,13 +39,9 @@ from mongodb_session_manager import (
 )
 from mongodb_session_manager._schema.histories import AgentWrite
 from mongodb_session_manager.mongodb_session_repository import stores_of
+from tests.aliases import Client, Failing, NewAgent, NewManager
 from tests.talking import every_durability
 from tests.watching import wait_for_indexes
-
-Client = MongoClient[dict[str, Any]]
-NewManager = Callable[..., MongoDBSessionManager]
-NewAgent = Callable[..., Agent]
-Failing = Callable[..., AbstractContextManager[None]]
 
 PACKAGE = Path(mongodb_session_manager.__file__).parent
 

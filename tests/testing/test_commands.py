@@ -1,13 +1,11 @@
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pytest
 from pymongo import ASCENDING, DeleteOne, InsertOne, MongoClient, UpdateOne
 from pymongo.collection import Collection
 
 from mongodb_session_manager.testing import Command, CommandCounter, session_ids
-
-Document = dict[str, Any]
+from tests.aliases import Document
 
 
 @pytest.fixture

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from mongodb_session_manager._session.hook_chain import HookChain, as_hooks
-
-Original = Callable[..., Any]
+from tests.aliases import Original
 
 
 class Callback:

@@ -128,7 +128,7 @@ class ClientHandle:
 
     @property
     def timeout(self) -> float | None:
-        """Seconds that the client gives an operation (``timeoutMS``); None where it has no such limit."""
+        """Seconds that the client gives an operation (``timeoutMS``); None if it has no such limit."""
         return self.client.options.timeout if isinstance(self.client, MongoClient) else None
 
     @property
@@ -318,12 +318,16 @@ class ClientHandle:
                 self.client.close()
 
     @classmethod
-    def _after_fork(cls) -> None:
+    def begin_all_anew(cls) -> None:
+        """Begin anew in a forked child, whose parent keeps the threads and the figures."""
         cls._registry_lock = threading.Lock()
         for handle in list(cls._registry.values()):
-            handle._reset()
-            if handle._monitor is not None:
-                handle._monitor.reset()
+            handle.begin_anew()
+
+    def begin_anew(self) -> None:
+        self._reset()
+        if self._monitor is not None:
+            self._monitor.reset()
 
 
 _current_thread = threading.local()
@@ -354,4 +358,4 @@ def _in_background(work: Callable[[], None]) -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=ClientHandle._after_fork)
+    os.register_at_fork(after_in_child=ClientHandle.begin_all_anew)

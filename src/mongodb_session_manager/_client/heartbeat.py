@@ -35,7 +35,7 @@ class Heartbeat:
     Args:
         lease: What is held.
         is_at_work: A method of the holder, which is not kept by it.
-        renew: Renews the lease; False where it is somebody else's by now.
+        renew: Renews the lease; False if it is somebody else's by now.
         executor: Gives the threads to do that on.
     """
 
@@ -62,7 +62,7 @@ class Heartbeat:
         """Have the lease renewed if that is due.
 
         Returns:
-            Seconds until the next look; None where there is nothing to look after any more.
+            Seconds until the next look; None if there is nothing to look after any more.
         """
         is_at_work = self._is_at_work()
         if self._lost or is_at_work is None or not is_at_work():

@@ -14,6 +14,8 @@ from pymongo.monitoring import (
     ConnectionPoolListener,
 )
 
+from .._override import override
+
 __all__ = ["PoolMonitor", "not_initialized_stats"]
 
 
@@ -45,21 +47,27 @@ class PoolMonitor(ConnectionPoolListener):
             for name, change in changes.items():  # faster than update(), and each operation comes by here
                 self._counts[name] += change
 
+    @override
     def connection_created(self, event: ConnectionCreatedEvent) -> None:
         self._count(created=1)
 
+    @override
     def connection_closed(self, event: ConnectionClosedEvent) -> None:
         self._count(closed=1)
 
+    @override
     def connection_check_out_started(self, event: ConnectionCheckOutStartedEvent) -> None:
         self._count(waiting=1)
 
+    @override
     def connection_checked_out(self, event: ConnectionCheckedOutEvent) -> None:
         self._count(waiting=-1, in_use=1)
 
+    @override
     def connection_check_out_failed(self, event: ConnectionCheckOutFailedEvent) -> None:
         self._count(waiting=-1, checkout_failures=1)
 
+    @override
     def connection_checked_in(self, event: ConnectionCheckedInEvent) -> None:
         self._count(in_use=-1)
 

@@ -223,7 +223,7 @@ def shortest_timeout(client: object) -> float:
 
 
 def largest_pool(client: object) -> int | None:
-    """Read maxPoolSize; None when there is no limit, or when the client has no pool."""
+    """Read maxPoolSize; None if there is no limit, or when the client has no pool."""
     if not isinstance(client, MongoClient):
         return None
     size = client.options.pool_options.max_pool_size

@@ -182,7 +182,7 @@ class AgentBinder:
         tracker.adopt(agent, restored.data, rewrite=restored.guard.revision is None)
         binding = self._bound(agent, tracker, restored.guard, restored.messages)
         binding.begin(agent, own, restored.live)
-        binding.set_document_size(restored.live_count, restored.live_bytes, restored.has_files)
+        binding.set_document_size(restored.embedded_count, restored.embedded_bytes, restored.has_files)
         return binding
 
     def _recounted(self, agent: Agent, restored: RestoredAgent, removed: int) -> RestoredAgent:

@@ -12,21 +12,21 @@ import asyncio
 import contextvars
 import functools
 import logging
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from typing import TypeAlias
 from weakref import WeakKeyDictionary
 
 import pymongo
-from pymongo.client_session import ClientSession
 from pymongo.errors import NetworkTimeout, PyMongoError
 
+from .._client.caller import may_share
 from .._client.handle import ClientHandle
+from .._client.line import Line, submit
 from .._client.off_loop import Answer, dropped, hand_over
 from ..errors import MongoDBSessionError
 from .claim import Claim
@@ -41,25 +41,6 @@ MOST_SHARED = 16
 # Seconds. One session that is held up holds up no others longer than this, and then not for so long.
 ATTEMPT_TIMEOUT = 0.5
 PAUSE = 10.0
-
-_Variables: TypeAlias = tuple[contextvars.ContextVar[Any], ...]
-
-
-def _of_caller() -> _Variables | None:
-    """Return where the driver keeps a caller's pymongo.timeout(), and a session that the caller has bound.
-
-    Both are for the caller alone, and there is no public question for either; None where one is not to be found.
-    """
-    wanted = [(getattr(pymongo, "_csot", None), "TIMEOUT")]
-    if hasattr(ClientSession, "bind"):  # not in each version
-        wanted.append((sys.modules[ClientSession.__module__], "_SESSION"))
-    found = [getattr(module, name, None) for module, name in wanted]
-    variables = tuple(variable for variable in found if isinstance(variable, contextvars.ContextVar))
-    return variables if len(variables) == len(wanted) else None
-
-
-# Without it nothing is shared.
-_OF_CALLER: Final = _of_caller()
 
 
 @dataclass(eq=False)
@@ -78,7 +59,7 @@ class _Request:
 
     @property
     def may_share(self) -> bool:
-        return _OF_CALLER is not None and all(self.context.get(variable) is None for variable in _OF_CALLER)
+        return may_share(self.context)
 
     def send(self, timeout: float | None) -> None:
         with nullcontext() if timeout is None else pymongo.timeout(timeout):
@@ -142,38 +123,24 @@ class _Group:
         self._timeout = timeout
         # Something is left of the time to send alone.
         self._attempt_timeout = min(ATTEMPT_TIMEOUT, shortest_timeout / 2)
-        self._lock = threading.Lock()
-        self._waiting: _Batch = []
-        # Whether a thread is on its way to them.
-        self._called = False
+        self._line: Line[_Request] = Line()
         # When they may share a command again.
         self._sharing_from = 0.0
 
     def join(self, executor: Executor, request: _Request) -> None:
-        with self._lock:
-            self._waiting.append(request)
-            called, self._called = self._called, True
-        if not called:
+        if self._line.join(request):
             try:
-                _submit(executor, functools.partial(self._send, executor), self._dismiss)
+                submit(executor, functools.partial(self._send, executor), self._dismiss)
             except RuntimeError:
                 self._dismiss()
 
     def _dismiss(self) -> None:
-        _cancel(self._take(None)[0])
-
-    def _take(self, most: int | None) -> tuple[_Batch, bool]:
-        """Take some of those that wait, or all, and tell whether there are more, for which a thread is to be called."""
-        with self._lock:
-            batch = self._waiting[:most]
-            self._waiting = self._waiting[len(batch) :]
-            more = self._called = bool(self._waiting)
-        return batch, more
+        _cancel(self._line.take()[0])
 
     # On a thread of the client
 
     def _send(self, executor: Executor) -> None:
-        batch, more = self._take(MOST_SHARED)
+        batch, more = self._line.take(MOST_SHARED)
         if len(batch) == 1 and not more:
             _send_alone(batch)
             return
@@ -293,7 +260,7 @@ class _Helpers:
     def run(self, work: Callable[[], None], give_up: Callable[[], None]) -> None:
         """Have something done, or give up where there can be no thread: what is pending is sent when all ends."""
         try:
-            _submit(self._executor, work, give_up)
+            submit(self._executor, work, give_up)
         except RuntimeError:
             try:
                 thread = threading.Thread(target=work)
@@ -301,14 +268,6 @@ class _Helpers:
                 self._own.append(thread)
             except RuntimeError:
                 give_up()
-
-
-def _submit(executor: Executor, work: Callable[[], None], give_up: Callable[[], None]) -> None:
-    def check(sent: "Future[None]") -> None:
-        if sent.cancelled():
-            give_up()
-
-    executor.submit(work).add_done_callback(check)
 
 
 def _send_alone(batch: _Batch, timeout: float | None = None) -> None:

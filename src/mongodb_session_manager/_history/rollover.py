@@ -69,7 +69,7 @@ class Rollover:
                 return False
             if guard.revision is None:  # of the first version; it has counters now
                 queue.guard = guard.after(0, write_id)
-            self.set_document_size(rolled.live_count, rolled.live_bytes)
+            self.set_document_size(rolled.embedded_count, rolled.embedded_bytes)
             return True
 
     @property

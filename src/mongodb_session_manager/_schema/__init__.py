@@ -1,1 +1,1 @@
-"""The stored shape. Pure: it knows BSON and no driver."""
+"""The stored shape: pure functions over BSON, without a driver."""

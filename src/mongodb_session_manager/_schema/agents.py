@@ -1,4 +1,4 @@
-"""Pipelines that read something of all agents of a session."""
+"""Pipelines that read all agents of a session."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,14 +10,15 @@ from .nested import is_object_expression, lifted_pipeline, list_expression
 from .reads import messages_expression
 from .values import Pipeline, Stored
 
-# The fields of an agent that are objects, but no agents in it.
+# Fields of an agent that are objects but not nested agents.
 _AGENT_OBJECTS = ("agent_data", "guard", "live")
 
 
 def agents_pipeline(session_id: str, nested: Iterable[str], **wanted: Any) -> Pipeline:
-    """Return the aggregation that lists what stands under ``agents``, as ``key`` and expressions over ``$$agent``.
+    """Return the aggregation that lists the fields of ``agents``, as ``key`` and expressions over ``$$agent``.
 
-    Beside them it tells whether that is an agent, and whether it may hold others, of which ``nested`` are known.
+    ``is_agent`` tells whether a field is an agent, ``holds_others`` whether agents may be nested in it. Nested agents
+    whose ids are in ``nested`` are listed as agents of their own.
     """
     is_agent = is_object_expression("$$agent.v.agent_data")
     kind = {"is_agent": is_agent, "holds_others": {"$or": [{"$not": [is_agent]}, _holds_objects("$$agent.v")]}}
@@ -39,13 +40,13 @@ def _holds_objects(agent: str) -> Stored:
 
 
 def configs_pipeline(session_id: str, nested: Iterable[str] = ()) -> Pipeline:
-    """Return the aggregation that reads how each agent is configured."""
+    """Return the aggregation that reads the configuration of each agent."""
     wanted = {name: {"$ifNull": [f"$$agent.v.agent_data.{name}", None]} for name in ("agent_id", *CONFIG_FIELDS)}
     return agents_pipeline(session_id, nested, **wanted)
 
 
 def calls_pipeline(session_id: str, nested: Iterable[str] = ()) -> Pipeline:
-    """Return the aggregation that reads the metrics of all messages of each agent, and nothing else of them."""
+    """Return the aggregation that reads, of each agent's messages, the metrics only."""
     metrics = {
         "$map": {
             "input": list_expression("$$agent.v.messages"),
@@ -58,7 +59,7 @@ def calls_pipeline(session_id: str, nested: Iterable[str] = ()) -> Pipeline:
 
 
 def sizes_pipeline(session_id: str, nested: Iterable[str] = ()) -> Pipeline:
-    """Return the aggregation that reads how large the messages of each agent in the document are."""
+    """Return the aggregation that measures the embedded messages of each agent."""
     messages = list_expression("$$agent.v.messages")
     wanted: Stored = {"bytes": {"$bsonSize": {"messages": messages}}, "messages": {"$size": messages}}
     wanted |= {"revision": {"$ifNull": ["$$agent.v.guard.revision", None]}}
@@ -67,7 +68,7 @@ def sizes_pipeline(session_id: str, nested: Iterable[str] = ()) -> Pipeline:
 
 
 def embedded_agents_pipeline(session_id: str, agent_ids: Iterable[str], *, with_messages: bool) -> Pipeline:
-    """Return the aggregation that reads some agents, in order: counters, references, perhaps all messages."""
+    """Return the aggregation that reads the counters, references and perhaps messages of some agents, in this order."""
     agents = [_embedded(agent_id, with_messages) for agent_id in agent_ids]
     return [{"$match": {"_id": session_id}}, {"$project": {"agents": agents}}]
 
@@ -81,7 +82,7 @@ def _embedded(agent_id: str, with_messages: bool) -> Stored:
 
 
 def used_files_pipeline(session_id: str, nested: Iterable[str] = ()) -> Pipeline:
-    """Return the aggregation that reads which offloaded values the messages of agents in a document refer to."""
+    """Return the aggregation that reads which offloaded values a session document refers to."""
     used = {"$map": {"input": list_expression("$$agent.v.messages"), "as": "message", "in": _FILES_OF_MESSAGE}}
     data = {name: {"$ifNull": [f"$$agent.v.agent_data.{name}.%file.sha256", None]} for name in AGENT_FIELDS}
     stages = agents_pipeline(session_id, nested, messages=used, data=data)

@@ -1,8 +1,8 @@
 """Large values of messages, and large states <-> files; pure functions, no I/O.
 
-A value that is too large for the session document gives its place in the stored message to a mark,
-``{"%file": {"sha256", "length", "kind"}}``, and the message lists the digests under ``files``. Both happen to what the
-codec has made of a message, and are undone before the codec reads it: neither knows of the other.
+A value that is too large for the session document is replaced in the stored message by a mark,
+``{"%file": {"sha256", "length", "kind"}}``, and the message lists the digests under ``files``. This works on a message
+that the codec has encoded, and is undone before the codec decodes it; the codec does not know of marks.
 """
 
 import hashlib
@@ -13,26 +13,27 @@ from typing import Any
 
 import bson
 
+from .._override import override
 from ..errors import SessionTooLargeError
 from .messages import AGENT_FIELDS, MessageEdit
 from .values import CODEC_OPTIONS, Stored
 
-# A document is read whole with each restore, and an append to it costs about 2 ms for each MB it holds.
+# Each restore reads the whole document, and an append costs about 2 ms for each MB in it.
 VALUE_BYTES = 256 * 1024
-# A message of many smaller values. Segments are not larger than this either.
+# The limit for a message with many smaller values, and for a segment.
 MESSAGE_BYTES = 4 * 1024 * 1024
 SMALL_VALUE_BYTES = 16 * 1024
-# The state of a Graph or Swarm, which is replaced whole with each step.
+# The limit for the state of a Graph or Swarm: each step writes all of it.
 STATE_BYTES = 1024 * 1024
 # MongoDB's limit for a document, less what else the session document holds at least.
 MAX_BYTES = 16 * 1024 * 1024 - 64 * 1024
 
-# Not the rest: what measures a message outlives its redaction.
+# Only these fields: figures stay in the document, since they outlive a redaction.
 _FIELDS = ("content", "extra")
 _MARK = "%file"
-# As long as a digest, so that the size is known before that.
+# As long as a digest, so that the size is known before the digest is.
 _NO_DIGEST = "0" * 64
-# Characters that are encoded at a time.
+# Characters encoded at a time.
 _PART = 1024 * 1024
 
 Files = dict[str, bytes]
@@ -41,12 +42,11 @@ Files = dict[str, bytes]
 class LargeValues:
     """Values that were taken out of a message, by reference: they are immutable.
 
-    Their digests are not known before ``hash``, which takes its time and needs no event loop; until then the marks that
-    stand in their place hold none.
+    ``hash`` computes their digests; it takes long and can run on any thread. Until then the marks have no digest.
     """
 
     def __init__(self) -> None:
-        # What stands in the message's ``files``.
+        # The same list as the message's ``files``.
         self.names: list[str] = []
         self.files: Files = {}
         # Whether the marks are complete.
@@ -55,7 +55,7 @@ class LargeValues:
         self._lock = threading.Lock()
 
     def take(self, value: bytes | str, kind: str) -> Stored:
-        """Return what stands in the place of a value."""
+        """Take a value, and return its mark."""
         mark = {"sha256": _NO_DIGEST, "length": len(value), "kind": kind}
         self._taken.append((mark, value))
         self.is_hashed = False
@@ -75,16 +75,15 @@ class LargeValues:
 
 
 def _utf8(text: str) -> bytes:
-    """Encode in parts: other threads have their turns in between."""
+    """Encode in parts, between which other threads can run."""
     return b"".join(text[start : start + _PART].encode() for start in range(0, len(text), _PART))
 
 
 def begin_offload(fields: Stored, session_id: str, agent_id: str, message_id: int) -> tuple[int, LargeValues]:
-    """Put marks in the place of a message's large values, in little time.
+    """Replace a message's large values by marks; fast, since nothing is hashed.
 
     Args:
-        fields: The element that is to be stored, or those fields of it that are to change; changed in place, and once
-            more by ``hash``.
+        fields: The element to store, or the fields of it to change. They are changed in place, and again by ``hash``.
         session_id: For the error.
         agent_id: For the error.
         message_id: For the error.
@@ -96,7 +95,7 @@ def begin_offload(fields: Stored, session_id: str, agent_id: str, message_id: in
         SessionTooLargeError: What remains is still larger than a document can be.
     """
     values = LargeValues()
-    # What is large is taken out before anything encodes it.
+    # Large values leave before anything encodes the message.
     if _weight(fields) * 4 > VALUE_BYTES:
         _take_out(fields, VALUE_BYTES, values)
     if _weight(fields) > MESSAGE_BYTES:
@@ -114,7 +113,7 @@ def begin_offload(fields: Stored, session_id: str, agent_id: str, message_id: in
 
 
 def offload(fields: Stored, session_id: str, agent_id: str, message_id: int) -> tuple[int, Files]:
-    """Do what ``begin_offload`` and ``hash`` do, and return the size of what remains, and the values by their digests.
+    """Replace large values by complete marks; return the size of what remains, and the values by digest.
 
     Raises:
         SessionTooLargeError: What remains is still larger than a document can be.
@@ -125,19 +124,19 @@ def offload(fields: Stored, session_id: str, agent_id: str, message_id: int) -> 
 
 
 def begin_offload_edit(edit: MessageEdit, session_id: str, agent_id: str) -> tuple[MessageEdit, LargeValues]:
-    """Do what ``begin_offload`` does to what an edit puts into a message."""
+    """Do what ``begin_offload`` does, for an edit of a message."""
     _, values = begin_offload(edit.fields, session_id, agent_id, edit.message_id)
     return replace(edit, dropped=tuple(name for name in edit.dropped if name not in edit.fields)), values
 
 
 def offload_edit(edit: MessageEdit, session_id: str, agent_id: str) -> tuple[MessageEdit, Files]:
-    """Do what ``offload`` does to what an edit puts into a message."""
+    """Do what ``offload`` does, for an edit of a message."""
     edit, values = begin_offload_edit(edit, session_id, agent_id)
     return edit, values.hash()
 
 
 def offload_state(fields: Stored, limit: int = STATE_BYTES) -> tuple[Stored, Files]:
-    """Put a state with all that stands beside it into one file, where together they are over the limit.
+    """Put the fields of a state into one file if they are larger together than the limit.
 
     Returns:
         The fields to store, and the value by its digest.
@@ -158,7 +157,7 @@ def put_back_state(stored: Stored, files: Mapping[str, bytes]) -> Stored:
 def offload_data(data: Stored) -> tuple[Stored, Files]:
     """Put each large field of an agent's state into a file of its own.
 
-    One that is larger than a document can be is left to the server to refuse.
+    A field that is larger than a document can be stays, and the server refuses it.
 
     Returns:
         The fields to store, and the values by their digests.
@@ -178,7 +177,7 @@ def data_digests(data: Mapping[str, Any]) -> set[str]:
 
 
 def put_back_data(data: Stored, files: Mapping[str, bytes]) -> None:
-    """Put the fields of an agent's state in the place of their marks again."""
+    """Replace the marks in an agent's state by the fields they stand for."""
     for name in _fields_in_files(data):
         data[name] = _value(data[name][_MARK], files)
 
@@ -189,7 +188,7 @@ def _fields_in_files(data: Mapping[str, Any]) -> list[str]:
 
 
 def _weight(fields: Stored) -> int:
-    """Return how many bytes and characters there are in values that may be taken out."""
+    """Return the number of bytes and characters in the values that can be offloaded."""
     weight, left = 0, [fields[name] for name in _FIELDS if name in fields]
     while left:
         value = left.pop()
@@ -233,7 +232,7 @@ def _is_larger(text: str, limit: int) -> bool:
 
 
 def _whole(content: Any, values: LargeValues) -> Any:
-    """Offload a content of very many small values as one."""
+    """Offload a content of very many small values as one value."""
     document = bson.encode({"value": content})
     return values.take(document, "bson") if len(document) > SMALL_VALUE_BYTES else content
 
@@ -245,13 +244,13 @@ def _mark(content: bytes, kind: str, files: Files) -> Stored:
 
 
 def file_digests(messages: Iterable[Stored]) -> set[str]:
-    """Return the digests of the values that stored messages have offloaded."""
+    """Return the digests of the offloaded values of stored messages."""
     readable = (message for message in messages if isinstance(message, Mapping))
     return {digest for message in readable for digest in message.get("files", ())}
 
 
 def put_back_values(stored: Stored, files: Mapping[str, bytes]) -> Stored:
-    """Put the values of a message in the place of their marks again, in the element itself, and return it."""
+    """Replace the marks in a stored message by their values, in place, and return it."""
     if "files" in stored:
         for name in _FIELDS:
             if name in stored:
@@ -260,18 +259,19 @@ def put_back_values(stored: Stored, files: Mapping[str, bytes]) -> Stored:
 
 
 class Unread(bytes):
-    """Stands for bytes that were not read; it has their number."""
+    """Stands for bytes that were not read; its length is theirs."""
 
     length: int
 
+    @override
     def __len__(self) -> int:
-        """Return how many there are where they are stored."""
+        """Return the number of the stored bytes."""
         return self.length
 
 
 def leave_unread(stored: Stored) -> None:
-    """Put ``Unread`` in the place of a message's offloaded bytes, where only their number is wanted."""
-    # In what the codec has escaped, bytes may be a text; in a content that is offloaded as one, anything.
+    """Replace the marks of a message's offloaded bytes by ``Unread``, for a caller who needs only their size."""
+    # In an escaped message, bytes may be a text; a content offloaded as one value may hold anything.
     if "files" not in stored or "escaped" in stored:
         return
     fields = [name for name in _FIELDS if name in stored]

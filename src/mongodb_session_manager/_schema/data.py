@@ -13,13 +13,13 @@ CONFIG_FIELDS = ("model", "system_prompt", "prompt_metadata")
 
 
 def config_projection(agent_id: str) -> dict[str, int]:
-    """Return the projection of one agent's configuration, wherever it stands."""
+    """Return the projection of one agent's configuration, nested or not."""
     paths = (path for _, path in places_of(agent_id, "agent_data"))
     return {f"{path}.{name}": 1 for path in paths for name in ("agent_id", *CONFIG_FIELDS)}
 
 
 def config_of(session: Stored, agent_id: str) -> Stored | None:
-    """Return the ``agent_data`` that ``config_projection`` read; None where there is no such agent."""
+    """Return the ``agent_data`` that ``config_projection`` read; None if there is no such agent."""
     for names, _ in places_of(agent_id, "agent_data"):
         found: Any = session
         for name in names:
@@ -30,7 +30,7 @@ def config_of(session: Stored, agent_id: str) -> Stored | None:
 
 
 def config_update(session_id: str, agent_id: str, config: Stored, *, nested: bool = False) -> FilterAndUpdate:
-    """Return filter and update that set fields of an agent's configuration; history and state are not touched."""
+    """Return filter and update that set fields of an agent's configuration."""
     path = agent_path(agent_id, "agent_data", nested=nested)
     changed: Stored = {f"{path}.{name}": value for name, value in config.items()}
     changed["updated_at"] = now()
@@ -38,16 +38,16 @@ def config_update(session_id: str, agent_id: str, config: Stored, *, nested: boo
 
 
 def metadata_update(session_id: str, fields: Stored) -> FilterAndUpdate:
-    """Return filter and update that set metadata fields, by dotted key, where no list would be filled with nulls."""
+    """Return filter and update that set metadata fields, by dotted key, if no list would be filled with nulls."""
     changed = {metadata_path(key): value for key, value in fields.items()}
     filled = [_elsewhere_or(path, "$gte", length) for path, length in _lengths(fields).items() if length]
     return _where(session_id, filled), {"$set": {**changed, "updated_at": now()}}
 
 
 def metadata_deletion_update(session_id: str, keys: Collection[str], held: Mapping[str, Any]) -> FilterAndUpdate:
-    """Return filter and update that remove metadata fields, by dotted key, where no key names an element of a list.
+    """Return filter and update that remove metadata fields, by dotted key, if no key names an element of a list.
 
-    The fields in ``held`` must also have these values, as stored.
+    The fields in ``held`` must also have the stored values given there.
     """
     removed = {metadata_path(key): "" for key in keys}
     paths = [tuple(key.split(".")) for key in keys]
@@ -61,7 +61,7 @@ def _where(session_id: str, conditions: list[Stored]) -> Stored:
 
 
 def _lengths(keys: Iterable[str]) -> dict[tuple[str, ...], int]:
-    """Return how long what stands at each path must be, should it be a list, so that it gets no gaps."""
+    """Return, for each path that may be a list, how long the list must be so that it gets no gaps."""
     numbers: dict[tuple[str, ...], set[int]] = {}
     for path in (tuple(key.split(".")) for key in keys):
         for level, name in enumerate(path):
@@ -71,7 +71,7 @@ def _lengths(keys: Iterable[str]) -> dict[tuple[str, ...], int]:
 
 
 def _first_of_last_run(numbers: list[int]) -> int:
-    """Return where the elements begin that the last one of these follows without a gap."""
+    """Return the first index of the last run of indexes without a gap."""
     first = numbers[-1]
     for number in reversed(numbers[:-1]):
         if number < first - 1:
@@ -81,7 +81,7 @@ def _first_of_last_run(numbers: list[int]) -> int:
 
 
 def _elsewhere_or(path: tuple[str, ...], comparison: str, length: int) -> Stored:
-    """Return the condition that no list stands at a metadata path, or one whose length compares so."""
+    """Return the condition that a metadata path is not a list, or is a list whose length compares so."""
 
     def compared(value: str) -> Stored:
         return {"$cond": [{"$isArray": value}, {comparison: [{"$size": value}, length]}, True]}
@@ -90,9 +90,9 @@ def _elsewhere_or(path: tuple[str, ...], comparison: str, length: int) -> Stored
 
 
 def _at(place: str, path: list[str], condition: Callable[[str], Stored]) -> Stored:
-    """Return a condition on what an update finds at a path: a number in it is an index in lists, else a name.
+    """Return a condition on a path as an update reads it: a number is an index in a list, and a name elsewhere.
 
-    A path in a filter has more readings: there a number is also a name in each element of a list.
+    A filter reads a path in more ways: there a number is also a name in each element of a list.
     """
     level = next((level for level, name in enumerate(path) if is_number(name)), None)
     if level is None:
@@ -103,7 +103,7 @@ def _at(place: str, path: list[str], condition: Callable[[str], Stored]) -> Stor
 
 
 def new_feedback_update(session_id: str, feedback: Stored, size: int, about: Stored) -> FilterAndUpdate:
-    """Return filter and update that append feedback, where the message that it is about exists."""
+    """Return filter and update that append feedback, if the message that it is about exists."""
     return {"_id": session_id, **about}, {
         "$push": {"feedbacks": feedback},
         "$inc": {"feedback_bytes": size},
@@ -112,12 +112,12 @@ def new_feedback_update(session_id: str, feedback: Stored, size: int, about: Sto
 
 
 def little_feedback_filter(wanted: Stored, size: int) -> Stored:
-    """Return a filter that also asks for at most so many bytes of feedback in the session document."""
+    """Return the filter with a limit for the bytes of feedback in the session document."""
     return {**wanted, "feedback_bytes": {"$not": {"$gt": size}}}
 
 
 def recorded_update(change: FilterAndUpdate, outbox: list[Stored], most: int | None = None) -> FilterAndUpdate:
-    """Return a change that also records notifications, if the outbox then has at most so many bytes."""
+    """Return the change with notifications to record, if the outbox then has at most so many bytes."""
     wanted, update = change
     pushed = {**update.get("$push", {}), "outbox": {"$each": outbox}}
     if most is not None:
@@ -126,13 +126,13 @@ def recorded_update(change: FilterAndUpdate, outbox: list[Stored], most: int | N
 
 
 def recorded_apart_update(change: FilterAndUpdate, references: list[Stored]) -> FilterAndUpdate:
-    """Return a change that also refers to notifications in documents of their own."""
+    """Return the change with references to notifications in documents of their own."""
     wanted, update = change
     return wanted, {**update, "$push": {**update.get("$push", {}), "outbox_documents": {"$each": references}}}
 
 
 def little_metadata_update(change: FilterAndUpdate, most: int) -> FilterAndUpdate:
-    """Return a change that goes through only where the metadata have at most so many bytes."""
+    """Return the change with a limit for the bytes of metadata."""
     wanted, update = change
     return _holding_less(wanted, "metadata", most), update
 
@@ -146,13 +146,13 @@ def _bytes_of(name: str) -> Stored:
 
 
 def bytes_pipeline(session_id: str, name: str, without: Iterable[str] = ()) -> Pipeline:
-    """Return the aggregation that measures a field of the session, without some metadata fields, by dotted key."""
+    """Return the aggregation that measures a field of the session without some metadata fields, by dotted key."""
     left_out: Pipeline = [{"$unset": [metadata_path(key) for key in without]}] if without else []
     return [{"$match": {"_id": session_id}}, *left_out, {"$project": {"bytes": _bytes_of(name)}}]
 
 
 def acknowledged_update(session_id: str, ids: Iterable[str], *, apart: bool = False) -> FilterAndUpdate:
-    """Return filter and update that remove notifications from the outbox, or the references to those kept apart."""
+    """Return filter and update that remove notifications, or the references to them, from the outbox."""
     return {"_id": session_id}, {"$pull": {"outbox_documents" if apart else "outbox": {"id": {"$in": list(ids)}}}}
 
 
@@ -178,7 +178,7 @@ _BESIDE_STATE = ("inner", "encoded", "files")
 
 
 def new_multi_agent_update(session_id: str, multi_agent_id: str, fields: Stored) -> FilterAndUpdate:
-    """Return filter and update that store a multi-agent, where it does not exist yet."""
+    """Return filter and update that store a multi-agent if it does not exist yet."""
     at = now()
     path = multi_agent_path(multi_agent_id)
     stored = {"multi_agent_id": multi_agent_id, **fields, "created_at": at, "updated_at": at}
@@ -201,12 +201,12 @@ def without_state_file_filter(multi_agent_id: str) -> Stored:
 
 
 def multi_agent_projection(multi_agent_id: str) -> dict[str, int]:
-    """Return the projection that tells whether a multi-agent is stored and in which file, and whose the session is."""
+    """Return the projection of whether a multi-agent is stored, its file, and the session's lease."""
     return {multi_agent_path(multi_agent_id, name): 1 for name in ("multi_agent_id", "files")} | {"lease": 1}
 
 
 def multi_agent_pipeline(session_id: str, multi_agent_id: str) -> Pipeline:
-    """Return the aggregation that reads the state of one multi-agent, and what stands beside it."""
+    """Return the aggregation that reads all fields of one multi-agent."""
     path = f"${multi_agent_path(multi_agent_id)}"
     fields = {name: f"{path}.{name}" for name in ("state", *_BESIDE_STATE)}
     return [{"$match": {"_id": session_id}}, {"$project": fields}]

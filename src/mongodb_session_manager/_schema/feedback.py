@@ -11,17 +11,17 @@ from .values import Stored, encode
 
 @dataclass(frozen=True)
 class FeedbackTarget:
-    """The message that feedback is about: by id or tracking id; ``message`` is None where it is about none."""
+    """The message that feedback is about, by id or tracking id; ``message`` is None if feedback is not about one."""
 
     agent_id: str | None
     message: int | str | None
 
     @classmethod
     def of(cls, session_id: str, feedback: Mapping[str, Any]) -> "FeedbackTarget":
-        """Return what feedback points at.
+        """Return the target of a feedback.
 
         Raises:
-            ValueError: It points at a message badly.
+            ValueError: Its ``message_id`` or ``tracking_id`` has a wrong type.
         """
         agent_id, message_id, tracking_id = (feedback.get(name) for name in ("agent_id", "message_id", "tracking_id"))
         by_number = agent_id is not None and message_id is not None
@@ -42,15 +42,15 @@ class FeedbackTarget:
 
     @property
     def anywhere(self) -> bool:
-        """Whether the message may be any agent's."""
+        """Whether the message may belong to any agent."""
         return self.agent_id is None and self.message is not None
 
     def session_filter(self, agent_ids: Iterable[str]) -> Stored | None:
-        """Return what must hold for the session; None where no agent can have the message."""
+        """Return the filter of the session; None if no agent can have the message."""
         if self.message is None:
             return {}
         if isinstance(self.message, int) and abs(self.message) > MAX_MESSAGE_ID:
-            return None  # no BSON number, so no message has it
+            return None  # too large for BSON, so no message has it
         if isinstance(self.message, int):
             return has_message_filter(cast(str, self.agent_id), self.message)
         agents = list(agent_ids) if self.agent_id is None else [self.agent_id]

@@ -15,7 +15,7 @@ from .values import FilterAndUpdate, Pipeline, Stored, Update
 def segment_messages_pipeline(
     session_id: str, references: Iterable[Stored], spans: Sequence[tuple[int, int | None]]
 ) -> Pipeline:
-    """Return the aggregation that reads the messages of segments whose ids lie in one of some spans, ends included."""
+    """Return the aggregation that reads the messages of segments with ids in one of the spans, ends included."""
     wanted = {"$or": [_in_span(*span) for span in spans]}
     messages = {"$filter": {"input": "$messages", "as": "message", "cond": wanted}}
     return [{"$match": segments_filter(session_id, references)}, {"$project": {"messages": messages}}]
@@ -27,15 +27,14 @@ def _in_span(first: int, last: int | None) -> Stored:
 
 
 def segments_filter(session_id: str, references: Iterable[Stored]) -> Stored:
-    """Return the filter of the segments with some references."""
+    """Return the filter of the segments that references name."""
     return {"_id": {"$in": [reference["_id"] for reference in references]}, "session_id": session_id}
 
 
 def moved_feedback_update(session_id: str, count: int, segments: int, reference: Stored) -> FilterAndUpdate:
-    """Return filter and update that replace feedback by the reference to the segment that holds it now.
+    """Return filter and update that replace feedback by a reference to its segment.
 
-    Feedback is only ever appended or moved, so the numbers of entries and of segments tell that nothing happened
-    since it was read.
+    Feedback is only appended or moved, so it is unchanged if the numbers of entries and segments are.
     """
     wanted = {"_id": session_id, "feedbacks": {"$size": count}}
     if segments:
@@ -56,9 +55,9 @@ def new_segment_doc(session_id: str, agent_id: str, messages: list[Stored], size
 def extended_segment_update(
     session_id: str, reference: Stored, messages: list[Stored], move_id: ObjectId
 ) -> FilterAndUpdate:
-    """Return filter and update that append messages to a segment, where it ends as its reference says.
+    """Return filter and update that append messages to a segment, if it ends where its reference says.
 
-    They are invisible until a reference names them. The segment notes the move that appended to it.
+    The messages are invisible until a reference names them. The segment notes the move that appended to it.
     """
     wanted = {**segments_filter(session_id, [reference]), "messages": {"$size": reference["count"]}}
     return wanted, {"$push": {"messages": {"$each": messages}}, "$set": {"move_id": move_id}}
@@ -70,14 +69,14 @@ def extended_segments_filter(session_id: str, references: Iterable[Stored], move
 
 
 def shortened_segment_update(session_id: str, reference: Stored) -> FilterAndUpdate:
-    """Return filter and update that take out of a segment again what its reference does not name."""
+    """Return filter and update that remove the messages of a segment that its reference does not name."""
     return segments_filter(session_id, [reference]), {
         "$pull": {"messages": {"message_id": {"$gt": reference["last_id"]}}}
     }
 
 
 def segment_edit_update(session_id: str, agent_id: str, edit: MessageEdit) -> FilterAndUpdate:
-    """Return filter and update that change a message in whatever segments hold it, referred to or not."""
+    """Return filter and update that change a message in every segment that holds it, with or without a reference."""
     update: Update = {"$set": {f"messages.$.{name}": value for name, value in edit.fields.items()}}
     if edit.dropped:
         update["$unset"] = {f"messages.$.{name}": "" for name in edit.dropped}
@@ -96,18 +95,18 @@ def tracked_segments_filter(session_id: str, agent_ids: Iterable[str], tracking_
 
 
 def new_file_doc(session_id: str, digest: str, length: int, chunk_bytes: int) -> Stored:
-    """Return the document of a file whose chunks are about to come."""
+    """Return the document of a file whose chunks are not stored yet."""
     metadata = {"session_id": session_id, "sha256": digest, "uploading": True}
     sizes = {"length": Int64(length), "chunkSize": chunk_bytes}
     return {"_id": ObjectId(), "filename": digest, **sizes, "uploadDate": now(), "metadata": metadata}
 
 
 def uploaded_file_update(file_id: ObjectId) -> FilterAndUpdate:
-    """Return filter and update that make a file whole, unless a removal has marked it."""
+    """Return filter and update that mark a file as whole, unless a removal has marked it."""
     return {"_id": file_id, **_NOT_REMOVED}, {"$unset": {"metadata.uploading": ""}}
 
 
-# The condition that no message of a session has, or ever had, offloaded values.
+# The condition that no message of a session ever had offloaded values.
 WITHOUT_FILES_FILTER = {"has_files": {"$ne": True}}
 
 
@@ -121,7 +120,7 @@ _WHOLE = {"metadata.uploading": {"$exists": False}}
 
 
 def files_filter(session_id: str, digests: Iterable[str] | None = None) -> Stored:
-    """Return the filter of a session's files in whatever state: all, or those of some values."""
+    """Return the filter of a session's files in any state: all files, or the files of some values."""
     wanted: Stored = {"metadata.session_id": session_id}
     return wanted if digests is None else {**wanted, "metadata.sha256": {"$in": list(digests)}}
 
@@ -137,7 +136,7 @@ def lasting_files_filter(session_id: str, digests: Iterable[str]) -> Stored:
 
 
 def marked_files_update(session_id: str, digests: Iterable[str], removal: ObjectId) -> FilterAndUpdate:
-    """Return filter and update that mark files for a removal: those of some values, and those marked before."""
+    """Return filter and update that mark files for a removal: the files of some values, and files marked before."""
     any_of = [files_filter(session_id, digests), {**files_filter(session_id), "metadata.removals.0": {"$exists": True}}]
     return {"$or": any_of}, {"$addToSet": {"metadata.removals": removal}}
 
@@ -163,5 +162,5 @@ def chunks_filter(file_ids: Iterable[ObjectId]) -> Stored:
 
 
 def segments_with_files_projection(session_id: str) -> tuple[Stored, dict[str, int]]:
-    """Return filter and projection of the segments' messages that refer to offloaded values."""
+    """Return filter and projection of the messages in segments that refer to offloaded values."""
     return {"session_id": session_id, "messages.files": {"$exists": True}}, {"messages.files": 1}

@@ -1,4 +1,4 @@
-"""What callers give, in its stored form; what is not valid raises an error that names it."""
+"""Checks of arguments, and their stored form; an error names the argument."""
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,12 +28,12 @@ __all__ = [
 
 Outbox: TypeAlias = Sequence[Mapping[str, Any]]
 
-# Keys that an error names at most: models are told of errors too.
+# An error names at most so many keys: models read errors too.
 _MOST_NAMED = 5
 
 
 def check_names(database_name: object, collection_name: object, application_name: object) -> None:
-    """Refuse what is not a valid name.
+    """Raise unless every value is a valid name or None.
 
     Raises:
         TypeError: One is not a string.
@@ -48,8 +48,8 @@ def index_fields(metadata_fields: Sequence[str] | None) -> tuple[str, ...]:
     """Return the metadata fields to index.
 
     Raises:
-        TypeError: It is a string, or cannot be gone through.
-        ValueError: A field is not fit.
+        TypeError: It is a string, or is not iterable.
+        ValueError: A field is not a valid name.
     """
     if isinstance(metadata_fields, str):
         raise TypeError(f"metadata_fields must be a list of names, not a string: {shown(metadata_fields)}")
@@ -62,10 +62,10 @@ def index_fields(metadata_fields: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def check_numbers(**numbers: object) -> None:
-    """Refuse what is neither a number nor None.
+    """Raise unless every value is a number or None.
 
     Raises:
-        TypeError: One is neither.
+        TypeError: A value is neither.
     """
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, int | None):
@@ -132,7 +132,7 @@ def _check_overlaps(label: str, keys: Iterable[str]) -> None:
 
 
 def named(keys: Iterable[str], at_fault: Callable[[str], bool]) -> str:
-    """Name the keys that may be at fault, some of them where they are many."""
+    """Return the keys that may be wrong, as text; only some if there are many."""
     names = [key for key in keys if at_fault(key)]
     more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
     return f"one of {names[:_MOST_NAMED]}{more}" if len(names) > 1 else repr(names[0])
@@ -144,13 +144,13 @@ def outbox_records(session_id: str, records: Outbox) -> list[Stored]:
 
 
 def feedback_values(session_id: str, feedback: object) -> Stored:
-    """Return feedback in its stored form, with the time at which it came."""
+    """Return feedback in its stored form, with its ``created_at``."""
     label = f"Feedback on session {session_id!r}"
     if not isinstance(feedback, Mapping):
         raise TypeError(f"{label} must be a mapping, got {type(feedback).__name__}")
     if "created_at" in feedback:
         raise ValueError(f"{label}: 'created_at' is set here; give a time of your own another name")
-    # Its fields are queried by name, unlike keys inside values.
+    # Its fields are queried by name, so they are strings, unlike keys inside values.
     odd = next((type(key).__name__ for key in feedback if not isinstance(key, str)), None)
     if odd is not None:
         raise UnstorableValueError(label, f"it has a key of type {odd}; use strings as names of fields")

@@ -16,21 +16,21 @@ from .values import FilterAndUpdate, Stored, Update
 # Agents of one session; each takes about 1 kB of the document beside its messages.
 MOST_AGENTS = 5_000
 
-# What the SDK's conversation managers keep of what they left behind.
+# What the SDK's conversation managers keep of messages that left the list.
 _MANAGER_STATE = "conversation_manager_state"
 _WINDOW_STATE = frozenset({"__name__", "removed_message_count", "model_call_count"})
 
 
 @dataclass(frozen=True)
 class Guard:
-    """The revision of an agent's history that a writer knows; a write at another revision does not go through.
+    """The revision of an agent's history that a writer knows. A write goes through only at this revision.
 
     Attributes:
         revision: The number of guarded writes so far; None for an agent that the first version stored.
         next_message_id: The id that the next message gets.
-        write_id: The last of those writes; it tells a session apart from one that was deleted and made again.
-        found: How it was stored. An agent of the first version has no counter yet after a write of the SDK's own verbs.
-        nested: Whether the agent stands nested, as ``agent_path`` says.
+        write_id: The last guarded write; it differs in a session that was deleted and created again.
+        found: The guard as it was read. An agent of the first version has no counter after a write by the SDK's verbs.
+        nested: Whether the agent is nested, see ``agent_path``.
     """
 
     revision: int | None
@@ -41,7 +41,7 @@ class Guard:
 
     @property
     def stored(self) -> GuardDoc:
-        """The guard as it is stored. It is compared as a whole, so the order of its fields counts."""
+        """The stored form. It is compared as a whole, so the order of its fields matters."""
         return self.found or _guard(self.revision, self.next_message_id, self.write_id)
 
     def after(self, appended: int, write_id: object) -> "Guard":
@@ -55,28 +55,28 @@ def _guard(revision: int | None, next_message_id: int, write_id: object) -> Guar
 
 
 def is_window_state(data: Stored) -> bool:
-    """Tell whether agent data is a conversation manager's count of what has left its window, and nothing else."""
+    """Tell whether agent data holds only a conversation manager's count of the messages that left its window."""
     return data.keys() == {_MANAGER_STATE} and _WINDOW_STATE.issuperset(data[_MANAGER_STATE])
 
 
 @dataclass
 class AgentWrite:
-    """One atomic change of one agent: messages, state, and what goes with them.
+    """One atomic change of one agent: messages, state, live set and files.
 
     Attributes:
         agent_id: The agent.
-        appended: Elements to append to ``messages``, with their ids.
+        appended: Elements of ``messages`` to append, with their ids.
         edited: A change of one stored message.
         data: Changed fields of ``agent_data``.
-        live: Which stored messages are live, in its stored form, where that is to be stored.
-        live_may_wait: Whether that only lost its head.
-        guardrail_events: What to add to the session's record of redactions.
-        size: The bytes of what is appended.
-        files: Values that it refers to, by digest; they are uploaded ahead.
-        moved: Of a new agent, references to segments with the messages before those that are appended.
-        keeps_revision: Whether an agent that was restored before it may go on; only for a moved window.
-        write_id: Identifies this write when its answer was lost.
-        at: When it was made.
+        live: The live set to store, in its stored form.
+        live_may_wait: Whether the live set only lost its oldest messages.
+        guardrail_events: Entries to add to the session's redactions.
+        size: The bytes of the appended messages.
+        files: Values that it refers to, by digest; they are uploaded before it.
+        moved: Of a new agent: references to segments with its older messages.
+        keeps_revision: Whether agents that were restored before this write may go on; only for a moved window.
+        write_id: Identifies this write if the answer to it is lost.
+        at: The time of the write.
     """
 
     agent_id: str
@@ -95,9 +95,9 @@ class AgentWrite:
 
     @property
     def moves_window(self) -> bool:
-        """Whether it only says how far the window has moved: a restore from the older state gives the same messages.
+        """Whether it only moves the window: a restore from the older state gives the same messages.
 
-        A conversation manager that keeps more, such as a summary, does more than move a window.
+        This does not hold for a conversation manager that keeps more, such as a summary.
         """
         if self.appended or self.edited or self.guardrail_events or not self.live_may_wait:
             return False
@@ -109,7 +109,7 @@ class AgentWrite:
 
 
 def new_agent_update(session_id: str, write: AgentWrite) -> FilterAndUpdate:
-    """Return filter and update that create an agent with its first messages, where it does not exist yet."""
+    """Return filter and update that create an agent with its first messages, if it does not exist yet."""
     agent = {
         "agent_data": {"agent_id": write.agent_id, **write.data},
         "messages": write.appended,
@@ -142,7 +142,7 @@ def _next_id_of_new(write: AgentWrite) -> int:
 
 
 def new_agent_beside_update(session_id: str, write: AgentWrite) -> FilterAndUpdate:
-    """Return ``new_agent_update`` for an agent in whose field nested agents stand already."""
+    """Return ``new_agent_update`` for an agent in whose field nested agents are stored already."""
     wanted, update = new_agent_update(session_id, write)
     path = agent_path(write.agent_id)
     agent = update["$set"].pop(path)
@@ -168,14 +168,14 @@ def guarded_update(session_id: str, write: AgentWrite, guard: Guard) -> FilterAn
 
 
 def batch_command(collection: str, changes: Iterable[FilterAndUpdate], write_concern: Stored) -> Stored:
-    """Return one command of several updates; the server tries each of them, whatever became of the others."""
+    """Return one command of several updates; the server tries each, also after one has failed."""
     updates = [{"q": wanted, "u": update} for wanted, update in changes]
     command: Stored = {"update": collection, "updates": updates, "ordered": False}
     return {**command, "writeConcern": write_concern} if write_concern else command
 
 
 def combined_update(session_id: str, changes: Iterable[FilterAndUpdate]) -> FilterAndUpdate:
-    """Return one change that goes through where each of several of one document would, which touch different fields."""
+    """Return several changes of one document, which touch different fields, as one: it goes through if each would."""
     update: Update = {}
     conditions = []
     for wanted, part in changes:
@@ -215,12 +215,12 @@ def _all_of(items: list[Stored]) -> Stored:
 
 
 def unguarded_update(session_id: str, write: AgentWrite, *, nested: bool = False) -> FilterAndUpdate:
-    """Return filter and update of a write that knows message ids only, as in the SDK's interface."""
+    """Return filter and update of a write that knows only message ids, as the SDK's verbs do."""
     path = agent_path(write.agent_id, nested=nested)
     wanted: Stored = {"_id": session_id, f"{path}.agent_data": {"$exists": True}}
     update = _change(path, write)
     if write.data:
-        # The SDK's own verbs know the conversation manager's count instead.
+        # The SDK's verbs know no live set, only the conversation manager's count.
         update.setdefault("$unset", {})[f"{path}.live"] = ""
     update["$inc"] = {f"{path}.guard.revision": 1}
     update["$set"][f"{path}.guard.write_id"] = write.write_id
@@ -243,7 +243,7 @@ def edited_message_filter(messages: str, edit: MessageEdit) -> Stored:
 
 
 def guard_of(agent: Mapping[str, Any]) -> Guard:
-    """Return the guard of an agent that one of the pipelines read."""
+    """Return the guard of an agent as a pipeline read it."""
     found, last = agent.get("guard"), agent.get("last_message_id")
     revision, next_id = (None if found is None else found.get(name) for name in ("revision", "next_message_id"))
     if next_id is None:
@@ -259,10 +259,10 @@ def rollover_update(
     """Return filter and update that replace the oldest messages by references to their segments."""
     wanted, update = guarded_update(session_id, AgentWrite(agent_id, write_id=write_id), guard)
     path = agent_path(agent_id, nested=guard.nested)
-    # Two movers may have read the same messages; the second one must not refer to them again.
+    # Two movers may have read the same messages; the second must not refer to them again.
     wanted[f"{path}.moved_count"] = moved_count or {"$in": [0, None]}
     if guard.revision is not None:
-        # The history stays what it is, so an agent that was restored before the move may go on.
+        # The history does not change, so an agent that was restored before the move may go on.
         del update["$set"]
     update["$pull"] = {f"{path}.messages": {"message_id": {"$lte": references[-1]["last_id"]}}}
     update["$push"] = {f"{path}.segments": {"$each": references}}
@@ -275,14 +275,14 @@ def agent_rollover_update(
 ) -> FilterAndUpdate:
     """Return ``rollover_update`` for an agent that ``embedded_agents_pipeline`` read.
 
-    Counters stay as they are: those are for its own writer.
+    The guard stays: only the agent's own writer changes it.
 
     Args:
         session_id: The session.
         agent_id: The agent.
-        agent: What was read.
-        references: Those to new segments, oldest first.
-        longer: Instead of them, the new state of the last reference.
+        agent: The agent as it was read.
+        references: The references to new segments, oldest first.
+        longer: Instead of these, the new form of the last reference.
     """
     moved_count = int(agent.get("moved_count") or 0)
     written = references if longer is None else [longer]

@@ -1,24 +1,24 @@
-"""Ids, keys and paths; what an error may quote of them."""
+"""Ids, keys and paths, and how an error quotes them."""
 
 import re
 from datetime import datetime, timezone
 
 from .values import escape_key
 
-# A blank or a quote before it is a slip of the same kind.
+# A blank or a quote may stand before it by mistake.
 _URI = re.compile(r"[\s'\"]*mongodb(\+srv)?://", re.IGNORECASE)
-# A user and a password may stand before the first, also where the scheme is missing or another one.
+# A user and a password may stand before "@", also if the scheme is missing or another one.
 _MAY_BE_URI = re.compile("://|@")
 _SHOWN = 50
 
 
 def is_uri(value: object) -> bool:
-    """Tell whether a value is a connection string; no id or name may be one."""
+    """Tell whether a value is a connection string, which is not valid as an id or name."""
     return isinstance(value, str) and _URI.match(value) is not None
 
 
 def shown(value: object) -> str:
-    """Return a value as an error may quote it: shortened, and not at all where it may hold a password."""
+    """Return a value as an error quotes it: shortened, and hidden if it may hold a password."""
     text = repr(value[:_SHOWN]) if isinstance(value, str) else repr(value)
     if _MAY_BE_URI.search(value if isinstance(value, str) else text):
         return "what looks like a connection string"
@@ -40,9 +40,9 @@ def check_name(name: str, value: object) -> str | None:
 
 
 MAX_ID_BYTES = 1024
-# A server takes documents of 180 levels, and reads a path of more than 255 as another one.
+# A server takes documents of 180 levels, and misreads a path of more than 255.
 MAX_KEY_LEVELS = 100
-# A condition on a key with numbers nests one level for each.
+# A condition on a key nests one level for each number in it.
 _MAX_KEY_NUMBERS = 30
 
 # The number after it must fit in 8 bytes too.
@@ -67,7 +67,7 @@ def check_id(name: str, value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a string, got {type(value).__name__}")
     if _URI.match(value):
-        # It would be stored and logged, with its password.
+        # An id is stored and logged, and this one has a password.
         raise ValueError(f"{name} must be an id, got a connection string. Pass that as connection_string=.")
     if not value or "\0" in value:
         raise ValueError(f"{name} must not be empty and must not hold NUL, got {shown(value)}")
@@ -81,7 +81,7 @@ def check_id(name: str, value: object) -> str:
 
 
 def check_message_id(value: object) -> int:
-    """Return a message id that can be looked up and counted on from.
+    """Return a message id that fits in BSON, with room for the next one.
 
     Raises:
         TypeError: It is not an integer.
@@ -120,7 +120,7 @@ def check_key(name: str, key: object) -> str:
 
 
 def is_number(name: str) -> bool:
-    """Tell whether a server reads a name as an index where it meets a list."""
+    """Tell whether a server reads a name as an index in a list."""
     return name.isascii() and name.isdigit()
 
 
@@ -135,7 +135,7 @@ def ends_in_number(key: str) -> bool:
 
 
 def list_index(name: str) -> int:
-    # No list is that long, and a larger number does not fit in 4 bytes.
+    # Lists are shorter, and a larger number does not fit in 4 bytes.
     return int(name[-10:]) if len(name.lstrip("0")) <= 9 else _ALL
 
 
@@ -147,7 +147,7 @@ def metadata_path(key: str) -> str:
 def agent_path(agent_id: str, *names: str, nested: bool = False) -> str:
     """Return the dotted path of an agent, or of a field below it.
 
-    The first version stored an agent whose id has dots ``nested``, one level for each part of the id.
+    The first version stored an agent whose id has dots as ``nested``: one level for each part of the id.
     """
     return ".".join(("agents", agent_id if nested else escape_key(agent_id), *names))
 
@@ -158,6 +158,6 @@ def multi_agent_path(multi_agent_id: str, *names: str) -> str:
 
 
 def agent_label(session_id: str, agent_id: str, message_id: int | None = None) -> str:
-    """Return what an error calls an agent, or one of its messages."""
+    """Return the label of an agent, or of one of its messages, for an error."""
     label = f"Agent {agent_id!r} of session {session_id!r}"
     return label if message_id is None else f"{label}, message {message_id}"

@@ -1,4 +1,4 @@
-"""The claim of one manager to be the only writer of a session, and how long to wait for it."""
+"""The lease: one manager's claim to be the only writer of a session."""
 
 import math
 import random
@@ -18,7 +18,7 @@ LEASE_DURATION = 30.0
 # A waiting manager tries again after about the first number of seconds; the pauses double up to the second.
 _PAUSES = 0.05, 0.5
 
-# Longer ones end beyond the last year that a date can name.
+# A longer one would end after the year 9999, which no date can name.
 _LONGEST = timedelta(days=36_500)
 
 
@@ -28,8 +28,8 @@ class Lease:
 
     Attributes:
         timeout: Seconds to wait for it.
-        duration: How long it is held without a sign of life.
-        owner: Tells it from every other claim.
+        duration: Seconds until it expires without a sign of life.
+        owner: Identifies this claim.
         renewed_at: When a sign of life was last made, by ``time.monotonic()``.
     """
 
@@ -42,7 +42,7 @@ class Lease:
     def wanted(
         cls, exclusive: object = False, lease_timeout: object = LEASE_TIMEOUT, lease_duration: object = LEASE_DURATION
     ) -> "Lease | None":
-        """Check a manager's arguments; None where it does not want to be the only writer.
+        """Return the lease that a manager's arguments ask for; None if it is not to be the only writer.
 
         Raises:
             TypeError: An argument has the wrong type.
@@ -56,7 +56,7 @@ class Lease:
         return cls(timeout, timedelta(seconds=seconds)) if exclusive else None
 
     def renewed(self, at: datetime) -> datetime:
-        """Note a sign of life, and return how long it lasts."""
+        """Note a sign of life, and return the new time of expiry."""
         self.renewed_at = time.monotonic()
         return at + self.duration
 
@@ -79,7 +79,7 @@ def _seconds(name: str, value: object) -> float:
 
 
 def taken_lease_update(session_id: str, update: Update, lease: Lease) -> FilterAndUpdate:
-    """Return filter and update that open a session and take its lease, where the lease is free."""
+    """Return filter and update that open a session and take its lease, if the lease is free."""
     at = now()
     free: Stored = {"_id": session_id, "$or": [{"lease": None}, {"lease.expires_at": {"$lte": at}}]}
     held = {"owner": lease.owner, "expires_at": lease.renewed(at)}
@@ -87,7 +87,7 @@ def taken_lease_update(session_id: str, update: Update, lease: Lease) -> FilterA
 
 
 def leased_update(change: FilterAndUpdate, lease: Lease | None) -> FilterAndUpdate:
-    """Bind a write to a lease: it goes through only under that, and renews it; without one, only where it is free."""
+    """Bind a write to a lease, which it renews; a write without a lease goes through only if no lease is held."""
     wanted, update = change
     if lease is None:
         wanted["lease"] = None
@@ -98,7 +98,7 @@ def leased_update(change: FilterAndUpdate, lease: Lease | None) -> FilterAndUpda
 
 
 def renewed_lease_update(session_id: str, lease: Lease) -> FilterAndUpdate:
-    """Return filter and update that renew a lease, where it is still held."""
+    """Return filter and update that renew a lease, if it is still held."""
     return leased_update(({"_id": session_id}, {}), lease)
 
 
@@ -108,11 +108,11 @@ def released_lease_update(session_id: str, lease: Lease) -> FilterAndUpdate:
 
 
 def has_expired(lease: Stored) -> bool:
-    """Tell whether the owner of a stored lease has shown no sign of life for too long."""
+    """Tell whether a stored lease has expired."""
     return bool(lease["expires_at"] <= now())
 
 
 def expired_lease_update(session_id: str, lease: Stored) -> FilterAndUpdate:
-    """Return filter and update that clear a stored lease, where its owner has not come back."""
+    """Return filter and update that clear an expired lease, if its owner has not renewed it."""
     seen = {f"lease.{name}": lease[name] for name in ("owner", "expires_at")}
     return {"_id": session_id, **seen}, {"$unset": {"lease": ""}}

@@ -1,4 +1,4 @@
-"""Which messages of a history a caller asks for, as a page of it; pure, no I/O."""
+"""A page of a history, as a caller names it; pure, no I/O."""
 
 from dataclasses import dataclass
 
@@ -7,11 +7,11 @@ from .ids import check_message_id
 
 @dataclass(frozen=True)
 class Position:
-    """Where a message stands in a history, or would.
+    """The position of a message in a history, also of one that is not stored.
 
     Attributes:
         before: How many messages are older.
-        upto: The same, and the message itself where it is there.
+        upto: The same, plus the message itself if it is stored.
     """
 
     before: int
@@ -20,17 +20,17 @@ class Position:
 
 @dataclass(frozen=True)
 class Listing:
-    """A page as callers name it.
+    """A page as a caller names it.
 
     Attributes:
-        limit: How many messages at most; None for all.
-        offset: How many to leave out, from where the listing begins.
+        limit: Messages at most; None for all.
+        offset: Messages to skip at the beginning of the listing.
         newest_first: Whether it begins at the newest.
-        after: The message behind which it begins, in its order.
+        after: The message after which it begins, in its order.
 
     Raises:
         TypeError: A field has the wrong type.
-        ValueError: ``limit`` or ``offset`` is negative, or ``after`` has no place in 8 bytes.
+        ValueError: ``limit`` or ``offset`` is negative, or ``after`` does not fit in 8 bytes.
     """
 
     limit: int | None = None
@@ -55,14 +55,14 @@ class Listing:
 
     @property
     def begins_at_start(self) -> bool:
-        """Whether nothing must be known of the history to find the page."""
+        """Whether the page can be found without knowing the history."""
         return self.after is None and not self.newest_first
 
     def page(self, position: Position) -> tuple[int, int | None]:
         """Return offset and limit in the history, oldest first.
 
         Args:
-            position: Of the message that it begins behind; the end where it begins at the newest.
+            position: The position of ``after``; the end of the history if the page begins at the newest.
         """
         if not self.newest_first:
             return position.upto + self.offset, self.limit

@@ -1,4 +1,4 @@
-"""Which stored messages are live, as ids in a few ranges."""
+"""The live set: the ids of live messages, as a few ranges."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
@@ -17,8 +17,8 @@ class LiveIds:
         start: Every stored message with this id or a higher one is live.
         ranges: First and last ids of the others, in live order.
         pinned: The ids that carry the pin flag.
-        at: How many messages stand before the conversation manager's own; None where those have left the list.
-        kept: Own messages that no conversation manager's state holds any more, in their stored form.
+        at: How many messages precede the conversation manager's own; None if its own have left the list.
+        kept: Messages made by a conversation manager whose state no longer holds them, in their stored form.
     """
 
     start: int
@@ -29,7 +29,7 @@ class LiveIds:
 
     @classmethod
     def of(cls, stored: Any) -> "LiveIds | None":
-        """Return a stored set; None where there is no readable one."""
+        """Return the stored live set; None if there is none that can be read."""
         try:
             ranges = tuple((_number(first), _number(last)) for first, last in stored.get("ranges", ()))
             pinned = tuple(map(_number, stored.get("pinned", ())))
@@ -41,7 +41,7 @@ class LiveIds:
 
     @property
     def stored(self) -> LiveDoc:
-        """The set as a document holds it, without what is empty."""
+        """The stored form, without empty fields."""
         stored: LiveDoc = {"from": self.start}
         if self.ranges:
             stored["ranges"] = [list(ends) for ends in self.ranges]
@@ -55,22 +55,22 @@ class LiveIds:
 
     @property
     def spans(self) -> tuple[tuple[int, int | None], ...]:
-        """First and last ids of all live messages; None for the end."""
+        """First and last ids of all live messages; None for "and all later ones"."""
         return (*self.ranges, (self.start, None))
 
     def holding(self, references: Iterable[Stored]) -> list[Stored]:
-        """Return the references of the segments that hold live messages."""
+        """Return the references to segments that hold live messages."""
         return [r for r in references if any(_meet(r["first_id"], r["last_id"], *span) for span in self.spans)]
 
     def choose(self, ids: Sequence[int]) -> list[int]:
-        """Return the live ones among ascending ids, in live order."""
+        """Return the live ids among these, which are ascending, in live order."""
         chosen: list[int] = []
         for first, last in self.ranges:
             chosen += ids[bisect_left(ids, first) : bisect_right(ids, last)]
         return chosen + list(ids[bisect_left(ids, self.start) :])
 
     def missing(self, ids: Sequence[int]) -> int:
-        """Return how many live messages are not among the ids, as far as the set names them."""
+        """Return how many of the live messages that the set names are not among the ids."""
         return sum(last - first + 1 - _count(ids, first, last) for first, last in self.ranges)
 
 

@@ -22,7 +22,7 @@ def message_doc(message: Message, message_id: int, at: datetime, label: str, met
         message: As the SDK has it.
         message_id: Its number in the agent's history.
         at: When it was created and last updated.
-        label: What to call it in an error.
+        label: Its label in an error.
         metrics: Its ``event_loop_metrics``, which are stored as far as they can be.
 
     Raises:
@@ -31,7 +31,7 @@ def message_doc(message: Message, message_id: int, at: datetime, label: str, met
     return {"message_id": message_id, **_body(message, label, metrics), "created_at": at, "updated_at": at}
 
 
-# Stands for the metadata of a message that are its call's own figures: those are in its event_loop_metrics anyway.
+# Stored as the metadata of a message that are its call's own figures, which its event_loop_metrics hold anyway.
 _METADATA_IN_METRICS = "event_loop_metrics"
 _METADATA_FIELDS = ("usage", "metrics")
 
@@ -43,7 +43,7 @@ def _body(message: Message, label: str, metrics: Stored | None = None) -> Stored
     figures, is_marked = encode_tolerant(metrics, f"{label}, metrics") if metrics else ({}, True)
     body: Stored
     body, escaped = encode_noting({**known, "extra": extra} if extra else known, label)
-    # What is stored with marks stays where it is: reading the reference is to cost next to nothing.
+    # Metadata with marks stay: reading the reference must be cheap.
     if is_counted and not is_marked:
         body["metadata"] = _METADATA_IN_METRICS
     elif "metadata" in message:
@@ -82,13 +82,13 @@ def _metadata(metadata: Any, label: str) -> tuple[Stored, bool]:
 
 @dataclass(frozen=True)
 class MessageEdit:
-    """What changes in a stored message; its times of creation and metrics stay.
+    """A change of a stored message; its ``created_at`` and metrics stay.
 
     Attributes:
         message_id: The message.
         fields: Fields of the element to set.
         dropped: Fields of the element to remove.
-        tracking_id: The message's own, as stored, where its id may be another message's by now; None where that is
+        tracking_id: The message's own, as stored, if its id may belong to another message by now; None if the id is
             enough.
     """
 
@@ -99,11 +99,11 @@ class MessageEdit:
 
     @property
     def redacts(self) -> bool:
-        """Whether nothing of the old content may be left anywhere."""
+        """Whether the old content must be removed everywhere."""
         return "redacted" in self.fields
 
     def apply(self, stored: Stored) -> None:
-        """Make the same change in an element that was not sent yet."""
+        """Make the same change in an element that is not sent yet."""
         stored.update(self.fields)
         for name in self.dropped:
             parent, _, child = name.rpartition(".")
@@ -113,18 +113,18 @@ class MessageEdit:
                 stored[parent] = {key: value for key, value in stored[parent].items() if key != child}
 
 
-# Where an element may hold content, or say of it how it is stored; two are the first version's.
+# The fields of an element that hold content or describe it; two of them are the first version's.
 _BODY_FIELDS = (*MESSAGE_FIELDS, "extra", "escaped", "files", "message", "redact_message")
 
 
 def replacement(message: Message, message_id: int, at: datetime, label: str) -> MessageEdit:
-    """Return the edit that puts another message in the place of a stored one."""
+    """Return the edit that replaces a stored message by another."""
     fields = {**_body(message, label), "updated_at": at}
     return MessageEdit(message_id, fields, tuple(name for name in _BODY_FIELDS if name not in fields))
 
 
 def redaction(message: Message, message_id: int, at: datetime, label: str) -> MessageEdit:
-    """Return the edit that leaves nothing of a message's content; what identifies and measures it stays."""
+    """Return the edit that removes all content of a message; its ids and figures stay."""
     fields = {**_body(message, label), "redacted": True, "updated_at": at}
     kept = {*fields, "tracking_id"}
     if "metadata" not in fields:
@@ -136,7 +136,7 @@ def redaction(message: Message, message_id: int, at: datetime, label: str) -> Me
 
 
 def decode_message(stored: Stored) -> Message:
-    """Return the message of an array element: the redacted one, where it was redacted."""
+    """Return the message of an array element; for a redacted one, the redaction."""
     if "message" in stored:
         return cast(Message, decode_first_version(stored.get("redact_message") or stored["message"]))
     body = {name: stored[name] for name in MESSAGE_FIELDS if name in stored}
@@ -149,17 +149,17 @@ def decode_message(stored: Stored) -> Message:
 
 
 def _metadata_in(metrics: Any) -> Stored:
-    """Return the metadata that stand among the metrics; where a hand has changed those, what is left of it."""
+    """Return the metadata that the metrics hold; only a part if the document was changed by hand."""
     return {name: metrics[name] for name in _METADATA_FIELDS if name in metrics} if isinstance(metrics, dict) else {}
 
 
 def is_plain_user(message: Message) -> bool:
-    """Tell whether a history may begin with a message: a user's, and no tool's result."""
+    """Tell whether a history may begin with a message: it is a user's and not a tool's result."""
     return message.get("role") == "user" and not any("toolResult" in block for block in message.get("content") or ())
 
 
 def last_plain_user(messages: Sequence[Stored]) -> int | None:
-    """Return the place of the last array element with which a history may begin."""
+    """Return the index of the last array element with which a history may begin."""
     places = range(len(messages) - 1, -1, -1)
     return next((place for place in places if is_plain_user(decode_message(messages[place]))), None)
 
@@ -174,7 +174,7 @@ def message_record(stored: Stored) -> Stored:
 
 
 def _listed_time(at: Any) -> Any:
-    """Return a time as it is listed; what a hand has put there instead is shown as it is."""
+    """Return a time as it is listed; another value, put there by hand, stays as it is."""
     try:
         return aware(at)
     except (AttributeError, TypeError, ValueError):
@@ -182,7 +182,7 @@ def _listed_time(at: Any) -> Any:
 
 
 def aware(at: str | datetime) -> datetime:
-    """Return a time that may be given in ISO 8601, as the SDK and the first version have it."""
+    """Return a datetime from one, or from ISO 8601 text as the SDK and the first version have it."""
     found = datetime.fromisoformat(at.replace("Z", "+00:00")) if isinstance(at, str) else at
     return found.replace(tzinfo=timezone.utc) if found.tzinfo is None else found
 
@@ -206,7 +206,7 @@ def agent_data_doc(agent: SessionAgent, label: str) -> Stored:
 
 
 def session_agent(agent_id: str, stored: Mapping[str, Any]) -> SessionAgent:
-    """Return the SDK's record of a stored agent (``agent_data`` and times)."""
+    """Return the SDK's record of a stored agent: ``agent_data`` and times."""
     data = stored["agent_data"]
     read = decode_first_version if stored.get("guard") is None else decode
     fields = {name: read(data.get(name) or {}) for name in AGENT_FIELDS}
@@ -214,13 +214,13 @@ def session_agent(agent_id: str, stored: Mapping[str, Any]) -> SessionAgent:
 
 
 def times(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``created_at`` and ``updated_at`` in the SDK's form, ISO 8601, as far as they are stored."""
+    """Return the stored ones of ``created_at`` and ``updated_at`` in the SDK's form, ISO 8601."""
     found = {name: stored[name] for name in ("created_at", "updated_at") if stored.get(name) is not None}
     return {name: at.isoformat() if isinstance(at, datetime) else str(at) for name, at in found.items()}
 
 
 def with_tracking_id(message: Message, tracking_id: str | None = None) -> Message:
-    """Return a message that can be told apart; the SDK gives those an id that it appends itself."""
+    """Return a message with a tracking id; the SDK gives one only to messages that it appends itself."""
     if message.get("tracking_id"):
         return message
     return cast(Message, {**message, "tracking_id": tracking_id or str(uuid.uuid4())})

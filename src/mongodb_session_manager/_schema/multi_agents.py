@@ -1,8 +1,8 @@
-"""The state of a Graph or Swarm <-> what is stored of it; pure functions, no I/O.
+"""The state of a Graph or Swarm <-> its stored form; pure functions, no I/O.
 
-Stored is what ``serialize_state()`` gives, with bytes where the SDK has made base64 of them: ``encoded`` has the
-numbers of those among all bytes, in the order of the fields. The states of orchestrators that were interrupted inside
-of it, which the SDK leaves out, stand beside it as ``inner``, each with its path: the ids of the nodes that lead there.
+The stored form is the result of ``serialize_state()``, with bytes instead of the SDK's base64: ``encoded`` lists which
+of all bytes these are, as numbers in the order of the fields. ``inner`` holds the states of orchestrators that were
+interrupted inside of it, which the SDK leaves out, each with its path: the ids of the nodes that lead to it.
 """
 
 import base64
@@ -17,11 +17,12 @@ from strands.multiagent.base import MultiAgentBase, Status
 from strands.multiagent.graph import Graph
 from strands.multiagent.swarm import Swarm
 
+from .._override import override
 from ..errors import MongoDBSessionError
 from .values import Stored, decode, encode
 
 _MARK = "__bytes_encoded__"
-# The codec refuses what is deeper.
+# The codec refuses deeper values.
 _MAX_DEPTH = 256
 _NODES = ("next_nodes_to_execute", "completed_nodes", "failed_nodes", "interrupted_nodes", "node_history")
 
@@ -30,13 +31,13 @@ Path = tuple[str, ...]
 
 @dataclass(frozen=True)
 class MultiAgentState:
-    """A state as it was captured, in its stored form.
+    """A captured state, in its stored form.
 
     Attributes:
         multi_agent_id: The Graph or Swarm.
         fields: ``state``, and ``inner`` and ``encoded`` where there are any.
-        is_activated: Whether an interrupt was raised, and what it woke is not done.
-        waits: Whether it is for the answer to an interrupt that the run has stopped.
+        is_activated: Whether an interrupt was raised, and the run that its answer started is not done.
+        waits: Whether the run has stopped for the answer to an interrupt.
     """
 
     multi_agent_id: str
@@ -46,7 +47,7 @@ class MultiAgentState:
 
 
 class StoredState(dict[str, Any]):
-    """A state as it was serialised, with those of what was interrupted inside of it, outer before inner.
+    """A serialised state, with the states of orchestrators interrupted inside of it, outer before inner.
 
     Attributes:
         inner: Their states by path.
@@ -58,12 +59,12 @@ class StoredState(dict[str, Any]):
 
 
 def multi_agent_label(session_id: str, multi_agent_id: object) -> str:
-    """Return what to call a Graph or Swarm in an error."""
+    """Return the label of a Graph or Swarm for an error."""
     return f"Multi-agent {multi_agent_id!r} of session {session_id!r}"
 
 
 def capture_multi_agent(session_id: str, source: MultiAgentBase) -> MultiAgentState:
-    """Return a copy of a source's state that nothing changes any more.
+    """Return a copy of a source's state, which later changes of the source do not reach.
 
     Raises:
         UnstorableValueError: It holds something that would not come back equal.
@@ -91,17 +92,17 @@ _State = tuple[Path, dict[str, Any], Any]
 
 
 def _states(source: MultiAgentBase, path: Path = ()) -> Iterator[_State]:
-    """Serialise a source and what was interrupted inside of it, outer before inner, with the values behind it."""
+    """Serialise a source and the orchestrators interrupted inside of it, outer before inner; with their live values."""
     state = source.serialize_state()
     yield path, state, _live(source, state)
     for node_id, executor in _interrupted(source, state):
         if isinstance(executor, MultiAgentBase):
-            with suppress(NotImplementedError):  # a user's orchestrator that has no state
+            with suppress(NotImplementedError):  # an orchestrator of the user's own, without a state
                 yield from _states(executor, (*path, node_id))
 
 
 def _interrupted(source: MultiAgentBase, state: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Find the nodes that were interrupted while they ran: their ids and what runs them."""
+    """Yield the nodes that were interrupted while they ran: their ids and executors."""
     nodes = getattr(source, "nodes", {})
     for node_id in sorted(state.get("interrupted_nodes") or (), key=str):
         if not _node_context(state, node_id).get("from_hook"):
@@ -109,7 +110,7 @@ def _interrupted(source: MultiAgentBase, state: Mapping[str, Any]) -> Iterator[t
 
 
 def _node_context(state: Mapping[str, Any], node_id: str) -> dict[str, Any]:
-    # The SDK keeps lists beside them, under names that a node may have.
+    # The SDK keeps lists in the same dict, under names that a node may have too.
     found = _interrupts(state).get("context", {}).get(node_id)
     return found if isinstance(found, dict) else {}
 
@@ -120,7 +121,7 @@ def _interrupts(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _live(source: MultiAgentBase, state: dict[str, Any]) -> Any:
-    """Return the values behind a state of the SDK's own: what of it is bytes there was encoded."""
+    """Return the values before the SDK serialised them: bytes among them were encoded."""
     if not isinstance(source, Graph | Swarm):
         return None
     run = source.state
@@ -157,9 +158,9 @@ def _is_mark(value: dict[Any, Any]) -> bool:
 
 
 class _BytesOut:
-    """Takes bytes out of the SDK's base64 and notes which they are.
+    """Decodes the SDK's base64 to bytes, and notes which bytes these are.
 
-    A user's dict may look like that too. It stays: the value behind it is a dict.
+    A user's own dict may look like encoded bytes. It stays, since the live value is a dict.
     """
 
     def __init__(self) -> None:
@@ -185,7 +186,7 @@ class _BytesOut:
                 return self._counted(content)
         behind = live if isinstance(live, dict) else {}
         taken = {}
-        for key, item in value.items():  # a comprehension would take a stack frame for every level
+        for key, item in value.items():  # a comprehension would take one more stack frame a level
             taken[key] = self.of(item, behind.get(key), depth + 1)
         return taken
 
@@ -203,7 +204,7 @@ class _BytesOut:
 
 
 def _content(mark: dict[str, Any], live: Any) -> bytes | None:
-    """Return the bytes of a mark; None where encoding them would not give the mark again."""
+    """Return the bytes of a mark; None if encoding them would not give the same mark."""
     if isinstance(live, bytes):
         return live
     try:
@@ -218,7 +219,7 @@ def _mark(content: bytes) -> dict[str, Any]:
 
 
 def decode_multi_agent(fields: Stored) -> StoredState:
-    """Return the states of stored fields, as they were serialised."""
+    """Return the serialised states of stored fields."""
     bytes_in = _BytesIn(fields.get("encoded"))
     state = bytes_in.of(decode(fields["state"]))
     inner = [decode(one) for one in fields.get("inner", ())]
@@ -226,14 +227,15 @@ def decode_multi_agent(fields: Stored) -> StoredState:
 
 
 class _OwnDict(dict[str, Any]):
-    """A user's dict that the SDK must not take for encoded bytes; the SDK makes a plain one of it."""
+    """A user's own dict that the SDK must not take for encoded bytes; the SDK copies it to a plain dict."""
 
+    @override
     def get(self, key: Any, default: Any = None) -> Any:
         return default if key == _MARK else super().get(key, default)
 
 
 class _BytesIn:
-    """Puts bytes back as the SDK had encoded them; states without numbers are as they were serialised."""
+    """Encodes bytes as the SDK had done; a state without ``encoded`` is unchanged."""
 
     def __init__(self, encoded: Iterable[int] | None) -> None:
         self._is_as_serialised = encoded is None
@@ -260,17 +262,17 @@ class _BytesIn:
         kind = value.get("type")
         put: dict[str, Any] = _OwnDict() if is_decoded and _is_mark(value) else {}
         for key, item in value.items():
-            # Where the SDK has encoded bytes, it decodes what looks like them.
+            # In a state with encoded bytes, the SDK decodes every dict that looks like them.
             inside = is_decoded or key == "current_task" or (key == "message" and kind == "agent_result")
             put[key] = self._value(item, is_decoded=inside)
         return put
 
 
 def restore_multi_agent(session_id: str, source: MultiAgentBase, stored: StoredState) -> None:
-    """Put a stored state into a source, and those beside it into what is inside of it.
+    """Restore a source from a stored state, and the orchestrators inside of it from theirs.
 
     Raises:
-        MongoDBSessionError: They do not fit.
+        MongoDBSessionError: A state does not fit.
     """
     label = multi_agent_label(session_id, source.id)
     try:
@@ -286,7 +288,7 @@ def _deserialize(target: MultiAgentBase, state: dict[str, Any]) -> None:
     if not isinstance(target, Graph):
         target.deserialize_state(state)
         return
-    # A node that was interrupted at another visit counts as completed to the SDK, which would begin anew.
+    # The SDK counts a node that was interrupted at another visit as completed, and would begin anew.
     frontier = state.get("next_nodes_to_execute") or state.get("interrupted_nodes")
     target.deserialize_state({**state, "next_nodes_to_execute": frontier})
     for node in target.state.interrupted_nodes:
@@ -306,15 +308,17 @@ def _targets(label: str, source: MultiAgentBase, stored: StoredState, path: Path
         inside = (*path, node_id)
         if inside in stored.inner:
             if not isinstance(executor, MultiAgentBase):
-                raise _UnfitStateError(label, inside, "a Graph or Swarm was interrupted there, and now it is none")
+                raise _UnfitStateError(
+                    label, inside, "a Graph or Swarm was interrupted there, and the node now runs something else"
+                )
             yield from _targets(label, executor, stored, inside)
         elif isinstance(executor, Graph | Swarm) and not _interrupts(executor.serialize_state()).get("activated"):
-            # One with a session manager of its own may have come back by itself.
+            # One with a session manager of its own may be restored already.
             raise _UnfitStateError(label, inside, "it was interrupted there, and what ran there is not stored with it")
 
 
 def _unfit(source: MultiAgentBase, state: Mapping[str, Any]) -> str | None:
-    """Return why a source cannot go on from a state; None where it can, or where it begins anew."""
+    """Return why a source cannot continue from a state; None if it can, or if it begins anew."""
     is_interrupted = isinstance(source, Graph) and _interrupts(state).get("activated")
     if not isinstance(source, Graph | Swarm) or not (state.get("next_nodes_to_execute") or is_interrupted):
         return None
@@ -343,7 +347,7 @@ def _unfit_interrupt(source: MultiAgentBase, state: Mapping[str, Any]) -> str | 
 
 
 class _UnfitStateError(MongoDBSessionError):
-    """What is stored of a Graph or Swarm does not fit the one that is to go on from it."""
+    """The stored state does not fit the Graph or Swarm that is to continue from it."""
 
     def __init__(self, label: str, path: Path, reason: str) -> None:
         inside = f", inside node {'/'.join(map(str, path))!r}" if path else ""

@@ -1,4 +1,4 @@
-"""Agents that the first version stored nested in one another, and expressions that read past them."""
+"""Agents that the first version stored nested in one another, and expressions that find them."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +15,7 @@ def may_be_nested(agent_id: str) -> bool:
 
 
 def nested_agent_ids(agents: Stored) -> list[str]:
-    """Return the ids of the agents that stand nested in others' fields, and nowhere else."""
+    """Return the ids of the agents that are stored only nested in others' fields."""
     found = [agent_id for name, agent in agents.items() for agent_id in _agents_in(name, agent)]
     return [agent_id for agent_id in found if may_be_nested(agent_id) and escape_key(agent_id) not in agents]
 
@@ -30,9 +30,9 @@ def _agents_in(agent_id: str, agent: Any) -> Iterator[str]:
 
 
 def lifted_pipeline(*agent_ids: str) -> Pipeline:
-    """Return the stage after which nested agents stand where all others do; none for ordinary ids.
+    """Return the stage that lifts nested agents to where all others are; an empty pipeline for ids without dots.
 
-    Of a single one ``is_nested`` then tells whether it was.
+    For a single agent, ``is_nested`` then tells whether it was nested.
     """
     fields: Stored = {}
     for agent_id in filter(may_be_nested, agent_ids):
@@ -52,17 +52,17 @@ def is_nested_expression(agent_id: str) -> Stored:
 
 
 def is_object_expression(value: str) -> Stored:
-    # In the order of BSON's types objects come right before lists.
+    # In BSON's order of types, objects come right before lists.
     return {"$and": [{"$gte": [value, {}]}, {"$lt": [value, []]}]}
 
 
 def list_expression(value: str) -> dict[str, Any]:
-    # Where no agent stands but others do, a name of one of theirs may be that of an agent's field.
+    # In a field that only holds nested agents, a part of their ids may look like an agent's field.
     return {"$cond": [{"$isArray": value}, value, []]}
 
 
 def places_of(agent_id: str, *names: str) -> list[tuple[list[str], str]]:
-    """Return where a field of an agent may stand, as names and as a path."""
+    """Return the paths that a field of an agent may have, nested or not."""
     nested = [False, True] if may_be_nested(agent_id) else [False]
     paths = [agent_path(agent_id, *names, nested=each) for each in nested]
     return [(path.split("."), path) for path in paths]

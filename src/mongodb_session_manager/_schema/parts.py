@@ -1,4 +1,4 @@
-"""Stored values in a form that JSON and UTF-8 can carry; pure, no I/O."""
+"""Stored values in a form that JSON and UTF-8 can express; pure, no I/O."""
 
 import base64
 import math
@@ -25,7 +25,7 @@ _WORDS = {True: "true", False: "false", None: "null"}
 
 
 def json_form(value: Any, form: str) -> Any:
-    """Return a copy that ``json.dumps(…, allow_nan=False)`` and UTF-8 can carry; what they carry already stays equal.
+    """Return a copy for ``json.dumps(…, allow_nan=False)`` and UTF-8; values that these take already stay equal.
 
     Args:
         value: Any value that the library gives back.
@@ -74,7 +74,7 @@ class _JsonForm:
 
 
 def _media_type(kind: object, block: object) -> str | None:
-    """Return what the bytes in a block are; None where it says nothing of that."""
+    """Return the media type of the bytes in a block; None if the block does not tell it."""
     form = block.get("format") if isinstance(block, Mapping) else None
     if not isinstance(form, str):
         return None
@@ -98,7 +98,7 @@ def _scalar(value: Any) -> Any:
 def _number(value: int) -> Any:
     try:
         str(value)
-    except ValueError:  # Python writes no number of more than some thousand digits
+    except ValueError:  # Python refuses to write a number of more than some thousand digits
         return hex(value)
     return value
 
@@ -108,7 +108,7 @@ def _float_name(value: float) -> str:
 
 
 def _text(value: str) -> str:
-    # U+FFFD stands for half a character, as in what a decoder of UTF-8 gives.
+    # A lone surrogate becomes U+FFFD, as a decoder of UTF-8 does it.
     return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
@@ -119,7 +119,7 @@ def _name(key: Any) -> str:
 
 
 def _free(key: Any, taken: Mapping[str, Any], original: Mapping[Any, Any]) -> str:
-    """Two keys may have one name in JSON, such as 1 and "1": neither hides the other."""
+    """Return a free name for a key: two keys, such as 1 and "1", may have the same name in JSON."""
     name = _name(key)
     if name == key:
         return name

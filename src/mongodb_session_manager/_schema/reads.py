@@ -15,7 +15,7 @@ _AGENT_COUNTERS = ("guard", "moved_count", "created_at", "updated_at")
 
 
 def agent_pipeline(session_id: str, agent_id: str, messages: Any = None) -> Pipeline:
-    """Return the aggregation that reads one agent: data, counters and, by an expression, some messages."""
+    """Return the aggregation that reads one agent: data, counters and the messages that an expression picks."""
     path = f"${agent_path(agent_id)}"
     fields = {name: f"{path}.{name}" for name in ("agent_data", *_AGENT_COUNTERS)}
     fields["last_message_id"] = {"$max": f"{path}.messages.message_id"}  # type: ignore[assignment]
@@ -28,8 +28,8 @@ def agent_pipeline(session_id: str, agent_id: str, messages: Any = None) -> Pipe
 def restore_pipeline(session_id: str, agent_id: str) -> Pipeline:
     """Return the aggregation that reads an agent with the messages from its lowest live id on.
 
-    The reader picks the live set out of them: a server is slow at that where the set has many ranges. Without a live
-    set the aggregation reads all messages of the session document.
+    The reader picks the live messages out of these, since a server is slow at that if the live set has many ranges.
+    Without a live set, the aggregation reads all embedded messages.
     """
     path = f"${agent_path(agent_id)}"
     firsts = {"$map": {"input": list_expression(f"{path}.live.ranges"), "as": "ends", "in": _first_of("$$ends")}}
@@ -57,8 +57,8 @@ def _from_lowest(number: str) -> Stored:
 def page_pipeline(session_id: str, agent_id: str, start: int, end: int | None) -> Pipeline:
     """Return the aggregation that reads the messages from position ``start`` on, up to ``end``.
 
-    Ids are positions where the counter says so. Elsewhere (the first version; ids of a caller's own) it reads all
-    messages of the session document, and the references of all segments.
+    If the counter says so, ids are positions. If not (the first version; ids of a caller's own), it reads all embedded
+    messages, and the references to all segments.
     """
     path = f"${agent_path(agent_id)}"
     count = {"$size": messages_expression(agent_id)}
@@ -86,9 +86,9 @@ def is_numbered(agent: Mapping[str, Any]) -> bool:
 
 
 def position_pipeline(session_id: str, agent_id: str, message_id: int | None) -> Pipeline:
-    """Return the aggregation that counts the messages in the session document ``before`` one and ``upto`` it.
+    """Return the aggregation that counts the embedded messages ``before`` an id and ``upto`` it.
 
-    Without an id both count all messages. An id that is not stored counts as standing where it would.
+    Without an id, both count all messages. An id that is not stored has the position that it would have.
     """
     stages = _with_segments(agent_pipeline(session_id, agent_id), agent_id)
     count = {"$size": messages_expression(agent_id)}
@@ -111,7 +111,7 @@ def message_pipeline(session_id: str, agent_id: str, message_id: int) -> Pipelin
 
 
 def tail_pipeline(session_id: str, agent_id: str, message_id: int) -> Pipeline:
-    """Return the aggregation that reads the ids of the messages from one on, and whose the session is."""
+    """Return the aggregation that reads the ids of the messages from one on, and the session's lease."""
     chosen = _chosen(agent_id, {"$gte": ["$$message.message_id", check_message_id(message_id)]})
     ids = {name: f"$$message.{name}" for name in ("message_id", "tracking_id")}
     stages = agent_pipeline(session_id, agent_id, {"$map": {"input": chosen, "as": "message", "in": ids}})
@@ -121,7 +121,7 @@ def tail_pipeline(session_id: str, agent_id: str, message_id: int) -> Pipeline:
 
 
 def tracked_pipeline(session_id: str, agent_id: str, tracking_ids: Iterable[Any]) -> Pipeline:
-    """Return the aggregation that finds the messages in the session document with one of some tracking ids."""
+    """Return the aggregation that finds the embedded messages with one of some tracking ids."""
     # Literals: the sender of a message chooses its tracking id, and "$role" would be read as a field.
     wanted = {"$in": ["$$message.tracking_id", [{"$literal": tracking_id} for tracking_id in tracking_ids]]}
     ids = {name: f"$$message.{name}" for name in ("message_id", "tracking_id")}
@@ -130,7 +130,7 @@ def tracked_pipeline(session_id: str, agent_id: str, tracking_ids: Iterable[Any]
 
 
 def embedded_messages_pipeline(session_id: str, agent_id: str) -> Pipeline:
-    """Return the aggregation that reads all messages in the session document."""
+    """Return the aggregation that reads all embedded messages."""
     return _with_segments(agent_pipeline(session_id, agent_id, messages_expression(agent_id)), agent_id)
 
 
@@ -159,7 +159,7 @@ def count_pipeline(session_id: str, agent_id: str) -> Pipeline:
 
 
 def removed_count(data: Mapping[str, Any]) -> int:
-    """Return how many messages a conversation manager says it had removed; 0 where that is not a number."""
+    """Return how many messages a conversation manager has removed, by its state; 0 if that is not a number."""
     state = data.get("conversation_manager_state")
     count = state.get("removed_message_count") if isinstance(state, Mapping) else None
     return int(count) if isinstance(count, int) and not isinstance(count, bool) and count > 0 else 0

@@ -1,4 +1,4 @@
-"""Checks of stored values before they are used: another version or a person may have written them.
+"""Checks of stored values before they are used: another version may have written them, or a hand.
 
 A value that does not fit raises an error that names session, agent and field, and says what to do.
 """
@@ -26,30 +26,30 @@ def unreadable(label: str, what: str, reason: str, remedy: str) -> MongoDBSessio
 
 
 def check_fields(label: str, data: Any) -> None:
-    """Check the stored ``agent_data``.
+    """Raise unless ``agent_data`` can be restored from.
 
     Raises:
-        MongoDBSessionError: It, or a field of it that an agent is restored from, is not an object.
+        MongoDBSessionError: It, or one of the fields that an agent is restored from, is not an object.
     """
     fields = {"agent_data": data}
     if isinstance(data, Mapping):
         fields |= {name: data[name] for name in AGENT_FIELDS if data.get(name) is not None}
     for name, value in fields.items():
         if not isinstance(value, Mapping):
-            raise unreadable(label, name, f"is no object but of type {type(value).__name__}", REMEDY_FOR_AGENT)
+            raise unreadable(label, name, f"is not an object but of type {type(value).__name__}", REMEDY_FOR_AGENT)
 
 
 def restored_message(label: str, stored: Stored) -> tuple[int, Any]:
     """Return the id of a stored message and the message.
 
     Raises:
-        MongoDBSessionError: An agent cannot have it.
+        MongoDBSessionError: It is not a message that an agent can have.
     """
     try:
         message_id, message = int(stored["message_id"]), decode_message(stored)
         content: Any = message["content"]
         has_blocks = isinstance(content, str) or all(isinstance(block, dict) for block in content)
-        reason = None if has_blocks and isinstance(message["role"], str) else "is no message"
+        reason = None if has_blocks and isinstance(message["role"], str) else "is not a message"
     except Exception as error:  # noqa: BLE001 - anything may stand there
         reason = f"has another shape than is read ({type(error).__name__})"
     if reason is not None:

@@ -1,4 +1,4 @@
-"""A new session, and opening one."""
+"""New sessions, and how a session is opened."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -12,7 +12,7 @@ from .values import FilterAndUpdate, Stored, Update
 
 SCHEMA_VERSION = 2
 
-# What the constructor of a manager reads of a session: never its agents, which hold the history.
+# The fields that the constructor of a manager reads; never the agents, which hold the histories.
 OPENING_PROJECTION = dict.fromkeys(
     (
         "session_id",
@@ -54,6 +54,11 @@ def opening_update(session_id: str, session_type: str, application_name: str | N
     """Return the upsert that opens a session, new or existing, and what a new one starts with."""
     fresh = new_session_doc(session_id, session_type, application_name, now())
     return fresh, {"$setOnInsert": {"schema_version": SCHEMA_VERSION, **fresh}}
+
+
+def sessions_filter(session_ids: Iterable[str]) -> Stored:
+    """Return the filter that finds several sessions."""
+    return {"_id": {"$in": list(session_ids)}}
 
 
 def opening_projection(agent_ids: Iterable[str]) -> Stored:

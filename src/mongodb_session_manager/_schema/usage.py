@@ -1,7 +1,7 @@
-"""Adding up what model calls and tools took.
+"""Sums of the figures of model calls and tools.
 
-The figures come from objects of others: the SDK, a model's provider, an application. An odd figure is left out,
-and costs nothing else.
+The figures come from foreign objects: of the SDK, of a model's provider, of an application. A figure that is not a
+number is left out, and has no other effect.
 """
 
 import logging
@@ -17,7 +17,7 @@ _T = TypeVar("_T")
 
 
 def observed(figure: str, look: Callable[[], _T], otherwise: _T) -> _T:
-    """Return what a look at a foreign object finds; ``otherwise`` where it raises."""
+    """Return what a look at a foreign object returns; ``otherwise`` if it raises."""
     try:
         return look()
     except Exception as error:  # noqa: BLE001 - foreign code may raise anything, and a figure is only information
@@ -75,7 +75,7 @@ def _numbers(figures: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def as_number(value: object) -> int | float | None:
-    """Return a finite number as a plain one; None for anything else."""
+    """Return a finite number as a plain int or float; None for any other value."""
     kind = type(value)
     if kind is int:
         return cast(int, value)
@@ -98,8 +98,8 @@ def _sum(total: float, number: float) -> int | float:
 def usage_totals(calls: Iterable[Mapping[str, Any]]) -> UsageTotals:
     """Sum the ``event_loop_metrics`` of an agent's messages, in order.
 
-    Only figures of single calls are added up. Where the first version stored accumulated ones alone, a call is
-    the difference to the message before it; a smaller number than before means that the process was new.
+    Only figures of single calls are added up. The first version stored only accumulated figures: there a call is the
+    difference to the message before it, and a smaller figure means that a new process began to count.
     """
     totals = UsageTotals(model_calls=0, usage={}, metrics={}, tools={})
     before: Mapping[str, Any] = {}

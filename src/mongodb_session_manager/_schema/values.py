@@ -1,13 +1,13 @@
 """Values <-> BSON; pure functions, no I/O.
 
-Values are stored as plain BSON wherever BSON gives them back equal. The rest is marked with ``%``, which is
-escaped in users' own keys, so every stored value has one reading:
+A value that BSON gives back equal is stored as plain BSON. Any other value is marked with ``%``. Users' own keys that
+look like a mark are escaped, so every stored value has one reading:
 
 * keys: ``.``, ``$``, NUL, lone surrogates and the empty key become ``%2E``, ``%24``, ``%00``, ``%uD800``, ``%empty``;
-  numbers, true, false and null, which are keys for JSON too, ``%bson:`` with what they are: ``%bson:2024``;
+  numbers, true, false and null, which JSON also takes as keys, become ``%bson:`` and their text: ``%bson:2024``;
 * values: ``{"%int": hex}`` (over 8 bytes), ``{"%text": UTF-8 with surrogates}``, ``{"%datetime": ISO 8601}``
   (finer than a millisecond, or not in UTC), ``{"%bson": bytes}`` (a subtree nested deeper than a server takes).
-  The mark ``%file`` is ``blobs``'s; here it is only kept from meaning anything else.
+  The mark ``%file`` belongs to ``blobs``; here it is only escaped in users' keys.
 """
 
 import base64
@@ -24,6 +24,7 @@ from bson import Decimal128, ObjectId
 from bson.dbref import DBRef
 from bson.int64 import Int64
 
+from .._override import override
 from ..errors import UnstorableValueError
 
 logger = logging.getLogger(__name__)
@@ -32,22 +33,22 @@ Stored: TypeAlias = dict[str, Any]
 
 # Servers refuse documents nested deeper than 200 levels; the session document itself takes up to 8.
 _BSON_DEPTH = 100
-# What Python 3.10 still reads back within its recursion limit of 1,000.
+# The depth that Python 3.10 can decode within its recursion limit of 1,000.
 _MAX_DEPTH = 256
 _INT32, _INT64 = 2**31, 2**63
-# BSON's own types among them: applications keep them in metadata.
+# With BSON's own types, which applications keep in metadata.
 _PLAIN = frozenset({float, bool, bytes, type(None), ObjectId, Decimal128})
 
 _ESCAPES = {".": "%2E", "$": "%24", "%": "%25", "\0": "%00", "_": "%5F"}
 _MARKS = r"2E|24|25|00|5F|u[0-9A-F]{4}|empty|int|text|datetime|bson|file"
-# "__bytes_encoded__" is how the SDK's own JSON form, found in sessions of the first version, marks base64.
+# "__bytes_encoded__" marks base64 in the SDK's JSON form, which the first version stored.
 _SPECIAL = re.compile(rf"[.$\0\ud800-\udfff]|%(?={_MARKS})|^_(?=_bytes_encoded__$)")
 _ESCAPED = re.compile(r"%(?:(2E|24|25|00|5F)|u([0-9A-F]{4}))")
 
 
 @functools.lru_cache(maxsize=4096)
 def escape_key(key: str) -> str:
-    """Return the field name under which a key of any spelling is stored; plain keys stay as they are."""
+    """Return the field name that stores a key; plain keys stay as they are."""
     return _SPECIAL.sub(_escape, key) if key else "%empty"
 
 
@@ -70,13 +71,13 @@ def _unescape(match: re.Match[str]) -> str:
 _FIGURES = frozenset({"usage", "metrics", "accumulated_usage", "accumulated_metrics", "tool_usage"})
 _FIGURE_BYTES = 1024 * 1024
 
-# Of a key that is not a string; ``escape_key`` never lets a string begin so.
+# Begins the name of a key that is not a string; ``escape_key`` gives no string such a name.
 _KEY_MARK = "%bson:"
 _KEY_WORDS: dict[str, bool | None] = {"true": True, "false": False, "null": None}
 
 
 def _mark_key(key: Any) -> str:
-    """Return the field name under which a key that is not a string is stored."""
+    """Return the field name that stores a key that is not a string."""
     for word, value in _KEY_WORDS.items():
         if key is value:
             return _KEY_MARK + word
@@ -100,7 +101,7 @@ def _unmark_key(text: str) -> Any:
 def decode_key(name: str) -> Any:
     """Return the key that is stored under a field name inside a value; it need not be a string."""
     if name.startswith(_KEY_MARK):
-        with suppress(ValueError):  # else of the first version, or not ours
+        with suppress(ValueError):  # otherwise the key is the first version's, or foreign
             return _unmark_key(name[len(_KEY_MARK) :])
     return unescape_key(name)
 
@@ -111,7 +112,7 @@ class _RefusedError(Exception):
 
 
 class _Encoder:
-    """Copies one value into its stored form and notes whether reading it back needs ``decode``."""
+    """Copies one value into its stored form, and notes whether the copy differs."""
 
     def __init__(self, plain_dates: bool = False) -> None:
         self.escaped = False
@@ -221,14 +222,14 @@ class _Encoder:
 
 
 class _TolerantEncoder(_Encoder):
-    """Leaves out values that cannot be stored. A figure that is nested too deep is left out whole."""
+    """Leaves out values that cannot be stored; a figure that is nested too deep is left out as a whole."""
 
     def __init__(self, label: str) -> None:
         super().__init__()
         self._label = label
 
     def fields(self, fields: Mapping[Any, Any], levels: int) -> Stored:
-        """Return fields each by itself, down to so many levels, without those that are too deep or too large."""
+        """Encode each field by itself, and leave out fields that are nested too deep or too large."""
         stored: Stored = {}
         with self._leaving_out():
             for key, item in fields.items():
@@ -249,6 +250,7 @@ class _TolerantEncoder(_Encoder):
             return {}
         return stored
 
+    @override
     def _dict(self, value: dict[Any, Any], depth: int) -> Any:
         if depth >= _BSON_DEPTH and self._is_deep(depth):
             return self._nested(value, depth)
@@ -258,6 +260,7 @@ class _TolerantEncoder(_Encoder):
                 stored.setdefault(self._key(key), self.encode(item, depth + 1))
         return stored
 
+    @override
     def _list(self, value: Any, depth: int) -> Any:
         if depth >= _BSON_DEPTH and self._is_deep(depth):
             return self._nested(list(value), depth)
@@ -273,7 +276,7 @@ class _TolerantEncoder(_Encoder):
             yield
         except RecursionError:
             raise
-        except Exception as error:  # noqa: BLE001 - objects of others may raise anything
+        except Exception as error:  # noqa: BLE001 - a foreign object may raise anything
             self._log(error)
 
     def _log(self, error: Exception) -> None:
@@ -281,12 +284,12 @@ class _TolerantEncoder(_Encoder):
 
 
 def encode_tolerant(fields: Mapping[Any, Any], label: str) -> tuple[Stored, bool]:
-    """Return a stored copy of figures of a message, and whether it differs from them.
+    """Return a stored copy of a message's figures, and whether it differs from them.
 
     A field that cannot be stored is left out, and so is a value inside a field.
     """
     plain = _Encoder()
-    with suppress(Exception):  # objects of others may raise anything; then each value goes by itself
+    with suppress(Exception):  # a foreign object may raise anything; then each value is encoded by itself
         stored: Stored = plain.encode(dict(fields))
         if not _FIGURES.intersection(stored) or len(bson.encode(stored)) <= _FIGURE_BYTES:
             return stored, plain.escaped
@@ -298,11 +301,11 @@ def encode(value: Any, label: str, *, plain_dates: bool = False, depth: int = 0)
     """Return a stored copy of any value that JSON, bytes and datetimes can express.
 
     Args:
-        value: The value; tuples become lists, enums that are strings or numbers their values.
-        label: What the value is, for the error message.
+        value: The value; tuples become lists, and enums of strings or numbers their values.
+        label: The label of the value in an error.
         plain_dates: Store every datetime as a BSON date, which queries can compare: in UTC, without microseconds,
-            and a naive one as if it were in UTC. Without it a datetime comes back as it was.
-        depth: How many levels its place is nested deep itself.
+            and a naive one as if it were in UTC. If False, a datetime is restored as it was.
+        depth: How many levels deep the value itself is nested.
 
     Raises:
         UnstorableValueError: The value holds something that would not come back equal.
@@ -311,7 +314,7 @@ def encode(value: Any, label: str, *, plain_dates: bool = False, depth: int = 0)
 
 
 def encode_noting(value: Any, label: str, *, plain_dates: bool = False, depth: int = 0) -> tuple[Any, bool]:
-    """Do what ``encode`` does, and tell whether the stored copy differs from the value.
+    """Do what ``encode`` does, and return also whether the stored copy differs from the value.
 
     Raises:
         UnstorableValueError: The value holds something that would not come back equal.
@@ -337,7 +340,7 @@ CODEC_OPTIONS: bson.CodecOptions[Stored] = bson.CodecOptions(dict, tz_aware=True
 
 
 def decode(value: Any) -> Any:
-    """Return the value that ``encode`` stored; also reads what the first version of this system stored."""
+    """Return the value that ``encode``, or the first version of this system, stored."""
     kind = type(value)
     if kind is dict:
         return _decode_dict(value)

@@ -25,10 +25,10 @@ class Deliveries:
     """The deliveries that somebody waits for when closing, until each was tried; and the hooks that keep their own."""
 
     def __init__(self) -> None:
-        self._reset()
+        self.reset()
         _all.add(self)
 
-    def _reset(self) -> None:
+    def reset(self) -> None:
         """Begin anew, also in a forked child: the parent delivers."""
         self._in_outbox: dict[Future[None], bool] = {}
         self._hooks = _Hooks()
@@ -137,7 +137,7 @@ def _leave_to_parent() -> None:
     global _all_kept
     _all_kept = _Hooks()
     for deliveries in list(_all):
-        deliveries._reset()
+        deliveries.reset()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows

@@ -1,4 +1,4 @@
-"""The configuration of agents, and what their model calls used."""
+"""The configuration of agents, and the figures of their model calls."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,7 +21,7 @@ class AgentConfigStore:
 
     Args:
         operations: Of the repository.
-        segments: Messages that have moved.
+        segments: The messages in segments.
         reader: Reads one agent.
     """
 
@@ -29,7 +29,7 @@ class AgentConfigStore:
         self._operations, self._segments, self._reader = operations, segments, reader
 
     def read_agent_config(self, session_id: str, agent_id: str) -> Stored | None:
-        """Return ``model``, ``system_prompt`` and ``prompt_metadata`` of an agent, or None where there is none."""
+        """Return ``model``, ``system_prompt`` and ``prompt_metadata`` of an agent; None if there is no such agent."""
         wanted = config_projection(check_id("agent_id", agent_id))
         with operation("read_agent_config", session_id, agent_id):
             session = self._operations.find(session_id, wanted)

@@ -1,4 +1,4 @@
-"""Reads one agent: where its history stands, one of its messages, and which messages have a tracking id."""
+"""Reads one agent: the end of its history, one of its messages, and which messages have a tracking id."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ __all__ = ["AgentPosition", "AgentReader"]
 
 @dataclass(frozen=True)
 class AgentPosition:
-    """Where an agent's history stands, for a writer whose guard missed.
+    """The end of an agent's history, for a writer whose guard missed.
 
     Attributes:
-        guard: The stored place.
-        tracking_ids: Those of the messages stored from the asked id on, by message id.
-        lease: The only writer's, for ``check_lease``; None if the session has none.
+        guard: The stored guard.
+        tracking_ids: The tracking ids of the messages from an id on, by message id.
+        lease: The session's lease, for ``check_lease``; None if it has none.
     """
 
     guard: Guard
@@ -34,20 +34,20 @@ class AgentReader:
 
     Args:
         operations: Of the repository.
-        segments: Messages that have moved.
+        segments: The messages in segments.
     """
 
     def __init__(self, operations: Operations, segments: MessageSegments) -> None:
         self._operations, self._segments = operations, segments
 
     def tail(self, session_id: str, agent_id: str, from_message_id: int = NO_MESSAGE) -> Stored:
-        """Return the end of a history; without ``agent_data`` where the session holds no such agent."""
+        """Return the end of a history; without ``agent_data`` if the session holds no such agent."""
         wanted = (tail_pipeline, from_message_id)
         stored = self._operations.read_agent("locate_agent", session_id, agent_id, *wanted)
         return self._operations.found(session_id, stored)
 
     def locate(self, session_id: str, agent_id: str, from_message_id: int = NO_MESSAGE) -> AgentPosition:
-        """Return where a history stands, with the tracking ids of the messages from an id on."""
+        """Return the end of a history, with the tracking ids of the messages from an id on."""
         stored = self.tail(session_id, agent_id, from_message_id)
         if not stored.get("agent_data"):
             raise AgentNotFoundError(session_id, agent_id)
@@ -55,7 +55,7 @@ class AgentReader:
         return AgentPosition(guard_of(stored), tracking_ids, stored.get("lease"))
 
     def find_message(self, session_id: str, agent_id: str, message_id: int) -> list[Stored]:
-        """Return one message as it is stored; an empty list if the message, its agent or the session is not there."""
+        """Return one message as it is stored; an empty list if the message, its agent or the session is missing."""
         stored = self._operations.read_agent("read_message", session_id, agent_id, message_pipeline, message_id)
         if not stored or stored["messages"]:
             return stored["messages"][:1] if stored else []

@@ -12,15 +12,15 @@ AgentsPipeline: TypeAlias = Callable[..., Pipeline]
 
 
 def read_agents(sessions: Collection[Stored], session_id: str, pipeline: AgentsPipeline) -> list[Stored] | None:
-    """Return the agents that a pipeline over all of them gives; None where there is no such session."""
+    """Return the agents that a pipeline over all agents gives; None if there is no such session."""
     session = read_session_agents(sessions, session_id, pipeline)
     return None if session is None else list(session["agents"])
 
 
 def read_session_agents(sessions: Collection[Stored], session_id: str, pipeline: AgentsPipeline) -> Stored | None:
-    """Return what a pipeline over all agents gives; None where there is no such session.
+    """Return the result of a pipeline over all agents; None if there is no such session.
 
-    Where agents may hold others, the whole of them is read once to learn of those, and the pipeline runs again.
+    If agents may be nested in others, all agents are read once to find these, and the pipeline runs again.
     """
     session = next(sessions.aggregate(pipeline(session_id)), None)
     if session is None or not any(agent["holds_others"] for agent in session["agents"]):

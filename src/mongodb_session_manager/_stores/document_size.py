@@ -1,8 +1,8 @@
-"""How large the messages in one session document are, over all of its agents, and which of them are to leave it.
+"""The size of all embedded messages of a session document, and which of them are to leave it.
 
-A process knows what the opening of the session told, and what it has added itself; others add to it too. So it looks
-again, behind its writes, before that can matter much. A late look does no harm: a write that finds no room in the
-document makes some.
+A process knows the size at the opening of the session, and what it has added itself; other processes add to it too. So
+it looks again, in the background, before they can add much. A late look does no harm: a write that finds no room in
+the document makes room.
 """
 
 import logging
@@ -38,24 +38,24 @@ logger = logging.getLogger(__name__)
 BUDGET_BYTES = 512 * 1024
 # Each move leaves a reference in the document, and a smaller one does not pay for it.
 LEAST_MOVE_BYTES = 32 * 1024
-# What one process adds before it looks what others have added; a look costs about as much as an append.
+# Bytes that one process adds before it looks again; a look costs about as much as an append.
 LOOK_BYTES = 128 * 1024
-# The same where the last look did not bring the messages below the budget.
+# The same after a look that did not bring the messages below the budget.
 AGAIN_BYTES = 32 * 1024
-# Agents whose messages move in one go.
+# Agents whose messages move at once.
 MOST_AGENTS = 100
 
-# Sessions whose sizes a repository keeps in mind.
+# Sessions whose sizes a repository keeps in memory.
 _MOST_SIZES = 1000
 
-# All metadata of a session together.
+# The limit for all metadata of a session together.
 METADATA_BYTES = 4 * 1024 * 1024
 
 _LONG_AGO = datetime.min.replace(tzinfo=timezone.utc)
 
 
 class LargeMetadataError(SessionTooLargeError):
-    """The metadata of a session would become too large for what else is in its document."""
+    """The metadata of a session would leave too little room for the rest of its document."""
 
     def __init__(self, session_id: str, size: int) -> None:
         super().__init__(session_id, None, size=size)
@@ -69,14 +69,14 @@ class LargeMetadataError(SessionTooLargeError):
 
 @dataclass(frozen=True)
 class AgentSize:
-    """What the session document holds of one agent.
+    """The size of one agent's embedded messages.
 
     Attributes:
         agent_id: The agent.
         messages: How many messages.
         size: Their bytes.
-        is_numbered: Whether it has counters; those of the first version have none.
-        written_at: When it was written last.
+        is_numbered: Whether it has counters; agents of the first version have none.
+        written_at: The time of the last write.
     """
 
     agent_id: str
@@ -86,21 +86,21 @@ class AgentSize:
     written_at: Any
 
     @property
-    def _age(self) -> datetime:
+    def last_written(self) -> datetime:
         return self.written_at if isinstance(self.written_at, datetime) else _LONG_AGO
 
 
 def leaving(agents: Iterable[AgentSize], goal: int, *, numbered: bool = True) -> dict[str, int]:
     """Return how many bytes of which agents' oldest messages leave the document, so that ``goal`` bytes stay.
 
-    Agents that were not written for longest come first, and may keep none. Those of the first version are left to
-    their own writers, unless they are asked for.
+    Agents whose last write is oldest come first, and may keep no message. Agents of the first version are left to their
+    own writers, unless ``numbered`` is False.
     """
     found = list(agents)
     excess = sum(agent.size for agent in found) - goal
     movable = (agent for agent in found if agent.messages and agent.is_numbered is numbered)
     shares: dict[str, int] = {}
-    for agent in sorted(movable, key=lambda each: each._age):
+    for agent in sorted(movable, key=lambda each: each.last_written):
         if excess <= 0 or len(shares) == MOST_AGENTS:
             break
         shares[agent.agent_id] = min(agent.size, max(excess, LEAST_MOVE_BYTES))
@@ -109,11 +109,11 @@ def leaving(agents: Iterable[AgentSize], goal: int, *, numbered: bool = True) ->
 
 
 class DocumentSize:
-    """How much may come to a session before one more look at how large it is.
+    """How much may be added to a session before the next look at its size.
 
     Attributes:
-        is_crowded: Whether the messages are over the budget, and all that could move is being written: then each writer
-            moves its own.
+        is_crowded: Whether the messages are over the budget, and agents that are being written hold them: then each
+            writer moves its own.
     """
 
     def __init__(self) -> None:
@@ -122,20 +122,20 @@ class DocumentSize:
         self.make_lock()
 
     def make_lock(self) -> None:
-        """Start with a free lock."""
+        """Make a new lock, which is free."""
         self._looking = threading.Lock()
 
     def found(self, size: int, least: int = 0) -> None:
-        """Take over what the document was found to hold.
+        """Take over the size that was found.
 
         Args:
             size: In bytes.
-            least: What may come all the same before the next look.
+            least: Bytes that may be added at least before the next look.
         """
         self._left = min(max(BUDGET_BYTES - size, least), LOOK_BYTES)
 
     def grew(self, size: int) -> bool:
-        """Count what was added, and tell whether the caller is to look; ``looked`` has to follow then."""
+        """Count what was added, and return whether the caller is to look; ``looked`` must follow then."""
         self._left -= size
         self._meanwhile += size
         if self._left > 0 or not self._looking.acquire(blocking=False):
@@ -144,14 +144,14 @@ class DocumentSize:
         return True
 
     def looked(self, size: int | None = None, moved: int = 0) -> None:
-        """Take over what a look found, and how much of it has moved; None where it came to nothing."""
+        """Take over the size that a look found, and how much has moved; None if the look failed."""
         left = BUDGET_BYTES if size is None else size - moved
         self.is_crowded = not moved and left + self._meanwhile > BUDGET_BYTES
         self.found(left + self._meanwhile, 0 if moved else AGAIN_BYTES)
         self._looking.release()
 
 
-# Those of one process that write a session by one client share what they know.
+# Shared by all in this process that write a session by the same client.
 _sizes: "WeakValueDictionary[tuple[ClientHandle, str, str], DocumentSize]" = WeakValueDictionary()
 
 
@@ -159,19 +159,19 @@ class Mover(Protocol):
     """Moves messages out of session documents."""
 
     def make_room(self, session_id: str) -> bool:
-        """Move messages out of a document that is full; False where there are none to move."""
+        """Move messages out of a document that is full; False if there are none to move."""
 
     def keep_small(self, session_id: str, size: DocumentSize) -> None:
-        """Move messages out of a document that is over the budget, and say what was found."""
+        """Move messages out of a document that is over the budget, and note the size that was found."""
 
 
 class DocumentSizes:
-    """How large the documents are that one repository writes.
+    """The sizes of the documents that one repository writes.
 
     Args:
-        handle: The client, whose threads look behind the writes.
+        handle: The client, whose threads look in the background.
         namespace: Database and collection of the sessions.
-        mover: Moves messages; None where the server cannot tell sizes.
+        mover: Moves messages; None if the server cannot measure.
     """
 
     def __init__(self, handle: ClientHandle, namespace: str, mover: Mover | None) -> None:
@@ -179,15 +179,15 @@ class DocumentSizes:
         self._sizes: dict[str, DocumentSize] = {}
 
     def set_document_size(self, session_id: str, size: int) -> None:
-        """Take over what a document was found to hold of messages, in bytes."""
+        """Take over the bytes of messages that a document was found to hold."""
         self._size(session_id).found(size)
 
     def is_crowded(self, session_id: str) -> bool:
-        """Tell whether a session's writers should move their own agents' messages out of its document."""
+        """Tell whether each writer of a session should move its own agent's messages out of the document."""
         return self._size(check_id("session_id", session_id)).is_crowded
 
     def grew(self, session_id: str, added: int) -> None:
-        """Count what was stored. If it may be much by now, a thread of the client looks; no caller waits for it."""
+        """Count what was stored. If it may be much by now, a thread of the client looks; no caller waits for this."""
         if self._mover is None:
             return
         size = self._size(session_id)
@@ -196,15 +196,15 @@ class DocumentSizes:
                 self._handle.executor.submit(self._keep_small, self._mover, session_id, size)
             except (InvalidOperation, RuntimeError):
                 size.looked()
-                logger.debug("session_id=<%s> | closing, the next process looks how large it is", session_id)
+                logger.debug("session_id=<%s> | closing, the next process looks at the size", session_id)
 
     def make_room(self, session_id: str) -> bool:
-        """Move messages out of a document that is full; False where there are none to move."""
+        """Move messages out of a document that is full; False if there are none to move."""
         return self._mover is not None and self._mover.make_room(session_id)
 
     def _keep_small(self, mover: Mover, session_id: str, size: DocumentSize) -> None:
         mover.keep_small(session_id, size)
-        self.grew(session_id, 0)  # much may have come meanwhile
+        self.grew(session_id, 0)  # other processes may have added much meanwhile
 
     def _size(self, session_id: str) -> DocumentSize:
         if session_id not in self._sizes:
@@ -216,7 +216,7 @@ class DocumentSizes:
 
 
 def _make_locks() -> None:
-    """After a fork: the thread that looked has stayed with the parent."""
+    """Make new locks after a fork: the thread that held one is the parent's."""
     for size in list(_sizes.values()):
         size.make_lock()
 

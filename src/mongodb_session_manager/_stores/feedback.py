@@ -1,4 +1,4 @@
-"""The feedback of sessions, and what of it has outgrown their documents."""
+"""The feedback of sessions, in their documents and in segments."""
 
 import logging
 from collections.abc import Iterable, Mapping
@@ -36,10 +36,10 @@ class FeedbackStore:
 
     Args:
         operations: Of the repository.
-        outbox: Notifications that are recorded with it.
-        segments: Messages that have moved.
-        messages: Those that feedback may be about.
-        configs: Tell which agents a session holds.
+        outbox: The notifications recorded with feedback.
+        segments: The messages in segments.
+        messages: The messages that feedback may be about.
+        configs: Tells which agents a session holds.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class FeedbackStore:
         if self._has_moved(session_id, target, agent_ids):
             self._push(session_id, stored, {}, records)
             return
-        # An agent may have come since the caller learnt of them; this also tells whether the session is there.
+        # Another process may have added agents; this also tells whether the session exists.
         others = {config["agent_id"] for config in self._configs.list_agent_configs(session_id)} - set(agent_ids)
         if not (target.anywhere and self._push(session_id, stored, target.session_filter(others), records)):
             raise MessageNotFoundError(session_id, target.agent_id, target.message or "")
@@ -92,7 +92,7 @@ class FeedbackStore:
         size = len(bson.encode(stored))
         wanted, update = new_feedback_update(session_id, stored, size, about)
         with operation("add_feedback", session_id):
-            # Asking for the size afterwards would leave an image of the document, which no redaction reaches.
+            # A findAndModify that returns the size would leave an image of the document, which no redaction reaches.
             fitting = little_feedback_filter(wanted, FEEDBACK_BYTES - size)
             if size <= FEEDBACK_BYTES and self._outbox.send(session_id, (fitting, update), records):
                 return True
@@ -102,13 +102,13 @@ class FeedbackStore:
         return added
 
     def _move(self, session_id: str) -> None:
-        """Move the feedback in the session document into a segment; not now if more is added meanwhile."""
+        """Move the feedback in the session document into a segment; later, if more is added meanwhile."""
         try:
             session = self._operations.sessions.find_one({"_id": session_id}, _FIELDS) or {}
             if session.get("feedbacks"):
                 self._move_into_segment(session_id, session["feedbacks"], len(session.get("feedback_segments", ())))
         except PyMongoError as error:
-            # The feedback is stored; only its move waits for the next one.
+            # The feedback is stored; the next one moves it.
             logger.warning("session_id=<%s>, error=<%s> | feedback was not moved", session_id, type(error).__name__)
 
     def _move_into_segment(self, session_id: str, feedbacks: list[Stored], segments: int) -> None:
@@ -122,7 +122,7 @@ class FeedbackStore:
             self._segments.delete_one({"_id": segment_id, "session_id": session_id})
 
     def _read(self, session: Stored) -> list[Stored]:
-        """Return all feedback of a session of which its fields were read."""
+        """Return all feedback of a session whose feedback fields were read."""
         references = session.get("feedback_segments", [])
         moved: dict[Any, list[Stored]] = {}
         if references:

@@ -1,11 +1,11 @@
-"""The large values of a session's messages and states, in GridFS: content-addressed, shared within the session only.
+"""The large values of a session's messages and states, in GridFS: by digest, shared within a session only.
 
-The layout is that of GridFS; the order is stricter than a ``GridFSBucket``'s. A file's document is there before its
-first chunk and goes after its last, so that nothing is ever stored that belongs to no session.
+The layout is that of GridFS; the order of writes is stricter than a ``GridFSBucket``'s. A file's document is written
+before its first chunk and deleted after its last, so that every stored chunk belongs to a session.
 
-A value goes when no message, no agent's state and no state of a Graph or Swarm uses it. A remover marks the file, then
-looks for uses, then deletes the file or takes the mark back. A writer stores the use, then looks at the file once more.
-So at least one of the two sees the other.
+A value is removed when no message, no agent's state and no state of a Graph or Swarm uses it. A remover marks the file,
+then looks for uses, then deletes the file or takes the mark back. A writer stores the use, then looks at the file once
+more. So at least one of the two sees the other.
 """
 
 import hashlib
@@ -37,11 +37,11 @@ from .all_agents import read_session_agents
 from .indexes import ensure_file_indexes
 from .operation import Collections
 
-# As of GridFS: a chunk and what stands around it make a little less than 256 KiB.
+# The default of GridFS: a chunk with its document is a little smaller than 256 KiB.
 CHUNK_BYTES = 255 * 1024
-# Chunks in one command. Encoding it keeps all other threads waiting, among them the event loop's.
+# Chunks in one command. All other threads, the event loop's too, wait while it is encoded.
 AT_A_TIME = 4
-# Seconds for taking a failed upload back; the server may be gone.
+# Seconds to take a failed upload back; the server may not answer.
 ABORT_TIMEOUT = 1.0
 
 
@@ -57,7 +57,7 @@ class SessionFiles:
         self._files, self._chunks = collections.files, collections.chunks
 
     def store(self, session_id: str, values: Mapping[str, bytes]) -> set[str]:
-        """Upload the values that the session does not hold yet, and return which these were."""
+        """Upload the values that the session does not hold yet, and return their digests."""
         if not values:
             return set()
         held = self._digests(lasting_files_filter(session_id, values))
@@ -67,9 +67,9 @@ class SessionFiles:
         return missing
 
     def keep(self, session_id: str, values: Mapping[str, bytes]) -> None:
-        """See that the values of what was stored just now are there still."""
+        """Upload again those values of a finished write that were removed meanwhile."""
         again = self.store(session_id, values)
-        if again:  # removed meanwhile, perhaps with what uses them or the whole session
+        if again:  # removed meanwhile, perhaps with the message or the whole session
             self.remove_unused(session_id, again, ObjectId())
 
     def read(self, session_id: str, digests: Iterable[str]) -> Files:
@@ -83,11 +83,11 @@ class SessionFiles:
         return {digest: value for digest, value in values.items() if hashlib.sha256(value).hexdigest() == digest}
 
     def mark(self, session_id: str, digests: Iterable[str], removal: ObjectId) -> None:
-        """Announce that values may be removed soon, so that no writer counts on them."""
+        """Announce that values may be removed soon, so that no writer relies on them."""
         self._files.update_many(*marked_files_update(session_id, digests, removal))
 
     def remove_unused(self, session_id: str, digests: Iterable[str], removal: ObjectId) -> None:
-        """Remove values that nothing uses: these, and those whose removal was announced."""
+        """Remove values without a use: these, and values whose removal was announced."""
         self.mark(session_id, digests, removal)
         marked = list(self._files.find(marked_files_filter(session_id, removal)))
         if not marked:
@@ -113,7 +113,7 @@ class SessionFiles:
         return {_digest(file) for file in self._files.find(wanted, {"metadata.sha256": 1})}
 
     def _used(self, session_id: str) -> set[str]:
-        # In this order a message that moves meanwhile is seen at least once: it stands in both for a moment.
+        # In this order a message that moves meanwhile is seen: for a moment it is in both.
         session = read_session_agents(self._sessions, session_id, used_files_pipeline) or {}
         used = file_digests(session.get("states", ()))
         for agent in session.get("agents", ()):
@@ -134,7 +134,7 @@ class SessionFiles:
             with suppress(PyMongoError), pymongo.timeout(ABORT_TIMEOUT):
                 self._delete(session_id, [file["_id"]])
             raise
-        if not whole:  # being removed already; ``keep`` will see that it is not there
+        if not whole:  # being removed already; ``keep`` will find that it is missing
             self._delete(session_id, [file["_id"]])
 
     def _delete(self, session_id: str, file_ids: list[ObjectId]) -> None:

@@ -1,7 +1,7 @@
 """Agents and their histories: created, restored, written and moved.
 
-The session manager's writes are guarded: they go through only if the stored history is where the manager left it. The
-SDK's verbs know message ids only.
+The session manager's writes are guarded: they go through only if nothing was written since the manager's agent was
+restored or last wrote. The SDK's verbs know only message ids.
 """
 
 import time
@@ -28,7 +28,7 @@ from .large_values import LargeValues
 from .new_agents import NewAgents
 from .operation import CONTENDED, Operations, log_done, operation
 from .restored import AgentRestorer, RestoredAgent
-from .segments import KEPT_BYTES, MessageSegments, RolledOver
+from .segments import KEPT_BYTES, EmbeddedSize, MessageSegments
 
 if TYPE_CHECKING:
     from pymongo import MongoClient
@@ -45,7 +45,7 @@ class PreparedWrite:
 
     Attributes:
         session_id: The session.
-        write: What it stores.
+        write: The write.
         change: Filter and update.
     """
 
@@ -59,10 +59,10 @@ class HistoryStore:
 
     Args:
         operations: Of the repository.
-        segments: Messages that have moved.
+        segments: The messages in segments.
         values: Large values.
         reader: Reads one agent.
-        restorer: Restores one.
+        restorer: Restores one agent.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class HistoryStore:
             raise SessionConflictError(session_id, agent_id, "exists already; update it instead.")
 
     def read_agent(self, session_id: str, agent_id: str) -> SessionAgent | None:
-        """Return an agent's data, or None where the session holds no such agent."""
+        """Return an agent's data, or None if the session holds no such agent."""
         return self._restorer.read(session_id, agent_id)
 
     def update_agent(self, session_id: str, session_agent: SessionAgent) -> None:
@@ -129,7 +129,7 @@ class HistoryStore:
         seen: AgentPosition | None = None,
         condition: Mapping[str, Any] = _NO_CONDITION,
     ) -> bool:
-        """Send a write that knows message ids only; False if it found something else than it expects."""
+        """Send a write that knows only message ids; False if it changed nothing."""
         is_nested = seen is not None and seen.guard.nested
         check_id("agent_id", write.agent_id)
         wanted, update = unguarded_update(check_id("session_id", session_id), write, nested=is_nested)
@@ -142,9 +142,9 @@ class HistoryStore:
     # What the session manager restores and writes
 
     def start_agent(self, session_id: str, write: AgentWrite) -> bool:
-        """Create an agent with its first messages; False where the session holds it already.
+        """Create an agent with its first messages; False if the session holds it already.
 
-        The caller has to call ``keep_files`` afterwards, for the values of the messages.
+        The caller must call ``keep_files`` afterwards, for the values of the messages.
         """
         check_id("agent_id", write.agent_id)
         values = write.files
@@ -153,26 +153,26 @@ class HistoryStore:
         )
 
     def restore_agent(self, session_id: str, agent_id: str, removed: int | None = None) -> RestoredAgent | None:
-        """Return an agent with its live messages, or None where there is no such agent.
+        """Return an agent with its live messages, or None if there is no such agent.
 
         Args:
             session_id: The session.
             agent_id: The agent.
-            removed: Where no live set is stored, how many of the oldest messages are not live; what the stored state
-                of the conversation manager says by default.
+            removed: How many of the oldest messages are not live, for an agent without a stored live set; by default
+                as its conversation manager's state says.
         """
         return self._restorer.restore(session_id, agent_id, removed)
 
     def locate_agent(self, session_id: str, agent_id: str, from_message_id: int = NO_MESSAGE) -> AgentPosition:
-        """Return where an agent's history stands, with the tracking ids of the messages from an id on."""
+        """Return the end of an agent's history, with the tracking ids of the messages from an id on."""
         return self._reader.locate(session_id, agent_id, from_message_id)
 
     def check_lease(self, session_id: str, stored: Stored | None) -> None:
-        """Raise where a stored lease is in the way of our writes; clear one that has expired."""
+        """Raise if another manager's lease blocks our writes; clear a lease that has expired."""
         self._operations.check_lease(session_id, stored)
 
     def write_agent(self, session_id: str, write: AgentWrite, guard: Guard) -> bool:
-        """Send one guarded write; False when the history is not where the guard says.
+        """Send one guarded write; False if the history is at another revision.
 
         Values of messages are uploaded before it; the caller keeps or removes them afterwards.
         """
@@ -191,17 +191,17 @@ class HistoryStore:
         return written
 
     def prepare_write(self, session_id: str, write: AgentWrite, guard: Guard) -> PreparedWrite:
-        """Return what ``write_agent`` would send, for ``write_together``; for a write that has no files."""
+        """Return the command of ``write_agent`` for ``write_together``; only for a write without files."""
         check_id("session_id", session_id)
         check_id("agent_id", write.agent_id)
         change = leased_update(guarded_update(session_id, write, guard), self._operations.leases.get(session_id))
         return PreparedWrite(session_id, write, change)
 
     def write_together(self, prepared: Sequence[PreparedWrite]) -> bool:
-        """Try to send guarded writes of several agents in one command, which the driver does not retry.
+        """Send guarded writes of several agents in one command, which the driver does not retry.
 
         Returns:
-            Whether all are acknowledged. If not, or after an error, any of them may have gone through all the same.
+            Whether all are acknowledged. If not, or after an error, any of them may still have gone through.
         """
         started = time.perf_counter()
         collection = self._operations.sessions
@@ -215,10 +215,10 @@ class HistoryStore:
             self._sizes.grew(one.session_id, one.write.size)
         return True
 
-    # What has moved
+    # Segments
 
     def index_segments(self) -> None:
-        """Have the segments indexed, behind the caller's back."""
+        """Have the segments indexed in the background."""
         self._segments.index()
 
     def is_crowded(self, session_id: str) -> bool:
@@ -227,18 +227,18 @@ class HistoryStore:
 
     def roll_over(
         self, session_id: str, agent_id: str, guard: Guard, write_id: ObjectId, kept_bytes: int = KEPT_BYTES
-    ) -> RolledOver | None:
+    ) -> EmbeddedSize | None:
         """Move an agent's oldest messages into segments, as one guarded write.
 
         Args:
             session_id: The session.
             agent_id: The agent.
-            guard: Where the history must stand.
-            write_id: Tells this write when its answer was lost.
-            kept_bytes: How much of the latest messages stays at most.
+            guard: The revision that the history must have.
+            write_id: Identifies this write if the answer to it is lost.
+            kept_bytes: Bytes of the latest messages that stay at most.
 
         Returns:
-            What stays; None where nothing was moved.
+            What stays; None if nothing was moved.
         """
         check_id("agent_id", agent_id)
         with operation("roll_over", session_id, agent_id):
@@ -248,7 +248,7 @@ class HistoryStore:
     def edit_in_segments(
         self, session_id: str, agent_id: str, edit: MessageEdit, files: Mapping[str, bytes] = _NOTHING
     ) -> bool:
-        """Change a message that has moved into a segment; False where it is in none."""
+        """Change a message in segments; False if no segment holds it."""
         check_id("agent_id", agent_id)
         check_message_id(edit.message_id)
         self.store_files(session_id, files)
@@ -258,8 +258,8 @@ class HistoryStore:
             return self._segments.edit(session_id, agent_id, edit)
 
     def tracked_ids(self, session_id: str, agent_id: str, tracking_id: str) -> set[int]:
-        """Return the ids of all stored messages with a tracking id: a prompt that was sent again has several."""
-        # A copy may be left in a segment without a reference.
+        """Return the ids of all stored messages with a tracking id; a prompt that was sent again has several."""
+        # A segment without a reference may still hold a copy.
         found = self._reader.tracked(session_id, agent_id, [tracking_id], everywhere=True)
         return set(found.get(tracking_id, ()))
 
@@ -267,7 +267,7 @@ class HistoryStore:
         """Return the ids of the stored messages that have one of some tracking ids, ascending, by tracking id."""
         return self._reader.tracked(session_id, agent_id, tracking_ids)
 
-    # Large values of messages, for a caller that sends the writes
+    # Large values of messages, for a caller that sends the writes itself
 
     def store_files(self, session_id: str, files: Mapping[str, bytes]) -> None:
         """Upload the values that the session does not hold yet, ahead of the write that refers to them."""
@@ -275,7 +275,7 @@ class HistoryStore:
             self._values.store(session_id, files)
 
     def keep_files(self, session_id: str, files: Mapping[str, bytes]) -> None:
-        """Upload again what was removed of the values of a message that was just stored."""
+        """Upload again those values of a message that were removed while it was stored."""
         if files:
             self._values.keep(session_id, files)
 
@@ -287,9 +287,9 @@ class HistoryStore:
         Args:
             session_id: The session.
             agent_id: The agent.
-            edit: What changes in a message; the values that it takes out are looked up.
+            edit: A change of a message; the values that it removes are looked up.
             digests: Other values.
-            removal: Tells this removal from others.
+            removal: Identifies this removal.
         """
         unused = set(digests)
         if edit is not None:
@@ -298,5 +298,5 @@ class HistoryStore:
         self._values.mark(session_id, agent_id, unused, removal)
 
     def remove_files(self, session_id: str, digests: Iterable[str], removal: ObjectId) -> None:
-        """Remove the values that no message uses: these, and those whose removal was announced."""
+        """Remove values without a use: these, and values whose removal was announced."""
         self._values.remove(session_id, digests, removal)

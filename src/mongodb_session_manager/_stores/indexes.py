@@ -1,7 +1,7 @@
-"""Indexes, once per client, namespace and process, made while nobody waits.
+"""Indexes, created once per client, namespace and process, in the background.
 
-On a large collection that takes minutes. A thread of each client asks for one after the other; closing the client, or
-the end of the process, leaves it to itself.
+Creating one takes minutes on a large collection. A thread for each client creates them one after the other. Closing the
+client, or the end of the process, does not wait for it.
 """
 
 import logging
@@ -23,11 +23,11 @@ __all__ = ["ensure_file_indexes", "ensure_indexes", "ensure_segment_index"]
 logger = logging.getLogger(__name__)
 
 THREAD_NAME: Final = "mongodb-session-manager-indexes"
-# Seconds. The server goes on with what was not done in time, so asking again soon would be no use.
+# Seconds. The server continues a build that was not done in time, so asking again soon does not help.
 PAUSE: Final = 300.0
 
 _ALWAYS: Final = ("created_at", "updated_at", "application_name")
-# The one that GridFS prescribes, and other tools expect.
+# GridFS prescribes this index, and other tools expect it.
 _CHUNKS: Final = "files_id, n"
 _UNAUTHORIZED: Final = 13
 # One index of the list cannot be made: it exists with other options (85, 86), or the server refuses it (67).
@@ -35,17 +35,17 @@ _ONE_IN_THE_WAY: Final = frozenset({67, 85, 86})
 
 
 class _Namespace:
-    """What this process has asked one server to index in one collection."""
+    """The fields of one collection that this process has asked a server to index."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._claimed: set[str] = set()
-        # When those may be claimed again that were not made in time.
+        # When fields that were not indexed in time may be claimed again.
         self._claimed_until: dict[str, float] = {}
         self._warned = False
 
     def claim(self, fields: Iterable[str]) -> list[str]:
-        """Take the fields that nobody has taken yet; the caller is the one who indexes them."""
+        """Claim the fields that are not claimed yet; the caller indexes them."""
         with self._lock:
             missing = [field for field in dict.fromkeys(fields) if self._is_free(field)]
             self._claimed.update(missing)
@@ -67,7 +67,7 @@ class _Namespace:
 
 @dataclass(frozen=True)
 class _Build:
-    """Some indexes to be made."""
+    """Indexes to be created."""
 
     collection: Collection[dict[str, Any]]
     namespace: _Namespace
@@ -81,7 +81,7 @@ class _Build:
 
 
 class _Builder:
-    """Makes the indexes of one client, on a thread that is there as long as there is something to make."""
+    """Creates the indexes of one client, on a thread that ends when none is left to create."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -108,7 +108,7 @@ class _Builder:
         while build := self._next():
             try:
                 build.run()
-            except Exception as error:  # noqa: BLE001 - those of others are to be made too
+            except Exception as error:  # noqa: BLE001 - the other indexes are still to be created
                 _warn(build.collection, build.namespace, build.fields, error)
 
     def _next(self) -> _Build | None:
@@ -118,30 +118,30 @@ class _Builder:
 
 
 _lock = threading.Lock()
-# By identity, since clients of the same servers are equal; the reference ends the entry with its client.
+# By identity, since clients of the same servers are equal; the weak reference removes the entry with its client.
 _clients: dict[int, tuple["weakref.ref[Any]", _Builder, dict[str, _Namespace]]] = {}
 
 
 def ensure_indexes(collection: Collection[dict[str, Any]], metadata_fields: Iterable[str] | None = None) -> None:
-    """Have the indexes made that are not yet asked for, in one command; an index helps, so failing is a warning.
+    """Have missing indexes created, in one command; a failure is a warning, since everything works without them.
 
-    Nobody waits for it. What failed for good (no privilege, another index in its place) is left; what was not done in
-    time is asked for again by a call some minutes later, and anything else by the next call.
+    The caller does not wait. After a lasting failure (no privilege, another index in its place) an index is not tried
+    again; after a timeout a call some minutes later tries it again, and after another failure the next call.
 
     Args:
-        collection: Holds the sessions.
-        metadata_fields: Fields of the metadata to index besides, dotted where they are nested.
+        collection: The collection of the sessions.
+        metadata_fields: Metadata fields to index too; a dot reaches into a nested field.
     """
     _ensure(collection, (*_ALWAYS, *(f"metadata.{field}" for field in metadata_fields or ())))
 
 
 def ensure_segment_index(collection: Collection[dict[str, Any]]) -> None:
-    """Have the index made by which the segments of a session are found, as ``ensure_indexes`` does."""
+    """Have the index created by which a session's segments are found, as ``ensure_indexes`` does."""
     _ensure(collection, ("session_id",))
 
 
 def ensure_file_indexes(files: Collection[dict[str, Any]], chunks: Collection[dict[str, Any]]) -> None:
-    """Have the indexes made by which the files of a session and their chunks are found, as ``ensure_indexes`` does."""
+    """Have the indexes created by which a session's files and chunks are found, as ``ensure_indexes`` does."""
     _ensure(files, ("metadata.session_id",))
     _ensure(chunks, (_CHUNKS,))
 
@@ -162,13 +162,13 @@ def _ensure(collection: Collection[dict[str, Any]], fields: Iterable[str]) -> No
 def _create(collection: Collection[dict[str, Any]], fields: list[str]) -> None:
     models = [_model(field) for field in fields]
     try:
-        # All members have to be there otherwise: while one is down, who asks waits until it is back.
+        # By default all members must vote: while one is down, the command would wait for it.
         collection.create_indexes(models, commitQuorum="majority")
     except (PyMongoError, TypeError) as error:  # TypeError: mongomock
-        # Who lacks the privilege is told the whole command.
+        # The error of a missing privilege quotes the whole command.
         if "commitQuorum" not in str(error) or getattr(error, "code", None) == _UNAUTHORIZED:
             raise
-        # A server that stands alone refuses one, and others do not know it.
+        # A standalone server refuses a commit quorum, and others do not know it.
         collection.create_indexes(models)
 
 
@@ -193,7 +193,7 @@ def _note_failure(
 
 
 def _create_singly(collection: Collection[dict[str, Any]], namespace: _Namespace, fields: list[str]) -> None:
-    """Go round the one that cannot be made: the server had refused the whole list because of it."""
+    """Create the indexes one by one: because of one of them, the server has refused the whole list."""
     for field in fields:
         try:
             _create(collection, [field])
@@ -202,7 +202,7 @@ def _create_singly(collection: Collection[dict[str, Any]], namespace: _Namespace
 
 
 def _warn(collection: Collection[dict[str, Any]], namespace: _Namespace, fields: list[str], error: Exception) -> None:
-    """Tell the kind of failure only: the server's own words quote the command with its signature."""
+    """Log only the kind of failure: the server's words quote the command with its signature."""
     if namespace.first_warning():
         logger.warning(
             "namespace=<%s> fields=<%s> error=<%s> code=<%s> | an index was not created, queries on it may be slow",
@@ -218,7 +218,7 @@ def _entry(collection: Collection[dict[str, Any]]) -> tuple[_Builder, _Namespace
     with _lock:
         entry = _clients.get(id(client))
         if entry is None:
-            # The callback takes no lock: it may run in a thread that holds it.
+            # The callback takes no lock: it may run in a thread that holds the lock.
             entry = _clients[id(client)] = (_forget_with(client), _Builder(), {})
         _, builder, namespaces = entry
         return builder, namespaces.setdefault(collection.full_name, _Namespace())
@@ -234,7 +234,7 @@ def _forget_with(client: Any) -> "weakref.ref[Any]":
 
 
 def _forget_all() -> None:
-    """After a fork: the threads are the parent's, and the child may hold locks that nobody gives back."""
+    """Begin anew after a fork: the threads are the parent's, and copied locks may never be released."""
     global _lock
     _lock = threading.Lock()
     _clients.clear()

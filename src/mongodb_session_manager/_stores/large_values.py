@@ -1,7 +1,7 @@
 """Large values of messages and states, around the writes that refer to them.
 
-Values are uploaded before the write. After it, they are uploaded again if they were removed meanwhile, and the values
-that it replaced are removed. If the write stores nothing, its own values are removed again.
+Values are uploaded before the write. After it, values that were removed meanwhile are uploaded again, and the values
+that the write has replaced are removed. If the write stores nothing, its own values are removed.
 """
 
 import time
@@ -28,12 +28,12 @@ _T = TypeVar("_T")
 
 _REMEDY_FOR_MESSAGE = "another message in its place with the repository's update_message()."
 _REMEDY_FOR_AGENT = "another state in its place with the repository's update_agent()."
-# Seconds between attempts to read a value that is not there, but will be when its writer is done.
+# Seconds between attempts to read a value that a writer may be about to upload again.
 _PAUSES = (0.05, 0.2, 1.0)
 
 
 class MissingValueError(MongoDBSessionError):
-    """A message or state refers to a value that is not in the bucket."""
+    """A message or state refers to a value that is not stored."""
 
     def __init__(self, label: str, remedy: str) -> None:
         super().__init__(
@@ -50,7 +50,7 @@ class LargeValues:
 
     def __init__(self, files: SessionFiles) -> None:
         self._files = files
-        # Sessions and agents whose state was seen to be in files.
+        # Sessions and agents with a state that is known to be in files.
         self._states: set[tuple[str, str]] = set()
 
     # Around a write
@@ -64,17 +64,17 @@ class LargeValues:
         replaces: bool = False,
         is_sent_again: bool = False,
     ) -> bool:
-        """Write what refers to values.
+        """Send a write that refers to values.
 
         Args:
             session_id: The session.
-            values: What is uploaded ahead, by digest.
-            write: Tells whether it stored something.
-            replaces: Whether all values that nothing uses afterwards are removed.
-            is_sent_again: Whether the caller may send the write again, so that the values stay where it stores nothing.
+            values: The values, by digest; they are uploaded first.
+            write: Sends the write, and returns whether it stored something.
+            replaces: Whether values that have no use afterwards are removed.
+            is_sent_again: Whether the caller may send the write again, so that the values stay if it stores nothing.
 
         Returns:
-            Whether that stored something.
+            Whether the write stored something.
         """
         if not (values or replaces):
             return write()
@@ -89,9 +89,9 @@ class LargeValues:
         return True
 
     def ahead(self, session_id: str, values: Mapping[str, bytes], write: Callable[[], bool]) -> bool:
-        """Upload values and write; if that stores nothing, remove them again.
+        """Upload values and write; if the write stores nothing, remove the values again.
 
-        Not after an error of the driver: the write may arrive yet, and a repeated one needs them.
+        After an error of the driver they stay: the write may still arrive, and a repeated one needs them.
         """
         if not values:
             return write()
@@ -111,7 +111,7 @@ class LargeValues:
             self._files.store(session_id, values)
 
     def keep(self, session_id: str, values: Mapping[str, bytes]) -> None:
-        """Upload again what was removed of the values of what was just stored."""
+        """Upload again those values of a finished write that were removed meanwhile."""
         with operation("keep_files", session_id):
             self._files.keep(session_id, values)
 
@@ -121,7 +121,7 @@ class LargeValues:
             self._files.mark(session_id, digests, removal)
 
     def remove(self, session_id: str, digests: Iterable[str], removal: ObjectId) -> None:
-        """Remove the values that nothing uses: these, and those whose removal was announced."""
+        """Remove values without a use: these, and values whose removal was announced."""
         with operation("remove_files", session_id):
             self._files.remove_unused(session_id, digests, removal)
 
@@ -130,13 +130,13 @@ class LargeValues:
         self._files.delete(session_id)
 
     def _take_back(self, session_id: str, values: Mapping[str, bytes]) -> None:
-        with suppress(PyMongoError):  # what became of the write is what the caller is to know
+        with suppress(PyMongoError):  # the caller needs the outcome of the write, not of this
             self.remove(session_id, values, ObjectId())
 
     def with_state(
         self, session_id: str, write: AgentWrite, send: Callable[[AgentWrite], bool], *, is_sent_again: bool = True
     ) -> bool:
-        """Send a write; large fields of its state are stored as files, and files that they replace are removed."""
+        """Send a write; large fields of its state are stored as files, and files that these replace are removed."""
         data, files = offload_data(write.data)
         if not (files or self._replaces_files(session_id, write)):
             return send(write)
@@ -154,7 +154,7 @@ class LargeValues:
     # Reading
 
     def whole(self, read: Callable[[], _T]) -> _T:
-        """Read; again, a little later, if a writer and a remover of the same value have just met."""
+        """Read; again a little later, if a remover was faster than a writer that uploads the value again."""
         for pause in _PAUSES:
             try:
                 return read()
@@ -163,12 +163,12 @@ class LargeValues:
         return read()
 
     def read(self, session_id: str, of: str, digests: Iterable[str], messages: int = 0) -> Files:
-        """Return those of the values that are stored; ``of`` is the agent or multi-agent that they belong to."""
+        """Return the stored ones of the values; ``of`` labels the agent or multi-agent that they belong to."""
         with operation("read_files", session_id, of, messages=messages):
             return self._files.read(session_id, digests)
 
     def put_back_messages(self, session_id: str, agent_id: str, messages: Sequence[Stored]) -> None:
-        """Put the values of messages in their places."""
+        """Replace the marks in messages by their values."""
         wanted = file_digests(messages)
         if not wanted:
             return
@@ -179,7 +179,7 @@ class LargeValues:
             put_back_values(message, files)
 
     def put_back_state(self, session_id: str, agent_id: str, data: Stored) -> None:
-        """Put the fields of an agent's state in their places."""
+        """Replace the marks in an agent's state by the fields."""
         wanted = data_digests(data)
         if not wanted:
             return

@@ -1,4 +1,4 @@
-"""Messages one by one, as the SDK's verbs name them; in pages; and how many there are."""
+"""Messages: one by one, as the SDK's verbs name them, and in pages; and their number."""
 
 from strands.types.session import SessionMessage
 
@@ -26,10 +26,10 @@ class MessageStore:
 
     Args:
         operations: Of the repository.
-        segments: Messages that have moved.
+        segments: The messages in segments.
         values: Large values.
         reader: Reads one agent.
-        histories: Writes one.
+        histories: Writes agents.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class MessageStore:
     # Writing
 
     def create_message(self, session_id: str, agent_id: str, given: SessionMessage) -> None:
-        """Append a message under an id that is higher than those stored. A repeated call is recognised."""
+        """Append a message under an id that is higher than all stored ones. A repeated call has no effect."""
         message_id, message = check_message_id(given.message_id), given.to_message()
         label = agent_label(session_id, agent_id, message_id)
         created_at = given_time(label, "created_at", given.created_at)
@@ -56,7 +56,7 @@ class MessageStore:
         self._values.around(session_id, files, lambda: self._append(session_id, write, message_id, tracking_id))
 
     def _append(self, session_id: str, write: AgentWrite, message_id: int, tracking_id: str | None) -> bool:
-        """Append a message; False where it is stored already, perhaps redacted since."""
+        """Append a message; False if it is stored already, perhaps redacted since."""
 
         def append(seen: AgentPosition | None) -> bool:
             is_taken = seen is not None and bool(seen.tracking_ids)
@@ -75,7 +75,7 @@ class MessageStore:
         return self._operations.write_again(session_id, append, look)
 
     def update_message(self, session_id: str, agent_id: str, given: SessionMessage) -> None:
-        """Replace a message, or redact it: of a message with ``redact_message`` only that is kept."""
+        """Replace a message, or redact it: of a message with ``redact_message``, only this one is stored."""
         message_id = check_message_id(given.message_id)
         edit = replacement if given.redact_message is None else redaction
         edited = edit(given.to_message(), message_id, now(), agent_label(session_id, agent_id, message_id))
@@ -89,11 +89,11 @@ class MessageStore:
             raise MessageNotFoundError(session_id, agent_id, message_id)
 
     def _edit_fileless(self, session_id: str, write: AgentWrite) -> bool:
-        """Change a message in the document of a session that never had offloaded values."""
+        """Change an embedded message of a session that never had offloaded values."""
         return self._histories.write_unguarded("update_message", session_id, write, condition=WITHOUT_FILES_FILTER)
 
     def _edit(self, session_id: str, write: AgentWrite, edit: MessageEdit) -> bool:
-        """Change a message wherever it is; False where it is nowhere."""
+        """Change a message, embedded or in a segment; False if it is not stored."""
         written = self._edit_embedded(session_id, write, edit.message_id)
         if written and not edit.redacts:
             return True
@@ -101,7 +101,7 @@ class MessageStore:
         return self._histories.edit_in_segments(session_id, write.agent_id, edit, write.files) or written
 
     def _edit_embedded(self, session_id: str, write: AgentWrite, message_id: int) -> bool:
-        """Change a message in the session document; False where it is not there."""
+        """Change an embedded message; False if it is not in the document."""
 
         def edit(seen: AgentPosition | None) -> bool:
             is_embedded = seen is None or message_id in seen.tracking_ids
@@ -114,7 +114,7 @@ class MessageStore:
     # Reading
 
     def read_message(self, session_id: str, agent_id: str, message_id: int) -> SessionMessage | None:
-        """Return one message, or None where there is no such message, agent or session."""
+        """Return one message, or None if there is no such message, agent or session."""
 
         def read() -> list[Stored]:
             found = self._reader.find_message(session_id, agent_id, message_id)
@@ -135,7 +135,7 @@ class MessageStore:
     ) -> list[Stored]:
         """Return an agent's messages as the codec stores them, oldest first.
 
-        With ``sizes_only`` large bytes tell their number alone, and are not read where that is stored beside them.
+        With ``sizes_only``, large bytes have only their length, and are not read if the mark holds it.
         """
 
         def read() -> list[Stored]:
@@ -150,7 +150,7 @@ class MessageStore:
     def read_listing(
         self, session_id: str, agent_id: str, listing: Listing, *, sizes_only: bool = False
     ) -> list[Stored]:
-        """Return the messages that a listing names, in its order, as the codec stores them; bytes as ``read_page``."""
+        """Return the messages of a page, in its order, as the codec stores them; bytes as in ``read_page``."""
         if listing.begins_at_start:
             return self.read_page(session_id, agent_id, listing.limit, listing.offset, sizes_only=sizes_only)
         offset, limit = listing.page(self._position(session_id, agent_id, listing.after))
@@ -158,12 +158,12 @@ class MessageStore:
         return messages[::-1] if listing.newest_first else messages
 
     def count_messages(self, session_id: str, agent_id: str) -> int:
-        """Return the number of an agent's messages; 0 where there is no such agent."""
+        """Return the number of an agent's messages; 0 if there is no such agent."""
         stored = self._operations.read_agent("count_messages", session_id, agent_id, count_pipeline)
         return int(self._operations.found(session_id, stored)["count"])
 
     def _position(self, session_id: str, agent_id: str, message_id: int | None) -> Position:
-        """Return where a message stands among all of its agent's; the end where there is no id."""
+        """Return the position of a message in its agent's history; the end if no id is given."""
         stored = self._read_agent(session_id, agent_id, position_pipeline, message_id)
         moved = stored.get("moved_count") or 0
         if message_id is not None and stored["upto"] == 0 and moved:

@@ -28,7 +28,7 @@ class MetadataStore:
 
     Args:
         operations: Of the repository.
-        outbox: Notifications that are recorded with it.
+        outbox: The notifications recorded with a change.
     """
 
     def __init__(self, operations: Operations, outbox: OutboxStore) -> None:
@@ -50,7 +50,7 @@ class MetadataStore:
                 )
 
     def _send(self, session_id: str, fields: Stored, change: FilterAndUpdate, records: list[Stored]) -> bool:
-        """Send a change of metadata that leaves room for what else is in the document."""
+        """Send a change of metadata, if it leaves room for the rest of the document."""
         added = len(bson.encode(fields))
         if not self._operations.can_compute:
             return self._outbox.send(session_id, change, records)
@@ -58,20 +58,20 @@ class MetadataStore:
         if self._outbox.send(session_id, fitting, records):
             return True
         if self._operations.bytes_of(session_id, "metadata") + added <= METADATA_BYTES:
-            return False  # something else is in the way
+            return False  # the size is not the reason
         size = self._operations.bytes_of(session_id, "metadata", without=fields) + added
         if size > METADATA_BYTES:
             raise LargeMetadataError(session_id, size)
         return self._outbox.send(session_id, change, records)
 
     def get_metadata(self, session_id: str) -> dict[str, Any]:
-        """Return ``{"metadata": {…}}``, or ``{}`` where there is none."""
+        """Return ``{"metadata": {…}}``, or ``{}`` if there is none."""
         with operation("get_metadata", session_id):
             metadata = self._operations.find(session_id, _FIELDS).get("metadata")
         return {"metadata": decode(metadata)} if metadata else {}
 
     def delete_metadata(self, session_id: str, keys: Iterable[str], outbox: Outbox, held: Mapping[str, Any]) -> bool:
-        """Remove metadata fields, where the metadata holds some values; whether it did."""
+        """Remove metadata fields, if the metadata holds the values in ``held``; return whether it did."""
         names = metadata_keys(session_id, keys)
         if not names:
             return True
@@ -98,5 +98,5 @@ def _unreachable_fields(session_id: str, fields: Stored) -> Iterator[None]:
         forget_values(error)
         raise UnstorableValueError(
             f"Metadata of session {session_id!r}, {named(fields, lambda key: '.' in key)}",
-            "a value that is no object stands where the dotted key goes through; delete that field first",
+            "the dotted key leads through a value that is not an object; delete that field first",
         ) from None

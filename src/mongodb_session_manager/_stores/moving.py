@@ -1,8 +1,8 @@
-"""Moves messages of several agents out of a session document at once, which keeps the document small over all of them.
+"""Moves messages of several agents out of a session document at once, which keeps the whole document small.
 
-A move changes neither the ids nor the guard of its agent: an agent that was restored before it goes on undisturbed. It
-needs no lease, since nothing of a history changes. An agent of the first version has no guard and gets none here; it
-keeps its last message, by which its writers tell where the history ends.
+A move changes neither message ids nor guards, so agents that were restored before it are not disturbed. It needs no
+lease, since no history changes. An agent of the first version has no guard and gets none here; its last message stays
+in the document, because its writers tell the end of the history by it.
 """
 
 import logging
@@ -28,23 +28,23 @@ __all__ = ["MessageMover"]
 
 logger = logging.getLogger(__name__)
 
-# How often all moves are recorded by one write of the document, which is as slow as the document is large. Each needs
-# all agents to be as they were read; those that were written meanwhile are left out of the next.
+# How often one write is tried that records all moves; each write takes longer the larger the document is. It goes
+# through only if all agents are as they were read; the next try leaves out agents that were written meanwhile.
 TRIES_AT_ONCE = 3
-# A segment grows by what leaves the document in small parts, so that few references stay behind.
+# Small parts are appended to the last segment up to this size, so that few references are needed.
 GROWN_SEGMENT_BYTES = 256 * 1024
 
 
 @dataclass(eq=False)
 class _Move:
-    """Messages of one agent on their way out of the document.
+    """Messages of one agent that leave the document.
 
     Attributes:
         agent_id: The agent.
-        agent: What was read of it.
+        agent: The agent as it was read.
         messages: Its oldest messages, which move.
-        references: To the new segments that hold them.
-        longer: Instead of these, the last reference there was, as it is with them.
+        references: The references to the new segments that hold them.
+        longer: Instead of these, the new form of the last reference, if the last segment takes them up.
         size: Their bytes.
     """
 
@@ -59,17 +59,17 @@ class _Move:
 
     @property
     def last(self) -> Stored:
-        """The last reference there was; empty where there was none."""
+        """The last reference before the move; empty if there is none."""
         found: list[Stored] = self.agent["segments"]
         return found[-1] if found else {}
 
     @property
     def may_lengthen(self) -> bool:
-        """Whether the last segment is small enough to take it up."""
+        """Whether the last segment is small enough to take the messages up."""
         return bool(self.last.get("bytes", GROWN_SEGMENT_BYTES) + self.size <= GROWN_SEGMENT_BYTES)
 
     def lengthened(self) -> Stored:
-        """Return the last reference as it is once its segment has taken it up."""
+        """Return the new form of the last reference, with the messages in its segment."""
         count, size = self.last["count"] + len(self.messages), self.last["bytes"] + self.size
         return {**self.last, "count": count, "bytes": size, "last_id": self.messages[-1]["message_id"]}
 
@@ -77,11 +77,11 @@ class _Move:
         return agent_rollover_update(session_id, self.agent_id, self.agent, self.references, self.longer)
 
     def is_undisturbed(self, agent: Stored) -> bool:
-        """Tell whether an agent that was read afterwards is as it was."""
+        """Tell whether an agent, read again, is as it was."""
         return all(agent.get(name) == value for name, value in self.agent.items() if name != "messages")
 
     def is_in(self, agent: Stored) -> bool:
-        """Tell whether an agent that was read afterwards refers to what was moved; others may have moved more since."""
+        """Tell whether an agent, read again, refers to the messages; other movers may have moved more since."""
         written = self.longer or self.references[-1]
         return any(
             reference["_id"] == written["_id"] and reference["last_id"] >= written["last_id"]
@@ -93,16 +93,16 @@ class MessageMover:
     """Moves the messages of a session's agents.
 
     Args:
-        collections: Where they are.
+        collections: The collections of the sessions.
     """
 
     def __init__(self, collections: Collections) -> None:
         self._sessions, self._segments = collections.sessions, collections.segments
 
     def make_room(self, session_id: str) -> bool:
-        """Move messages out of a document that is full, in the end all; False where there are none to move.
+        """Move messages out of a document that is full, all if needed; False if there are none to move.
 
-        Those of first-version agents only where there are no others.
+        Messages of first-version agents move only if there are no others.
         """
         agents = self.look(session_id)
         is_over = sum(agent.size for agent in agents) > BUDGET_BYTES
@@ -112,7 +112,7 @@ class MessageMover:
         return moved > 0
 
     def keep_small(self, session_id: str, size: DocumentSize) -> None:
-        """Move messages out of a document where all agents' together are over the budget, and say what was found."""
+        """Move messages out of a document that is over the budget, and note the size that was found."""
         found, moved = None, 0
         try:
             with operation("keep_small", session_id):
@@ -121,14 +121,14 @@ class MessageMover:
                 if found > BUDGET_BYTES:
                     moved = self.move(session_id, leaving(agents, BUDGET_BYTES // 2))
         except (PyMongoError, MongoDBSessionError) as error:
-            # Nothing is lost: the messages are where they were.
+            # Nothing is lost: the messages stay where they were.
             name = type(error).__name__
             logger.warning("session_id=<%s>, error=<%s> | old messages were not moved", session_id, name)
         finally:
             size.looked(found, moved)
 
     def look(self, session_id: str) -> list[AgentSize]:
-        """Return what the session document holds of each agent; of none where there is no such session."""
+        """Return the size of each agent's embedded messages; an empty list if there is no such session."""
         agents = read_agents(self._sessions, session_id, sizes_pipeline) or []
         return [
             AgentSize(
@@ -143,10 +143,10 @@ class MessageMover:
         ]
 
     def move(self, session_id: str, shares: Mapping[str, int]) -> int:
-        """Move so many bytes of agents' oldest messages; not those of an agent that is written meanwhile.
+        """Move so many bytes of agents' oldest messages, except for agents that are written meanwhile.
 
         Returns:
-            How many bytes have moved.
+            The bytes that have moved.
         """
         moves = self._planned(session_id, shares)
         if not moves:
@@ -169,7 +169,7 @@ class MessageMover:
         return dict(zip(agent_ids, session["agents"] if session else (), strict=False))
 
     def _lengthen(self, session_id: str, moves: list[_Move]) -> None:
-        """Append to the last segments, unless another mover is about to."""
+        """Append to the last segments, unless another mover is appending to them."""
         move_id = ObjectId()
         lengthen = [
             UpdateOne(*extended_segment_update(session_id, move.last, move.messages, move_id)) for move in moves
@@ -193,7 +193,7 @@ class MessageMover:
             self._segments.insert_many(segments)
 
     def _record(self, session_id: str, moves: list[_Move]) -> list[_Move]:
-        """Have the session document refer to what has moved instead of holding it; return which moves went through."""
+        """Replace the messages in the session document by references; return the moves that went through."""
         for _ in range(TRIES_AT_ONCE):
             if not moves or self._record_at_once(session_id, moves):
                 return moves
@@ -225,13 +225,13 @@ class MessageMover:
 
 
 def _movable(agent: Stored) -> list[Stored]:
-    """Return the messages that may leave the document."""
+    """Return the messages that may move."""
     messages: list[Stored] = agent["messages"]
     return messages if guard_of(agent).revision is not None else messages[:-1]
 
 
 def _oldest(messages: list[Stored], share: int) -> list[Stored]:
-    """Return the oldest messages that make so many bytes, or a little more."""
+    """Return the oldest messages, of so many bytes or a little more."""
     size = 0
     for number, message in enumerate(messages):
         if size >= share:

@@ -37,7 +37,7 @@ _REMEDY = "another state in its place with the repository's update_multi_agent()
 
 @dataclass(frozen=True)
 class _Seen:
-    """What a look found where a state was to be written."""
+    """The result of a look at the state that was to be written."""
 
     lease: Stored | None
     is_in_file: bool
@@ -66,7 +66,7 @@ class MultiAgentStore:
     def write_multi_agent(
         self, session_id: str, multi_agent_id: str, state: Mapping[str, Any] | MultiAgentState, *, create: bool = False
     ) -> None:
-        """Store a serialised or captured state."""
+        """Store a state, serialised or captured."""
         check_id("multi_agent_id", multi_agent_id)
         if not isinstance(state, MultiAgentState):
             state = encode_multi_agent(session_id, multi_agent_id, state)
@@ -76,7 +76,7 @@ class MultiAgentStore:
         except SessionTooLargeError:
             if files:
                 raise
-            # The session document has no room left, whatever takes it.
+            # The session document has no room left.
             fields, files = offload_state(state.fields, limit=0)
             self._store(session_id, multi_agent_id, fields, files, create=create)
 
@@ -84,7 +84,7 @@ class MultiAgentStore:
         self, session_id: str, multi_agent_id: str, fields: Stored, files: Mapping[str, bytes], *, create: bool
     ) -> None:
         def write(seen: _Seen | None) -> bool:
-            if seen is None:  # a state in files is uploaded only when it is known to have a place
+            if seen is None:  # a state in files is uploaded only once a look has shown that it can be written
                 return not files and self._write(session_id, multi_agent_id, fields, create=create)
             in_files = bool(files) or seen.is_in_file
             return self._values.around(
@@ -103,7 +103,7 @@ class MultiAgentStore:
     def _write(
         self, session_id: str, multi_agent_id: str, fields: Stored, *, create: bool, over_files: bool = False
     ) -> bool:
-        """Write a state; False where there is something else than expected, or a file that is to go unless told."""
+        """Write a state; False if the stored one is not as expected, or if it is in a file that would be left over."""
         shape = new_multi_agent_update if create else multi_agent_update
         condition = {} if create or over_files else without_state_file_filter(multi_agent_id)
         wanted, update = shape(session_id, multi_agent_id, fields)
@@ -111,7 +111,7 @@ class MultiAgentStore:
             return self._operations.update(session_id, ({**wanted, **condition}, update))
 
     def _look(self, session_id: str, multi_agent_id: str, *, create: bool) -> _Seen:
-        """Raise why a state cannot be written; return what else may be in the way."""
+        """Raise if a state cannot be written; otherwise return the lease, and whether the state is in a file."""
         with operation("read_multi_agent", session_id, multi_agent_id):
             session = self._operations.find(session_id, multi_agent_projection(multi_agent_id))
         stored = session.get("multi_agents", {}).get(escape_key(multi_agent_id))
@@ -122,7 +122,7 @@ class MultiAgentStore:
         return _Seen(session.get("lease"), bool(stored and stored.get("files")))
 
     def read_multi_agent(self, session_id: str, multi_agent_id: str) -> StoredState | None:
-        """Return the stored state of a Graph or Swarm, or None where there is none."""
+        """Return the stored state of a Graph or Swarm, or None if there is none."""
         check_id("multi_agent_id", multi_agent_id)
         return self._values.whole(lambda: self._read(session_id, multi_agent_id))
 

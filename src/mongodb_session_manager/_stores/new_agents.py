@@ -1,4 +1,4 @@
-"""Creates agents, with the messages that they begin with."""
+"""Creates agents with their first messages."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,13 +15,13 @@ from .segments import MessageSegments, total_size
 
 __all__ = ["NewAgents"]
 
-# A lease may change hands between a try and the look at what was in its way.
+# A lease may change hands between a try and the look after it.
 _TRIES = 5
 
 
 @dataclass(frozen=True)
 class _AgentTail:
-    """What a look found where an agent was to be created."""
+    """The result of a look at an agent that was to be created."""
 
     lease: Stored | None
     is_there: bool
@@ -32,7 +32,7 @@ class NewAgents:
 
     Args:
         operations: Of the repository.
-        segments: Messages that have moved.
+        segments: The messages in segments.
         values: Large values.
         reader: Reads one agent.
     """
@@ -43,11 +43,11 @@ class NewAgents:
         self._operations, self._segments, self._values, self._reader = operations, segments, values, reader
 
     def start(self, session_id: str, values: Mapping[str, bytes], write: AgentWrite) -> bool:
-        """Create an agent; the values of its messages, which are uploaded ahead, go where that stores nothing."""
+        """Create an agent; its messages' values are uploaded first, and removed if that stores nothing."""
         return self._values.ahead(session_id, values, lambda: self._start_whole(session_id, write))
 
     def _start_whole(self, session_id: str, write: AgentWrite) -> bool:
-        """Create an agent in one write, also with more messages than a document should hold."""
+        """Create an agent in one write; with many messages, the older ones go to segments first."""
         if write.size <= BUDGET_BYTES:
             return self._start(session_id, write)
         with operation("store_segments", session_id, write.agent_id, len(write.appended)):
@@ -80,10 +80,10 @@ class NewAgents:
         return created
 
     def _look(self, session_id: str, write: AgentWrite) -> _AgentTail | bool:
-        """Return what is where an agent was to be created; whether that is this very write, where it is there."""
+        """Look for the agent; if it is stored, return whether this very write has stored it."""
         stored = self._reader.tail(session_id, write.agent_id)
         if stored.get("agent_data"):
-            # A retry of our own write, whose first answer was lost, finds the agent as it made it.
+            # After a lost answer, a retry of our own write finds the agent that the first try stored.
             return guard_of(stored).write_id == write.write_id
         if stored["agents"] >= MOST_AGENTS:
             raise UnstorableValueError(

@@ -1,6 +1,6 @@
-"""What every store works with: the collections of one repository, its leases, and operations that are timed.
+"""What every store uses: the collections of one repository, its leases, and timed operations.
 
-A write that misses is looked into and repeated in one place, ``Operations.write_again``.
+``Operations.write_again`` is the one place where a write that misses is looked into and repeated.
 """
 
 import logging
@@ -50,18 +50,18 @@ _Seen = TypeVar("_Seen", bound="Looked")
 DEFAULT_DATABASE = "database_name"
 DEFAULT_COLLECTION = "agent_sessions"
 
-CONTENDED = "is being written by several at once; read it again before writing."
+CONTENDED = "is being written by several writers at once; read it again before writing."
 HELD = (
     "is locked: another manager is its only writer for now. Let the user ask again (HTTP 409), or make the manager "
     "with exclusive=True and a lease_timeout that is long enough to wait for the other one."
 )
 _LOST = (
-    "is no longer locked by this manager: it wrote nothing for longer than its lease_duration, and somebody else took "
-    "over. Make a new manager and agent to go on from what is stored."
+    "is no longer locked by this manager: it wrote nothing for longer than its lease_duration, and another manager "
+    "took over. Make a new manager and agent to go on from what is stored."
 )
-# How often room is made for one write: others may fill it meanwhile.
+# How often room is made for one write; other writers may fill it meanwhile.
 _ROOM_TRIES = 5
-# Seconds to wait for others that move messages, where there are none to move.
+# Seconds to wait for other movers, if there are no messages left to move.
 _ROOM_PAUSES = (0.05, 0.2)
 
 
@@ -69,11 +69,11 @@ _ROOM_PAUSES = (0.05, 0.2)
 
 
 class ClientUse:
-    """A repository's use of a client, which lasts as long as one of its stores is held.
+    """A repository's use of a client; it lasts as long as one of the stores exists.
 
     Args:
         handle: The client.
-        owner: Whether the client is to be closed when it is used no more.
+        owner: Whether the client is closed when this use ends.
     """
 
     def __init__(self, handle: ClientHandle, *, owner: bool) -> None:
@@ -81,7 +81,7 @@ class ClientUse:
         handle.acquire(self, owner=owner)
 
     def end(self, timeout: float) -> Callable[[], None] | None:
-        """End the use; return what closes the client, where it is to be closed then."""
+        """End the use; return a function that closes the client, if it is to be closed."""
         return self.handle.leave(self, timeout)
 
 
@@ -90,10 +90,10 @@ class Collections:
 
     Attributes:
         sessions: The session documents.
-        segments: What has outgrown them.
+        segments: The segment documents.
         files: The documents of the offloaded values.
-        chunks: Their contents.
-        can_compute: Whether the server computes in a projection; mongomock does not.
+        chunks: The contents of the files.
+        can_compute: Whether projections may compute; not on mongomock.
     """
 
     def __init__(self, client: "MongoClient[dict[str, Any]]", database_name: str | None, name: str) -> None:
@@ -105,12 +105,12 @@ class Collections:
         self.can_compute = isinstance(client, MongoClient)
 
 
-# A request of a service goes on with those of the one before.
+# The next request of a service uses the collections of the one before.
 _opened: "WeakKeyDictionary[ClientHandle, dict[tuple[str | None, str], Collections]]" = WeakKeyDictionary()
 
 
 def open_collections(handle: ClientHandle, database_name: str | None, collection_name: str | None) -> Collections:
-    """Return the collections of a namespace, which are opened once for a client."""
+    """Return the collections of a namespace, opened once for each client."""
     opened = _opened.setdefault(handle, {})
     key = (database_name, collection_name or DEFAULT_COLLECTION)
     found = opened.get(key)
@@ -120,7 +120,7 @@ def open_collections(handle: ClientHandle, database_name: str | None, collection
 
 
 def namespace_of(client: "MongoClient[dict[str, Any]]", database_name: str | None, collection_name: str | None) -> str:
-    """Return the database and collection that these arguments lead to."""
+    """Return the database and collection that these arguments name."""
     return f"{_database(client, database_name).name}.{collection_name or DEFAULT_COLLECTION}"
 
 
@@ -131,8 +131,8 @@ def _database(client: "MongoClient[dict[str, Any]]", name: str | None) -> Databa
 def _collection(database: Database[Stored], name: str) -> Collection[Stored]:
     return database.get_collection(
         name,
-        # The codec relies on plain dicts and aware datetimes, and guards on all that the primary holds and has
-        # acknowledged, whatever the client's own settings are.
+        # Whatever the client's own settings are: the codec needs plain dicts and aware datetimes, and guards need
+        # reads of the primary and acknowledged writes.
         codec_options=CODEC_OPTIONS,
         read_preference=ReadPreference.PRIMARY,
         read_concern=ReadConcern("local"),
@@ -151,11 +151,11 @@ def _log_default_database() -> None:
 
 
 class Looked(Protocol):
-    """What a look at a session found after a write had missed."""
+    """The result of a look at a session after a write has missed."""
 
     @property
     def lease(self) -> Stored | None:
-        """The stored lease of its only writer; None if the session has none."""
+        """The session's lease; None if it has none."""
 
 
 class Operations:
@@ -164,10 +164,10 @@ class Operations:
     Args:
         use: Of the client.
         collections: The collections.
-        sizes: How large the session documents are.
+        sizes: The sizes of the session documents.
 
     Attributes:
-        leases: Those that are held, by session.
+        leases: The leases that are held, by session.
     """
 
     def __init__(self, use: ClientUse, collections: Collections, sizes: DocumentSizes) -> None:
@@ -177,15 +177,15 @@ class Operations:
 
     @property
     def can_compute(self) -> bool:
-        """Whether the server computes in a projection."""
+        """Whether projections may compute."""
         return self.collections.can_compute
 
     def find(self, session_id: str, fields: Mapping[str, Any]) -> Stored:
-        """Return fields of a session; raise where there is no such session."""
+        """Return fields of a session; raise if there is no such session."""
         return self.found(session_id, self.sessions.find_one({"_id": session_id}, fields))
 
     def read_agent(self, verb: str, session_id: str, agent_id: str, pipeline: Any, *how: Any) -> Stored | None:
-        """Return what a pipeline over one agent gives; None where there is no such session."""
+        """Return the result of a pipeline over one agent; None if there is no such session."""
         stages: Pipeline = pipeline(check_id("session_id", session_id), check_id("agent_id", agent_id), *how)
         with operation(verb, session_id, agent_id) as outcome:
             found = next(self.sessions.aggregate(stages), None)
@@ -193,18 +193,18 @@ class Operations:
             return found
 
     def bytes_of(self, session_id: str, name: str, without: Iterable[str] = ()) -> int:
-        """Return how large a field of the session is; 0 where there is no such session."""
+        """Return the size of a field of the session; 0 if there is no such session."""
         found = next(self.sessions.aggregate(bytes_pipeline(session_id, name, without)), {})
         return int(found.get("bytes", 0))
 
     def found(self, session_id: str, stored: Stored | None) -> Stored:
-        """Return what was read; raise where there is no such session."""
+        """Return what was read; raise if there is no such session."""
         if stored is None:
             raise SessionNotFoundError(session_id)
         return stored
 
     def expect_stored(self, session_id: str) -> None:
-        """Look for a session whose fields were not as a write expects them."""
+        """Look for a session after a write that did not find the fields it expects."""
         self.find(session_id, {"_id": 1})
 
     def write(self, verb: str, session_id: str, agent_id: str, change: FilterAndUpdate, messages: int) -> bool:
@@ -213,11 +213,11 @@ class Operations:
             return outcome.of(self.update(session_id, change))
 
     def update(self, session_id: str, change: FilterAndUpdate) -> bool:
-        """Send a write of history or state; False where it found something else than it expects."""
+        """Send a write of history or state; False if it changed nothing."""
         return self.send(session_id, leased_update(change, self.leases.get(session_id)))
 
     def send(self, session_id: str, change: FilterAndUpdate) -> bool:
-        """Send a change of a session document; False where it found something else than it expects."""
+        """Send a change of a session document; False if it changed nothing."""
         return self.with_room(session_id, lambda: self.sessions.update_one(*change).matched_count > 0)
 
     def write_again(
@@ -229,14 +229,14 @@ class Operations:
         tries: int = 2,
         leased: bool = True,
     ) -> bool:
-        """Write; where that misses, look what is there, see that no lease is in the way, and write again.
+        """Write. If the write misses: look, check the lease, and write again.
 
         Args:
             session_id: The session.
-            write: Takes what was seen, None before the first look, and tells whether it went through.
-            look: Returns what is there; True or False where that is the answer.
-            tries: How often to write.
-            leased: Whether the writes go through only under a lease, where there is one.
+            write: Is given the result of the last look, or None; returns whether it went through.
+            look: Returns what is stored; True or False if this settles the answer.
+            tries: How often to write at most.
+            leased: Whether the writes go through only under the lease, if there is one.
         """
         seen: _Seen | None = None
         for _ in range(tries - 1):
@@ -251,7 +251,7 @@ class Operations:
         return write(seen)
 
     def check_lease(self, session_id: str, stored: Stored | None) -> None:
-        """Raise where a stored lease is in the way of our writes; clear one that has expired.
+        """Raise if another manager's lease blocks our writes; clear a lease that has expired.
 
         Raises:
             SessionLockedError: Another manager is the only writer, or took over from this one.
@@ -269,7 +269,7 @@ class Operations:
             self.sessions.update_one(*expired_lease_update(session_id, stored))
 
     def with_room(self, session_id: str, write: Callable[[], _T]) -> _T:
-        """Write; where the session document has no room left, make some and write again."""
+        """Write; if the session document has no room left, make room and write again."""
         pauses = iter(_ROOM_PAUSES)
         for _ in range(_ROOM_TRIES):
             try:
@@ -278,7 +278,7 @@ class Operations:
                 if not is_too_large(error):
                     raise
                 if not self.sizes.make_room(session_id):
-                    # Others may be moving the same messages just now.
+                    # Another mover may be moving the same messages.
                     pause = next(pauses, None)
                     if pause is None:
                         raise
@@ -291,19 +291,19 @@ class Operations:
 
 @dataclass
 class Outcome:
-    """What an operation came to, for the log."""
+    """The outcome of an operation, for the log."""
 
     messages: int
     text: str = "done"
 
     def read(self, found: Stored | None) -> None:
-        """Note what a read of an agent found."""
+        """Note the result of a read of an agent."""
         self.messages = len((found or {}).get("messages") or ())
         if found is None:
             self.text = "found no such session"
 
     def of(self, found: bool) -> bool:
-        """Note whether a write found what it was to change."""
+        """Note whether a write changed anything."""
         if not found:
             self.messages, self.text = 0, "missed: nothing was changed"
         return found
@@ -311,9 +311,9 @@ class Outcome:
 
 @contextmanager
 def operation(verb: str, session_id: str, agent_id: str | None = None, messages: int = 0) -> Iterator[Outcome]:
-    """Time one operation; a driver error passes through with a note of where it happened.
+    """Time one operation; a driver error is raised with a note of session and agent.
 
-    Ids are checked before any operation: one of another type would be a query.
+    Ids are checked first: a value of another type would act as a query.
     """
     check_id("session_id", session_id)
     outcome = Outcome(messages)
@@ -333,7 +333,7 @@ def operation(verb: str, session_id: str, agent_id: str | None = None, messages:
 def log_done(
     verb: str, session_id: str, agent_id: str | None, messages: int, started: float, text: str = "done"
 ) -> None:
-    """Tell of an operation that began at a time of ``perf_counter``."""
+    """Log an operation that began at a time of ``perf_counter``."""
     logger.debug(
         "operation=<%s>, session_id=<%s>, agent_id=<%s>, messages=<%d>, milliseconds=<%.2f> | %s",
         verb,

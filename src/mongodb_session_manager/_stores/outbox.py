@@ -1,7 +1,8 @@
-"""Notifications that are recorded with the change that they tell of, until they are delivered.
+"""Notifications: recorded together with the change that they tell of, and kept until they are delivered.
 
-The session document holds them up to a size. Beyond it each is a document of its own, to which the session document
-refers. One without a reference (the process died before the change was stored) is invisible and goes with the session.
+The session document holds them up to a size. Beyond this size, each is a document of its own, and the session document
+refers to it. A document without a reference (the process died before the change was stored) is invisible, and is
+deleted with the session.
 """
 
 import logging
@@ -22,7 +23,7 @@ __all__ = ["OUTBOX_BYTES", "OutboxStore"]
 logger = logging.getLogger(__name__)
 
 OUTBOX_BYTES = 256 * 1024
-# What one opening brings; the next one brings more when these are delivered.
+# Notifications that one opening reads; a later one reads more, once these are delivered.
 MOST_READ = 100
 
 
@@ -37,7 +38,7 @@ class OutboxStore:
         self._operations, self._segments = operations, operations.collections.segments
 
     def send(self, session_id: str, change: FilterAndUpdate, records: list[Stored]) -> bool:
-        """Send a change with the notifications that tell of it; undelivered ones do not fill the document."""
+        """Send a change with its notifications; undelivered ones never fill the document."""
         if not records:
             return self._operations.send(session_id, change)
         most = OUTBOX_BYTES if self._operations.can_compute else None
@@ -52,7 +53,7 @@ class OutboxStore:
         return written
 
     def undelivered(self, session_id: str, session: Stored) -> list[Stored]:
-        """Return the notifications of a session that was read."""
+        """Return the undelivered notifications of a session that was read."""
         embedded, apart = list(session.get("outbox", ())), session.get("outbox_documents")
         if not apart:
             return embedded
@@ -63,7 +64,7 @@ class OutboxStore:
         """Remove notifications that were delivered.
 
         Raises:
-            SessionNotFoundError: There is no such session; its notifications went with it.
+            SessionNotFoundError: There is no such session; its notifications were deleted with it.
         """
         delivered, sessions = list(ids), self._operations.sessions
         with operation("acknowledge_outbox", session_id):
@@ -78,7 +79,7 @@ class OutboxStore:
         return self._operations.bytes_of(session_id, "outbox") + len(bson.encode({"outbox": records})) <= most
 
     def _store(self, session_id: str, records: Sequence[Stored]) -> list[Stored]:
-        """Store notifications by themselves, and return the references to them."""
+        """Store notifications as documents, and return the references to them."""
         logger.warning(
             "session_id=<%s>, notifications=<%d> | nobody delivers the notifications of this session; they are kept in "
             "documents of their own",
@@ -94,7 +95,7 @@ class OutboxStore:
         return references
 
     def _read(self, session_id: str, references: Sequence[Stored]) -> list[Stored]:
-        """Return the oldest notifications of those that are referred to."""
+        """Return the oldest notifications that are referred to."""
         wanted = references[:MOST_READ]
         found = {each["_id"]: each["record"] for each in self._segments.find(segments_filter(session_id, wanted))}
         return [found[reference["_id"]] for reference in wanted if reference["_id"] in found]

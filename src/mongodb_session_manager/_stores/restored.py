@@ -1,4 +1,4 @@
-"""Restores one agent: its state and its live messages, wherever they are."""
+"""Restores one agent: its state and its live messages, embedded or in segments."""
 
 import logging
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ __all__ = ["AgentRestorer", "RestoredAgent"]
 
 logger = logging.getLogger(__name__)
 
-# Where no message was read by which to tell.
+# The estimate if no message was read.
 _USUAL_MESSAGE_BYTES = 1024
 
 
@@ -34,21 +34,21 @@ class RestoredAgent:
 
     Attributes:
         agent: The SDK's record: state, conversation manager state, internal state.
-        data: The same as it is stored.
-        guard: Where the history is; what the next guarded write must name.
-        live_count: How many messages the session document holds.
-        live_bytes: About how large they are together.
+        data: The same in its stored form.
+        guard: The guard that the next write must name.
+        embedded_count: How many messages the session document holds.
+        embedded_bytes: About how large they are together.
         has_files: Whether messages of the session refer to offloaded values, or did once.
-        live: The live set; None where none is stored.
-        removed: Where none is, how many of the oldest messages were left out at most.
-        messages: The live ones as (message_id, message), in live order.
+        live: The live set; None if none is stored.
+        removed: Without a stored live set, how many of the oldest messages were left out at most.
+        messages: The live messages as (message_id, message), in live order.
     """
 
     agent: SessionAgent = field(repr=False)
     data: Stored = field(repr=False)
     guard: Guard
-    live_count: int
-    live_bytes: int
+    embedded_count: int
+    embedded_bytes: int
     has_files: bool
     live: LiveIds | None
     removed: int
@@ -60,7 +60,7 @@ class AgentRestorer:
 
     Args:
         operations: Of the repository.
-        segments: Messages that have moved.
+        segments: The messages in segments.
         values: Large values.
     """
 
@@ -68,7 +68,7 @@ class AgentRestorer:
         self._operations, self._segments, self._values = operations, segments, values
 
     def read(self, session_id: str, agent_id: str) -> SessionAgent | None:
-        """Return an agent's data, or None where the session holds no such agent."""
+        """Return an agent's data, or None if the session holds no such agent."""
         return self._values.whole(lambda: self._read(session_id, agent_id))
 
     def _read(self, session_id: str, agent_id: str) -> SessionAgent | None:
@@ -79,7 +79,7 @@ class AgentRestorer:
         return session_agent(agent_id, stored)
 
     def restore(self, session_id: str, agent_id: str, removed: int | None = None) -> RestoredAgent | None:
-        """Return an agent with its live messages, or None where there is no such agent."""
+        """Return an agent with its live messages, or None if there is no such agent."""
         return self._values.whole(lambda: self._restore(session_id, agent_id, removed))
 
     def _restore(self, session_id: str, agent_id: str, removed: int | None) -> RestoredAgent | None:
@@ -91,14 +91,14 @@ class AgentRestorer:
     def restored(
         self, session_id: str, agent_id: str, stored: Stored, removed: int | None = None
     ) -> RestoredAgent | None:
-        """Return what was read of an agent, with what belongs to it and stands elsewhere."""
+        """Return an agent that was read, with its messages in segments and its large values."""
         if not stored.get("agent_data"):
             return None
         label = agent_label(session_id, agent_id)
         check_fields(label, stored["agent_data"])
         self._values.put_back_state(session_id, agent_id, stored["agent_data"])
         live = LiveIds.of(stored.get("live"))
-        if live is None and stored.get("live") is not None:  # what the server made of it is no help
+        if live is None and stored.get("live") is not None:  # the server could not use it either
             stored = self._with_all_messages(session_id, agent_id, stored)
         removed = removed_count(stored["agent_data"]) if removed is None else removed
         with restoring(label, "messages"):
@@ -107,14 +107,14 @@ class AgentRestorer:
             agent = session_agent(agent_id, stored)
         with restoring(label, "guard"):
             guard = guard_of(stored)
-        embedded_bytes = _embedded_bytes(stored)  # before the large values are back, which are stored elsewhere
+        embedded_bytes = _embedded_bytes(stored)  # before the large values are put back, which are stored elsewhere
         self._values.put_back_messages(session_id, agent_id, messages)
         return RestoredAgent(
             agent=agent,
             data=stored["agent_data"],
             guard=guard,
-            live_count=stored["count"],
-            live_bytes=embedded_bytes,
+            embedded_count=stored["count"],
+            embedded_bytes=embedded_bytes,
             has_files=bool(stored.get("has_files")),
             live=live,
             removed=removed,
@@ -138,7 +138,7 @@ class AgentRestorer:
         return [found[number] for number in live.choose(ids)]
 
     def _after(self, session_id: str, stored: Stored, removed: int) -> list[Stored]:
-        """Return the messages from a position on, or from the user's message before it; past the end, all."""
+        """Return the messages from a position on, or from the user's message before it; past the end, all messages."""
         messages, references = list(stored["messages"]), list(stored["segments"])
         first = sum(reference["count"] for reference in references)
         if removed == first + len(messages):
@@ -154,7 +154,7 @@ class AgentRestorer:
 
 
 def _embedded_bytes(agent: Stored) -> int:
-    """Return how large the messages are that the session document holds; else an estimate from those that were read."""
+    """Return the size of the embedded messages; an estimate from the read ones if the server did not tell it."""
     if "embedded_bytes" in agent:
         return int(agent["embedded_bytes"])
     messages = agent["messages"]

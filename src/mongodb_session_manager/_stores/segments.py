@@ -1,9 +1,9 @@
-"""What outgrows the session document moves to segment documents, which only it refers to.
+"""Segments: documents with messages that have outgrown the session document, which refers to them.
 
-A segment is inserted under a fresh id; the session takes up the reference in one guarded update. It is never
-replaced: a message in it may be edited in place, and more may be appended. A segment without a reference, and what
-stands in one behind the last message that its reference names (the process died in between), is invisible and goes
-with the session.
+A segment is inserted under a fresh id; one guarded update of the session adds the reference. A segment is never
+replaced: a message in it may be edited, and more may be appended. If the process dies in between, a segment without a
+reference, or messages in it beyond the last one that its reference names, are invisible, and are deleted with the
+session.
 """
 
 import itertools
@@ -32,11 +32,11 @@ from ..errors import SessionNotFoundError
 from .indexes import ensure_segment_index
 from .operation import Collections
 
-# The session document of an agent holds at least so many messages (the SDK's default window is 40), if they are not
-# larger than this together.
+# At least so many messages of an agent stay embedded (the SDK's default window is 40), if they are together not
+# larger than this.
 KEPT_MESSAGES = 48
 KEPT_BYTES = 256 * 1024
-# A longer history than this moves in part. An append costs about 2 ms for each MB of the document, a move about 2 ms.
+# A part of a longer history moves. An append costs about 2 ms for each MB of the document, a move about 2 ms.
 EMBEDDED_BYTES = 128 * 1024
 LARGE_EMBEDDED_BYTES = 2 * KEPT_BYTES
 SEGMENT_BYTES = 4 * 1024 * 1024
@@ -45,22 +45,22 @@ MOST_SPANS = 16
 
 
 def outgrown(embedded_count: int, embedded_bytes: int) -> bool:
-    """Tell whether the messages in a session document should move in part."""
+    """Tell whether some of an agent's embedded messages should move."""
     if embedded_bytes > LARGE_EMBEDDED_BYTES:
         return embedded_count > 1
     return embedded_bytes > EMBEDDED_BYTES and embedded_count > 2 * KEPT_MESSAGES
 
 
 @dataclass(frozen=True)
-class RolledOver:
-    """What the session document still holds of an agent after a move."""
+class EmbeddedSize:
+    """The number and bytes of an agent's messages that a move left embedded."""
 
-    live_count: int
-    live_bytes: int
+    embedded_count: int
+    embedded_bytes: int
 
 
 class MessageSegments:
-    """The messages of agents beyond what the session documents hold.
+    """The messages of agents that are in segments.
 
     Args:
         collections: Where they are.
@@ -70,13 +70,13 @@ class MessageSegments:
         self._sessions, self._segments = collections.sessions, collections.segments
 
     def index(self) -> None:
-        """Have the segments indexed by their session, behind the caller's back."""
+        """Have the segments indexed by their session, in the background."""
         ensure_segment_index(self._segments)
 
     def roll_over(
         self, session_id: str, agent_id: str, guard: Guard, write_id: ObjectId, kept_bytes: int, lease: Lease | None
-    ) -> RolledOver | None:
-        """Move an agent's oldest messages; None where there are none to move, or another writer is in the way."""
+    ) -> EmbeddedSize | None:
+        """Move an agent's oldest messages; None if there are none to move, or another writer was faster."""
         agent = next(self._sessions.aggregate(embedded_messages_pipeline(session_id, agent_id)), None)
         if agent is None:
             raise SessionNotFoundError(session_id)
@@ -91,12 +91,12 @@ class MessageSegments:
         moved_count = agent.get("moved_count") or 0
         change = rollover_update(session_id, agent_id, guard, moved_count, references, write_id)
         if self._sessions.update_one(*leased_update(change, lease)).matched_count:
-            return RolledOver(len(kept), total_size(kept))
+            return EmbeddedSize(len(kept), total_size(kept))
         self._segments.delete_many(segments_filter(session_id, references))
         return None
 
     def store(self, session_id: str, agent_id: str, messages: list[Stored]) -> tuple[list[Stored], list[Stored]]:
-        """Store the older ones of a new agent's messages; return the references to them, and the latest messages."""
+        """Store the older messages of a new agent; return the references to them, and the latest messages."""
         moved, kept = _split(messages, EMBEDDED_BYTES)
         pairs = new_segments(session_id, agent_id, moved)
         if pairs:
@@ -105,11 +105,11 @@ class MessageSegments:
         return [reference for _, reference in pairs], kept
 
     def take_back(self, session_id: str, references: Sequence[Stored]) -> None:
-        """Delete segments that no agent came to refer to."""
+        """Delete segments whose references were not stored."""
         self._segments.delete_many(segments_filter(session_id, references))
 
     def delete(self, session_id: str) -> None:
-        """Delete all segments of a session, whether referred to or not."""
+        """Delete all segments of a session, with or without a reference."""
         self._segments.delete_many({"session_id": session_id})
 
     def page(self, session_id: str, agent: Stored, start: int, end: int | None) -> list[Stored]:
@@ -117,16 +117,16 @@ class MessageSegments:
 
         Args:
             session_id: The session.
-            agent: What ``page_pipeline`` read for these positions.
+            agent: The result of ``page_pipeline`` for these positions.
             start: The position of the first.
-            end: That of the first that is not wanted; None for all that follow.
+            end: The position after the last one; None for all that follow.
         """
         embedded: list[Stored] = agent["messages"]
         references: list[Stored] = agent["segments"]
         if is_numbered(agent):
             last = None if end is None else end - 1
             return self.read(session_id, references, [(start, last)] if start or end is not None else ()) + embedded
-        # Positions in what precedes the session document's part are counted by the references.
+        # Positions before the embedded messages are counted by the references.
         ends = list(itertools.accumulate(reference["count"] for reference in references))
         wanted = [
             (border - reference["count"], reference)
@@ -142,7 +142,7 @@ class MessageSegments:
     def read(
         self, session_id: str, references: Sequence[Stored], spans: Sequence[tuple[int, int | None]] = ()
     ) -> list[Stored]:
-        """Return the messages of segments in the order of their references; with spans of ids, only those."""
+        """Return the messages of segments in the order of their references; with spans, only ids in one of them."""
         found = self._find(session_id, references, spans)
         return [message for reference in references for message in _named(found[reference["_id"]], reference)]
 
@@ -152,7 +152,7 @@ class MessageSegments:
         return next((m for m in self.read(session_id, holding) if m["message_id"] == message_id), None)
 
     def position(self, session_id: str, references: Sequence[Stored], message_id: int) -> Position | None:
-        """Return where a message id stands among the messages of these segments; None where it comes behind them."""
+        """Return the position of a message id in these segments; None if it is higher than all their ids."""
         before = 0
         for reference in references:
             if message_id < reference["first_id"]:
@@ -186,37 +186,37 @@ class MessageSegments:
         return found
 
     def edit(self, session_id: str, agent_id: str, edit: MessageEdit) -> bool:
-        """Change a message wherever segments hold it; False where none does."""
+        """Change a message in every segment that holds it; False if none does."""
         return self._segments.update_many(*segment_edit_update(session_id, agent_id, edit)).matched_count > 0
 
     def tracked(self, session_id: str, agent_id: str, tracking_ids: Sequence[Any]) -> list[Stored]:
-        """Return the messages in segments, referred to or not, that have one of some tracking ids, as stored."""
+        """Return the messages with one of some tracking ids, as stored, in segments with or without a reference."""
         found = self._segments.find(tracked_segments_filter(session_id, [agent_id], tracking_ids))
         return [m for segment in found for m in segment["messages"] if m.get("tracking_id") in tracking_ids]
 
     def holds_tracked(self, session_id: str, agent_ids: Iterable[str], tracking_id: Any) -> bool:
-        """Tell whether a message with this tracking id, as stored, has moved."""
+        """Tell whether a segment holds a message with this tracking id, as stored."""
         wanted = tracked_segments_filter(session_id, agent_ids, [tracking_id])
         return self._segments.find_one(wanted, {"_id": 1}) is not None
 
 
 def _named(segment: Stored, reference: Stored) -> list[Stored]:
-    """Return the messages of a segment that its reference names; more may be on their way there."""
+    """Return the messages of a segment that its reference names; it may hold more, whose move is not recorded yet."""
     return [message for message in segment["messages"] if message["message_id"] <= reference["last_id"]]
 
 
 def new_segments(session_id: str, agent_id: str, messages: list[Stored]) -> list[tuple[Stored, Stored]]:
-    """Return segments of messages, each well below MongoDB's limit, and the references to them."""
+    """Return segments of messages, each well below MongoDB's limit, each with its reference."""
     return [new_segment_doc(session_id, agent_id, part, total_size(part)) for part in _parts(messages)]
 
 
 def total_size(messages: Iterable[Stored]) -> int:
-    """Return the bytes of messages together."""
+    """Return the size of messages together, in bytes."""
     return sum(map(message_size, messages))
 
 
 def _split(messages: list[Stored], kept_bytes: int) -> tuple[list[Stored], list[Stored]]:
-    """Divide messages into those that move and the latest, which stay."""
+    """Divide messages into older ones, which move, and the latest, which stay."""
     count, size = 0, 0
     for message in reversed(messages[-KEPT_MESSAGES:]):
         size += message_size(message)
@@ -228,7 +228,7 @@ def _split(messages: list[Stored], kept_bytes: int) -> tuple[list[Stored], list[
 
 
 def _parts(messages: list[Stored]) -> list[list[Stored]]:
-    """Divide messages so that each part makes a segment well below MongoDB's limit."""
+    """Divide messages into parts for segments well below MongoDB's limit."""
     parts: list[list[Stored]] = []
     size = SEGMENT_BYTES
     for message in messages:
@@ -241,11 +241,11 @@ def _parts(messages: list[Stored]) -> list[list[Stored]]:
 
 
 def message_size(message: Stored) -> int:
-    """Return the bytes of a message as it is stored."""
+    """Return the size of a stored message, in bytes."""
     return len(bson.encode(message))
 
 
 def is_ordered(messages: list[Stored]) -> bool:
-    """Tell whether messages can move."""
-    # The first version could mix up ids; such a history stays where it is.
+    """Tell whether the ids of messages ascend, so that they can move."""
+    # The first version could mix up ids; such a history stays in the document.
     return all(one["message_id"] < other["message_id"] for one, other in itertools.pairwise(messages))

@@ -18,14 +18,13 @@ from .._schema.sessions import (
     OPENING_PROJECTION,
     SCHEMA_VERSION,
     new_session_doc,
-    opening_projection,
     opening_update,
 )
 from .._schema.values import Stored, decode
 from ..errors import SchemaVersionError, SessionConflictError
 from .indexes import ensure_indexes
 from .large_values import LargeValues, MissingValueError
-from .opening import SessionOpener
+from .opening import SessionOpener, opened_fields
 from .operation import Operations, operation
 from .outbox import OutboxStore
 from .restored import AgentRestorer, RestoredAgent
@@ -91,6 +90,7 @@ class SessionStore:
         *,
         create: bool = True,
         agent_ids: Iterable[str] = (),
+        found: Stored | None = None,
     ) -> OpenedSession:
         """Open the session, and create it where it is not there.
 
@@ -100,6 +100,7 @@ class SessionStore:
             lease: What this repository then writes the session under; waited for while another manager holds it.
             create: False: only a session that is there is opened, and nothing is written but the lease.
             agent_ids: Agents to bring along, as ``restore_agent`` gives them.
+            found: What ``read_sessions`` has just read of the session with these agents; without a lease only.
 
         Raises:
             SchemaVersionError: A newer version of this library wrote it.
@@ -111,7 +112,10 @@ class SessionStore:
         wanted = [check_id("agent_id", agent_id) for agent_id in dict.fromkeys(agent_ids)]
         brought = wanted if self._operations.can_compute else []
         with operation("open_session", session_id) as outcome:
-            stored, created = self._open(session_id, name, lease, brought, create=create)
+            if found is not None:
+                stored, created = found, False
+            else:
+                stored, created = self._open(session_id, name, lease, brought, create=create)
             parts = dict(zip(brought, stored.get(BROUGHT, ()), strict=False))
             outcome.messages = sum(len(part.get("messages", ())) for part in parts.values())
             session = _session(session_id, stored)
@@ -133,7 +137,7 @@ class SessionStore:
         self, session_id: str, name: str | None, lease: Lease | None, brought: list[str], *, create: bool
     ) -> tuple[Stored, bool]:
         """Return a session, and whether it is new."""
-        fields = opening_projection(brought) if self._operations.can_compute else OPENING_PROJECTION
+        fields = opened_fields(self._operations.collections, brought)
         with_room = self._operations.with_room
         if not create:
             return with_room(session_id, lambda: self._opener.find(session_id, lease, fields)), False

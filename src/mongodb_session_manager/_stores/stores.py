@@ -1,4 +1,4 @@
-"""The stores of one repository, tied together."""
+"""The stores of one repository."""
 
 from functools import cached_property
 
@@ -23,13 +23,13 @@ __all__ = ["Stores"]
 
 
 class Stores:
-    """What a repository consists of.
+    """The stores of one repository.
 
     Args:
         use: Of the client.
-        collections: Where the sessions are.
-        application_name: Of new sessions, by default.
-        metadata_fields: To index.
+        collections: The collections of the sessions.
+        application_name: The name in new sessions, by default.
+        metadata_fields: The metadata fields to index.
 
     Attributes:
         use: Of the client.
@@ -59,11 +59,11 @@ class Stores:
         )
         self.histories = HistoryStore(operations, segments, values, self._reader, restorer)
 
-    # Made when they are asked for: a turn needs none of them.
+    # Created when they are first used: a turn needs none of them.
 
     @cached_property
     def messages(self) -> MessageStore:
-        """Messages one by one and in pages."""
+        """Messages, one by one and in pages."""
         return MessageStore(self._operations, self._segments, self._values, self._reader, self.histories)
 
     @cached_property
@@ -78,10 +78,10 @@ class Stores:
 
     @cached_property
     def configs(self) -> AgentConfigStore:
-        """Agents' configuration, and what their calls used."""
+        """Agents' configuration, and the figures of their calls."""
         return AgentConfigStore(self._operations, self._segments, self._reader)
 
     @cached_property
     def multi_agents(self) -> MultiAgentStore:
-        """States of Graphs and Swarms."""
+        """The states of Graphs and Swarms."""
         return MultiAgentStore(self._operations, self._values)

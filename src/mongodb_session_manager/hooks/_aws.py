@@ -181,7 +181,7 @@ def _shown(url: object) -> str:
 def url_region(name: str, parts: SplitResult, region: str | None, client: Any) -> str | None:
     """Return the region that a URL names, else the given one, else a given session's, else the environment's.
 
-    None where the client that was given knows it.
+    None if the client that was given knows it.
 
     Raises:
         ValueError: There is none, or the given one is not fit.

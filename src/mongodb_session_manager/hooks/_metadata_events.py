@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from datetime import date, datetime, timezone
 from typing import Any, ClassVar
 
+from .._override import override
 from ._notifying import DeliveryMode, Message, NotifyingHook
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ class MetadataEventHook(NotifyingHook):
         super().__init__((target,), delivery)
         self._target, self._fields = target, _checked_fields(metadata_fields)
 
+    @override
     def _compose(self, action: str, session_id: str, stored: Any, event_id: str) -> tuple[str, Message] | None:
         changed = {
             name: value

@@ -61,7 +61,7 @@ class Delivery:
         session_id: For the log.
         lane: Deliveries of one lane are sent one after the other, in the order in which they came.
         send: Sends it; raises ``DeliveryRefusedError`` where another attempt makes no sense.
-        acknowledge: Removes it from the outbox; None where it is in none (best effort).
+        acknowledge: Removes it from the outbox; None if it is in none (best effort).
         target: What it is sent to; one target takes at most half of the threads.
         tried: Ends when it was sent, or failed once, or waits behind one that failed and is in the outbox as well.
         ended: Ends when the dispatcher has nothing more to do with it.
@@ -168,9 +168,9 @@ class Dispatcher:
     def __init__(self, capacity: int = CAPACITY, retry_delays: tuple[float, ...] = RETRY_DELAYS) -> None:
         self._capacity, self._retry_delays = capacity, retry_delays
         self.dropped = 0
-        self._reset()
+        self.reset()
 
-    def _reset(self) -> None:
+    def reset(self) -> None:
         """Begin anew, also in a forked child: what is queued is sent by the parent, whose threads are not here."""
         self._changed = threading.Condition()
         self._threads: list[threading.Thread] = []
@@ -244,7 +244,7 @@ class Dispatcher:
         return any(thread.is_alive() for thread in self._threads) or self._start()
 
     def _start(self) -> bool:
-        """Start a thread, if there may be one more; False where the interpreter is ending and lets none start."""
+        """Start a thread, if there may be one more; False if the interpreter is ending and lets none start."""
         self._threads = [thread for thread in self._threads if thread.is_alive()]
         if len(self._threads) < THREADS:
             thread = threading.Thread(target=self._work, name="mongodb-session-manager-hooks", daemon=True)
@@ -437,4 +437,4 @@ def shared_dispatcher() -> Dispatcher:
 
 atexit.register(_shared.drain_at_exit)
 if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_shared._reset)
+    os.register_at_fork(after_in_child=_shared.reset)

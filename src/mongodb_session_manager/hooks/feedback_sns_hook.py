@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
+from .._override import override
 from . import _aws
 from ._notifying import DeliveryMode, Message, Notice, NotifyingHook
 
@@ -88,6 +89,7 @@ class FeedbackSNSHook(NotifyingHook):
         }
         super().__init__(topics, delivery)
 
+    @override
     def _compose(self, action: str, session_id: str, stored: Any, event_id: str) -> tuple[str, Message] | None:
         if not isinstance(stored, Mapping):
             return None
@@ -109,6 +111,7 @@ class FeedbackSNSHook(NotifyingHook):
             "event_id": event_id if self.at_least_once else "",
         }
 
+    @override
     def _send(self, notice: Notice, repository: "MongoDBSessionRepository | None") -> None:
         message = notice.message
         _aws.call(

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
+from .._override import override
 from . import _aws
 from ._metadata_events import EVENT, MetadataEventHook
 from ._notifying import DeliveryMode, Notice
@@ -56,6 +57,7 @@ class MetadataSQSHook(MetadataEventHook):
             "sqs", _aws.url_region("queue_url", parts, region, client), endpoint_url, client
         )
 
+    @override
     def _send(self, notice: Notice, repository: "MongoDBSessionRepository | None") -> None:
         message = notice.message
         _aws.call(

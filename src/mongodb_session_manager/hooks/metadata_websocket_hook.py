@@ -4,6 +4,7 @@ import logging
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
+from .._override import override
 from ..errors import SessionNotFoundError
 from . import _aws
 from ._metadata_events import MetadataEventHook
@@ -67,6 +68,7 @@ class MetadataWebSocketHook(MetadataEventHook):
             client,
         )
 
+    @override
     def _send(self, notice: Notice, repository: "MongoDBSessionRepository | None") -> None:
         if repository is None:
             raise DeliveryRefusedError("no bind() was called, so the stored connection_id is out of reach")
@@ -84,7 +86,7 @@ class MetadataWebSocketHook(MetadataEventHook):
         raise DeliveryError("each connection had gone")
 
     def _posted(self, connection: str, body: str) -> bool:
-        """Post; False where the connection has gone."""
+        """Post; False if the connection has gone."""
         client = self._source.client()
         try:
             _aws.call(client, "post_to_connection", ConnectionId=connection, Data=body.encode())
@@ -115,7 +117,7 @@ def _stored_connection(repository: "MongoDBSessionRepository", session_id: str) 
 
 
 def _removed(repository: "MongoDBSessionRepository", session_id: str, connection: str) -> bool:
-    """Remove the stored connection; False where another one has come in its place."""
+    """Remove the stored connection; False if another one has come in its place."""
     with database_time():
         return repository.delete_metadata(session_id, [CONNECTION_ID], held={CONNECTION_ID: connection})
 

@@ -26,7 +26,7 @@ def find_mongod() -> Path | None:
     """Find a mongod to run: the one on PATH, else the one that the dependency group ``embedded`` installs.
 
     Returns:
-        The executable, or None when there is none.
+        The executable, or None if there is none.
     """
     on_path = shutil.which("mongod")
     return Path(on_path) if on_path else _packaged()

@@ -13,6 +13,8 @@ from pymongo.monitoring import (
     CommandSucceededEvent,
 )
 
+from .._override import override
+
 __all__ = ["Command", "CommandCounter", "CommandLog", "session_ids"]
 
 _WRITES = frozenset({"insert", "update", "delete", "findAndModify", "bulkWrite"})
@@ -89,7 +91,8 @@ class CommandLog:
         with self._lock:
             self._commands.clear()
 
-    def _add(self, command: Command) -> None:
+    def record(self, command: Command) -> None:
+        """Take up a command that was sent."""
         with self._lock:
             self._commands.append(command)
 
@@ -119,6 +122,7 @@ class CommandCounter(CommandLog, CommandListener):
             with self._lock:
                 self._views.remove(view)
 
+    @override
     def started(self, event: CommandStartedEvent) -> None:
         """Record a command; called by pymongo."""
         if event.command_name in _HOUSEKEEPING:
@@ -128,11 +132,13 @@ class CommandCounter(CommandLog, CommandListener):
         with self._lock:
             views = list(self._views)
         for log in (self, *views):
-            log._add(command)
+            log.record(command)
 
+    @override
     def succeeded(self, event: CommandSucceededEvent) -> None:
         """Nothing to record; called by pymongo."""
 
+    @override
     def failed(self, event: CommandFailedEvent) -> None:
         """Nothing to record; called by pymongo."""
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
+from .._override import override
 from ._mongod import Mongod, connected
 from ._mongod_process import HOST, MongodProcess, MongodStartError
 from ._replica_set import REPLICA_SET, initiate
@@ -119,6 +120,7 @@ class MongodSet:
 class _Member(Mongod):
     """A mongod that leaves it to its set who is primary."""
 
+    @override
     def _wait_until_ready(self, process: MongodProcess, port: int) -> None:
         with connected(process, port):
             pass

@@ -15,6 +15,8 @@ from strands.types.content import Messages
 from strands.types.event_loop import StopReason, Usage
 from strands.types.streaming import StreamEvent
 
+from .._override import override
+
 __all__ = ["Redaction", "ScriptExhaustedError", "ScriptedModel", "Turn"]
 
 _Output = TypeVar("_Output", bound=BaseModel)
@@ -93,14 +95,17 @@ class ScriptedModel(Model):
     def __repr__(self) -> str:
         return f"ScriptedModel({self.config['model_id']!r}, {len(self.calls)} calls)"
 
+    @override
     def update_config(self, **model_config: Any) -> None:
         """Change the configuration."""
         self.config.update(model_config)
 
+    @override
     def get_config(self) -> dict[str, Any]:
         """Give the configuration."""
         return self.config
 
+    @override
     async def stream(self, messages: Messages, *args: Any, **kwargs: Any) -> AsyncGenerator[StreamEvent, None]:
         """Stream the next turn of the script.
 
@@ -123,6 +128,7 @@ class ScriptedModel(Model):
             yield event
         yield {"metadata": {"usage": {**self._usage}, "metrics": {"latencyMs": self._latency_ms}}}
 
+    @override
     async def structured_output(
         self, output_model: type[_Output], prompt: Messages, system_prompt: str | None = None, **kwargs: Any
     ) -> AsyncGenerator[dict[str, _Output | Any], None]:

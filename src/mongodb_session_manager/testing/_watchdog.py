@@ -21,7 +21,7 @@ class Watchdog:
 
     Args:
         pid: The child to stop.
-        folder: Its temporary folder, which is removed then; None where there is none.
+        folder: Its temporary folder, which is removed then; None if there is none.
     """
 
     def __init__(self, pid: int, folder: Path | None = None) -> None:

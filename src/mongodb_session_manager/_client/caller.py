@@ -1,0 +1,33 @@
+"""What a caller asks of the driver for itself alone."""
+
+import contextvars
+import sys
+from typing import Any, Final, TypeAlias
+
+import pymongo
+from pymongo.client_session import ClientSession
+
+__all__ = ["may_share"]
+
+_Variables: TypeAlias = tuple[contextvars.ContextVar[Any], ...]
+
+
+def _of_caller() -> _Variables | None:
+    """Return where the driver keeps a caller's pymongo.timeout(), and a session that the caller has bound.
+
+    There is no public question for either; None where one is not to be found.
+    """
+    wanted = [(getattr(pymongo, "_csot", None), "TIMEOUT")]
+    if hasattr(ClientSession, "bind"):  # not in each version
+        wanted.append((sys.modules[ClientSession.__module__], "_SESSION"))
+    found = [getattr(module, name, None) for module, name in wanted]
+    variables = tuple(variable for variable in found if isinstance(variable, contextvars.ContextVar))
+    return variables if len(variables) == len(wanted) else None
+
+
+_OF_CALLER: Final = _of_caller()
+
+
+def may_share(context: contextvars.Context) -> bool:
+    """Tell whether a caller's command may be one with those of others; where the driver does not tell, none may."""
+    return _OF_CALLER is not None and all(context.get(variable) is None for variable in _OF_CALLER)

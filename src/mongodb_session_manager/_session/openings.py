@@ -1,0 +1,170 @@
+"""Sessions that are opened off the event loop; those that wait at one moment are read by one command.
+
+A shared read is an attempt. What it does not find, or where it fails, a session is opened by itself, with its own time
+limits and its own error.
+"""
+
+import asyncio
+import contextvars
+import functools
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from typing import Any, Generic, Protocol, TypeVar
+
+import pymongo
+
+from .._client.caller import may_share
+from .._client.line import Line, submit
+from .._client.off_loop import Answer, Outcome, dropped, hand_over
+from .._schema.values import Stored
+
+__all__ = ["Opening", "OpeningLine"]
+
+logger = logging.getLogger(__name__)
+
+# A shared read takes the server about 0.5 ms for each session, and each waits for all of it.
+MOST_SHARED = 16
+# Seconds. A server that does not answer holds up no opening longer than this, and then not for so long.
+ATTEMPT_TIMEOUT = 0.5
+PAUSE = 10.0
+# Seconds. Where threads are scarce, others may have written by the time that one comes to what was read.
+FRESH = 0.5
+
+
+class _Closable(Protocol):
+    def close(self) -> None: ...
+
+
+_Manager = TypeVar("_Manager", bound=_Closable)
+
+
+class Opening(Generic[_Manager]):
+    """A manager that is made on a thread, for a request that may have gone when it is there.
+
+    The last to finish closes it, on a thread of the client: the end of the interpreter waits for those.
+
+    Args:
+        session_id: The session.
+        make: Makes the manager from what was read of the session; None where that is to be read.
+
+    Attributes:
+        answer: What the request waits for.
+        may_share: Whether the session may be read together with others.
+    """
+
+    def __init__(self, session_id: str, make: Callable[[Stored | None], _Manager]) -> None:
+        self.session_id = session_id
+        self._make, self._lock = make, threading.Lock()
+        self._loop = asyncio.get_running_loop()
+        self.answer: Answer = self._loop.create_future()
+        self._context = contextvars.copy_context()
+        self.may_share = may_share(self._context)
+        self._made: _Manager | None = None
+        self._given_up = False
+
+    def begin(self, executor: Executor, found: Stored | None = None) -> None:
+        """Have a thread make the manager."""
+        try:
+            submit(executor, functools.partial(self.run, found, time.monotonic() + FRESH), self.drop)
+        except RuntimeError:  # these threads have ended
+            self.drop()
+
+    def run(self, found: Stored | None = None, until: float = math.inf) -> None:
+        """Make the manager, and hand it over.
+
+        Args:
+            found: What was read of the session.
+            until: How long that is good enough, by the monotonic clock.
+        """
+        try:
+            outcome: Outcome = self._context.run(self._run, found if time.monotonic() < until else None), None
+        except BaseException as error:  # noqa: BLE001 - raised where the request waits
+            outcome = None, error
+        hand_over([(self.answer, outcome)])
+
+    def _run(self, found: Stored | None) -> _Manager:
+        if self._given_up:
+            raise dropped()
+        manager = self._make(found)
+        with self._lock:
+            self._made = manager
+            given_up = self._given_up or self._loop.is_closed()
+        if given_up:
+            manager.close()
+        return manager
+
+    def drop(self) -> None:
+        """Tell the request that no thread came to it."""
+        hand_over([(self.answer, (None, dropped()))])
+
+    def give_up(self, executor: Executor) -> None:
+        """Note that the request waits no more."""
+        with self._lock:
+            self._given_up = True
+            made = self._made
+        if made is None:
+            return
+        try:
+            executor.submit(made.close)
+        except RuntimeError:  # these threads have ended
+            made.close()
+
+
+class OpeningLine:
+    """Openings that wait for a thread of the client.
+
+    Args:
+        read: Reads sessions together, by id; what it leaves out is opened by itself.
+    """
+
+    def __init__(self, read: Callable[[Sequence[str]], Mapping[str, Stored]]) -> None:
+        self._read = read
+        self._line: Line[Opening[Any]] = Line()
+        # When a shared read is tried again.
+        self._sharing_from = 0.0
+
+    def join(self, executor: Executor, opening: Opening[Any]) -> None:
+        """Have a session opened; ``opening.answer`` tells when it is."""
+        if not opening.may_share:
+            opening.begin(executor)
+        elif self._line.join(opening):
+            self._call(executor)
+
+    def _call(self, executor: Executor) -> None:
+        try:
+            submit(executor, functools.partial(self._open, executor), self._dismiss)
+        except RuntimeError:  # these threads have ended
+            self._dismiss()
+
+    def _dismiss(self) -> None:
+        for opening in self._line.take()[0]:
+            opening.drop()
+
+    # On a thread of the client
+
+    def _open(self, executor: Executor) -> None:
+        openings, more = self._line.take(MOST_SHARED)
+        if more:
+            self._call(executor)
+        found = self._read_together([opening.session_id for opening in openings]) if len(openings) > 1 else {}
+        for opening in openings[1:]:
+            # Each has what was read for itself: two managers of one session share no message.
+            opening.begin(executor, found.pop(opening.session_id, None))
+        for opening in openings[:1]:
+            opening.run(found.pop(opening.session_id, None))
+
+    def _read_together(self, session_ids: Sequence[str]) -> dict[str, Stored]:
+        started = time.monotonic()
+        if started < self._sharing_from:
+            return {}
+        try:
+            with pymongo.timeout(ATTEMPT_TIMEOUT):
+                return dict(self._read(session_ids))
+        except Exception as error:  # noqa: BLE001 - each opening finds out by itself, and tells
+            logger.debug("sessions=<%d>, error=<%s> | were not read together", len(session_ids), type(error).__name__)
+            self._sharing_from = time.monotonic() + PAUSE
+            return {}
