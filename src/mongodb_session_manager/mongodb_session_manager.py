@@ -57,7 +57,7 @@ from ._schema.ids import agent_label, check_id
 from ._schema.lease import LEASE_DURATION, LEASE_TIMEOUT, Lease
 from ._schema.messages import with_blocks, with_tracking_id
 from ._schema.values import Stored
-from ._session.arguments import NotAsynchronous, check_choices, check_create, check_message, with_new_spellings
+from ._session.arguments import NotAsynchronous, check_choices, check_message, with_new_spellings
 from ._session.data import SessionData
 from ._session.deliveries import flush_hooks
 from ._session.guardrail_trace import guardrail_event
@@ -82,7 +82,6 @@ logger = logging.getLogger(__name__)
 
 # Seconds to give back a lease whose manager could not be made.
 UNUSED_LEASE_TIMEOUT = 1.0
-
 
 # The agent that one of our handlers captures on this thread, and what was announced of it.
 _capturing: ContextVar[tuple[AgentBinding, Announcement | None] | None] = ContextVar("_capturing", default=None)
@@ -170,8 +169,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         **client_options: "Unpack[OtherOptions]",
     ) -> None:
         check_id("session_id", session_id)
-        check_choices(durability, on_error)
-        check_create(create)
+        check_choices(durability, on_error, create)
         lease = Lease.wanted(exclusive, lease_timeout, lease_duration)
         options = with_new_spellings({**client_options, "metadata_hook": metadata_hook, "feedback_hook": feedback_hook})
         hooks = [as_hooks(options.pop(name), name) for name in ("metadata_hook", "feedback_hook")]
@@ -666,8 +664,7 @@ def check_defaults(arguments: Mapping[str, Any]) -> None:
     index_fields(given.get("metadata_fields"))
     for hook in ("metadata_hook", "feedback_hook"):
         as_hooks(given.get(hook), hook)
-    check_choices(given.get("durability", "sync"), given.get("on_error", "raise"))
-    check_create(given.get("create", True))
+    check_choices(given.get("durability", "sync"), given.get("on_error", "raise"), given.get("create", True))
     Lease.wanted(**{name: given[name] for name in ("exclusive", "lease_timeout", "lease_duration") if name in given})
 
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, get_args
 from .._schema.ids import shown
 from ..types import Durability, OnError
 
-__all__ = ["NotAsynchronous", "check_choices", "check_create", "check_message", "with_new_spellings"]
+__all__ = ["NotAsynchronous", "check_choices", "check_message", "with_new_spellings"]
 
 _OLD_SPELLINGS = {"metadataHook": "metadata_hook", "feedbackHook": "feedback_hook"}
 _ROLES = ("user", "assistant")
@@ -69,16 +69,19 @@ def _check_content(content: object) -> None:
         )
 
 
-def check_choices(durability: object, on_error: object) -> None:
+def check_choices(durability: object, on_error: object, create: object) -> None:
+    """Refuse values that are not choices of a manager.
+
+    Raises:
+        TypeError: ``create`` is not a bool.
+        ValueError: ``durability`` or ``on_error`` is not a choice.
+    """
     for name, value, choices in (
         ("durability", durability, get_args(Durability)),
         ("on_error", on_error, get_args(OnError)),
     ):
         if value not in choices:
             raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {shown(value)}")
-
-
-def check_create(create: object) -> None:
     if not isinstance(create, bool):
         raise TypeError(f"create must be True or False, got {shown(create)}")
 
