@@ -243,7 +243,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
     def register_hooks(self, registry: "HookRegistry", **kwargs: Any) -> None:
         """Register for every event of an agent, a bidirectional agent, a Graph or a Swarm that is to be stored."""
         registry.add_callback(AgentInitializedEvent, self._on_agent_initialized)
-        # Before everybody else's, who may put messages of their own into the agent's list.
+        # Before all other callbacks, which may put messages of their own into the agent's list.
         registry.add_callback(BeforeInvocationEvent, self._on_invocation_start, order=HookOrder.SDK_FIRST)
         registry.add_callback(BeforeToolCallEvent, self._on_tool_call)
         registry.add_callback(MessageAddedEvent, self._on_message_added)
@@ -295,7 +295,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
 
         Raises:
             PyMongoError: The write failed; the message stays queued and goes out first with the next one.
-            SessionConflictError: Somebody else wrote this agent's history meanwhile.
+            SessionConflictError: Another writer wrote this agent's history meanwhile.
             SessionNotFoundError: The session was deleted.
             TypeError: The message is no mapping, or the agent no agent.
             UnstorableValueError: The message holds something that would not come back equal.
@@ -341,7 +341,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         Raises:
             MongoDBSessionError: The agent has no message yet.
             PyMongoError: The write failed; the redaction stays queued and goes out first with the next write.
-            SessionConflictError: Somebody else wrote this agent's history meanwhile.
+            SessionConflictError: Another writer wrote this agent's history meanwhile.
             TypeError: The message is no mapping, or the agent no agent.
             ValueError: The message has another role than "user" or "assistant", or no content.
         """
@@ -366,7 +366,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
 
         Raises:
             PyMongoError: The write failed; the change stays queued and goes out first with the next one.
-            SessionConflictError: Somebody else wrote this agent's history meanwhile.
+            SessionConflictError: Another writer wrote this agent's history meanwhile.
             SessionNotFoundError: The session was deleted.
         """
         captured, _ = self._captured_now(agent)
@@ -568,14 +568,14 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
     def flush(self, timeout: float | None = None) -> None:
         """Return when everything captured so far is acknowledged.
 
-        A moved window is left out where somebody else has written since; the next message, if one comes, is refused.
+        A moved window is left out where another writer has written since; the next message, if one comes, is refused.
 
         Args:
             timeout: Seconds to wait at most; without end by default.
 
         Raises:
             PyMongoError: A write failed; what it held stays queued.
-            SessionConflictError: Somebody else wrote an agent's history meanwhile.
+            SessionConflictError: Another writer wrote an agent's history meanwhile.
             TimeoutError: Not everything was acknowledged in time.
         """
         sent = self._sending.all()

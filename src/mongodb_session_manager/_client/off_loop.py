@@ -79,12 +79,12 @@ def hand_over(answers: Iterable[tuple[Answer, Outcome]]) -> None:
         by_loop[answer.get_loop()].append((answer, outcome))
     for loop, of_loop in by_loop.items():
         try:
-            loop.call_soon_threadsafe(_settle, of_loop)
+            loop.call_soon_threadsafe(_resolve, of_loop)
         except RuntimeError:  # the loop was closed meanwhile; what failed stays pending and is raised then
             logger.debug("loop=<%s> | nobody waits for a write any more", loop)
 
 
-def _settle(answers: Iterable[tuple[Answer, Outcome]]) -> None:
+def _resolve(answers: Iterable[tuple[Answer, Outcome]]) -> None:
     for answer, (result, error) in answers:
         if answer.done():  # the caller was cancelled: nobody asks for the outcome
             continue

@@ -88,7 +88,7 @@ class LiveAgents:
         return True
 
     def _send_what_is_left(self, agent_id: str, bound: AgentBinding) -> None:
-        """Let the successor of an agent that nobody holds any more restore all that it said."""
+        """Send what a lost agent has left, so that its successor restores all that it said."""
         try:
             if bound.history.pending:
                 bound.history.flush()

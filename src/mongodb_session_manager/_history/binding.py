@@ -70,7 +70,7 @@ class AgentBinding:
     Capturing happens in memory, on the thread that calls; ``history.flush()`` sends.
 
     Attributes:
-        agent: Returns the agent; None where nobody holds it any more.
+        agent: Returns the agent; None once it is collected.
         history: What is stored, and what is on its way.
         failure: What went wrong in the current invocation.
         invoked: Whether the agent is in an invocation.
@@ -113,7 +113,7 @@ class AgentBinding:
         self.history.transfers.uploads.has_files |= has_files
 
     def is_left(self) -> bool:
-        """Tell whether nobody holds the agent any more."""
+        """Tell whether the agent is gone."""
         if self.agent() is not None:
             gc.collect()  # one that refers to itself, as through a tool, goes late
         return self.agent() is None
@@ -197,7 +197,7 @@ class AgentBinding:
         return self._capture.is_pending(message)
 
     def look(self, agent: "LocalAgent") -> None:
-        """Note which messages are live, before somebody puts others in the place of those that left."""
+        """Note which messages are live, before others take the place of those that left."""
         view = live_view(agent)
         if view is not None:
             with self.history.lock:
@@ -233,7 +233,7 @@ class AgentBinding:
 
     @property
     def left_out(self) -> Exception | None:
-        """Why a field of the agent is not stored, as long as nobody was told."""
+        """Why a field of the agent is not stored, until that is told."""
         errors = self._tracker.refused | self.history.queue.refused
         return next(iter(errors.values()), None)
 

@@ -1,4 +1,4 @@
-"""When the histories of one session go out, as its durability says, and in whose way a failed write is."""
+"""When the histories of one session go out, as its durability says."""
 
 import functools
 import time
@@ -69,7 +69,7 @@ class Sending:
         """Send, or leave it to the end of the invocation; a message outside of one is sent at once.
 
         Returns:
-            What is to be awaited; None where nobody waits.
+            What is to be awaited; None where the caller does not wait.
         """
         ends_later = binding.invoked or not isinstance(agent, Agent)
         if self._durability == "sync" or not ends_later:
@@ -114,7 +114,7 @@ class Sending:
             return None
         try:
             sent = self._handle.executor.submit(history.send_behind)
-        except (InvalidOperation, RuntimeError) as error:  # somebody closed the client
+        except (InvalidOperation, RuntimeError) as error:  # the client was closed
             self._failures.log(error)
             return None
         sent.add_done_callback(self._log_failure)
