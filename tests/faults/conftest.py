@@ -10,7 +10,7 @@ import pytest
 from pymongo import common
 
 from mongodb_session_manager import MongoDBSessionManager
-from mongodb_session_manager._history.binding import AgentBinder
+from mongodb_session_manager._history.binder import AgentBinder
 from mongodb_session_manager._history.changes import Limits
 from mongodb_session_manager._stores import segments as _segments
 from tests.aliases import Failing

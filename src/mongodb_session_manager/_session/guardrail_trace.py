@@ -1,8 +1,11 @@
 """What a Bedrock guardrail found, without what was said."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+from .._schema.ids import now
 from .._schema.usage import observed
+from .._schema.values import encode
 
 # Bedrock's policies, where each keeps its findings, and the fields that say what a finding is. None of these
 # quotes the conversation, as "match" does.
@@ -14,6 +17,29 @@ _FINDINGS: dict[str, dict[str, tuple[str, ...]]] = {
     "contextualGroundingPolicy": {"filters": ("type",)},
     "automatedReasoningPolicy": {"findings": ()},
 }
+
+
+def guardrail_event(
+    action: str, stop_reason: str | None, trace: Mapping[str, Any] | None, label: str
+) -> dict[str, Any]:
+    """Return what is recorded of a redaction, as it is stored.
+
+    Args:
+        action: What the guardrail did.
+        stop_reason: Why the model stopped, if that is known.
+        trace: Amazon Bedrock's trace, if there is one.
+        label: What the agent is called in errors.
+
+    Raises:
+        UnstorableValueError: ``action`` or ``stop_reason`` would not come back equal.
+    """
+    event: dict[str, Any] = {"action": action, "timestamp": now()}
+    if stop_reason is not None:
+        event["stop_reason"] = stop_reason
+    if trace is not None:
+        event["policies_triggered"] = policies_triggered(trace)
+    stored: dict[str, Any] = encode(event, f"{label}, guardrail event")
+    return stored
 
 
 def policies_triggered(trace: object) -> dict[str, list[str]]:
