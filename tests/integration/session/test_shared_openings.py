@@ -210,6 +210,22 @@ async def test_a_read_without_an_answer_is_left_soon_and_not_tried_again_at_once
     assert line._sharing_from > 0
 
 
+async def test_what_was_read_a_while_ago_is_read_again(
+    factory: MongoDBSessionManagerFactory,
+    mongo_client: Client,
+    filled: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command_counter: CommandCounter,
+) -> None:
+    monkeypatch.setattr(openings, "FRESH", 0.0)
+    with command_counter.counting() as log:
+        managers = await opened(factory, mongo_client, filled)
+
+    assert all(isinstance(each, MongoDBSessionManager) for each in managers)
+    # The thread that has read opens one of them at once.
+    assert Counter(log.names) == {"find": 1, "findAndModify": len(filled) - 1}
+
+
 async def test_each_gets_its_own_error(
     factory: MongoDBSessionManagerFactory, mongo_client: Client, filled: list[str], failing: Failing
 ) -> None:
