@@ -1,4 +1,4 @@
-"""What a Bedrock guardrail found, without what was said."""
+"""The findings of a Bedrock guardrail, without the text."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -7,8 +7,8 @@ from .._schema.ids import now
 from .._schema.usage import observed
 from .._schema.values import encode
 
-# Bedrock's policies, where each keeps its findings, and the fields that say what a finding is. None of these
-# quotes the conversation, as "match" does.
+# Bedrock's policies, the lists of their findings, and the fields that name a finding. Unlike "match", these fields
+# do not quote the conversation.
 _FINDINGS: dict[str, dict[str, tuple[str, ...]]] = {
     "topicPolicy": {"topics": ("name",)},
     "contentPolicy": {"filters": ("type", "confidence")},
@@ -43,11 +43,11 @@ def guardrail_event(
 
 
 def policies_triggered(trace: object) -> dict[str, list[str]]:
-    """Summarise a Bedrock guardrail trace as ``{policy: ["HATE/HIGH", …]}``, without what was said.
+    """Summarise a Bedrock guardrail trace as ``{policy: ["HATE/HIGH", …]}``, without the text.
 
     Args:
         trace: ``{"inputAssessment": …, "outputAssessments": …}``, also inside ``{"guardrail": …}`` or
-            ``{"trace": …}``. What has another form is passed over.
+            ``{"trace": …}``. Another form is ignored.
     """
     return observed("policies_triggered", lambda: _policies_triggered(trace), {})
 
@@ -89,5 +89,5 @@ def _acted(finding: object) -> bool:
 
 def _label(kind: str, fields: Sequence[str], finding: object) -> str:
     if kind == "findings" and isinstance(finding, Mapping):
-        return "/".join(map(str, finding))  # each is an object with one key, which says what was found
+        return "/".join(map(str, finding))  # each is an object with one key, which names the finding
     return "/".join(str(value) for name in fields if (value := _get(finding, name))) or kind
