@@ -53,8 +53,8 @@ class CallMeter:
             agent: The agent.
             given: What the SDK announced, where the message was made of that.
         """
-        metrics = call_metrics(given or message, agent) or {}
         tools = self._since(agent)
+        metrics = call_metrics(given or message, agent) or {}
         if tools and ends_invocation(message):
             metrics["tool_usage"] = tools
         return metrics

@@ -290,8 +290,9 @@ class AgentHistory:
     def _acknowledge(self, count: int, after: Guard) -> None:
         with self.lock:
             self.check_open()  # the session may have been deleted meanwhile
-            self.rollover.grew(self.queue.acknowledge(count, after))
+            stored = self.queue.acknowledge(count, after)
             passed = ALL_UNSENT.has_stored(self)
+            self.rollover.grew(stored)
         for other in passed:
             other.give_up()
 
