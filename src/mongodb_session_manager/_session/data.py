@@ -305,8 +305,8 @@ class SessionData:
             stored = self._open_stores.messages.read_listing(self.session_id, agent_id, listing, sizes_only=sizes_only)
         except AgentNotFoundError:
             return []
-        place = f"Agent {agent_id!r} of session {self.session_id!r}"
-        records = [listed_message(place, message) for message in stored]
+        label = f"Agent {agent_id!r} of session {self.session_id!r}"
+        records = [listed_message(label, message) for message in stored]
         return cast("list[dict[str, Any]]", json_form(records, json_safe)) if json_safe else records
 
     async def alist_messages(
