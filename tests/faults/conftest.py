@@ -10,7 +10,7 @@ import pytest
 from pymongo import common
 
 from mongodb_session_manager import MongoDBSessionManager
-from mongodb_session_manager._history.binding import AgentBinder
+from mongodb_session_manager._history.binder import AgentBinder
 from mongodb_session_manager._history.changes import Limits
 from tests.aliases import Failing
 from tests.faults.conversation import Conversation, Converse

@@ -120,7 +120,7 @@ def redact(conversation: Conversation) -> None:
 
 
 def move(conversation: Conversation) -> None:
-    history = conversation.manager._live_bindings()[0].history
+    history = conversation.manager._agents.live()[0].history
     history.rollover.move_quietly(history.roll_over)
     wait_for_indexes()
 

@@ -25,7 +25,6 @@ from mongodb_session_manager._schema.blobs import Files, offload, offload_edit, 
 from mongodb_session_manager._schema.messages import (
     AGENT_FIELDS,
     MessageEdit,
-    add_metrics,
     agent_data_doc,
     decode_message,
     message_doc,
@@ -581,10 +580,8 @@ def test_a_plain_message_is_stored_readable() -> None:
 
 def with_metrics(message: Message) -> dict[str, Any]:
     metadata = cast("dict[str, Any]", message["metadata"])
-    stored = message_doc(message, 7, AT, LABEL)
     call = {name: dict(metadata.get(name) or {}) for name in METADATA}
-    add_metrics(stored, {"accumulated_usage": {"inputTokens": 9}, **call}, LABEL)
-    return stored_through_bson(stored)
+    return stored_through_bson(message_doc(message, 7, AT, LABEL, {"accumulated_usage": {"inputTokens": 9}, **call}))
 
 
 def test_the_figures_of_a_call_are_stored_once() -> None:

@@ -5,8 +5,8 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Final
@@ -17,6 +17,7 @@ from pymongo.errors import InvalidOperation, PyMongoError
 
 from ..errors import MongoDBSessionError
 from .monitor import PoolMonitor, not_initialized_stats
+from .off_loop import here
 from .options import (
     DEFAULT_OPTIONS,
     Client,
@@ -262,6 +263,12 @@ class ClientHandle:
         if self._monitor is None:
             return dict.fromkeys(PoolMonitor().connections())
         return self._monitor.connections()
+
+    def call_each(self, calls: Iterable[Callable[[], Any]]) -> "list[Future[Any]]":
+        """Have blocking calls made by the threads; on one of these, which could wait for ever, they are made here."""
+        if threading.current_thread().name.startswith(f"{THREAD_NAME}_"):
+            return [here(call) for call in calls]
+        return [self.executor.submit(call) for call in calls]
 
     def _check_open(self) -> None:
         if self._closed:

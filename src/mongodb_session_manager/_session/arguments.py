@@ -2,11 +2,12 @@
 
 import warnings
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 from .._schema.ids import shown
+from ..types import Durability, OnError
 
-__all__ = ["NotAsynchronous", "check_message", "with_new_spellings"]
+__all__ = ["NotAsynchronous", "check_choices", "check_create", "check_message", "with_new_spellings"]
 
 _OLD_SPELLINGS = {"metadataHook": "metadata_hook", "feedbackHook": "feedback_hook"}
 _ROLES = ("user", "assistant")
@@ -66,6 +67,20 @@ def _check_content(content: object) -> None:
             f"The content of a message must be a string, an AgentResult or a list of blocks, such as [{{'text': "
             f"'Hello'}}], got {type(content).__name__}"
         )
+
+
+def check_choices(durability: object, on_error: object) -> None:
+    for name, value, choices in (
+        ("durability", durability, get_args(Durability)),
+        ("on_error", on_error, get_args(OnError)),
+    ):
+        if value not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {shown(value)}")
+
+
+def check_create(create: object) -> None:
+    if not isinstance(create, bool):
+        raise TypeError(f"create must be True or False, got {shown(create)}")
 
 
 class _NotAsynchronousError(TypeError, AttributeError):

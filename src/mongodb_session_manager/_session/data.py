@@ -3,10 +3,11 @@
 import functools
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, cast, get_args
+from typing import Any, Protocol, cast, get_args
 
 from strands.tools.decorator import DecoratedFunctionTool
 
+from .._schema.ids import agent_label
 from .._schema.listing import Listing
 from .._schema.parts import json_form
 from .._schema.restorable import listed_message
@@ -20,6 +21,20 @@ from .hook_chain import HookChain
 from .metadata_tool import make_metadata_tool
 
 
+class AgentsOfSession(Protocol):
+    """The agents of one session that live in this process."""
+
+    @property
+    def known(self) -> set[str]:
+        """The agents that the session surely holds, or is about to."""
+
+    def store_new(self, agent_id: str | None = None) -> None:
+        """Store one agent, or all, that would come with its first message only."""
+
+    def check_open(self) -> None:
+        """Raise an error where the manager is closed."""
+
+
 class SessionData:
     """The part of a session manager that reads and writes around the agents' histories.
 
@@ -29,11 +44,8 @@ class SessionData:
     session_id: str
     session_repository: MongoDBSessionRepository
     _stores: Stores
-    _known_agents: Callable[[], set[str]]
-    # Stores an agent, or all, that would otherwise be stored with its first message.
-    _store_new: Callable[..., None]
+    _agents: AgentsOfSession
     _off_loop: Callable[[Callable[[], Any]], Awaitable[Any]]
-    _check_open: Callable[[], None]
     _outbox: tuple[dict[str, Any], ...]
     _waits_for_deliveries = True
 
@@ -61,12 +73,12 @@ class SessionData:
 
     @property
     def _repository(self) -> MongoDBSessionRepository:
-        self._check_open()
+        self._agents.check_open()
         return self.session_repository
 
     @property
     def _open_stores(self) -> Stores:
-        self._check_open()
+        self._agents.check_open()
         return self._stores
 
     @property
@@ -196,8 +208,8 @@ class SessionData:
 
     def _add_feedback(self, feedback: Any, outbox: Sequence[Mapping[str, Any]] = ()) -> None:
         if isinstance(feedback, Mapping) and not feedback.keys().isdisjoint(("message_id", "tracking_id")):
-            self._store_new()
-        self._repository.add_feedback(self.session_id, feedback, self._known_agents(), outbox)
+            self._agents.store_new()
+        self._repository.add_feedback(self.session_id, feedback, self._agents.known, outbox)
 
     # Agents
 
@@ -208,7 +220,7 @@ class SessionData:
             SessionNotFoundError: The session was deleted.
         """
         with suppress(SessionConflictError):  # the next prompt raises it; the stored configuration can be read
-            self._store_new(agent_id)
+            self._agents.store_new(agent_id)
         config: Any = self._repository.read_agent_config(self.session_id, agent_id)
         return config  # type: ignore[no-any-return]
 
@@ -239,7 +251,7 @@ class SessionData:
                 raise TypeError(f"{name} of agent {agent_id!r} must be a {kind.__name__}, got {type(value).__name__}")
         given = {"model": model, "system_prompt": system_prompt, "prompt_metadata": prompt_metadata}
         config = {name: value for name, value in given.items() if value is not None}
-        self._store_new(agent_id)
+        self._agents.store_new(agent_id)
         self._repository.update_agent_config(self.session_id, agent_id, config)
 
     def set_prompt_metadata(self, agent_id: str, prompt_metadata: Mapping[str, Any]) -> None:
@@ -262,7 +274,7 @@ class SessionData:
             SessionNotFoundError: The session was deleted.
         """
         with suppress(SessionConflictError):
-            self._store_new()
+            self._agents.store_new()
         configs: Any = self._repository.list_agent_configs(self.session_id)
         return configs  # type: ignore[no-any-return]
 
@@ -305,7 +317,7 @@ class SessionData:
             stored = self._open_stores.messages.read_listing(self.session_id, agent_id, listing, sizes_only=sizes_only)
         except AgentNotFoundError:
             return []
-        label = f"Agent {agent_id!r} of session {self.session_id!r}"
+        label = agent_label(self.session_id, agent_id)
         records = [listed_message(label, message) for message in stored]
         return cast("list[dict[str, Any]]", json_form(records, json_safe)) if json_safe else records
 

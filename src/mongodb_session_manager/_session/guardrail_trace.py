@@ -1,8 +1,11 @@
 """The findings of a Bedrock guardrail, without the text."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+from .._schema.ids import now
 from .._schema.usage import observed
+from .._schema.values import encode
 
 # Bedrock's policies, the lists of their findings, and the fields that name a finding. Unlike "match", these fields
 # do not quote the conversation.
@@ -14,6 +17,29 @@ _FINDINGS: dict[str, dict[str, tuple[str, ...]]] = {
     "contextualGroundingPolicy": {"filters": ("type",)},
     "automatedReasoningPolicy": {"findings": ()},
 }
+
+
+def guardrail_event(
+    action: str, stop_reason: str | None, trace: Mapping[str, Any] | None, label: str
+) -> dict[str, Any]:
+    """Return what is recorded of a redaction, as it is stored.
+
+    Args:
+        action: What the guardrail did.
+        stop_reason: Why the model stopped, if that is known.
+        trace: Amazon Bedrock's trace, if there is one.
+        label: What the agent is called in errors.
+
+    Raises:
+        UnstorableValueError: ``action`` or ``stop_reason`` would not come back equal.
+    """
+    event: dict[str, Any] = {"action": action, "timestamp": now()}
+    if stop_reason is not None:
+        event["stop_reason"] = stop_reason
+    if trace is not None:
+        event["policies_triggered"] = policies_triggered(trace)
+    stored: dict[str, Any] = encode(event, f"{label}, guardrail event")
+    return stored
 
 
 def policies_triggered(trace: object) -> dict[str, list[str]]:

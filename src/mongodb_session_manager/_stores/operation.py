@@ -207,6 +207,11 @@ class Operations:
         """Look for a session after a write that did not find the fields it expects."""
         self.find(session_id, {"_id": 1})
 
+    def write(self, verb: str, session_id: str, agent_id: str, change: FilterAndUpdate, messages: int) -> bool:
+        """Do what ``update`` does, as an operation that is timed."""
+        with operation(verb, session_id, agent_id, messages) as outcome:
+            return outcome.of(self.update(session_id, change))
+
     def update(self, session_id: str, change: FilterAndUpdate) -> bool:
         """Send a write of history or state; False if it changed nothing."""
         return self.send(session_id, leased_update(change, self.leases.get(session_id)))

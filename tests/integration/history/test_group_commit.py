@@ -190,13 +190,19 @@ def manager_of(agent: Agent) -> MongoDBSessionManager:
 
 
 def binding_of(agent: Agent) -> AgentBinding:
-    (binding,) = manager_of(agent)._live_bindings()
+    (binding,) = manager_of(agent)._agents.live()
     return binding
+
+
+async def flushed(agent: Agent) -> None:
+    sent = manager_of(agent)._sending.flush(binding_of(agent))
+    if sent is not None:
+        await sent
 
 
 async def capture_and_flush(agent: Agent) -> None:
     binding_of(agent).capture_state(agent)
-    await manager_of(agent)._flush(binding_of(agent))
+    await flushed(agent)
 
 
 def test_event_loops_of_several_threads(
@@ -654,8 +660,8 @@ async def prompt_at_once(agents: Sequence[Agent]) -> list[Any]:
     """Store a prompt of each, and no answer."""
     for number, agent in enumerate(agents):
         binding_of(agent).capture_message(agent, user(f"Hi {number}"))
-    flushed = (manager_of(agent)._flush(binding_of(agent)) for agent in agents)
-    return await asyncio.gather(*flushed, return_exceptions=True)
+    flushes = (flushed(agent) for agent in agents)
+    return await asyncio.gather(*flushes, return_exceptions=True)
 
 
 @pytest.mark.parametrize("many", [5, 20])

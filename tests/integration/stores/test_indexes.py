@@ -179,7 +179,7 @@ def test_old_messages_move_meanwhile(
     segments = mongo_client[database_name].agent_sessions_segments
     with slow(mongo_client, segments, seconds=2):
         started = time.monotonic()
-        assert manager._live_bindings()[0].history.roll_over()
+        assert manager._agents.live()[0].history.roll_over()
         agent("Hi")
         assert time.monotonic() - started < 1
         assert segments.count_documents({}) == 1

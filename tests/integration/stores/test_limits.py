@@ -175,4 +175,4 @@ async def test_an_agent_that_comes_later_is_refused_too(factory: Any, new_agent:
             await agent.invoke_async("Hi")
         with pytest.raises(Exception, match="Take another session_id"):
             await agents[3].invoke_async("Hi")
-        manager._bindings.pop("a-3").history.queue.changes.clear()
+        manager._agents.by_id.pop("a-3").history.queue.changes.clear()
