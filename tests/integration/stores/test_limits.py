@@ -1,4 +1,4 @@
-"""What is bounded so that a session always has room for messages: metadata, agents, and notifications that are not delivered."""
+"""Limits that leave a session room for messages: of metadata, agents, and notifications that are not delivered."""
 
 from collections.abc import Callable
 from typing import Any
