@@ -260,7 +260,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         self._stores.metadata.update_metadata(session_id, metadata, outbox)
 
     def get_metadata(self, session_id: str) -> dict[str, Any]:
-        """Return ``{"metadata": {…}}``, or ``{}`` where there is none.
+        """Return ``{"metadata": {…}}``, or ``{}`` if there is none.
 
         Raises:
             SessionNotFoundError: There is no such session.
@@ -298,7 +298,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         Args:
             session_id: The session.
             feedback: Any fields. With ``message_id`` and ``agent_id``, or with ``tracking_id``, it is about a message.
-            agent_ids: The agents whose messages a ``tracking_id`` is looked for in.
+            agent_ids: The agents among whose messages a ``tracking_id`` is looked up.
             outbox: Notifications to record in the same write; each has an ``id``.
 
         Raises:
