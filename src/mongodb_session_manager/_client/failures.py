@@ -1,4 +1,4 @@
-"""What becomes of the writes of one session that fail: they are raised, or the conversation goes on without them."""
+"""Failed writes of one session: they are raised, or the conversation goes on without them."""
 
 import logging
 import time
@@ -15,13 +15,13 @@ logger = logging.getLogger(__name__)
 
 
 class Failures:
-    """Takes failed writes as ``on_error`` says.
+    """Handles failed writes as ``on_error`` says.
 
     Args:
-        session_id: For the log.
-        outage: What is known of the server.
+        session_id: The session, for the log.
+        outage: Knows whether the server is away.
         are_tolerated: Whether the conversation goes on without the server.
-        pending: Returns how many changes of the session are not stored.
+        pending: Returns the number of changes of the session that are not stored.
 
     Attributes:
         session_id: The session.
@@ -34,7 +34,7 @@ class Failures:
 
     @property
     def pending(self) -> int:
-        """How many changes of the session are not stored."""
+        """The number of changes of the session that are not stored."""
         return self._pending()
 
     @property
@@ -43,21 +43,21 @@ class Failures:
         return self.are_tolerated and self._outage.is_on
 
     def holds(self, sender: Sender) -> bool:
-        """Tell whether nothing is sent for now, since the server is away and the conversation goes on without it."""
+        """Tell whether nothing is sent for now, because the server is away and the conversation goes on."""
         return self.are_tolerated and self._outage.holds(sender)
 
     async def holds_back(self, sender: Sender, *, patiently: bool = False) -> bool:
-        """Do what ``holds`` does, after a moment for a server that may just be back.
+        """Do what ``holds`` does, after a moment in which the server may come back.
 
         Args:
-            sender: Whose write it is.
-            patiently: Whether to wait also for a look at the server that began before.
+            sender: The sender of the write.
+            patiently: Whether to wait also for a look at the server that began earlier.
         """
         return self.holds(sender) and not await self._outage.ends_soon(patiently=patiently)
 
     @contextmanager
     def tolerated(self, sender: Sender) -> Iterator[None]:
-        """Let the conversation go on after a write that fails, where that was asked for."""
+        """Let the conversation go on after a failed write, if it is to."""
         started = time.monotonic()
         try:
             yield
@@ -69,15 +69,15 @@ class Failures:
             self.log(error)
 
     def forget(self, sender: Sender) -> None:
-        """Send nothing more of a sender that is closed."""
+        """Send nothing more for a sender that is closed."""
         self._outage.forget(sender)
 
     def log(self, error: BaseException) -> None:
-        """Tell of a write that failed, and is sent again."""
+        """Log a failed write that will be sent again."""
         self._log(error, "a write failed, its changes stay pending")
 
     def log_unstored(self, error: BaseException) -> None:
-        """Tell of what closing leaves unsent."""
+        """Log the changes that closing leaves unsent."""
         self._log(error, "closed with changes that are not stored")
 
     def _log(self, error: BaseException, told: str) -> None:

@@ -36,7 +36,7 @@ PAUSE = 2.0
 LONGEST_PAUSE = 60.0
 # Seconds for a look.
 PROBE_TIMEOUT = 4.0
-# Seconds that a write waits for a look that has just begun, where the driver sees a server.
+# Seconds that a write waits for a look that has just begun, if the driver sees a server.
 GRACE = 0.03
 # Senders tried until one shows that the server takes writes; one of them may fail for a reason of its own.
 _TRIED = 3

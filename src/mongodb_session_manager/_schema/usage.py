@@ -37,13 +37,13 @@ def as_mapping(value: object) -> dict[Any, Any]:
 
 
 def call_figures(metadata: object, counted: Mapping[str, Mapping[Any, Any]]) -> dict[str, Any] | None:
-    """Return the ``event_loop_metrics`` of a message by its metadata; None where these hold no figures of a call.
+    """Return the ``event_loop_metrics`` of a message by its metadata; None if it holds no figures of a call.
 
-    The call is not counted yet. Nobody ever counts the time to first byte, which is the call's own in both places.
+    The call is not in ``counted`` yet. The time to first byte is never added up: both places have the call's own.
 
     Args:
-        metadata: Of the message.
-        counted: ``accumulated_usage`` and ``accumulated_metrics`` before the call, as far as the agent counts.
+        metadata: The metadata of the message.
+        counted: ``accumulated_usage`` and ``accumulated_metrics`` before the call; empty if the agent does not count.
     """
     of_message = as_mapping(metadata)
     usage, metrics = as_mapping(of_message.get("usage")), as_mapping(of_message.get("metrics"))

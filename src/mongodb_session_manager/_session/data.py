@@ -32,7 +32,7 @@ class AgentsOfSession(Protocol):
         """Store one agent, or all, that would come with its first message only."""
 
     def check_open(self) -> None:
-        """Raise an error where the manager is closed."""
+        """Raise if the manager is closed."""
 
 
 class SessionData:
@@ -105,7 +105,7 @@ class SessionData:
         return result
 
     def get_metadata(self) -> dict[str, Any]:
-        """Return ``{"metadata": {…}}``, or ``{}`` where there is none.
+        """Return ``{"metadata": {…}}``, or ``{}`` if there is none.
 
         Raises:
             SessionNotFoundError: The session was deleted.

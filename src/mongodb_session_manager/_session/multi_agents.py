@@ -1,4 +1,4 @@
-"""The Graphs and Swarms of one session: what of them is stored at which of their events, and how they come back."""
+"""The Graphs and Swarms of one session: when their states are stored, and how they are restored."""
 
 import functools
 import sys
@@ -29,11 +29,11 @@ class MultiAgents:
 
     Args:
         session_id: The session.
-        stores: Where it is stored.
-        contents: What the session is known to hold.
-        failures: Takes writes that fail.
-        off_loop: Makes a blocking call off the event loop.
-        steps: Whether a state is stored after each node; else at the end.
+        stores: The stores of the session.
+        contents: The known content of the session.
+        failures: Handles writes that fail.
+        off_loop: Runs a blocking call off the event loop.
+        steps: Whether a state is stored after each node; otherwise only at the end.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class MultiAgents:
         self._session_id, self._stores, self._contents = session_id, stores, contents
         self._failures, self._off_loop, self._steps = failures, off_loop, steps
         self._writers: dict[str, MultiAgentWriter] = {}
-        # Those that run, by id.
+        # The running ones, by id.
         self._running: set[str] = set()
 
     @property
@@ -59,12 +59,12 @@ class MultiAgents:
 
     @property
     def writers(self) -> list[MultiAgentWriter]:
-        """What sends their states."""
+        """The writers of their states."""
         return list(self._writers.values())
 
     @property
     def unsent(self) -> list[MultiAgentWriter]:
-        """Those with a state that waits to be stored."""
+        """The writers with a state that waits to be stored."""
         return [writer for writer in self.writers if writer.pending]
 
     @property
@@ -88,7 +88,7 @@ class MultiAgents:
             restore_multi_agent(self._session_id, event.source, stored)
 
     def _stored(self, state: MultiAgentState) -> StoredState | None:
-        """Return the stored state; where there is none, store the given one and return None."""
+        """Return the stored state; if there is none, store the given one and return None."""
         store, multi_agent_id = self._stores.multi_agents, state.multi_agent_id
         if not self._contents.seems_new_multi_agent(multi_agent_id):
             stored = store.read_multi_agent(self._session_id, multi_agent_id)
@@ -106,7 +106,7 @@ class MultiAgents:
     # Running
 
     def begin(self, source: "MultiAgentBase") -> None:
-        """Note that one runs."""
+        """Note that a Graph or Swarm runs."""
         self._running.add(source.id)
         self._writer(source).failure = None
 

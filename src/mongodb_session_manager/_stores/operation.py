@@ -50,7 +50,7 @@ _Seen = TypeVar("_Seen", bound="Looked")
 DEFAULT_DATABASE = "database_name"
 DEFAULT_COLLECTION = "agent_sessions"
 
-CONTENDED = "is being written by several writers at once; read it again before writing."
+CONTENDED = "is being written by several at once; read it again before writing."
 HELD = (
     "is locked: another manager is its only writer for now. Let the user ask again (HTTP 409), or make the manager "
     "with exclusive=True and a lease_timeout that is long enough to wait for the other one."

@@ -76,7 +76,7 @@ class MetadataWebSocketHook(MetadataEventHook):
         for _ in range(_MOST_CONNECTIONS):
             connection = _stored_connection(repository, notice.session_id)
             if connection is None:
-                logger.debug("session_id=<%s> | nobody is connected, nothing is sent", notice.session_id)
+                logger.debug("session_id=<%s> | no browser is connected, nothing is sent", notice.session_id)
                 return
             if self._posted(connection, notice.message["body"]):
                 return

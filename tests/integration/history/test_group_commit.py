@@ -35,10 +35,10 @@ from mongodb_session_manager._client.handle import ClientHandle
 from mongodb_session_manager._history import group_commit as _group_commit
 from mongodb_session_manager._history.binding import AgentBinding
 from mongodb_session_manager._history.changes import LIMITS
-from mongodb_session_manager._stores import segments as _segments
 from mongodb_session_manager.testing import Command, CommandCounter, CommandLog, session_ids
 from tests.aliases import Client, Failing, History, NewAgent, NewManager, Stored
 from tests.gathering import held_up
+from tests.limits import embed_at_most
 from tests.talking import texts, user
 from tests.watching import eventually, until
 
@@ -644,8 +644,7 @@ async def test_old_messages_move_behind_it(
     history: History,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_segments, "KEPT_MESSAGES", 1)
-    monkeypatch.setattr(_segments, "EMBEDDED_BYTES", 1)
+    embed_at_most(monkeypatch, 1, size=1)
     for agent in crowd:
         await agent.invoke_async("Before")
 

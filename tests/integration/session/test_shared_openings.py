@@ -3,15 +3,12 @@
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pymongo
 import pytest
-from pymongo import MongoClient
 from pymongo.errors import OperationFailure
-from strands import Agent
 
 from mongodb_session_manager import (
     MongoDBSessionManager,
@@ -22,13 +19,11 @@ from mongodb_session_manager._client.handle import ClientHandle
 from mongodb_session_manager._session import openings
 from mongodb_session_manager.errors import MongoDBSessionError
 from mongodb_session_manager.testing import CommandCounter
+from tests.aliases import Client, Failing, NewAgent
 from tests.gathering import held_up
 from tests.talking import texts
 from tests.watching import eventually
 
-Client = MongoClient[dict[str, Any]]
-NewAgent = Callable[..., Agent]
-Failing = Callable[..., AbstractContextManager[list[int]]]
 IDS = [f"s-{number}" for number in range(5)]
 
 

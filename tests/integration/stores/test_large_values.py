@@ -31,11 +31,11 @@ from mongodb_session_manager import (
 from mongodb_session_manager._schema.histories import AgentWrite
 from mongodb_session_manager._stores import indexes as _indexes
 from mongodb_session_manager._stores import large_values
-from mongodb_session_manager._stores import segments as _segments
 from mongodb_session_manager._stores.files import SessionFiles
 from mongodb_session_manager.errors import MongoDBSessionError
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel
 from tests.aliases import Client, Failing, History, NewAgent, NewManager
+from tests.limits import embed_at_most
 from tests.talking import every_durability, without_ids
 from tests.watching import wait_for_indexes
 
@@ -496,7 +496,7 @@ def test_a_redaction_by_the_sdks_verb(
     append(manager, agent, say(document(noise(LARGE))))
     append(manager, agent, say(document(noise(LARGE, 1))))
     if moved:
-        monkeypatch.setattr(_segments, "KEPT_MESSAGES", 1)
+        embed_at_most(monkeypatch, 1)
         assert manager._agents.live()[0].history.roll_over()
     repository = manager.session_repository
 
@@ -888,7 +888,7 @@ def test_a_long_history_with_large_values(
     monkeypatch: pytest.MonkeyPatch,
     command_counter: CommandCounter,
 ) -> None:
-    monkeypatch.setattr(_segments, "KEPT_MESSAGES", 4)
+    embed_at_most(monkeypatch, 4)
     manager = new_manager()
     agent = new_agent(manager, conversation_manager=NullConversationManager())
     for number in range(12):
@@ -917,7 +917,7 @@ def test_a_moved_message_that_gets_its_first_value(
     new_manager: NewManager, new_agent: NewAgent, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, by_verb: bool
 ) -> None:
     """The session says so, or a later redaction would not look for it."""
-    monkeypatch.setattr(_segments, "KEPT_MESSAGES", 1)
+    embed_at_most(monkeypatch, 1)
     manager = new_manager()
     agent = new_agent(manager)
     for tracking_id in ("t-0", "t-1"):

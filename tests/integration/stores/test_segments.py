@@ -14,9 +14,9 @@ from strands import Agent
 from strands.agent.conversation_manager import NullConversationManager, SlidingWindowConversationManager
 
 from mongodb_session_manager import MongoDBSessionManager, SessionConflictError, SessionTooLargeError
-from mongodb_session_manager._stores import segments as _segments
 from mongodb_session_manager.testing import CommandCounter
 from tests.aliases import Client, Failing, History, NewAgent, NewManager
+from tests.limits import embed_at_most
 from tests.talking import user
 from tests.watching import wait_for_indexes
 
@@ -26,8 +26,7 @@ SECRET = "my number is 4711"
 @pytest.fixture(autouse=True)
 def small_documents(monkeypatch: pytest.MonkeyPatch) -> None:
     """Move messages as soon as a document holds more than eight."""
-    monkeypatch.setattr(_segments, "KEPT_MESSAGES", 4)
-    monkeypatch.setattr(_segments, "EMBEDDED_BYTES", 1)
+    embed_at_most(monkeypatch, 4, size=1)
 
 
 @pytest.fixture
@@ -176,7 +175,7 @@ def test_a_move_without_an_answer_loses_and_doubles_nothing(
     agent = new_agent(manager, **keeping_all())
     talk(manager, agent, 4)
     with failing("update", **fault):
-        monkeypatch.setattr(_segments, "KEPT_MESSAGES", 3)  # so that eight messages are too many
+        embed_at_most(monkeypatch, 3)  # so that eight messages are too many
         agent_history = manager._agents.live()[0].history
         agent_history.rollover.move_quietly(agent_history.roll_over)
 
