@@ -1,4 +1,4 @@
-"""What can go wrong, in words that name the session, the field and the remedy."""
+"""The errors, whose messages name the session, the field and the remedy."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -23,7 +23,7 @@ __all__ = [
 
 
 class MongoDBSessionError(SessionException):
-    """Base of every error this library raises itself; driver errors travel as pymongo raised them."""
+    """Base of every error that this library raises itself; errors of pymongo are raised as they are."""
 
 
 class SessionNotFoundError(MongoDBSessionError, ValueError):
@@ -58,7 +58,7 @@ class MessageNotFoundError(MongoDBSessionError, ValueError):
 
 
 class UnstorableValueError(MongoDBSessionError, ValueError):
-    """A value that MongoDB cannot give back as it was; refused before anything is written."""
+    """A value that MongoDB would not give back equal; it is refused before anything is written."""
 
     def __init__(self, place: str, reason: str) -> None:
         self.place, self.reason = place, reason
@@ -66,12 +66,12 @@ class UnstorableValueError(MongoDBSessionError, ValueError):
 
 
 class SessionConflictError(MongoDBSessionError):
-    """Somebody else wrote this agent's history since it was read; nothing was overwritten (HTTP 409).
+    """This agent's history was written by another manager since it was restored; nothing was overwritten (HTTP 409).
 
     Attributes:
         session_id: The session.
-        agent_id: The agent whose history moved on, or None if the session itself is in the way.
-        pending: The messages that this process holds and that are not stored, oldest first.
+        agent_id: The agent whose history was written; None if the conflict concerns the session itself.
+        pending: The messages that only this process holds, oldest first.
     """
 
     def __init__(self, session_id: str, agent_id: str | None, reason: str, pending: Sequence["Message"] = ()) -> None:
@@ -81,7 +81,7 @@ class SessionConflictError(MongoDBSessionError):
 
 
 class SessionLockedError(SessionConflictError):
-    """Another manager is the session's only writer, by its lease, or has taken that over from this one."""
+    """Another manager holds the session's lease, or has taken it over from this one."""
 
 
 class SessionTooLargeError(MongoDBSessionError, ValueError):
@@ -89,10 +89,10 @@ class SessionTooLargeError(MongoDBSessionError, ValueError):
 
     Attributes:
         session_id: The session.
-        agent_id: The agent, where it was a write of one.
-        message_id: The message that is too large by itself; None if it is something else.
-        size: Its bytes, without the values that would have been stored as files.
-        field: The field of the agent, such as ``"state"``, that is left out; None if it is something else.
+        agent_id: The agent; None if the write was not for one.
+        message_id: The message that is too large by itself; None in other cases.
+        size: Its bytes, without values that are stored as files.
+        field: The field of the agent, such as ``"state"``, that was left out; None in other cases.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class SchemaVersionError(MongoDBSessionError):
 
 
 class FactoryNotInitializedError(MongoDBSessionError, RuntimeError):
-    """There is no global factory to get."""
+    """The global factory is not initialized."""
 
     def __init__(self) -> None:
         super().__init__(

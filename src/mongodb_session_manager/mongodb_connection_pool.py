@@ -1,4 +1,4 @@
-"""Who owns the client that a process shares."""
+"""The client that a process shares, and its owners."""
 
 import threading
 import weakref
@@ -24,12 +24,12 @@ __all__ = ["MongoDBConnectionPool"]
 class MongoDBConnectionPool(NotCopied):
     """The one MongoClient that a process shares, with its pool of connections.
 
-    There is one pool: ``MongoDBConnectionPool()`` is always the same object. Factories that are made with the same
+    ``MongoDBConnectionPool()`` is always the same object. Factories that are made with the same
     arguments use its client too. After a fork the child goes on with the same client, whose connections pymongo
     makes anew.
     """
 
-    _instead = "Call initialize() in the other process; within one, the client is shared by all who ask for it."
+    _instead = "Call initialize() in the other process; within one process, the client is shared."
     _lock = threading.Lock()
     _instance: ClassVar["MongoDBConnectionPool | None"] = None
     _slot: "_Slot | None" = None
@@ -47,10 +47,10 @@ class MongoDBConnectionPool(NotCopied):
 
     @classmethod
     def initialize(cls, connection_string: str, **kwargs: "Unpack[ClientOptions]") -> Client:
-        """Make the shared client, or find the one that was made with the same arguments.
+        """Make the shared client, or return the one that was made with the same arguments.
 
-        Other arguments replace it: session managers and factories that hold the former client keep it, and it
-        closes with the last of them. When nobody holds it, it closes now.
+        Other arguments replace it: session managers and factories that use the former client keep it, and it closes
+        with the last of them. Without users, it closes now.
 
         Args:
             connection_string: A ``mongodb://`` or ``mongodb+srv://`` address. The options in it win over the defaults.
@@ -83,9 +83,9 @@ class MongoDBConnectionPool(NotCopied):
 
     @classmethod
     def close(cls) -> None:
-        """Close the shared client at once, also for those who still use it; idempotent.
+        """Close the shared client now, also for its users; idempotent.
 
-        Work that is queued for it is waited for, at most 10 s.
+        It waits for queued work, for at most 10 s.
         """
         with cls._lock:
             slot, cls._slot = cls._slot, None
@@ -94,7 +94,7 @@ class MongoDBConnectionPool(NotCopied):
 
     @classmethod
     def get_pool_stats(cls) -> dict[str, Any]:
-        """Ask the server how it is, for at most 5 s, and count the connections; nothing in it is secret.
+        """Ask the server for its state, for at most 5 s, and count the connections; nothing returned is secret.
 
         Returns:
             ``status`` (``connected``, ``error`` when the server does not answer, ``not_initialized``),
@@ -106,7 +106,7 @@ class MongoDBConnectionPool(NotCopied):
 
     @classmethod
     def _share(cls, factory: object, connection_string: str, options: dict[str, Any]) -> ClientHandle:
-        """Make a factory an owner of the client for these arguments; whoever releases it last closes it."""
+        """Make a factory an owner of the client for these arguments; the last owner that releases it closes it."""
         handle = cls._use(factory, _Arguments(connection_string, options))
         with cls._lock:
             if cls._slot is None or cls._slot.holder is None or cls._slot.handle.closed:
@@ -119,7 +119,7 @@ class MongoDBConnectionPool(NotCopied):
             handle = cls._find(owner, arguments)
         if handle is not None:
             return handle
-        made = arguments.open()  # may ask the DNS, so outside the lock: another thread may be first meanwhile
+        made = arguments.open()  # may ask the DNS, so outside of the lock; another thread may be first
         with cls._lock:
             handle = cls._find(owner, arguments)
             if handle is None:
@@ -140,7 +140,7 @@ class MongoDBConnectionPool(NotCopied):
 
 
 class _Arguments:
-    """What a client is made from. It holds credentials: keep it out of every repr, log and error."""
+    """The arguments of a client. They hold credentials: keep them out of every repr, log and error."""
 
     def __init__(self, connection_string: str, options: dict[str, Any]) -> None:
         self._connection_string, self._options = connection_string, options
@@ -159,12 +159,12 @@ class _Arguments:
 
 
 class _Holder:
-    """The pool as a user of a client: a new one for each ``initialize()``, so that two at once cannot mix."""
+    """The pool as a user of a client; each ``initialize()`` makes a new one, so that two at once do not mix."""
 
 
 @dataclass(frozen=True)
 class _Slot:
-    """The shared client; ``holder`` is None when a factory put it here, whose closing then ends it."""
+    """The shared client; ``holder`` is None if a factory put the client here, and closes it."""
 
     handle: ClientHandle
     holder: _Holder | None

@@ -30,23 +30,23 @@ _NOTHING: Mapping[str, Any] = {}
 
 
 class MongoDBSessionRepository(NotCopied, SessionRepository):
-    """Stores Strands sessions in one MongoDB collection, one nested document a session.
+    """Stores Strands sessions in one MongoDB collection, one nested document for each session.
 
     Args:
         connection_string: A MongoDB URI; ignored when ``client`` is given.
         database_name: The database; by default the one that the URI (or the client's URI) names, else
             ``"database_name"``.
         collection_name: The collection; ``"agent_sessions"`` by default.
-        client: A client to borrow; it is never closed here.
+        client: A client to borrow; the repository never closes it.
         metadata_fields: Metadata fields to index.
-        application_name: Written into sessions when they are created.
+        application_name: The name that new sessions get.
         **client_options: Options for the ``MongoClient`` made from ``connection_string``; pymongo validates them.
 
     Raises:
-        TypeError: Client options were given beside ``client``, ``metadata_fields`` is a string, or
+        TypeError: Client options were given together with ``client``, ``metadata_fields`` is a string, or
             ``application_name`` is not a string.
         ValueError: Neither ``connection_string`` nor ``client`` was given, the write concern is ``w=0``, or a metadata
-            field is not fit.
+            field is not a valid name.
     """
 
     _instead = "Make another repository from the same arguments; client= shares the connections within a process."
@@ -77,7 +77,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
 
     @property
     def collection(self) -> Collection[Stored]:
-        """The collection of the session documents: to query it, and not to write histories or states."""
+        """The collection of the session documents, for queries; do not write histories or states to it."""
         return self._stores.collections.sessions
 
     @property
@@ -89,7 +89,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         """Release the client; one that was made from a connection string is closed. Idempotent.
 
         Args:
-            timeout: Seconds to wait at most for work that its threads still do.
+            timeout: Seconds to wait at most for queued work.
         """
         self._stores.handle.release(self._stores.use, timeout=timeout)
 
@@ -178,7 +178,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
 
     @override
     def create_message(self, session_id: str, agent_id: str, session_message: SessionMessage, **kwargs: Any) -> None:
-        """Append a message under an id that is higher than those stored. A repeated call is recognised.
+        """Append a message under an id that is higher than all stored ones. A repeated call has no effect.
 
         Raises:
             AgentNotFoundError: The session holds no such agent.
@@ -201,7 +201,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
 
     @override
     def update_message(self, session_id: str, agent_id: str, session_message: SessionMessage, **kwargs: Any) -> None:
-        """Replace a message, or redact it: of a message with ``redact_message`` only that is kept.
+        """Replace a message, or redact it: of a message with ``redact_message``, only this one is stored.
 
         Raises:
             MessageNotFoundError: The agent holds no such message.
@@ -221,8 +221,8 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         Args:
             session_id: The session.
             agent_id: The agent.
-            limit: How many at most; all by default.
-            offset: How many of the oldest to leave out.
+            limit: Messages at most; all by default.
+            offset: The number of the oldest messages to skip.
             **kwargs: Ignored.
 
         Raises:
@@ -255,12 +255,12 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
             TypeError: ``metadata`` is not a mapping.
             UnstorableValueError: A value would not come back equal, a field cannot be reached, or a number in a key
                 lies beyond the end of a list, which would be filled with nulls.
-            ValueError: A key is not fit, or two keys overlap.
+            ValueError: A key is not valid, or two keys overlap.
         """
         self._stores.metadata.update_metadata(session_id, metadata, outbox)
 
     def get_metadata(self, session_id: str) -> dict[str, Any]:
-        """Return ``{"metadata": {…}}``, or ``{}`` where there is none.
+        """Return ``{"metadata": {…}}``, or ``{}`` if there is none.
 
         Raises:
             SessionNotFoundError: There is no such session.
@@ -270,21 +270,21 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
     def delete_metadata(
         self, session_id: str, keys: Iterable[str], outbox: Outbox = (), held: Mapping[str, Any] = _NOTHING
     ) -> bool:
-        """Remove metadata fields; dotted keys reach into nested ones. Fields that are not there are passed over.
+        """Remove metadata fields; dotted keys reach into nested ones. A missing field is ignored.
 
         Args:
             session_id: The session.
             keys: The fields.
             outbox: Notifications to record in the same write; each has an ``id``.
-            held: Values by key that the metadata must hold, or nothing is removed.
+            held: Values by key; nothing is removed unless the metadata holds them.
 
         Returns:
             Whether the metadata held them.
 
         Raises:
             SessionNotFoundError: There is no such session.
-            TypeError: ``keys`` is a string, or cannot be gone through.
-            ValueError: A key is not fit, two keys overlap, or one is an element of a list, of which a null would stay.
+            TypeError: ``keys`` is a string, or is not iterable.
+            ValueError: A key is not valid, two keys overlap, or one is an element of a list, which would leave a null.
         """
         return self._stores.metadata.delete_metadata(session_id, keys, outbox, held)
 
@@ -298,7 +298,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         Args:
             session_id: The session.
             feedback: Any fields. With ``message_id`` and ``agent_id``, or with ``tracking_id``, it is about a message.
-            agent_ids: The agents whose messages a ``tracking_id`` is looked for in.
+            agent_ids: The agents among whose messages a ``tracking_id`` is looked up.
             outbox: Notifications to record in the same write; each has an ``id``.
 
         Raises:
@@ -306,12 +306,12 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
             SessionNotFoundError: There is no such session.
             TypeError: ``feedback`` is not a mapping.
             UnstorableValueError: A value would not come back equal.
-            ValueError: It has a ``created_at`` of its own, or points at a message badly.
+            ValueError: It has a ``created_at``, or its ``message_id`` or ``tracking_id`` has a wrong type.
         """
         self._stores.feedback.add_feedback(session_id, feedback, agent_ids, outbox)
 
     def get_feedbacks(self, session_id: str) -> list[dict[str, Any]]:
-        """Return all feedback of the session in the order in which it came.
+        """Return all feedback of the session, oldest first.
 
         Raises:
             SessionNotFoundError: There is no such session.
@@ -326,7 +326,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
 
         Raises:
             SessionConflictError: The session holds it already.
-            SessionLockedError: The session is another manager's.
+            SessionLockedError: Another manager holds the session's lease.
             SessionNotFoundError: There is no such session.
             UnstorableValueError: The state holds something that would not come back equal.
         """
@@ -336,7 +336,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
     def read_multi_agent(self, session_id: str, multi_agent_id: str, **kwargs: Any) -> StoredState | None:
         """Return the stored state of a Graph or Swarm, or None if there is none.
 
-        Its ``inner`` has the states of what was interrupted inside of it.
+        Its ``inner`` has the states of orchestrators that were interrupted inside of it.
         """
         return self._stores.multi_agents.read_multi_agent(session_id, multi_agent_id)
 
@@ -346,7 +346,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
 
         Raises:
             AgentNotFoundError: The session holds no such multi-agent.
-            SessionLockedError: The session is another manager's.
+            SessionLockedError: Another manager holds the session's lease.
             SessionNotFoundError: There is no such session.
             UnstorableValueError: The state holds something that would not come back equal.
         """
@@ -354,7 +354,7 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
 
 
 def stores_of(repository: MongoDBSessionRepository) -> Stores:
-    """Return what a repository consists of, for the rest of the package."""
+    """Return the stores of a repository, for the rest of the package."""
     return repository._stores
 
 

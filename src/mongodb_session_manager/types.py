@@ -47,14 +47,14 @@ __all__ = [
 ]
 
 Durability: TypeAlias = Literal["sync", "async", "exit"]
-"""When a message is acknowledged: before the agent goes on, by the end of the invocation while the agent goes on, or
-in one write at the end of the invocation."""
+"""When a message is acknowledged: before the agent continues (``"sync"``), in the background by the end of the
+invocation (``"async"``), or in one write at the end of the invocation (``"exit"``)."""
 
 OnError: TypeAlias = Literal["raise", "degrade"]
-"""Whether a failed write fails the invocation, or the conversation goes on and the write is made up for."""
+"""Whether a failed write fails the invocation, or the conversation continues and the write is sent later."""
 
 JsonSafe: TypeAlias = Literal[False, "note", "base64"]
-"""Values as they are, or as JSON carries them: bytes as a note of their type and size, or as base64."""
+"""Values as they are, or for JSON: bytes as a note of their type and size, or as base64."""
 
 GUARDRAIL_INTERVENED: Final = "guardrail_intervened"
 """Stop reason of a model whose guardrail blocked or masked content (Amazon Bedrock)."""
@@ -66,7 +66,7 @@ GUARDRAIL_STOP_REASONS: Final = frozenset({GUARDRAIL_INTERVENED, CONTENT_FILTERE
 
 
 class MetadataHook(Protocol):
-    """Stands around ``update_metadata``, ``get_metadata`` and ``delete_metadata``; may be a coroutine function."""
+    """A hook around ``update_metadata``, ``get_metadata`` and ``delete_metadata``; may be a coroutine function."""
 
     def __call__(
         self, original_func: Callable[..., Any], action: str, session_id: str, **kwargs: Any
@@ -83,7 +83,7 @@ class MetadataHook(Protocol):
 
 
 class FeedbackHook(Protocol):
-    """Stands around ``add_feedback``; may be a coroutine function."""
+    """A hook around ``add_feedback``; may be a coroutine function."""
 
     def __call__(
         self, original_func: Callable[..., Any], action: str, session_id: str, **kwargs: Any
@@ -100,13 +100,13 @@ class FeedbackHook(Protocol):
 
 
 class AgentConfig(TypedDict):
-    """How an agent of the session is configured.
+    """The configuration of an agent.
 
     Attributes:
         agent_id: The agent.
         model: The model id, None if it is not known.
         system_prompt: The system prompt, None if there is none.
-        prompt_metadata: Where the prompt came from, as ``set_prompt_metadata`` stored it.
+        prompt_metadata: The origin of the prompt, as ``set_prompt_metadata`` stored it.
     """
 
     agent_id: str
@@ -116,12 +116,12 @@ class AgentConfig(TypedDict):
 
 
 class Health(TypedDict):
-    """How the writes of a manager are doing.
+    """The state of a manager's writes.
 
     Attributes:
-        ok: Whether the latest write of every agent succeeded, and left out no field of it that nobody was told of.
+        ok: Whether the latest write of every agent succeeded, and no field was left out without an error.
         pending: The number of changes that are not acknowledged.
-        last_error: The name of what went wrong with it, None when nothing did.
+        last_error: The name of the latest error; None if there was none.
     """
 
     ok: bool
@@ -130,7 +130,7 @@ class Health(TypedDict):
 
 
 class GuardrailEvent(TypedDict, total=False):
-    """A redaction, as it is recorded on the message and, with the last two fields, on the session."""
+    """A redaction, as it is recorded on the message and, with the last two fields, in the session."""
 
     action: str
     timestamp: datetime
@@ -141,10 +141,10 @@ class GuardrailEvent(TypedDict, total=False):
 
 
 class ToolUsage(TypedDict):
-    """What the calls of one tool came to.
+    """The figures of one tool's calls.
 
     Attributes:
-        calls: How often it was called.
+        calls: The number of calls.
         successes: Calls that succeeded.
         errors: Calls that failed.
         seconds: Time spent in it.
@@ -160,10 +160,10 @@ class UsageTotals(TypedDict):
     """Sums over single model calls.
 
     Attributes:
-        model_calls: How many there were.
-        usage: Tokens: ``inputTokens``, ``outputTokens``, ``totalTokens``, and those of the prompt cache.
+        model_calls: The number of calls.
+        usage: Tokens: ``inputTokens``, ``outputTokens``, ``totalTokens``, and tokens of the prompt cache.
         metrics: ``latencyMs``, milliseconds.
-        tools: By the name of the tool.
+        tools: Figures by the name of the tool.
     """
 
     model_calls: int
@@ -173,7 +173,7 @@ class UsageTotals(TypedDict):
 
 
 class ClientOptions(TypedDict, total=False):
-    """Options of ``pymongo.MongoClient``, which explains them. At run time upper and lower case are the same."""
+    """Options of ``pymongo.MongoClient``, which explains them. At run time, upper and lower case do not differ."""
 
     appName: str | None
     appname: str | None
@@ -246,18 +246,18 @@ class ClientOptions(TypedDict, total=False):
 
 
 class OldSpellings(TypedDict, total=False):
-    """What hooks were called in the first version."""
+    """The names of the hook arguments in the first version."""
 
     metadataHook: MetadataHook | Sequence[MetadataHook] | None
     feedbackHook: FeedbackHook | Sequence[FeedbackHook] | None
 
 
 class OtherOptions(ClientOptions, OldSpellings, total=False):
-    """What a session manager takes beside the arguments that its signature names."""
+    """Further arguments of a session manager, which its signature does not name."""
 
 
 class SessionOptions(TypedDict, total=False):
-    """How a session manager writes; ``MongoDBSessionManager`` explains them."""
+    """Options of how a session manager writes; ``MongoDBSessionManager`` explains them."""
 
     durability: Durability
     on_error: OnError
@@ -268,18 +268,18 @@ class SessionOptions(TypedDict, total=False):
 
 
 class ManagerOptions(SessionOptions, OtherOptions, total=False):
-    """What ``create_mongodb_session_manager`` takes beside the arguments that its signature names."""
+    """Further arguments of ``create_mongodb_session_manager``, which its signature does not name."""
 
 
 class FactoryOptions(ManagerOptions, total=False):
-    """What a factory takes beside the arguments that its signature names."""
+    """Further arguments of a factory, which its signature does not name."""
 
     metadata_hook: MetadataHook | Sequence[MetadataHook] | None
     feedback_hook: FeedbackHook | Sequence[FeedbackHook] | None
 
 
 class SessionOverrides(OldSpellings, total=False):
-    """What a factory's defaults give way to for one manager; None leaves them."""
+    """Options for one manager, instead of the factory's defaults; None keeps the default."""
 
     database_name: str | None
     collection_name: str | None
@@ -299,7 +299,7 @@ class SessionOverrides(OldSpellings, total=False):
 
 
 class CallMetricsDoc(TypedDict, total=False):
-    """``event_loop_metrics`` of a stored message: what the model call that brought it took.
+    """``event_loop_metrics`` of a stored message: the figures of its model call.
 
     Attributes:
         usage: Tokens of this call.
@@ -327,10 +327,10 @@ class MessageDoc(_EveryMessageDoc, total=False):
         message_id: Its number; an agent's messages count from 0.
         role: ``"user"`` or ``"assistant"``.
         content: The blocks of Strands, bytes as binary; a large value is a mark, ``{"%file": …}``.
-        tracking_id: What the SDK tells messages apart by.
-        metadata: What Strands keeps there; ``"event_loop_metrics"`` where that field has all of it.
+        tracking_id: The SDK's id of the message.
+        metadata: The metadata of Strands; ``"event_loop_metrics"`` if that field holds all of it.
         created_at: When it was first stored.
-        updated_at: Later after a redaction or replacement.
+        updated_at: When it was last stored, redacted or replaced.
         event_loop_metrics: Figures of the model call.
         redacted: Whether its content was replaced by a redaction.
         guardrail_event: The redaction.
@@ -338,7 +338,7 @@ class MessageDoc(_EveryMessageDoc, total=False):
         files: The digests of its large values.
         extra: Its other fields.
         message: The message, as the first version stored it.
-        redact_message: What the first version put in its place.
+        redact_message: The redaction, as the first version stored it.
     """
 
     role: str
@@ -358,17 +358,17 @@ class MessageDoc(_EveryMessageDoc, total=False):
 
 
 class AgentDataDoc(TypedDict, total=False):
-    """What of an agent is stored beside its messages.
+    """The data of an agent beside its messages.
 
     Attributes:
         agent_id: The agent.
-        state: Its state; a mark, ``{"%file": …}``, where it is large.
-        conversation_manager_state: What its conversation manager keeps.
-        _internal_state: What else the SDK keeps, such as interrupts.
+        state: Its state; a mark, ``{"%file": …}``, if it is large.
+        conversation_manager_state: The state of its conversation manager.
+        _internal_state: Further state of the SDK, such as interrupts.
         model: The model id.
         system_prompt: The system prompt.
-        prompt_metadata: Where the prompt came from.
-        captured: What an agent wrote last of model and prompt; the prompt as a digest.
+        prompt_metadata: The origin of the prompt.
+        captured: The model and prompt that an agent stored last; the prompt as a digest.
     """
 
     agent_id: str
@@ -382,12 +382,12 @@ class AgentDataDoc(TypedDict, total=False):
 
 
 class GuardDoc(TypedDict, total=False):
-    """What the next write of an agent's history or state must find.
+    """The revision of an agent's history, which its next write must find.
 
     Attributes:
-        revision: The number of such writes so far.
+        revision: The number of guarded writes so far.
         next_message_id: The number of the next message.
-        write_id: The last of those writes.
+        write_id: The last guarded write.
     """
 
     revision: int | None
@@ -406,8 +406,9 @@ LiveDoc = TypedDict(
     },
     total=False,
 )
-"""Which stored messages stand in ``agent.messages``: those from the id ``from`` on, and those in ``ranges``, pairs of a
-first and a last id. ``pinned`` carry the SDK's pin flag; ``at`` and ``kept`` tell of the conversation manager's own."""
+"""The live set: the stored messages that are in ``agent.messages``. These are all from the id ``from`` on, and those in
+``ranges``, pairs of a first and a last id. ``pinned`` lists ids with the SDK's pin flag; ``at`` and ``kept`` describe
+messages that the conversation manager made."""
 
 
 class SegmentReferenceDoc(TypedDict):
@@ -418,7 +419,7 @@ class SegmentReferenceDoc(TypedDict):
         count: The number of its messages.
         bytes: Their size.
         first_id: The id of the first one.
-        last_id: The id of the last one; what the segment holds behind it does not count.
+        last_id: The id of the last one; later messages in the segment do not count.
     """
 
     _id: ObjectId
@@ -432,12 +433,12 @@ class AgentDoc(TypedDict, total=False):
     """An agent in ``agents`` of a session.
 
     Attributes:
-        agent_data: What is stored beside its messages.
+        agent_data: Its data beside the messages.
         messages: Its latest messages, oldest first.
-        guard: What its next write must find.
-        live: Which of its messages are live.
+        guard: The revision that its next write must find.
+        live: Its live set.
         segments: References to its older messages, oldest first.
-        moved_count: The number of those.
+        moved_count: The number of older messages.
         created_at: When it was first stored.
         updated_at: When its history or state last changed.
     """
@@ -456,7 +457,7 @@ class InnerStateDoc(TypedDict):
     """The state of a Graph or Swarm that was interrupted inside of another one.
 
     Attributes:
-        path: The ids of the nodes that lead there.
+        path: The ids of the nodes that lead to it.
         state: What its ``serialize_state()`` gives.
     """
 
@@ -476,12 +477,12 @@ class MultiAgentDoc(_EveryMultiAgentDoc, total=False):
 
     Attributes:
         multi_agent_id: The Graph or Swarm.
-        state: What its ``serialize_state()`` gives; a mark, ``{"%file": …}``, where it is large.
+        state: The result of its ``serialize_state()``; a mark, ``{"%file": …}``, if it is large.
         created_at: When it was first stored.
         updated_at: When its state last changed.
-        encoded: Which bytes of it Strands had as base64, as numbers in the order of the fields.
-        inner: States of what was interrupted inside of it.
-        files: The digest of the file that has all of it.
+        encoded: Which of its bytes Strands had as base64, as numbers in the order of the fields.
+        inner: The states of orchestrators that were interrupted inside of it.
+        files: The digest of the file with the whole state.
     """
 
     encoded: list[int]
@@ -490,7 +491,7 @@ class MultiAgentDoc(_EveryMultiAgentDoc, total=False):
 
 
 class FeedbackDoc(TypedDict, total=False):
-    """An entry of ``feedbacks``; it also has whatever fields the application gave.
+    """An entry of ``feedbacks``; it also has the fields that the application gave.
 
     Attributes:
         created_at: When it was stored.
@@ -521,8 +522,8 @@ class LeaseDoc(TypedDict):
     """The claim of one manager to be the only writer of a session.
 
     Attributes:
-        owner: The claim.
-        expires_at: When it ends without a sign of life.
+        owner: The id of the claim.
+        expires_at: When it ends, unless it is renewed.
     """
 
     owner: ObjectId
@@ -563,16 +564,16 @@ class SessionDoc(_EverySessionDoc, total=False):
     Attributes:
         _id: The session id.
         session_id: The session id.
-        session_type: ``"AGENT"``, or what the SDK called the session.
+        session_type: ``"AGENT"``, or another type that the SDK gave.
         schema_version: The version of this shape.
         application_name: None if none was given.
         created_at: When the session was created.
-        updated_at: When anything in it last changed, but for the lease.
-        metadata: The application's own.
+        updated_at: When it last changed, except for its lease.
+        metadata: The application's metadata.
         feedbacks: The latest feedback, oldest first.
         guardrail_events: Redactions, each with ``agent_id`` and ``message_id``.
         agent_ids: The agents.
-        agents: By agent id, escaped as a field name.
+        agents: The agents, by id, escaped as a field name.
         multi_agents: Graphs and Swarms, by id, escaped as a field name.
         feedback_bytes: The size of ``feedbacks``.
         feedback_segments: References to older feedback, oldest first.

@@ -10,13 +10,13 @@ import pytest
 from pymongo import common
 
 from mongodb_session_manager import MongoDBSessionManager
-from mongodb_session_manager._history.binding import AgentBinder
+from mongodb_session_manager._history.binder import AgentBinder
 from mongodb_session_manager._history.changes import Limits
-from mongodb_session_manager._stores import segments as _segments
 from tests.aliases import Failing
 from tests.faults.conversation import Conversation, Converse
 from tests.faults.cutting_proxy import HOST, CuttingProxy, running_proxy
 from tests.faults.fault import ALWAYS, Fault
+from tests.limits import embed_at_most
 
 
 @pytest.fixture(autouse=True)
@@ -31,8 +31,7 @@ def quick_recovery(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def small_documents(monkeypatch: pytest.MonkeyPatch) -> None:
     """Move messages often, so that this too meets what happens."""
-    monkeypatch.setattr(_segments, "KEPT_MESSAGES", 8)
-    monkeypatch.setattr(_segments, "EMBEDDED_BYTES", 1)
+    embed_at_most(monkeypatch, 8, size=1)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from strands.types.content import Message
 from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager.testing import ScriptedModel
 
-PATIENCE = 60.0
+LONGEST_WAIT = 60.0
 
 _Result = TypeVar("_Result")
 
@@ -63,7 +63,7 @@ class Conversation:
 
     def talk_until_acknowledged(self, *, with_tool: bool = False) -> None:
         """Talk until a turn is stored."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + LONGEST_WAIT
         while self.turn(with_tool=with_tool) or len(self.acknowledged) < len(self.agent.messages):
             assert time.monotonic() < deadline, self.errors[-1:]
             time.sleep(0.05)
@@ -123,7 +123,7 @@ def assert_pairs(messages: list[Message]) -> None:
 
 def eventually(act: Callable[[], _Result]) -> _Result:
     """Return what comes of it as soon as the server takes it."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + LONGEST_WAIT
     while True:
         try:
             return act()

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from itertools import product
 from typing import Any
 
-from tests.faults.conversation import PATIENCE, Conversation, Converse
+from tests.faults.conversation import LONGEST_WAIT, Conversation, Converse
 
 DURABILITIES = ("sync", "async", "exit")
 CHOICES = ("raise", "degrade")
@@ -62,7 +62,7 @@ class Stream:
         self._wait(lambda: all(noticed(c, n) for c, n in zip(self.conversations, known, strict=True)))
 
     def _wait(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + LONGEST_WAIT
         while not condition():
             for thread in self._threads:
                 if thread.done():

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from tests.aliases import Inject
-from tests.faults.conversation import PATIENCE, Conversation, Converse
+from tests.faults.conversation import LONGEST_WAIT, Conversation, Converse
 from tests.faults.cutting_proxy import CuttingProxy
 from tests.faults.fault import ALWAYS, FAULTS, TOLD, Fault
 from tests.talking import every_durability
@@ -44,7 +44,7 @@ def go_on(conversation: Conversation) -> None:
 
 def stored(conversation: Conversation, expected: int = 0) -> int:
     """Return how many messages are stored; a write whose caller gave up may arrive late."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + LONGEST_WAIT
     while (count := conversation.manager.get_message_count("default")) < expected and time.monotonic() < deadline:
         time.sleep(0.02)
     return count

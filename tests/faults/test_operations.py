@@ -10,12 +10,12 @@ from pymongo.errors import AutoReconnect, OperationFailure, PyMongoError, WriteC
 from strands import Agent
 from strands.types.content import Message
 
-from mongodb_session_manager._stores import segments as _segments
 from mongodb_session_manager.testing import ScriptedModel
 from tests.aliases import Client, Inject
 from tests.faults.conversation import Conversation, Converse, make_agent
 from tests.faults.cutting_proxy import CuttingProxy
 from tests.faults.fault import CLOSED, LOST, UNCONFIRMED, Fault
+from tests.limits import embed_at_most
 from tests.watching import wait_for_indexes
 
 SESSIONS, SEGMENTS = "agent_sessions", "agent_sessions_segments"
@@ -120,7 +120,7 @@ def redact(conversation: Conversation) -> None:
 
 
 def move(conversation: Conversation) -> None:
-    history = conversation.manager._live_bindings()[0].history
+    history = conversation.manager._agents.live()[0].history
     history.rollover.move_quietly(history.roll_over)
     wait_for_indexes()
 
@@ -182,8 +182,7 @@ def conversation(
     conversation.talk_until_acknowledged(with_tool=True)
     append(conversation, SECRET)
     if operation.act is move:
-        monkeypatch.setattr(_segments, "KEPT_MESSAGES", 3)
-        monkeypatch.setattr(_segments, "EMBEDDED_BYTES", 1)
+        embed_at_most(monkeypatch, 3, size=1)
     return conversation
 
 
@@ -227,8 +226,7 @@ def test_deleting_a_session_can_be_repeated(
     conversation = converse(**({"uri": proxy.uri} if fault.loses_replies else {}))
     for _ in range(2):
         conversation.talk_until_acknowledged(with_tool=True)
-    monkeypatch.setattr(_segments, "KEPT_MESSAGES", 3)
-    monkeypatch.setattr(_segments, "EMBEDDED_BYTES", 1)
+    embed_at_most(monkeypatch, 3, size=1)
     move(conversation)
 
     with inject(fault, "delete", collection=collection), suppress(PyMongoError):

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from mongodb_session_manager._history.binding import AgentBinder
+from mongodb_session_manager._history.binder import AgentBinder
 from mongodb_session_manager._history.changes import Limits
 from mongodb_session_manager.testing import Mongod
 from tests.faults.conversation import Converse

@@ -46,7 +46,7 @@ def test_an_update_and_a_delete(browser: Any, hook: Any, new_manager: NewManager
     client, connection_id = browser
     with new_manager(metadata_hook=hook) as manager:
         manager.update_metadata({"status": "waiting"})
-        hook.flush(5)  # nobody is connected
+        hook.flush(5)  # no browser is connected
         manager.update_metadata({"connection_id": connection_id})
         manager.update_metadata({"status": "open"})
         manager.delete_metadata(["status"])

@@ -262,7 +262,7 @@ async def test_a_request_that_is_cancelled_at_its_end_is_closed(
 
     managers: list[MongoDBSessionManager] = []
     task = asyncio.create_task(request())
-    assert await until(lambda: bool(managers) and managers[0]._closed)
+    assert await until(lambda: bool(managers) and managers[0]._agents.is_closed)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -176,7 +176,7 @@ def test_figures_and_representations(
         witness.hear(get_global_factory(), vars(MongoDBConnectionPool), MongoDBConnectionPool.get_client())
         witness.hear(MongoDBConnectionPool.get_pool_stats())
         close_global_factory()
-    binding = manager._bindings["a"]
+    binding = manager._agents.by_id["a"]
     assert binding is not None
     manager.append_message(confidential.message(), agent)
     monkeypatch.setattr(manager._stores.histories, "write_agent", lambda *_: False)

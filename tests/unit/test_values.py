@@ -25,7 +25,6 @@ from mongodb_session_manager._schema.blobs import Files, offload, offload_edit, 
 from mongodb_session_manager._schema.messages import (
     AGENT_FIELDS,
     MessageEdit,
-    add_metrics,
     agent_data_doc,
     decode_message,
     message_doc,
@@ -41,7 +40,7 @@ from mongodb_session_manager.errors import UnstorableValueError
 
 AT = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=timezone.utc)
 LATER = datetime(2026, 1, 2, 3, 5, tzinfo=timezone.utc)
-PLACE = "Agent 'a' of session 's', message 7"
+LABEL = "Agent 'a' of session 's', message 7"
 
 MARKS = ["%int", "%text", "%datetime", "%bson", "%file", "%empty", "%2E", "%24", "%25", "%00", "%5F", "%uD800"]
 ODD_KEYS = [
@@ -509,7 +508,7 @@ def a_message(*blocks: dict[str, Any], **more: Any) -> Message:
 
 
 def message_through_bson(message: Message) -> Message:
-    stored = message_doc(message, 7, AT, PLACE)
+    stored = message_doc(message, 7, AT, LABEL)
     return decode_message(stored_through_bson(stored))
 
 
@@ -549,7 +548,7 @@ COLLIDING = [
 @pytest.mark.parametrize("value", ["theirs", {"a.b": 2**40}, None], ids=["plain", "escaped", "none"])
 def test_a_key_of_the_users_own_does_not_touch_the_bookkeeping(name: str, value: Any) -> None:
     message = a_message({"text": "hi"}, **{name: value})
-    stored = stored_through_bson(message_doc(message, 7, AT, PLACE))
+    stored = stored_through_bson(message_doc(message, 7, AT, LABEL))
 
     assert_same(decode_message(stored), message)
     assert (stored["message_id"], stored["created_at"], stored["updated_at"]) == (7, AT, AT)
@@ -574,17 +573,15 @@ def test_any_message_comes_back(blocks: list[dict[str, Any]], more: dict[str, An
 def test_a_plain_message_is_stored_readable() -> None:
     message = a_message({"text": "hi"}, tracking_id="t-1", metadata=METADATA)
 
-    stored = message_doc(message, 7, AT, PLACE)
+    stored = message_doc(message, 7, AT, LABEL)
 
     assert_same(stored, {"message_id": 7, **message, "created_at": AT, "updated_at": AT})
 
 
 def with_metrics(message: Message) -> dict[str, Any]:
     metadata = cast("dict[str, Any]", message["metadata"])
-    stored = message_doc(message, 7, AT, PLACE)
     call = {name: dict(metadata.get(name) or {}) for name in METADATA}
-    add_metrics(stored, {"accumulated_usage": {"inputTokens": 9}, **call}, PLACE)
-    return stored_through_bson(stored)
+    return stored_through_bson(message_doc(message, 7, AT, LABEL, {"accumulated_usage": {"inputTokens": 9}, **call}))
 
 
 def test_the_figures_of_a_call_are_stored_once() -> None:
@@ -619,7 +616,7 @@ def test_metadata_of_any_form_come_back_beside_metrics(metadata: dict[str, Any])
 def test_a_message_with_metrics_that_is_replaced_has_only_the_new_metadata(more: dict[str, Any]) -> None:
     stored, new = with_metrics(a_message({"text": "hi"}, metadata=METADATA)), a_message({"text": "new"}, **more)
 
-    replacement(new, 7, LATER, PLACE).apply(stored)
+    replacement(new, 7, LATER, LABEL).apply(stored)
 
     assert_same(decode_message(stored_through_bson(stored)), new)
 
@@ -627,7 +624,7 @@ def test_a_message_with_metrics_that_is_replaced_has_only_the_new_metadata(more:
 def test_a_redaction_keeps_metadata_that_are_in_the_metrics() -> None:
     stored = with_metrics(a_message({"text": "hi"}, metadata=METADATA))
 
-    redaction(a_message({"text": "-"}), 7, LATER, PLACE).apply(stored)
+    redaction(a_message({"text": "-"}), 7, LATER, LABEL).apply(stored)
 
     assert_same(cast("dict[str, Any]", decode_message(stored_through_bson(stored)))["metadata"], METADATA)
 
@@ -639,12 +636,12 @@ def test_metadata_that_look_like_the_reference_come_back() -> None:
 
 
 def test_an_unstorable_message_is_refused_with_its_place() -> None:
-    with pytest.raises(UnstorableValueError, match=re.escape(f"{PLACE}.content[0].text cannot be stored: ")):
-        message_doc(a_message({"text": {1}}), 7, AT, PLACE)
+    with pytest.raises(UnstorableValueError, match=re.escape(f"{LABEL}.content[0].text cannot be stored: ")):
+        message_doc(a_message({"text": {1}}), 7, AT, LABEL)
 
 
 def test_the_record_of_a_message_has_its_id_and_times() -> None:
-    record = session_message(stored_through_bson(message_doc(a_message(), 7, AT, PLACE)))
+    record = session_message(stored_through_bson(message_doc(a_message(), 7, AT, LABEL)))
 
     assert (record.message_id, type(record.message_id)) == (7, int)
     assert (record.created_at, record.updated_at) == (AT.isoformat(), AT.isoformat())
@@ -681,8 +678,8 @@ V1_ELEMENT = {
 
 
 def elements() -> dict[str, dict[str, Any]]:
-    new = {name: message_doc(message, 7, AT, PLACE) for name, message in ORIGINALS.items()}
-    guarded = {**message_doc(PLAIN, 7, AT, PLACE), "guardrail_event": {"action": "BLOCKED"}}
+    new = {name: message_doc(message, 7, AT, LABEL) for name, message in ORIGINALS.items()}
+    guarded = {**message_doc(PLAIN, 7, AT, LABEL), "guardrail_event": {"action": "BLOCKED"}}
     return {**new, "guarded": guarded, "v1": V1_ELEMENT}
 
 
@@ -693,7 +690,7 @@ ELEMENTS = elements()
 @pytest.mark.parametrize("stored", ELEMENTS.values(), ids=ELEMENTS.keys())
 def test_a_replacement_reads_as_the_new_message(stored: dict[str, Any], new: Message) -> None:
     edited = copy.deepcopy(stored)
-    replacement(new, 7, LATER, PLACE).apply(edited)
+    replacement(new, 7, LATER, LABEL).apply(edited)
 
     assert_same(decode_message(stored_through_bson(edited)), new)
     assert (edited["created_at"], edited["updated_at"]) == (AT, LATER)
@@ -703,7 +700,7 @@ def test_a_replacement_reads_as_the_new_message(stored: dict[str, Any], new: Mes
 @pytest.mark.parametrize("stored", ELEMENTS.values(), ids=ELEMENTS.keys())
 def test_a_redaction_leaves_nothing_of_the_original(stored: dict[str, Any], new: Message) -> None:
     edited = copy.deepcopy(stored)
-    redaction(new, 7, LATER, PLACE).apply(edited)
+    redaction(new, 7, LATER, LABEL).apply(edited)
 
     assert b"SECRET" not in bson.encode(edited)
     record = session_message(stored_through_bson(edited))
@@ -714,7 +711,7 @@ def test_a_redaction_leaves_nothing_of_the_original(stored: dict[str, Any], new:
 def test_a_redaction_keeps_identity_times_and_metrics() -> None:
     edited = copy.deepcopy(ELEMENTS["guarded"])
 
-    redaction(EDITED["plain"], 7, LATER, PLACE).apply(edited)
+    redaction(EDITED["plain"], 7, LATER, LABEL).apply(edited)
 
     kept = {name: edited[name] for name in ("message_id", "tracking_id", "metadata", "created_at", "guardrail_event")}
     assert kept == {name: ELEMENTS["guarded"][name] for name in kept}
@@ -729,9 +726,9 @@ def test_a_redaction_keeps_identity_times_and_metrics() -> None:
 def test_a_redaction_keeps_metrics_that_were_marked(metrics: dict[str, Any]) -> None:
     """What stays of a marked message is still read with its marks."""
     original = a_message({"text": "SECRET"}, metadata={"metrics": metrics})
-    edited = message_doc(original, 7, AT, PLACE)
+    edited = message_doc(original, 7, AT, LABEL)
 
-    redaction(EDITED["plain"], 7, LATER, PLACE).apply(edited)
+    redaction(EDITED["plain"], 7, LATER, LABEL).apply(edited)
 
     found = decode_message(stored_through_bson(edited))
     assert_same(found["metadata"]["metrics"], metrics)
@@ -739,8 +736,8 @@ def test_a_redaction_keeps_metrics_that_were_marked(metrics: dict[str, Any]) -> 
 
 @pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS.keys())
 def test_an_unstorable_edit_is_refused_with_its_place(edit: Callable[..., MessageEdit]) -> None:
-    with pytest.raises(UnstorableValueError, match=re.escape(f"{PLACE}.content[0].text cannot be stored: ")):
-        edit(a_message({"text": object()}), 7, LATER, PLACE)
+    with pytest.raises(UnstorableValueError, match=re.escape(f"{LABEL}.content[0].text cannot be stored: ")):
+        edit(a_message({"text": object()}), 7, LATER, LABEL)
 
 
 # What the first version stored
@@ -883,7 +880,7 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def offloaded(message: Message) -> tuple[dict[str, Any], Files]:
-    stored = message_doc(message, 7, AT, PLACE)
+    stored = message_doc(message, 7, AT, LABEL)
     size, files = offload(stored, "s", "a", 7)
     assert size == len(bson.encode(stored))
     return stored, files
@@ -943,11 +940,11 @@ def test_a_message_below_the_threshold_is_not_looked_through() -> None:
 def test_an_edit_sets_or_drops_the_files_of_a_message(edit: Any) -> None:
     stored, _ = offloaded(a_message({"text": "x" * 9}))
 
-    large, files = offload_edit(edit(a_message({"text": "y" * 9}), 7, LATER, PLACE), "s", "a")
+    large, files = offload_edit(edit(a_message({"text": "y" * 9}), 7, LATER, LABEL), "s", "a")
     large.apply(stored)
     assert stored["files"] == list(files)
     assert "files" not in large.dropped
-    small, files = offload_edit(edit(a_message({"t": "y"}), 7, LATER, PLACE), "s", "a")
+    small, files = offload_edit(edit(a_message({"t": "y"}), 7, LATER, LABEL), "s", "a")
     small.apply(stored)
 
     assert files == {}

@@ -1,4 +1,4 @@
-"""What a caller asks of the driver for itself alone."""
+"""The settings of the driver that hold for one caller only."""
 
 import contextvars
 import sys
@@ -13,9 +13,9 @@ _Variables: TypeAlias = tuple[contextvars.ContextVar[Any], ...]
 
 
 def _of_caller() -> _Variables | None:
-    """Return where the driver keeps a caller's pymongo.timeout(), and a session that the caller has bound.
+    """Return the driver's context variables for a caller's pymongo.timeout() and bound session.
 
-    There is no public question for either; None where one is not to be found.
+    There is no public way to read them; None if one is not found.
     """
     wanted = [(getattr(pymongo, "_csot", None), "TIMEOUT")]
     if hasattr(ClientSession, "bind"):  # not in each version
@@ -29,5 +29,5 @@ _OF_CALLER: Final = _of_caller()
 
 
 def may_share(context: contextvars.Context) -> bool:
-    """Tell whether a caller's command may be one with those of others; where the driver does not tell, none may."""
+    """Tell whether a caller's write may share a command; always False if the driver's variables are not found."""
     return _OF_CALLER is not None and all(context.get(variable) is None for variable in _OF_CALLER)

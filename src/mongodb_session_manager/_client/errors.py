@@ -1,4 +1,4 @@
-"""What errors of the driver say: they travel as they are, without what the server quotes of a session."""
+"""Errors of the driver: they are raised as they are, without the text in which the server quotes a session."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -11,7 +11,7 @@ __all__ = ["forget_values", "is_too_large"]
 _TOO_LARGE: Final = frozenset({10334, 17419, 17420})
 # Unauthorized (quotes the command), PathNotViable, DocumentValidationFailure.
 _QUOTING: Final = frozenset({13, 28, 121})
-# Names and numbers; what else the server adds (errmsg, keyValue, errInfo) may hold values.
+# Names and numbers; other fields of an error (errmsg, keyValue, errInfo) may hold values.
 _KEPT: Final = ("ok", "index", "code", "codeName", "keyPattern", "errorLabels", "operationTime")
 
 
@@ -21,9 +21,9 @@ def is_too_large(error: Exception) -> bool:
 
 
 def forget_values(error: Exception) -> None:
-    """Take the server's words out of an error that may quote a document or a command: of validators, indexes, roles.
+    """Remove the server's words from an error that may quote a document or a command (of validators, indexes, roles).
 
-    The error itself stays, with its class, code and labels.
+    The error keeps its class, code and labels.
     """
     if isinstance(error, BulkWriteError):
         BulkWriteError.__init__(error, _named(error.details) | {"writeErrors": _all_named(error.details)})
@@ -34,8 +34,8 @@ def forget_values(error: Exception) -> None:
 
 
 def _may_quote(error: OperationFailure) -> bool:
-    # findAndModify reports as a failed command what an update reports as a write error. What a part of the server
-    # (an index, a language) has against a value has a number as its only name.
+    # findAndModify reports as a failed command what an update reports as a write error. An error about a value in an
+    # index or a language has a number as its only name.
     name = str((error.details or {}).get("codeName", ""))
     return isinstance(error, WriteError) or error.code in _QUOTING or name.startswith("Location")
 

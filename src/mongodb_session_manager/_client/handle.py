@@ -1,12 +1,12 @@
-"""The users of a client, its threads, and its end."""
+"""The handle of a client: its users, its threads, and when it closes."""
 
 import _thread
 import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Final
@@ -17,6 +17,7 @@ from pymongo.errors import InvalidOperation, PyMongoError
 
 from ..errors import MongoDBSessionError
 from .monitor import PoolMonitor, not_initialized_stats
+from .off_loop import here
 from .options import (
     DEFAULT_OPTIONS,
     Client,
@@ -39,12 +40,12 @@ CLOSE_TIMEOUT: Final = 10.0
 """Seconds that closing waits for what is pending."""
 THREAD_NAME: Final = "mongodb-session-manager"
 
-# A client that keeps to the Stable API strictly may not ask for the version, and is told so.
+# A client under the strict Stable API may not ask for the version, and gets this error.
 _API_STRICT: Final = 323
 
 
 class _ClientClosedError(MongoDBSessionError, InvalidOperation):
-    """The client was closed, by us."""
+    """The client was closed by this library."""
 
     def __init__(self) -> None:
         super().__init__("This MongoClient has been closed. Make a new factory or session manager to go on.")
@@ -57,13 +58,13 @@ class _Use:
 
 
 class ClientHandle:
-    """A MongoClient with what belongs to it: its threads, its figures and its users.
+    """A MongoClient with its threads, its figures and its users.
 
-    There is one handle for a client object at any time. Users are known weakly: one that is dropped without
-    ``release()`` counts as gone when it is collected. A client of our own is closed with its last user, or with
-    its last owner; a borrowed one is never closed, only the threads that worked for it end.
+    A client object has one handle at any time. Users are held weakly: a user that is dropped without ``release()``
+    counts as released when it is collected. A client that this library made is closed with its last user, or with
+    its last owner; a borrowed client is never closed, only its threads here end.
 
-    After a fork the child starts with threads and figures of its own, on the client that pymongo resets.
+    After a fork the child begins with new threads and figures, on the client that pymongo resets.
     """
 
     _registry: ClassVar["weakref.WeakValueDictionary[int, ClientHandle]"] = weakref.WeakValueDictionary()
@@ -77,8 +78,8 @@ class ClientHandle:
         self._users: dict[int, _Use] = {}
         self._closed = False
         self._reset()
-        # Keyed by identity: two clients of the same servers are equal. The handle keeps its client alive, so
-        # that no other object can have the id while the entry is there.
+        # Keyed by identity, since two clients of the same servers are equal. The handle keeps its client alive, so
+        # the id belongs to no other object as long as the entry exists.
         self._registry[id(client)] = self
 
     def _reset(self) -> None:
@@ -87,7 +88,7 @@ class ClientHandle:
 
     @classmethod
     def open(cls, connection_string: str, **options: Any) -> "ClientHandle":
-        """Make a client that this library owns. It does no network I/O, but for the DNS of ``mongodb+srv://``.
+        """Make a client that this library owns. No network I/O, except the DNS look-up of ``mongodb+srv://``.
 
         Raises:
             pymongo.errors.ConfigurationError: For an option that pymongo does not know.
@@ -105,7 +106,7 @@ class ClientHandle:
 
     @classmethod
     def of(cls, client: Client) -> "ClientHandle":
-        """Find the handle of this very client object, or borrow the client.
+        """Return the handle of this client object; a new one borrows the client.
 
         Raises:
             TypeError: For an asynchronous client, or a value that is not a client.
@@ -117,7 +118,7 @@ class ClientHandle:
 
     @property
     def closed(self) -> bool:
-        """Whether the client has been closed by this handle; never so for a borrowed one."""
+        """Whether this handle has closed the client; False for a borrowed one."""
         return self._closed
 
     @property
@@ -132,12 +133,12 @@ class ClientHandle:
 
     @property
     def shortest_timeout(self) -> float:
-        """Seconds that the client waits for a server or an answer at most, by whichever of its limits."""
+        """The shortest of the client's limits for a server or an answer, in seconds."""
         return shortest_timeout(self.client)
 
     @property
     def executor(self) -> ThreadPoolExecutor:
-        """The threads that work for this client, at most as many as it may have connections.
+        """The threads that work for this client; at most as many as its connections.
 
         Raises:
             pymongo.errors.InvalidOperation: When the client has been closed.
@@ -154,12 +155,12 @@ class ClientHandle:
             return self._executor
 
     def acquire(self, user: object, *, owner: bool = False) -> None:
-        """Note a user of the client; a second call for the same user can only make it an owner.
+        """Add a user of the client; a second call for the same user can only make it an owner.
 
         Args:
-            user: Is known by its identity, and weakly.
-            owner: Whether the client is to be closed when this user, and every other owner, has released it,
-                even if other users are left.
+            user: Any object; it is held weakly, by its identity.
+            owner: Whether the client closes when this user and every other owner have released it, even if other
+                users are left.
 
         Raises:
             pymongo.errors.InvalidOperation: When the client has been closed.
@@ -175,24 +176,24 @@ class ClientHandle:
                 use.owner = True
 
     def release(self, user: object, timeout: float = CLOSE_TIMEOUT) -> None:
-        """Note that a user is done; the last owner and the last user take the client with them.
+        """Remove a user; the client closes with its last owner, and with its last user.
 
         Args:
             user: An object that is not a user has no effect.
-            timeout: Seconds to wait for queued work if that closes the client.
+            timeout: Seconds to wait for queued work if this closes the client.
         """
         finish = self.leave(user, timeout)
         if finish:
             finish()
 
     def release_behind(self, user: object) -> None:
-        """Do what ``release`` does; if that closes the client, close it in the background."""
+        """Do what ``release`` does; if this closes the client, close it in the background."""
         finish = self.leave(user)
         if finish:
             _in_background(finish)
 
     def leave(self, user: object, timeout: float = CLOSE_TIMEOUT) -> Callable[[], None] | None:
-        """Do what ``release`` does, but return what closes the client, which takes its time; None if nothing does."""
+        """Remove a user; return a function that closes the client, which takes time; None if the client stays open."""
         with self._lock:
             use = self._forget(user)
             if use is None:
@@ -201,9 +202,9 @@ class ClientHandle:
             return self._end(timeout) if orphaned or not self._users else None
 
     def abandon(self, user: object) -> None:
-        """Note that a user has been replaced: the client stays open for all who still use it.
+        """Remove a user that was replaced: the client stays open for its other users.
 
-        Those become its owners, so that it closes with the last of them.
+        These become its owners, so that it closes with the last of them.
         """
         with self._lock:
             self._forget(user)
@@ -214,21 +215,21 @@ class ClientHandle:
             finish()
 
     def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
-        """Close at once, whoever uses it: let queued work finish, end the threads, close the client.
+        """Close now, also if the client has users: finish queued work, end the threads, close the client.
 
-        A borrowed client stays open. Called from one of the handle's own threads, it returns at once and the
-        rest is done in the background.
+        A borrowed client stays open. If one of the handle's own threads calls this, it returns immediately and closes
+        in the background.
 
         Args:
-            timeout: Seconds to wait for queued work. What has not begun then is cancelled, and what still runs
-                ends by the client's own timeouts.
+            timeout: Seconds to wait for queued work. After it, work that has not begun is cancelled, and work that
+                runs ends by the client's own timeouts.
         """
         with self._lock:
             finish = self._end(timeout)
         finish()
 
     def stats(self) -> dict[str, Any]:
-        """Ask the server how it is, for at most 5 s, and count the connections.
+        """Ask the server for its state, for at most 5 s, and count the connections.
 
         Returns:
             ``status`` (``connected``, ``external_client`` for a borrowed client that answers, ``error`` when the server
@@ -248,7 +249,7 @@ class ClientHandle:
         }
 
     def _server_version(self) -> tuple[bool, str | None]:
-        """Tell whether the server answers, and its version as far as it tells that."""
+        """Return whether the server answers, and its version, if it tells it."""
         try:
             with pymongo.timeout(answer_timeout(self.client)):
                 return True, str(self.client.server_info()["version"])
@@ -263,6 +264,12 @@ class ClientHandle:
             return dict.fromkeys(PoolMonitor().connections())
         return self._monitor.connections()
 
+    def call_each(self, calls: Iterable[Callable[[], Any]]) -> "list[Future[Any]]":
+        """Have blocking calls made by the threads; on one of these, which could wait for ever, they are made here."""
+        if threading.current_thread().name.startswith(f"{THREAD_NAME}_"):
+            return [here(call) for call in calls]
+        return [self.executor.submit(call) for call in calls]
+
     def _check_open(self) -> None:
         if self._closed:
             raise _ClientClosedError
@@ -274,14 +281,14 @@ class ClientHandle:
         return use
 
     def _has_owner(self) -> bool:
-        # A copy, since a user may be collected at any moment, in this very thread.
+        # A copy, since a user may be collected at any moment, also in this thread.
         return any(use.owner for use in self._users.copy().values())
 
     def _collected(self, key: int) -> None:
-        """Forget a user that the garbage collector took.
+        """Remove a user that was collected.
 
-        It may run in any thread at any time, even in one that holds a lock of ours, of ``threading`` or of
-        pymongo: it takes none, and leaves what has to be closed to a thread that was started without one.
+        This may run in any thread at any time, also in a thread that holds a lock of this library, of ``threading`` or
+        of pymongo. So it takes no lock, and closes in a thread that it starts without one.
         """
         self._users.pop(key, None)
         if not self._users:
@@ -294,7 +301,7 @@ class ClientHandle:
             finish()
 
     def _end(self, timeout: float = CLOSE_TIMEOUT) -> Callable[[], None]:
-        """Decide to close, under the lock; what is returned does it, outside."""
+        """Decide under the lock to close; the caller then calls the returned function without the lock."""
         executor, self._executor = self._executor, None
         closes_client = self.owned and not self._closed
         self._closed = self.owned
@@ -307,7 +314,7 @@ class ClientHandle:
         if executor is not None:
             _drain(executor, timeout)
         if closes_client:
-            with pymongo.timeout(answer_timeout(self.client)):  # it tells the server which of its sessions end
+            with pymongo.timeout(answer_timeout(self.client)):  # closing tells the server which driver sessions end
                 self.client.close()
 
     @classmethod
@@ -327,23 +334,23 @@ _current_thread = threading.local()
 
 
 def _enter_thread(token: object) -> None:
-    """Mark a thread of an executor, without a reference that would keep the executor alive."""
+    """Mark a thread of an executor, by a token that does not keep the executor alive."""
     _current_thread.token = token
 
 
 def _drain(executor: ThreadPoolExecutor, timeout: float) -> None:
-    """Let queued work finish; in the end what has not begun is cancelled, and what runs is left to its own timeouts."""
+    """Finish queued work; after the timeout, cancel what has not begun and leave running work to its own timeouts."""
     try:
         waiter = threading.Thread(target=executor.shutdown, daemon=True)
         waiter.start()
         waiter.join(timeout)
-    except RuntimeError as error:  # the interpreter is ending and starts no threads; it has waited for ours
-        logger.debug("error=<%s> | nothing is left to wait for", error)
+    except RuntimeError as error:  # the interpreter is ending and starts no threads; it has waited for these
+        logger.debug("error=<%s> | the interpreter is ending, no work is left", error)
     executor.shutdown(wait=False, cancel_futures=True)
 
 
 def _in_background(work: Callable[[], None]) -> None:
-    """Run in a thread of its own; unlike threading.Thread this takes no lock and does not wait for it to begin."""
+    """Run in a new thread; unlike threading.Thread, this takes no lock and does not wait for the thread to begin."""
     try:
         _thread.start_new_thread(work, ())
     except RuntimeError as error:

@@ -1,7 +1,7 @@
-"""Signs of life of those who hold a lease and have nothing to write: a tool may run longer than a lease lasts.
+"""Renews leases while their holders have nothing to write: a tool may run longer than a lease lasts.
 
-One thread looks after all sessions of a process; what it finds due is sent by the threads of each client. It knows the
-holders weakly, and is there only while one of them is at work. After a fork it is the parent's.
+One thread watches all sessions of a process, and the threads of each client send the renewals that are due. It refers
+to the holders weakly, and runs only while one of them is at work. After a fork the thread is the parent's.
 """
 
 import logging
@@ -23,9 +23,9 @@ __all__ = ["Heartbeat"]
 logger = logging.getLogger(__name__)
 
 THREAD_NAME: Final = "mongodb-session-manager-leases"
-# One that goes missing still leaves time for another.
+# If one renewal is lost, there is time for another.
 _BEATS_PER_LEASE: Final = 3
-# Seconds; threads and sockets cannot wait for as long as a lease may last.
+# Seconds; threads and sockets cannot wait as long as a lease may last.
 _LONGEST_INTERVAL: Final = 3600.0
 
 
@@ -33,10 +33,10 @@ class Heartbeat:
     """Renews one lease while its holder is at work and writes nothing.
 
     Args:
-        lease: What is held.
-        is_at_work: A method of the holder, which is not kept by it.
-        renew: Renews the lease; False if it is somebody else's by now.
-        executor: Gives the threads to do that on.
+        lease: The lease.
+        is_at_work: A method of the holder; it is held weakly.
+        renew: Renews the lease; False if another manager has taken it over.
+        executor: Returns the threads that renew.
     """
 
     def __init__(
@@ -54,15 +54,15 @@ class Heartbeat:
         self._process = os.getpid()
 
     def begin(self) -> None:
-        """Look after the lease from now on, until nobody is at work."""
+        """Watch the lease from now on, as long as the holder is at work."""
         if not self._lost and self._process == os.getpid():
             _heart.add(self)
 
     def tend(self) -> float | None:
-        """Have the lease renewed if that is due.
+        """Have the lease renewed if it is due.
 
         Returns:
-            Seconds until the next look; None if there is nothing to look after any more.
+            Seconds until the next look; None if the watch is over.
         """
         is_at_work = self._is_at_work()
         if self._lost or is_at_work is None or not is_at_work():
@@ -82,17 +82,17 @@ class Heartbeat:
             with pymongo.timeout(self._interval):
                 self._lost = not self._renew()
         except PyMongoError as error:
-            logger.debug("error=<%s> | a lease was not renewed, it is tried again", type(error).__name__)
+            logger.debug("error=<%s> | a lease was not renewed, the next look tries again", type(error).__name__)
 
 
 class _Heart:
-    """The thread, and those that it looks after."""
+    """The thread, and the heartbeats that it tends."""
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        # Whatever the garbage collector takes may come back here, in the thread that holds it.
+        # Reentrant: a collected object may call this again, in the thread that holds the lock.
         self._lock, self._woken = threading.RLock(), threading.Event()
         self._heartbeats: weakref.WeakSet[Heartbeat] = weakref.WeakSet()
         self._thread: threading.Thread | None = None
@@ -109,7 +109,7 @@ class _Heart:
         try:
             thread.start()
         except RuntimeError as error:
-            logger.debug("error=<%s> | no thread for leases, they are renewed by writes only", error)
+            logger.debug("error=<%s> | no thread can be started, leases are renewed by writes only", error)
             return
         self._thread = thread
 
@@ -119,7 +119,7 @@ class _Heart:
             self._woken.clear()
 
     def _tend(self) -> float | None:
-        # Under the lock, so that who begins to work meanwhile is not taken for idle.
+        # Under the lock, so that a holder that begins to work meanwhile is seen.
         with self._lock:
             pauses = [pause for pause in map(self._tend_one, list(self._heartbeats)) if pause is not None]
             if not pauses:

@@ -1,4 +1,4 @@
-"""Requests that wait for a thread of a client; those that wait at one moment are taken together."""
+"""Requests that wait for a thread of a client, which takes all that wait at one moment together."""
 
 import threading
 from collections.abc import Callable
@@ -16,18 +16,18 @@ class Line(Generic[_T]):
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._waiting: list[_T] = []
-        # Whether a thread is on its way to them.
+        # Whether a thread was called for them.
         self._called = False
 
     def join(self, request: _T) -> bool:
-        """Add a request; True where a thread is to be called for it."""
+        """Add a request; return whether the caller must call a thread for it."""
         with self._lock:
             self._waiting.append(request)
             called, self._called = self._called, True
         return not called
 
     def take(self, most: int | None = None) -> tuple[list[_T], bool]:
-        """Take some of those that wait, or all, and tell whether there are more, for which a thread is to be called."""
+        """Take the oldest requests, or all; return also whether more wait, for which the caller must call a thread."""
         with self._lock:
             taken = self._waiting[:most]
             self._waiting = self._waiting[len(taken) :]
@@ -36,7 +36,7 @@ class Line(Generic[_T]):
 
 
 def submit(executor: Executor, work: Callable[[], None], give_up: Callable[[], None]) -> None:
-    """Have a thread do something; ``give_up`` is called where it was cancelled before it began.
+    """Have a thread do some work; ``give_up`` is called if the work is cancelled before it begins.
 
     Raises:
         RuntimeError: The threads have ended.

@@ -1,4 +1,4 @@
-"""What happens in the connection pools of a client."""
+"""Counts of the connection pools of a client."""
 
 import threading
 from collections import Counter
@@ -20,7 +20,7 @@ __all__ = ["PoolMonitor", "not_initialized_stats"]
 
 
 class PoolMonitor(ConnectionPoolListener):
-    """Counts what happens in the connection pools of one client."""
+    """Counts the events in the connection pools of one client."""
 
     def __init__(self) -> None:
         self.reset()
@@ -30,7 +30,7 @@ class PoolMonitor(ConnectionPoolListener):
         self._counts: Counter[str] = Counter()
 
     def connections(self) -> dict[str, int]:
-        """Count over all servers of the client; ``open``, ``in_use`` and ``waiting`` are of this moment."""
+        """Return the counts over all servers of the client; ``open``, ``in_use`` and ``waiting`` are present ones."""
         with self._lock:
             counts = self._counts.copy()
         return {
@@ -44,7 +44,7 @@ class PoolMonitor(ConnectionPoolListener):
 
     def _count(self, **changes: int) -> None:
         with self._lock:
-            for name, change in changes.items():  # faster than update(), and each operation comes by here
+            for name, change in changes.items():  # faster than update(), and each operation runs this
                 self._counts[name] += change
 
     @override
@@ -78,7 +78,7 @@ class PoolMonitor(ConnectionPoolListener):
 
 
 def not_initialized_stats() -> dict[str, Any]:
-    """Return the stats without an open client."""
+    """Return the stats when there is no open client."""
     return {
         "status": "not_initialized",
         "server_version": None,

@@ -1,4 +1,4 @@
-"""What holds connections, threads and locks of this process."""
+"""A base of objects that hold connections, threads and locks of this process."""
 
 from typing import ClassVar, NoReturn
 

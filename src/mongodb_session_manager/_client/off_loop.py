@@ -1,4 +1,4 @@
-"""Blocking calls off the event loop: they run on a client's threads, and their outcome comes back to the loop."""
+"""Blocking calls off the event loop: they run on a client's threads, and the outcome is passed to the loop."""
 
 import asyncio
 import contextvars
@@ -32,22 +32,22 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 Answer: TypeAlias = "asyncio.Future[Any]"
-# What a call returned, and what it raised instead.
+# The result of a call, and the exception that it raised instead.
 Outcome: TypeAlias = tuple[Any, BaseException | None]
-# How a blocking call is made.
+# Runs a blocking call.
 Run: TypeAlias = "Callable[[Callable[[], Any]], Future[Any]]"
-# Work that goes on each time when what it yields is done, or the seconds beside are over (None: there is no limit).
+# Work in steps: each yields futures to wait for, and the seconds to wait at most (None: no limit).
 Steps: TypeAlias = "Iterator[tuple[Sequence[Future[Any]], float | None]]"
 
 
 async def run_off_loop(executor: Executor, call: Callable[[], Any]) -> Any:
-    """Return what a blocking call returns; a cancelled caller does not tear it."""
-    # Not asyncio.wrap_future() under a shield(): those take two more turns of the loop for each message.
+    """Return the result of a blocking call, which goes on if the caller is cancelled."""
+    # asyncio.wrap_future() under a shield() would take two more turns of the loop for each message.
     return await _answer_of(executor.submit(contextvars.copy_context().run, call))
 
 
 async def run_in_thread(call: Callable[[], Any]) -> Any:
-    """Return what a blocking call returns, from a thread of its own: it may wait for others."""
+    """Return the result of a blocking call that may wait for the client's threads, so it gets a new thread."""
     return await _answer_of(in_thread(call))
 
 
@@ -58,7 +58,7 @@ def _answer_of(sent: "Future[Any]") -> Answer:
 
 
 def _hand_over_one(answer: Answer, sent: "Future[Any]") -> None:
-    if sent.cancelled():  # which is not the caller's cancellation
+    if sent.cancelled():  # the call was cancelled, not the caller
         outcome: Outcome = None, dropped()
     elif error := sent.exception():
         outcome = None, error
@@ -68,25 +68,25 @@ def _hand_over_one(answer: Answer, sent: "Future[Any]") -> None:
 
 
 def dropped() -> InvalidOperation:
-    """Return what is raised for a call that a client's threads did not come to."""
+    """Return the error for a call that a client's threads never began."""
     return InvalidOperation("This was not sent: the MongoClient was closed meanwhile, or no thread can be started.")
 
 
 def hand_over(answers: Iterable[tuple[Answer, Outcome]]) -> None:
-    """Take outcomes from the thread of their calls to the loops that wait for them; each loop is woken once."""
+    """Pass outcomes to the event loops that wait for them; each loop is woken once."""
     by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Answer, Outcome]]] = defaultdict(list)
     for answer, outcome in answers:
         by_loop[answer.get_loop()].append((answer, outcome))
     for loop, of_loop in by_loop.items():
         try:
-            loop.call_soon_threadsafe(_settle, of_loop)
+            loop.call_soon_threadsafe(_resolve, of_loop)
         except RuntimeError:  # the loop was closed meanwhile; what failed stays pending and is raised then
-            logger.debug("loop=<%s> | nobody waits for a write any more", loop)
+            logger.debug("loop=<%s> | the event loop that waited for a write is closed", loop)
 
 
-def _settle(answers: Iterable[tuple[Answer, Outcome]]) -> None:
+def _resolve(answers: Iterable[tuple[Answer, Outcome]]) -> None:
     for answer, (result, error) in answers:
-        if answer.done():  # the caller was cancelled: nobody asks for the outcome
+        if answer.done():  # the caller was cancelled and needs no outcome
             continue
         if error is not None:
             answer.set_exception(error)
@@ -98,7 +98,7 @@ def _settle(answers: Iterable[tuple[Answer, Outcome]]) -> None:
 
 
 def here(call: Callable[[], Any]) -> "Future[Any]":
-    """Make a blocking call, and return its outcome."""
+    """Run a blocking call in this thread, and return its outcome."""
     done: Future[Any] = Future()
     try:
         done.set_result(call())
@@ -108,7 +108,7 @@ def here(call: Callable[[], Any]) -> "Future[Any]":
 
 
 def in_thread(call: Callable[[], Any]) -> "Future[Any]":
-    """Make a blocking call in a thread that is started for it; where none can start, make it here."""
+    """Run a blocking call in a new thread; in this one, if no thread can be started."""
     done: Future[Any] = Future()
 
     def make() -> None:
@@ -127,13 +127,13 @@ def in_thread(call: Callable[[], Any]) -> "Future[Any]":
 
 
 def go_through(steps: Steps) -> None:
-    """Go through all steps, waiting in this thread."""
+    """Run all steps, and wait in this thread."""
     for futures, timeout in steps:
         wait(futures, timeout)
 
 
 async def go_through_off_loop(steps: Steps) -> None:
-    """Do the same without a thread that waits; when nobody waits here any more, one goes on with it."""
+    """Run all steps without blocking a thread; if the caller is cancelled, a thread continues with them."""
     for futures, timeout in steps:
         try:
             await all_done(futures, timeout)
@@ -148,7 +148,7 @@ def _go_on(futures: "Sequence[Future[Any]]", timeout: float | None, steps: Steps
 
 
 async def all_done(futures: "Sequence[Future[Any]]", timeout: float | None) -> None:
-    """Return when all are done, or the time is over; nothing is raised of what they raise."""
+    """Return when all are done, or the time is over; their exceptions are not raised."""
     left = {future for future in futures if not future.done()}
     if not left:
         return

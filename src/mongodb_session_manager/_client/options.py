@@ -1,4 +1,4 @@
-"""The options of a client: the user's, the defaults, and those in effect."""
+"""The options of a client: the user's, the defaults, and the resulting ones."""
 
 import math
 import re
@@ -45,14 +45,14 @@ DEFAULT_OPTIONS: Final[Mapping[str, Any]] = {
 ANSWER_TIMEOUT: Final = 5.0
 """Seconds that the server has to answer a question about its health, or a farewell."""
 
-# What a MongoClient is made of, and how to get from there to what is wanted.
+# Objects that are often passed instead of a client, and how to get the client from them.
 _PARTS: Final = {
     "Database": "client=database.client and database_name=database.name",
     "Collection": "client=collection.database.client, database_name=collection.database.name and "
     "collection_name=collection.name",
 }
 _ASYNCHRONOUS: Final = frozenset({"AsyncMongoClient", "AsyncIOMotorClient", "MotorClient", "AsyncMongoMockClient"})
-# A password that is not escaped ends early: what follows would be taken for a host, and be shown in errors.
+# An unescaped password ends early: the rest of it would be taken for a host, and be shown in errors.
 _LATE_USER: Final = re.compile(r"\s*\w+(\+srv)?://[^/?]*(/[^?]*|\?[^=]*)@", re.IGNORECASE)
 _NO_SERVER: Final = (
     "Neither connection_string nor client was given. Pass connection_string='mongodb://host:27017/my_database' "
@@ -65,7 +65,7 @@ def check_client_arguments(connection_string: str | None, client: object, option
 
     Raises:
         ValueError: Neither a connection string nor a client was given.
-        TypeError: Client options were given beside a client, which has its own, or something is of the wrong type.
+        TypeError: Client options were given together with a client, or an argument has the wrong type.
     """
     if client is None and not connection_string:
         raise ValueError(_NO_SERVER)
@@ -87,7 +87,7 @@ def _check_connection_string(connection_string: object) -> None:
             f"connection_string must be a string, got {type(connection_string).__name__}. Pass a MongoClient as "
             "client=."
         )
-    # pymongo takes a bare name of a host too; where a user stands before it, the scheme was forgotten.
+    # pymongo also takes the bare name of a host; with a user before it, the scheme was forgotten.
     if not is_uri(connection_string) and re.search("@|://", connection_string):
         raise InvalidURI("connection_string must begin with 'mongodb://' or 'mongodb+srv://'; it is not shown here")
     if _LATE_USER.match(connection_string):
@@ -95,8 +95,8 @@ def _check_connection_string(connection_string: object) -> None:
 
 
 def check_client(client: object) -> None:
-    # By what it can do, not by its class: a mongomock.MongoClient is welcome. A database takes any name for one of
-    # its collections, so it can be told by its class alone.
+    # Checked by methods, not by class, so that a mongomock.MongoClient passes. A database reads any name as a
+    # collection, so it is checked by class.
     kind = client.__name__ if isinstance(client, type) else type(client).__name__
     if kind in _PARTS:
         raise TypeError(f"client must be a pymongo.MongoClient, not a {kind}. Pass {_PARTS[kind]}.")
@@ -114,21 +114,21 @@ def check_client(client: object) -> None:
 def check_acknowledged(client: Any) -> None:
     if isinstance(client, MongoClient) and not client.write_concern.acknowledged:
         raise ValueError(
-            "The client's write concern is w=0: the server would acknowledge no write, so nobody would learn what is "
+            "The client's write concern is w=0: the server would acknowledge no write, so it would be unknown what is "
             "stored. Leave w out, or use w=1 or w='majority'."
         )
 
 
 def client_options(connection_string: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Put the defaults under what the user passes or writes in the connection string.
+    """Return the user's options with the defaults.
 
     Args:
-        connection_string: Only its query is looked at; no name is resolved.
+        connection_string: Only its query is read; no name is resolved.
         options: Keyword arguments for MongoClient, in any spelling that pymongo accepts.
 
     Returns:
-        Keyword arguments for MongoClient. pymongo prefers them to the connection string, so a default whose
-        name occurs there is left out.
+        Keyword arguments for MongoClient. pymongo prefers them to the connection string, so a default that the
+        string names is left out.
     """
     written = _written_options(connection_string)
     passed = {name.lower(): value for name, value in options.items()}
@@ -146,7 +146,7 @@ def _written_options(connection_string: str) -> dict[str, str]:
 
 
 def _at_most(default: int, largest: Any) -> int:
-    """Keep a default within the user's maximum. 0 is no limit, but older versions of pymongo take it for one here."""
+    """Return a default within the user's maximum. 0 means no limit, but older pymongo takes it as one here."""
     return min(default, int(largest)) if str(largest).isdecimal() else default
 
 
@@ -155,7 +155,7 @@ def _driver_info() -> DriverInfo:
 
 
 def with_listener(options: dict[str, Any], listener: ConnectionPoolListener) -> dict[str, Any]:
-    """Add a listener to the user's own, unless those are something that pymongo will refuse."""
+    """Add a listener to the user's own, unless these are not a list, which pymongo refuses."""
     name = next((name for name in options if name.lower() == "event_listeners"), "event_listeners")
     listeners = options.get(name)
     if listeners is None or isinstance(listeners, list | tuple):
@@ -164,7 +164,7 @@ def with_listener(options: dict[str, Any], listener: ConnectionPoolListener) -> 
 
 
 def make_client(connection_string: str, options: dict[str, Any]) -> Client:
-    """Make the client; pymongo may quote a badly escaped password in its error, so that is cleaned."""
+    """Make the client; a quote of a badly escaped password is removed from pymongo's error."""
     try:
         return MongoClient(connection_string, **options)
     except (ConfigurationError, ValueError) as error:
@@ -172,11 +172,11 @@ def make_client(connection_string: str, options: dict[str, Any]) -> Client:
         if text == str(error):
             raise
         failure = type(error) if isinstance(error, ConfigurationError) else ValueError
-    raise failure(text)  # out here, so that the original does not travel along as the context
+    raise failure(text)  # outside of the handler, so that the original is not the context
 
 
 def _with_own_options(text: str, options: Mapping[str, Any]) -> str:
-    """Add to pymongo's words on an option that it does not know: it may be one of ours, misspelt."""
+    """Add the library's own options to pymongo's error about an unknown one, which may be misspelt."""
     unknown = [name for name in options if re.match(rf"unknown option\W+{re.escape(name)}\b", text, re.I)]
     return f"{text} {spelling_hint(unknown)}" if unknown else text
 
@@ -189,7 +189,7 @@ def _without_credentials(text: str, connection_string: str) -> str:
 
 
 def pool_config(client: object) -> dict[str, Any]:
-    """Read the options in effect, under pymongo's names; milliseconds, and None for "no limit"."""
+    """Return the resulting options, under pymongo's names; milliseconds, None for "no limit"."""
     if not isinstance(client, MongoClient):
         return {}
     options, pool = client.options, client.options.pool_options
@@ -207,10 +207,10 @@ def pool_config(client: object) -> dict[str, Any]:
 
 
 def answer_timeout(client: object) -> float:
-    """Seconds to wait for an answer: a client that is set to give up on a server earlier does, but not under 1 s."""
+    """Return the seconds to wait for an answer: less for a client with shorter limits, but at least 1 s."""
     if not isinstance(client, MongoClient):
         return ANSWER_TIMEOUT
-    # pymongo.timeout() takes the place of serverSelectionTimeoutMS, even where that is shorter.
+    # pymongo.timeout() replaces serverSelectionTimeoutMS, even if that is shorter.
     return min(ANSWER_TIMEOUT, max(1.0, client.options.server_selection_timeout))
 
 
@@ -223,7 +223,7 @@ def shortest_timeout(client: object) -> float:
 
 
 def largest_pool(client: object) -> int | None:
-    """Read maxPoolSize; None if there is no limit, or when the client has no pool."""
+    """Return maxPoolSize; None if there is no limit, or if the client has no pool."""
     if not isinstance(client, MongoClient):
         return None
     size = client.options.pool_options.max_pool_size

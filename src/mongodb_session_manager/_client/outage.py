@@ -1,8 +1,8 @@
-"""Conversations that go on without their server: what they hold waits, and they do not.
+"""Conversations that go on while the server is away: their changes wait, the conversations do not.
 
-A write that failed only after a while makes the next ones of its client wait for nobody: what they hold stays pending.
-One thread looks every few seconds whether the server is back, and then sends what is pending. What fails at once costs
-nobody any time and is tried with each write, as before.
+After a write that took long to fail, the next writes of its client are not tried: their changes stay pending. One
+thread looks every few seconds whether the server is back, and then sends them. A write that fails at once costs no
+time, so the next ones are still tried.
 """
 
 import logging
@@ -27,41 +27,41 @@ __all__ = ["Outage", "Sender", "outage_of"]
 logger = logging.getLogger(__name__)
 
 THREAD_NAME: Final = "mongodb-session-manager-outage"
-# Seconds. A failure that took longer is one that the next writes do not wait for: a server that is there and fails is
-# tried for each of them, a while longer.
+# Seconds. After a failure that took longer, the next writes are not tried. The limit is higher for a server that
+# answers and fails.
 SLOW = 0.02
 SLOW_ANSWER = 0.15
-# Seconds between two looks; a server that is there and refuses is asked less and less often.
+# Seconds between two looks; a server that answers and refuses is asked less and less often.
 PAUSE = 2.0
 LONGEST_PAUSE = 60.0
 # Seconds for a look.
 PROBE_TIMEOUT = 4.0
-# Seconds that a write waits for a look that has just begun, where the driver sees a server.
+# Seconds that a write waits for a look that has just begun, if the driver sees a server.
 GRACE = 0.03
-# How many are tried until one tells that the server takes writes; another's fault may hold one of them up.
+# Senders tried until one shows that the server takes writes; one of them may fail for a reason of its own.
 _TRIED = 3
 _NO_ANSWER: Final = (ServerSelectionTimeoutError, NetworkTimeout)
 
 
 class Sender(Protocol):
-    """Somebody who has something to send."""
+    """A part of a manager that has changes to send."""
 
     @property
     def pending(self) -> int:
-        """How much is not acknowledged."""
+        """The number of changes that are not acknowledged."""
 
     def hold(self, error: str) -> None:
-        """Take over the name of why nothing is sent for now."""
+        """Take over the name of the error because of which nothing is sent for now."""
 
     def send_if_idle(self) -> None:
-        """Send what is pending, unless somebody does already."""
+        """Send what is pending, unless another thread is sending it."""
 
 
 class Outage:
-    """Whether the server of one client is away, as far as those know who go on without it.
+    """Whether the server of one client is away, as its writes have found.
 
     Args:
-        handle: The client; it is not kept.
+        handle: The client; it is held weakly.
     """
 
     def __init__(self, handle: ClientHandle) -> None:
@@ -70,12 +70,12 @@ class Outage:
         _outages.add(self)
 
     def reset(self) -> None:
-        """Know nothing, as after a fork: what waits is the parent's."""
+        """Begin anew, also after a fork: pending changes are the parent's."""
         self._lock = threading.RLock()
         self._woken = threading.Event()
         self._senders: weakref.WeakSet[Sender] = weakref.WeakSet()
         self._thread: threading.Thread | None = None
-        # Its name alone: the error itself would keep all who it came through.
+        # Only its name: the error itself would keep every frame that it passed alive.
         self._error: str | None = None
         self._is_looking, self._began = False, 0.0
         self._looked: Future[None] = Future()
@@ -86,14 +86,14 @@ class Outage:
         return self._error is not None
 
     def failed(self, sender: Sender, error: Exception, seconds: float) -> None:
-        """Take over that a write failed after so many seconds; what it held goes out when that is possible."""
+        """Note that a write failed after so many seconds; its changes are sent when that is possible."""
         with self._lock:
             if seconds > (SLOW if isinstance(error, _NO_ANSWER) else SLOW_ANSWER):
                 self._error = type(error).__name__
             self._look_for(sender)
 
     def holds(self, sender: Sender) -> bool:
-        """Tell whether a write is to wait, without anybody who waits for it; it goes out when the server is back."""
+        """Tell whether a write is not to be tried now; its changes are sent when the server is back."""
         with self._lock:
             if self._error is None:
                 return False
@@ -104,17 +104,17 @@ class Outage:
         return True
 
     def forget(self, sender: Sender) -> None:
-        """Send nothing more of somebody who is closed."""
+        """Send nothing more for a sender that is closed."""
         with self._lock:
             self._senders.discard(sender)
         if not self._pending():
             self._woken.set()
 
     async def ends_soon(self, *, patiently: bool = False) -> bool:
-        """Wait a moment for a look that has just begun, and tell whether the server is back.
+        """Wait a moment for a look that has just begun, and return whether the server is back.
 
         Args:
-            patiently: Whether to wait also for one that began before.
+            patiently: Whether to wait also for a look that began earlier.
         """
         is_late = self._is_looking and patiently and self._sees_server()
         if is_late or self._woken.is_set() or time.monotonic() - self._began < GRACE:
@@ -122,7 +122,7 @@ class Outage:
         return not self.is_on
 
     def _sees_server(self) -> bool:
-        """Tell what the driver's own monitors know; no I/O."""
+        """Tell whether the driver's own monitors see a server; no I/O."""
         handle = self._handle()
         client: Any = handle and handle.client
         return isinstance(client, MongoClient) and client.topology_description.has_writable_server()
@@ -134,7 +134,9 @@ class Outage:
             try:
                 thread.start()
             except RuntimeError as error:
-                logger.debug("error=<%s> | no thread to look for the server, the next write does", error)
+                logger.debug(
+                    "error=<%s> | no thread to look for the server can be started, the next write is tried", error
+                )
                 self._error = None
                 return
             self._thread = thread
@@ -150,7 +152,7 @@ class Outage:
             pause = PAUSE if self.is_on else min(pause * 2, LONGEST_PAUSE)
 
     def _has_work(self) -> bool:
-        # Under the lock, so that who comes meanwhile is not forgotten.
+        # Under the lock, so that a sender that is added meanwhile is seen.
         with self._lock:
             handle = self._handle()
             if handle is not None and not handle.closed and self._pending():
@@ -178,7 +180,7 @@ class Outage:
             self._send_all(handle)
 
     def _probe(self, handle: ClientHandle) -> Exception | None:
-        """Return why the server is still away; what one of the senders alone meets is no reason."""
+        """Return why the server is still away; an error that only one sender meets does not count."""
         error = _attempt(lambda: handle.client.admin.command("ping"))
         if error is not None:
             return error
@@ -201,7 +203,7 @@ def _attempt(call: Callable[[], Any]) -> Exception | None:
             call()
     except PyMongoError as error:
         return error
-    except Exception as error:  # noqa: BLE001 - it is kept by whom it is about, and the server is there
+    except Exception as error:  # noqa: BLE001 - the sender keeps its error, and the server has answered
         logger.debug("error=<%s> | what was pending was refused", type(error).__name__)
     return None
 
@@ -209,7 +211,7 @@ def _attempt(call: Callable[[], Any]) -> Exception | None:
 def _send(sender: Sender) -> None:
     error = _attempt(sender.send_if_idle)
     if error is not None:
-        logger.debug("error=<%s> | not sent yet, it is tried again", type(error).__name__)
+        logger.debug("error=<%s> | what was pending was not sent, the next look tries again", type(error).__name__)
 
 
 _outages: "weakref.WeakSet[Outage]" = weakref.WeakSet()
@@ -218,7 +220,7 @@ _lock = threading.Lock()
 
 
 def outage_of(handle: ClientHandle) -> Outage:
-    """Return the one of a client; all who use the client share it."""
+    """Return the outage of a client, which all its users share."""
     with _lock:
         found = _by_handle.get(handle)
         if found is None:

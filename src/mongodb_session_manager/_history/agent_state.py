@@ -16,13 +16,16 @@ from strands import Agent
 from .._schema.blobs import MAX_BYTES
 from .._schema.data import CONFIG_FIELDS
 from .._schema.messages import AGENT_FIELDS
-from .._schema.usage import observed
+from .._schema.usage import not_observed, observed
 from .._schema.values import Stored, encode, encode_noting, encode_tolerant
 from ..errors import SessionTooLargeError
-from .call_metrics import configuration
 
 if TYPE_CHECKING:
     from strands.types.agent import LocalAgent
+
+# Where the SDK's providers keep the id of their model.
+_MODEL_ID_NAMES = ("model_id", "model")
+_UNKNOWN: Any = object()
 
 
 @dataclass
@@ -88,7 +91,7 @@ class AgentStateTracker:
         for name, look in _fields(agent).items():
             if name != "state" or not _is_same(seen, self._seen):
                 self._capture_field(capture, name, look)
-        config = configuration(agent)
+        config = _configuration(agent)
         captured = self._captured
         if config != self._config:
             captured = captured | encode(_captured(config, config), self._label)
@@ -198,7 +201,11 @@ def _prompt_digest(prompt: str) -> str:
 def _state_version(agent: "LocalAgent") -> tuple[Any, int] | None:
     # Copying the whole state for each message would be slow, so it is compared by its version. The object
     # belongs to the comparison since users may put another one in its place.
-    return observed("version of the state", lambda: (agent.state, agent.state._get_version()), None)
+    try:
+        return agent.state, agent.state._get_version()
+    except Exception as error:  # noqa: BLE001 - users may put any object in its place
+        not_observed("version of the state", error)
+        return None
 
 
 def _is_same(seen: tuple[Any, int] | None, known: tuple[Any, int] | None) -> bool:
@@ -216,3 +223,56 @@ def _fields(agent: "LocalAgent") -> dict[str, Callable[[], Any]]:
             "model_state": agent._model_state,
         },
     }
+
+
+def _configuration(agent: "LocalAgent") -> dict[str, str | None]:
+    """Return ``model`` (its id, or None) and ``system_prompt``, without what cannot be told."""
+    try:
+        return {"model": _model_id(agent.model), "system_prompt": _text(agent.system_prompt)}
+    except Exception:  # noqa: BLE001 - each by itself then
+        return _told_configuration(agent)
+
+
+def _told_configuration(agent: "LocalAgent") -> dict[str, str | None]:
+    looks: dict[str, Callable[[], str | None]] = {
+        "model": lambda: _model_id(agent.model),
+        "system_prompt": lambda: _text(agent.system_prompt),
+    }
+    found = {name: observed(name, look, _UNKNOWN) for name, look in looks.items()}
+    return {name: value for name, value in found.items() if value is not _UNKNOWN}
+
+
+def _text(value: Any) -> str | None:
+    # What looks like a string may be a subclass whose own methods do otherwise.
+    return None if value is None else str.__str__(value)
+
+
+def _model_id(model: Any) -> str | None:
+    try:
+        found = _first_text(_configured_ids(model))
+    except Exception:
+        found = _first_text(_own_ids(model))
+        if found is None:
+            raise
+    return found or _first_text(_own_ids(model))
+
+
+def _own_ids(model: Any) -> list[Any]:
+    return [observed("model", functools.partial(getattr, model, name, None), None) for name in _MODEL_ID_NAMES]
+
+
+def _configured_ids(model: Any) -> list[Any]:
+    try:
+        config = getattr(model, "config", None)
+    except Exception:  # noqa: BLE001 - a foreign object; it may tell another way
+        config = None
+    if not isinstance(config, Mapping):
+        config = model.get_config() if hasattr(model, "get_config") else {}
+    return [config.get(name) for name in _MODEL_ID_NAMES] if isinstance(config, Mapping) else []
+
+
+def _first_text(values: Iterable[Any]) -> str | None:
+    for value in values:
+        if issubclass(type(value), str) and (text := str.__str__(value)):
+            return text
+    return None

@@ -8,7 +8,7 @@ from strands.types.content import Message
 from .._schema.blobs import begin_offload, begin_offload_edit
 from .._schema.ids import agent_label, now
 from .._schema.live_ids import LiveIds
-from .._schema.messages import MessageEdit, add_metrics, message_doc, redaction, replacement
+from .._schema.messages import MessageEdit, message_doc, redaction, replacement
 from .._schema.values import Stored, encode
 from ..errors import MongoDBSessionError
 from .changes import Change
@@ -57,9 +57,7 @@ class HistoryCapture:
             self._queue.check_room()
             message_id = self._queue.next_message_id
             label = agent_label(history.session_id, history.agent_id, message_id)
-            stored = message_doc(message, message_id, now(), label)
-            if metrics:
-                add_metrics(stored, metrics, label)
+            stored = message_doc(message, message_id, now(), label, metrics)
             # What is too large is refused here: queued, it could never be sent, and all after it would wait for ever.
             size, values = begin_offload(stored, history.session_id, history.agent_id, message_id)
             live, lost_head = self._live.capture(view, message_id, Record(message_id, message, given))

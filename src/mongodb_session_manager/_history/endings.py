@@ -13,7 +13,7 @@ from ..errors import SessionConflictError, SessionLockedError
 from .changes import Change
 from .pending import PendingChanges
 
-__all__ = ["conflict", "locked"]
+__all__ = ["conflict", "locked", "tell_given_up"]
 
 logger = logging.getLogger(__name__)
 
@@ -69,3 +69,14 @@ def _messages(changes: Iterable[Change]) -> list[Message]:
     """Return the messages that wait, as they were given."""
     whole = [put_back_values(each.appended, each.values.hash()) for each in changes if each.appended]
     return [decode_message(message) for message in whole]
+
+
+def tell_given_up(history: _Ended, messages: int) -> None:
+    """Tell in the log of messages that are lost."""
+    logger.warning(
+        "session_id=<%s>, agent_id=<%s>, messages=<%d> | given up: they were not stored, and their manager was "
+        "dropped or a newer one went on",
+        history.session_id,
+        history.agent_id,
+        messages,
+    )

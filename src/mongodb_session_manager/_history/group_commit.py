@@ -32,7 +32,7 @@ from ..errors import MongoDBSessionError
 from .claim import Claim
 from .writer import AgentHistory
 
-__all__ = ["flush_off_loop", "send_behind"]
+__all__ = ["begin_flush", "flush_off_loop", "send_behind"]
 
 logger = logging.getLogger(__name__)
 
@@ -62,9 +62,6 @@ class _Request:
         return may_share(self.context)
 
     def send(self, timeout: float | None) -> None:
-        self.context.run(self._send, timeout)
-
-    def _send(self, timeout: float | None) -> None:
         with nullcontext() if timeout is None else pymongo.timeout(timeout):
             if self.answer is None:
                 self.history.send_behind()
@@ -75,27 +72,31 @@ class _Request:
 _Batch: TypeAlias = list[_Request]
 
 
-async def flush_off_loop(handle: ClientHandle, history: AgentHistory, longest: float | None = None) -> None:
-    """Send everything that is queued in a history, on the client's threads; a cancelled caller does not tear it.
+def begin_flush(handle: ClientHandle, history: AgentHistory) -> Answer:
+    """Send everything that is queued in a history, on the client's threads.
 
-    Args:
-        handle: The client.
-        history: The history.
-        longest: Seconds to wait; what is under way then goes on behind. None for as long as it takes.
+    Returns:
+        What is to be awaited, and raises what ``AgentHistory.flush`` raises; a cancelled caller does not tear the
+        write.
+    """
+    answer: Answer = asyncio.get_running_loop().create_future()
+    _join(handle, history.namespace, _Request(history, answer))
+    return answer
+
+
+async def flush_off_loop(handle: ClientHandle, history: AgentHistory, longest: float) -> None:
+    """Do what ``begin_flush`` does, and wait no longer than so many seconds; what is under way then goes on behind.
 
     Raises:
         NetworkTimeout: It takes longer.
         Exception: What ``AgentHistory.flush`` raises.
     """
-    loop = asyncio.get_running_loop()
-    answer: Answer = loop.create_future()
-    _join(handle, history.namespace, _Request(history, answer))
-    timer = None if longest is None else loop.call_later(longest, _give_up, answer, history, longest)
+    answer = begin_flush(handle, history)
+    timer = asyncio.get_running_loop().call_later(longest, _give_up, answer, history, longest)
     try:
         await answer
     finally:
-        if timer is not None:
-            timer.cancel()
+        timer.cancel()
 
 
 def _give_up(answer: Answer, history: AgentHistory, waited: float) -> None:
@@ -140,6 +141,9 @@ class _Group:
 
     def _send(self, executor: Executor) -> None:
         batch, more = self._line.take(MOST_SHARED)
+        if len(batch) == 1 and not more:
+            _send_alone(batch)
+            return
         with _Helpers(executor) as helpers:
             if more:
                 helpers.run(functools.partial(self._send, executor), self._dismiss)
@@ -270,7 +274,7 @@ def _send_alone(batch: _Batch, timeout: float | None = None) -> None:
     """Send one history, for all who wait for that."""
     error: BaseException | None = None
     try:
-        batch[0].send(timeout)
+        batch[0].context.run(batch[0].send, timeout)
     except BaseException as caught:  # noqa: BLE001 - it is raised where somebody waits
         error = caught
     _resolve((request, error) for request in batch)

@@ -8,7 +8,7 @@ from strands.types.content import Message
 from .._schema.live_ids import LiveIds
 from .._schema.values import encode
 
-__all__ = ["Messages", "Record", "Slot", "Snapshot", "View", "is_pinned", "tracking_id_of"]
+__all__ = ["Messages", "Record", "Slot", "Snapshot", "View", "is_message", "is_pinned", "tracking_id_of"]
 
 
 @dataclass(eq=False)
@@ -162,3 +162,8 @@ def is_pinned(message: Message) -> bool:
         return False
     custom = metadata.get("custom")
     return isinstance(custom, dict) and custom.get("pinned") is True
+
+
+def is_message(value: object) -> bool:
+    """Tell whether a value in the state of a conversation manager is a message."""
+    return isinstance(value, dict) and isinstance(value.get("content"), list) and "role" in value

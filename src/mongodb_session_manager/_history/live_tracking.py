@@ -109,9 +109,9 @@ class LiveTracking:
         """
         tracking_id, records = message.get("tracking_id"), self._messages.records
         latest = records[-1] if records else None
-        if tracking_id is None or latest is None or latest.is_same(message):
+        if tracking_id is None or latest is None or latest.message.get("tracking_id") != tracking_id:
             return False
-        if latest.message.get("tracking_id") != tracking_id:
+        if latest.is_same(message):
             return False
         stored = sum(record.message.get("tracking_id") == tracking_id for record in records)
         return sum(other.get("tracking_id") == tracking_id for other in live) <= stored
@@ -157,7 +157,9 @@ class LiveTracking:
         try:
             if record is None:
                 return self._messages.look(view)
-            view = view.until(record)
+            live = view.messages
+            if not (live and (live[-1] is record.message or live[-1] is record.given)):
+                view = view.until(record)
             return not self._messages.append(record, view) and self._messages.look(view, closely=True)
         except Exception as error:  # noqa: BLE001 - what stands in the list is anybody's, and never costs a message
             self._warn("error", type(error).__name__, "the live messages could not be told")

@@ -3,19 +3,15 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from strands import Agent
-from strands.agent.conversation_manager import NullConversationManager
 from strands.types.content import Message
 
 from .._schema.values import decode
 from .._stores.restored import RestoredAgent
 from .._stores.restoring import restoring
-from .live_records import View, tracking_id_of
-
-if TYPE_CHECKING:
-    from strands.types.agent import LocalAgent
+from .live_records import is_message, tracking_id_of
 
 logger = logging.getLogger(__name__)
 
@@ -40,28 +36,6 @@ class OwnMessages:
     def messages(self) -> list[Message]:
         """All of them, in live order."""
         return self.kept + self.given
-
-
-def live_view(agent: "LocalAgent") -> View | None:
-    """Return an agent's live messages; None where no live set is stored.
-
-    A model that keeps the conversation on its own side has the list cleared after each invocation.
-    """
-    if not isinstance(agent, Agent) or getattr(agent.model, "stateful", False):
-        return None
-    manager = agent.conversation_manager
-    heeds_pins = agent.context_manager is not None or not isinstance(manager, NullConversationManager)
-    return View(agent.messages, lambda: _held(manager), heeds_pins)
-
-
-def _held(manager: Any) -> list[Message]:
-    """Return the messages that a conversation manager's state holds, by themselves or in lists."""
-    try:
-        values = list(manager.get_state().values())
-    except Exception:  # noqa: BLE001 - a foreign object; what it may hold is only a help
-        return []
-    listed = [item for value in values if isinstance(value, list | tuple) for item in value]
-    return [cast(Message, value) for value in (*values, *listed) if _is_message(value)]
 
 
 def restore_manager(agent: Agent, restored: RestoredAgent, label: str) -> OwnMessages:
@@ -90,16 +64,12 @@ def restore_manager(agent: Agent, restored: RestoredAgent, label: str) -> OwnMes
             type(manager).__name__,
         )
         summary: Any = state.get("summary_message")
-        return OwnMessages([*kept, *([summary] if _is_message(summary) else [])], removed=restored.removed)
+        return OwnMessages([*kept, *([summary] if is_message(summary) else [])], removed=restored.removed)
     return OwnMessages(kept, given, int(manager.removed_message_count))
 
 
 def _is_foreign(manager: Any, state: Mapping[str, Any]) -> bool:
     return state.get("__name__") not in (None, type(manager).__name__)
-
-
-def _is_message(value: object) -> bool:
-    return isinstance(value, dict) and isinstance(value.get("content"), list) and "role" in value
 
 
 def live_messages(restored: RestoredAgent, own: OwnMessages, mend: _Mend) -> list[Message]:

@@ -2,7 +2,9 @@
 
 import logging
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 
+from bson import ObjectId
 from pymongo.errors import InvalidOperation, PyMongoError
 
 from .._stores.document_size import LEAST_MOVE_BYTES
@@ -10,6 +12,7 @@ from .._stores.histories import HistoryStore
 from .._stores.segments import KEPT_BYTES, outgrown
 from ..errors import MongoDBSessionError
 from .changes import Change
+from .pending import PendingChanges
 
 __all__ = ["Rollover"]
 
@@ -43,6 +46,31 @@ class Rollover:
         for change in changes:
             self.count += change.appended is not None
             self.size += change.size
+
+    def move(self, queue: PendingChanges, lock: AbstractContextManager[object], kept_bytes: int) -> bool:
+        """Move all but the latest messages of so many bytes; True if any moved. Nothing else is sent meanwhile.
+
+        Args:
+            queue: The agent's.
+            lock: Its lock, held to read and change it, and not while the server is asked.
+            kept_bytes: What stays.
+        """
+        write_id = ObjectId()
+        with lock:
+            queue.check_open()
+            queue.await_answer(write_id)
+            guard = queue.guard
+        rolled = self._store.roll_over(self._session_id, self._agent_id, guard, write_id, kept_bytes)
+        with lock:
+            queue.check_open()
+            queue.withdraw(write_id)
+            if rolled is None:
+                self.set_document_size(0, 0)  # not again before as much has come again
+                return False
+            if guard.revision is None:  # of the first version; it has counters now
+                queue.guard = guard.after(0, write_id)
+            self.set_document_size(rolled.embedded_count, rolled.embedded_bytes)
+            return True
 
     @property
     def kept_bytes(self) -> int | None:

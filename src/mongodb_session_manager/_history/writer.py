@@ -7,12 +7,10 @@ the queue when it is acknowledged, so what a failed write held goes out first wi
 import logging
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 import pymongo
-from bson import ObjectId
-from pymongo.errors import PyMongoError
 from strands.types.content import Message
 
 from .._schema.histories import Guard
@@ -29,7 +27,7 @@ from ..errors import (
 )
 from .changes import LIMITS, Change, Limits, NextWrite
 from .claim import Claim
-from .endings import conflict, locked
+from .endings import conflict, locked, tell_given_up
 from .live_tracking import LiveTracking
 from .pending import PendingChanges
 from .rollover import Rollover
@@ -55,6 +53,7 @@ class AgentHistory:
         limits: How much of it waits, and goes out together.
 
     Attributes:
+        store: Where it is stored.
         session_id: The session.
         agent_id: The agent.
         namespace: Database and collection that it is stored in.
@@ -76,7 +75,7 @@ class AgentHistory:
         messages: Iterable[tuple[int, Message]] = (),
         limits: Limits = LIMITS,
     ) -> None:
-        self._store = store
+        self.store = store
         self.session_id, self.agent_id, self.namespace = session_id, agent_id, store.namespace
         self.queue = PendingChanges(session_id, agent_id, guard, limits)
         self.live = LiveTracking(session_id, agent_id, messages)
@@ -109,21 +108,6 @@ class AgentHistory:
         if self.queue.ended is not None:
             self.queue.check_open()
 
-    def look_up(self, tracking_ids: Collection[str], live: Sequence[Message]) -> None:
-        """Find in storage which messages bear these tracking ids; where that fails, the next capture tries again."""
-        try:
-            found = self._store.tracked_messages(self.session_id, self.agent_id, tracking_ids)
-        except (PyMongoError, MongoDBSessionError) as error:
-            logger.warning(
-                "session_id=<%s>, agent_id=<%s>, error=<%s> | live messages were not looked up",
-                self.session_id,
-                self.agent_id,
-                type(error).__name__,
-            )
-            return
-        with self.lock:
-            self.live.recover(found, live)
-
     # Its end
 
     def invalidate(self, error: MongoDBSessionError) -> MongoDBSessionError:
@@ -145,13 +129,7 @@ class AgentHistory:
             label = agent_label(self.session_id, self.agent_id)
             self.invalidate(MongoDBSessionError(f"{label} was given up: no manager held it any more."))
         if is_lost:
-            logger.warning(
-                "session_id=<%s>, agent_id=<%s>, messages=<%d> | given up: they were not stored, and their manager was "
-                "dropped or a newer one went on",
-                self.session_id,
-                self.agent_id,
-                messages,
-            )
+            tell_given_up(self, messages)
 
     # Sending
 
@@ -240,9 +218,9 @@ class AgentHistory:
                 following = None if self.transfers.uploads.has_unused else self.queue.next_plain()
                 if following is not None:
                     write, guard = following.write, following.guard
-                    prepared = self._store.prepare_write(self.session_id, write, guard)
+                    prepared = self.store.prepare_write(self.session_id, write, guard)
                     self.queue.await_answer(write.write_id, following.joined)
-                    claimed = Claim(self._store, prepared, following)
+                    claimed = Claim(self.store, prepared, following)
         finally:
             if claimed is None:
                 self._sending.release()
@@ -295,8 +273,8 @@ class AgentHistory:
         if has_files:
             self.transfers.announce(write)
         if self.queue.is_stored:
-            return self._store.write_agent(self.session_id, write, following.guard)
-        return self._store.start_agent(self.session_id, write)
+            return self.store.write_agent(self.session_id, write, following.guard)
+        return self.store.start_agent(self.session_id, write)
 
     def _confirm(self, count: int, after: Guard) -> None:
         """A write has arrived: what it redacted is redacted in segments too, and its files are seen to."""
@@ -305,15 +283,16 @@ class AgentHistory:
         for edit in [change.edited for change in changes if change.edited]:
             if edit.redacts:
                 # A copy may have moved, or be left in a segment that nobody refers to.
-                self._store.edit_in_segments(self.session_id, self.agent_id, edit)
+                self.store.edit_in_segments(self.session_id, self.agent_id, edit)
         self.transfers.complete(changes)
         self._acknowledge(count, after)
 
     def _acknowledge(self, count: int, after: Guard) -> None:
         with self.lock:
             self.check_open()  # the session may have been deleted meanwhile
-            self.rollover.grew(self.queue.acknowledge(count, after))
+            stored = self.queue.acknowledge(count, after)
             passed = ALL_UNSENT.has_stored(self)
+            self.rollover.grew(stored)
         for other in passed:
             other.give_up()
 
@@ -363,12 +342,8 @@ class AgentHistory:
         if arrived is None:
             self._retry_or_conflict(position)
             return True
-        logger.debug(
-            "session_id=<%s>, agent_id=<%s>, changes=<%d> | an unanswered write had arrived",
-            self.session_id,
-            self.agent_id,
-            arrived,
-        )
+        about = "session_id=<%s>, agent_id=<%s>, changes=<%d> | an unanswered write had arrived"
+        logger.debug(about, self.session_id, self.agent_id, arrived)
         # After a foreign write the place is another one, and the next write of ours conflicts.
         self._confirm(arrived, self.queue.guard.after(appended, stored))
         return True
@@ -379,13 +354,13 @@ class AgentHistory:
             edits = [change.edited.message_id for change in self.queue.first() if change.edited]
             first = min([self.queue.guard.next_message_id, *edits])
         try:
-            return self._store.locate_agent(self.session_id, self.agent_id, first)
+            return self.store.locate_agent(self.session_id, self.agent_id, first)
         except (AgentNotFoundError, SessionNotFoundError) as error:
             raise self.invalidate(error) from None
 
     def _retry_or_conflict(self, position: AgentPosition) -> None:
         """See to it that a write that had not arrived can go through when it is sent again."""
-        self._store.check_lease(self.session_id, position.lease)
+        self.store.check_lease(self.session_id, position.lease)
         with self.lock:
             self.check_open()
             if self.queue.missed() > MAX_MISSES or position.guard != self.queue.guard:
@@ -397,7 +372,7 @@ class AgentHistory:
     def _edit_in_segments(self, change: Change) -> None:
         """The history is where it should be, so the message to edit has moved into a segment, or is gone."""
         edit = change.edited
-        found = edit is None or self._store.edit_in_segments(self.session_id, self.agent_id, edit, change.values.files)
+        found = edit is None or self.store.edit_in_segments(self.session_id, self.agent_id, edit, change.values.files)
         self.transfers.complete([change])
         with self.lock:
             self.check_open()
@@ -414,21 +389,6 @@ class AgentHistory:
 
     def roll_over(self, kept_bytes: int = KEPT_BYTES) -> bool:
         """Move the oldest messages out of the session document; True if any moved."""
-        write_id = ObjectId()
-        self._store.index_segments()
+        self.store.index_segments()
         with self._sending:
-            with self.lock:
-                self.check_open()
-                self.queue.await_answer(write_id)
-                guard = self.queue.guard
-            rolled = self._store.roll_over(self.session_id, self.agent_id, guard, write_id, kept_bytes)
-            with self.lock:
-                self.check_open()
-                self.queue.withdraw(write_id)
-                if rolled is None:
-                    self.rollover.set_document_size(0, 0)  # not again before as much has come again
-                    return False
-                if guard.revision is None:  # of the first version; it has counters now
-                    self.queue.guard = guard.after(0, write_id)
-                self.rollover.set_document_size(rolled.embedded_count, rolled.embedded_bytes)
-                return True
+            return self.rollover.move(self.queue, self.lock, kept_bytes)

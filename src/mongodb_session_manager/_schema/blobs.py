@@ -49,18 +49,16 @@ class LargeValues:
         # The same list as the message's ``files``.
         self.names: list[str] = []
         self.files: Files = {}
+        # Whether the marks are complete.
+        self.is_hashed = True
         self._taken: list[tuple[Stored, bytes | str]] = []
         self._lock = threading.Lock()
-
-    @property
-    def is_hashed(self) -> bool:
-        """Whether the marks are complete."""
-        return not self._taken
 
     def take(self, value: bytes | str, kind: str) -> Stored:
         """Take a value, and return its mark."""
         mark = {"sha256": _NO_DIGEST, "length": len(value), "kind": kind}
         self._taken.append((mark, value))
+        self.is_hashed = False
         self.names.append(_NO_DIGEST)
         return {_MARK: mark}
 
@@ -72,7 +70,7 @@ class LargeValues:
                 mark["sha256"], mark["length"] = hashlib.sha256(content).hexdigest(), len(content)
                 self.files[mark["sha256"]] = content
             self.names[:] = sorted(self.files)
-            self._taken = []
+            self._taken, self.is_hashed = [], True
             return self.files
 
 

@@ -46,10 +46,7 @@ class Guard:
 
     def after(self, appended: int, write_id: object) -> "Guard":
         """Return the guard after a write that appended so many messages."""
-        return self._moved(self.next_message_id + appended, write_id)
-
-    def _moved(self, next_message_id: int, write_id: object) -> "Guard":
-        revision = (self.revision or 0) + 1
+        revision, next_message_id = (self.revision or 0) + 1, self.next_message_id + appended
         return replace(self, revision=revision, next_message_id=next_message_id, write_id=write_id, found=None)
 
 

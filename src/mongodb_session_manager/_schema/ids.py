@@ -66,7 +66,7 @@ def check_id(name: str, value: object) -> str:
     """
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a string, got {type(value).__name__}")
-    if is_uri(value):
+    if _URI.match(value):
         # An id is stored and logged, and this one has a password.
         raise ValueError(f"{name} must be an id, got a connection string. Pass that as connection_string=.")
     if not value or "\0" in value:

@@ -15,7 +15,7 @@ MESSAGE_FIELDS = ("role", "content", "tracking_id", "metadata")
 AGENT_FIELDS = ("state", "conversation_manager_state", "_internal_state")
 
 
-def message_doc(message: Message, message_id: int, at: datetime, label: str) -> Stored:
+def message_doc(message: Message, message_id: int, at: datetime, label: str, metrics: Stored | None = None) -> Stored:
     """Return the array element that stores a message.
 
     Args:
@@ -23,11 +23,12 @@ def message_doc(message: Message, message_id: int, at: datetime, label: str) -> 
         message_id: Its number in the agent's history.
         at: When it was created and last updated.
         label: Its label in an error.
+        metrics: Its ``event_loop_metrics``, which are stored as far as they can be.
 
     Raises:
         UnstorableValueError: The message holds something that would not come back equal.
     """
-    return {"message_id": message_id, **_body(message, label), "created_at": at, "updated_at": at}
+    return {"message_id": message_id, **_body(message, label, metrics), "created_at": at, "updated_at": at}
 
 
 # Stored as the metadata of a message that are its call's own figures, which its event_loop_metrics hold anyway.
@@ -35,29 +36,41 @@ _METADATA_IN_METRICS = "event_loop_metrics"
 _METADATA_FIELDS = ("usage", "metrics")
 
 
-def add_metrics(stored: Stored, metrics: Stored, label: str) -> None:
-    """Add ``event_loop_metrics`` to a stored message, without figures that cannot be stored."""
-    encoded, differs = encode_tolerant(metrics, f"{label}, metrics")
-    stored["event_loop_metrics"] = encoded
-    metadata = stored.get("metadata")
-    own = {name: encoded.get(name) for name in _METADATA_FIELDS}
-    # Metadata with marks stay: reading the reference must be cheap.
-    if not differs and isinstance(metadata, dict) and metadata == own and list(metadata) == list(own):
-        stored["metadata"] = _METADATA_IN_METRICS
-
-
-def _body(message: Message, label: str) -> Stored:
+def _body(message: Message, label: str, metrics: Stored | None = None) -> Stored:
     known = {key: value for key, value in message.items() if key in MESSAGE_FIELDS and key != "metadata"}
     extra = {key: value for key, value in message.items() if key not in MESSAGE_FIELDS}
+    is_counted = metrics is not None and _is_counted(message, metrics)
+    figures, is_marked = encode_tolerant(metrics, f"{label}, metrics") if metrics else ({}, True)
     body: Stored
     body, escaped = encode_noting({**known, "extra": extra} if extra else known, label)
-    if "metadata" in message:
+    # Metadata with marks stay: reading the reference must be cheap.
+    if is_counted and not is_marked:
+        body["metadata"] = _METADATA_IN_METRICS
+    elif "metadata" in message:
         metadata, differs = _metadata(message["metadata"], f"{label}, metadata")
-        body |= metadata
+        is_same = (
+            not is_marked and isinstance(metadata.get("metadata"), dict) and _is_equal(metadata["metadata"], figures)
+        )
+        body |= {"metadata": _METADATA_IN_METRICS} if is_same else metadata
         escaped = escaped or differs
     if escaped:
         body["escaped"] = True
-    return body
+    return {**body, "event_loop_metrics": figures} if metrics else body
+
+
+def _is_counted(message: Message, metrics: Stored) -> bool:
+    """Tell whether the metadata of a message are its call's own figures, before anything of them is encoded."""
+    metadata: Any = message.get("metadata")
+    try:
+        plain = type(metadata) is dict and all(type(metadata.get(name)) is dict for name in _METADATA_FIELDS)
+        return plain and _is_equal(metadata, metrics)
+    except Exception:  # noqa: BLE001 - objects of others may raise anything
+        return False
+
+
+def _is_equal(metadata: Stored, metrics: Stored) -> bool:
+    own = {name: metrics.get(name) for name in _METADATA_FIELDS}
+    return metadata == own and list(metadata) == list(own)
 
 
 def _metadata(metadata: Any, label: str) -> tuple[Stored, bool]:

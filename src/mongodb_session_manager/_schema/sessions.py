@@ -73,7 +73,7 @@ def opening_projection(agent_ids: Iterable[str]) -> Stored:
 
 @lru_cache(maxsize=64)
 def _brought(agent_id: str) -> Stored:
-    """Return the expression that reads an agent where it stands: a projection cannot lift a nested one before."""
+    """Return the expression that reads an agent, nested or not, since a projection cannot lift a nested one first."""
     fields: Stored = restore_pipeline("", agent_id)[-1]["$project"]
     fields["embedded_bytes"] = {"$bsonSize": {"messages": messages_expression(agent_id)}}
     if not may_be_nested(agent_id):

@@ -21,14 +21,43 @@ def observed(figure: str, look: Callable[[], _T], otherwise: _T) -> _T:
     try:
         return look()
     except Exception as error:  # noqa: BLE001 - foreign code may raise anything, and a figure is only information
-        logger.debug("figure=<%s>, error=<%s> | could not be observed", figure, type(error).__name__)
+        not_observed(figure, error)
         return otherwise
+
+
+def not_observed(figure: str, error: Exception) -> None:
+    """Tell in the log of a figure that could not be looked at."""
+    logger.debug("figure=<%s>, error=<%s> | could not be observed", figure, type(error).__name__)
 
 
 def as_mapping(value: object) -> dict[Any, Any]:
     if type(value) is dict:
         return dict(value)
     return observed("mapping", lambda: dict(value.items()) if isinstance(value, Mapping) else {}, {})
+
+
+def call_figures(metadata: object, counted: Mapping[str, Mapping[Any, Any]]) -> dict[str, Any] | None:
+    """Return the ``event_loop_metrics`` of a message by its metadata; None if it holds no figures of a call.
+
+    The call is not in ``counted`` yet. The time to first byte is never added up: both places have the call's own.
+
+    Args:
+        metadata: The metadata of the message.
+        counted: ``accumulated_usage`` and ``accumulated_metrics`` before the call; empty if the agent does not count.
+    """
+    of_message = as_mapping(metadata)
+    usage, metrics = as_mapping(of_message.get("usage")), as_mapping(of_message.get("metrics"))
+    if not (usage or metrics):
+        return None
+    accumulated = added_up(counted.get("accumulated_metrics", {}), metrics)
+    if (first_byte := as_number(metrics.get("timeToFirstByteMs"))) is not None:
+        accumulated["timeToFirstByteMs"] = first_byte
+    return {
+        "accumulated_usage": added_up(counted.get("accumulated_usage", {}), usage),
+        "accumulated_metrics": accumulated,
+        "usage": usage,
+        "metrics": metrics,
+    }
 
 
 def added_up(counted: Mapping[Any, Any], call: Mapping[Any, Any]) -> dict[str, Any]:
@@ -39,7 +68,8 @@ def added_up(counted: Mapping[Any, Any], call: Mapping[Any, Any]) -> dict[str, A
 def _numbers(figures: Mapping[Any, Any]) -> dict[str, Any]:
     found = {}
     for name, value in figures.items():
-        if issubclass(type(name), str) and (number := as_number(value)) is not None:
+        number = value if type(value) is int else as_number(value)
+        if number is not None and issubclass(type(name), str):
             found[str.__str__(name)] = number
     return found
 

@@ -1,1 +1,1 @@
-"""What stands beside the conversation: metadata, feedback, figures, hooks, Graphs and Swarms."""
+"""Everything of a session but its agents' histories: metadata, feedback, figures, hooks, Graphs and Swarms."""

@@ -1,16 +1,17 @@
-"""Checks of what users pass: old spellings, invalid messages, and ``async with`` where it is not supported."""
+"""Checks of users' arguments: old spellings, invalid messages, and ``async with`` where it is not supported."""
 
 import warnings
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 from .._schema.ids import shown
+from ..types import Durability, OnError
 
-__all__ = ["NotAsynchronous", "check_message", "with_new_spellings"]
+__all__ = ["NotAsynchronous", "check_choices", "check_message", "with_new_spellings"]
 
 _OLD_SPELLINGS = {"metadataHook": "metadata_hook", "feedbackHook": "feedback_hook"}
 _ROLES = ("user", "assistant")
-# What would be stored as the text by which Python shows it.
+# Values that would be stored as their Python repr.
 _NO_CONTENT = (Mapping, tuple, set, frozenset, bytes, bytearray, int, float)
 _MESSAGE = "a dict with the role 'user' or 'assistant' and a content, such as {'role': 'user', 'content': 'Hello'}"
 
@@ -19,8 +20,8 @@ def with_new_spellings(arguments: Mapping[str, Any], *, stacklevel: int = 3) -> 
     """Return the arguments with ``metadataHook`` and ``feedbackHook`` renamed.
 
     Args:
-        arguments: By keyword, as the user gave them; None counts as not given.
-        stacklevel: Of the DeprecationWarning; by default it names the caller of the caller.
+        arguments: The keyword arguments; None counts as not given.
+        stacklevel: The level of the DeprecationWarning; by default the caller's caller.
 
     Raises:
         TypeError: Both spellings of one argument were given.
@@ -37,7 +38,7 @@ def with_new_spellings(arguments: Mapping[str, Any], *, stacklevel: int = 3) -> 
 
 
 def check_message(value: object) -> None:
-    """Refuse a value that is not a message.
+    """Raise if a value is not a valid message.
 
     Raises:
         TypeError: It is not a mapping, or its content has a wrong type.
@@ -68,12 +69,29 @@ def _check_content(content: object) -> None:
         )
 
 
+def check_choices(durability: object, on_error: object, create: object) -> None:
+    """Refuse values that are not choices of a manager.
+
+    Raises:
+        TypeError: ``create`` is not a bool.
+        ValueError: ``durability`` or ``on_error`` is not a choice.
+    """
+    for name, value, choices in (
+        ("durability", durability, get_args(Durability)),
+        ("on_error", on_error, get_args(OnError)),
+    ):
+        if value not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {shown(value)}")
+    if not isinstance(create, bool):
+        raise TypeError(f"create must be True or False, got {shown(create)}")
+
+
 class _NotAsynchronousError(TypeError, AttributeError):
-    """An AttributeError too, which is what ``hasattr`` asks for."""
+    """Also an AttributeError, so that ``hasattr`` is False."""
 
 
 class _NoAsyncWith:
-    """Stands for a method of ``async with``, and is missing wherever it is looked for."""
+    """A descriptor for a method of ``async with`` that raises as if the method were missing."""
 
     def __get__(self, instance: "NotAsynchronous | None", owner: type) -> Any:
         if instance is None:
@@ -82,7 +100,7 @@ class _NoAsyncWith:
 
 
 class NotAsynchronous:
-    """Refuses ``async with``, which looks as if nothing of it blocked."""
+    """Refuses ``async with``, which would block the event loop."""
 
     _instead_of_async: ClassVar[str]
     __aenter__: ClassVar[Any] = _NoAsyncWith()

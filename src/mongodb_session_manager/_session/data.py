@@ -1,12 +1,13 @@
-"""What an application keeps beside the conversation: metadata, feedback, agents' configuration, and the figures."""
+"""The data of an application beside the conversation: metadata, feedback, agents' configuration, figures."""
 
 import functools
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, cast, get_args
+from typing import Any, Protocol, cast, get_args
 
 from strands.tools.decorator import DecoratedFunctionTool
 
+from .._schema.ids import agent_label
 from .._schema.listing import Listing
 from .._schema.parts import json_form
 from .._schema.restorable import listed_message
@@ -20,6 +21,20 @@ from .hook_chain import HookChain
 from .metadata_tool import make_metadata_tool
 
 
+class AgentsOfSession(Protocol):
+    """The agents of one session that live in this process."""
+
+    @property
+    def known(self) -> set[str]:
+        """The agents that the session surely holds, or is about to."""
+
+    def store_new(self, agent_id: str | None = None) -> None:
+        """Store one agent, or all, that would come with its first message only."""
+
+    def check_open(self) -> None:
+        """Raise if the manager is closed."""
+
+
 class SessionData:
     """The part of a session manager that reads and writes around the agents' histories.
 
@@ -29,11 +44,8 @@ class SessionData:
     session_id: str
     session_repository: MongoDBSessionRepository
     _stores: Stores
-    _known_agents: Callable[[], set[str]]
-    # Of an agent, or of all, that would come with its first message only.
-    _store_new: Callable[..., None]
+    _agents: AgentsOfSession
     _off_loop: Callable[[Callable[[], Any]], Awaitable[Any]]
-    _check_open: Callable[[], None]
     _outbox: tuple[dict[str, Any], ...]
     _waits_for_deliveries = True
 
@@ -53,7 +65,7 @@ class SessionData:
         self._flushed_hooks = flushed_by_call(hooks)
 
     def _leave_deliveries_to(self, deliveries: Deliveries) -> None:
-        """Have somebody else wait for what hooks deliver behind the callers' backs."""
+        """Have other deliveries take over those of this manager's hooks."""
         self._deliveries.hand_to(deliveries)
         deliveries.keep(self._flushed_hooks)
         self._deliveries, self._flushed_hooks = deliveries, []
@@ -61,17 +73,17 @@ class SessionData:
 
     @property
     def _repository(self) -> MongoDBSessionRepository:
-        self._check_open()
+        self._agents.check_open()
         return self.session_repository
 
     @property
     def _open_stores(self) -> Stores:
-        self._check_open()
+        self._agents.check_open()
         return self._stores
 
     @property
     def undelivered(self) -> tuple[dict[str, Any], ...]:
-        """The outbox as it was when the session was opened: what hooks recorded and nobody has delivered yet."""
+        """The outbox as it was when the session was opened: recorded notifications that are not delivered yet."""
         return self._outbox
 
     # Metadata
@@ -87,13 +99,13 @@ class SessionData:
             TypeError: ``metadata`` is not a mapping.
             UnstorableValueError: A value would not come back equal, or a key reaches beyond the end of a list, which
                 would be filled with nulls.
-            ValueError: A key is not fit; nothing was written.
+            ValueError: A key is not valid; nothing was written.
         """
         result: None = self._metadata_hooks.call(self._update_metadata, "update", metadata=metadata)
         return result
 
     def get_metadata(self) -> dict[str, Any]:
-        """Return ``{"metadata": {…}}``, or ``{}`` where there is none.
+        """Return ``{"metadata": {…}}``, or ``{}`` if there is none.
 
         Raises:
             SessionNotFoundError: The session was deleted.
@@ -102,12 +114,12 @@ class SessionData:
         return found
 
     def delete_metadata(self, metadata_keys: Iterable[str]) -> None:
-        """Remove metadata fields, dotted ones too; what is not there is passed over.
+        """Remove metadata fields, also dotted ones; a missing field is ignored.
 
         Raises:
             SessionNotFoundError: The session was deleted.
-            TypeError: ``metadata_keys`` is a string, or nothing that can be gone through.
-            ValueError: A key is not fit, or is an element of a list, of which a null would stay; nothing was removed.
+            TypeError: ``metadata_keys`` is a string, or is not iterable.
+            ValueError: A key is not valid, or is an element of a list, which would leave a null; nothing was removed.
         """
         keys = _as_list(metadata_keys)
         result: None = self._metadata_hooks.call(self._delete_metadata, "delete", keys=keys)
@@ -133,14 +145,14 @@ class SessionData:
     def get_metadata_tool(
         self, *, allowed_keys: Sequence[str] | None = None, read_only: bool = False
     ) -> DecoratedFunctionTool[..., str]:
-        """Return the Strands tool ``manage_metadata``, by which an agent reads and writes this session's metadata.
+        """Return the Strands tool ``manage_metadata``, with which an agent reads and writes this session's metadata.
 
-        It goes through the metadata hooks and answers in sentences, errors too. It may be called directly:
+        It goes through the metadata hooks, and answers in sentences, also about errors. It may be called directly:
         ``tool(action="get")``.
 
         Args:
-            allowed_keys: The only fields, with what is nested in them, that the model may see and change; all by
-                default. Leave out what the application itself trusts.
+            allowed_keys: The only fields, with all nested in them, that the model may see and change; all by
+                default. Leave out fields that the application relies on.
             read_only: Whether the model may only read.
         """
         return make_metadata_tool(
@@ -170,13 +182,13 @@ class SessionData:
             SessionNotFoundError: The session was deleted.
             TypeError: ``feedback`` is not a mapping.
             UnstorableValueError: A value would not come back equal.
-            ValueError: It has a ``created_at`` of its own, or points at a message badly.
+            ValueError: It has a ``created_at``, or its ``message_id`` or ``tracking_id`` has a wrong type.
         """
         result: None = self._feedback_hooks.call(self._add_feedback, "add", feedback=feedback)
         return result
 
     def get_feedbacks(self) -> list[dict[str, Any]]:
-        """Return all feedback, in the order in which it came.
+        """Return all feedback, oldest first.
 
         Raises:
             SessionNotFoundError: The session was deleted.
@@ -196,8 +208,8 @@ class SessionData:
 
     def _add_feedback(self, feedback: Any, outbox: Sequence[Mapping[str, Any]] = ()) -> None:
         if isinstance(feedback, Mapping) and not feedback.keys().isdisjoint(("message_id", "tracking_id")):
-            self._store_new()
-        self._repository.add_feedback(self.session_id, feedback, self._known_agents(), outbox)
+            self._agents.store_new()
+        self._repository.add_feedback(self.session_id, feedback, self._agents.known, outbox)
 
     # Agents
 
@@ -207,8 +219,8 @@ class SessionData:
         Raises:
             SessionNotFoundError: The session was deleted.
         """
-        with suppress(SessionConflictError):  # the next prompt tells; what is stored can be read
-            self._store_new(agent_id)
+        with suppress(SessionConflictError):  # the next prompt raises it; the stored configuration can be read
+            self._agents.store_new(agent_id)
         config: Any = self._repository.read_agent_config(self.session_id, agent_id)
         return config  # type: ignore[no-any-return]
 
@@ -219,10 +231,10 @@ class SessionData:
         system_prompt: str | None = None,
         prompt_metadata: Mapping[str, Any] | None = None,
     ) -> None:
-        """Change the stored configuration of an agent; what is None stays.
+        """Change the stored configuration of an agent; None leaves a field as it is.
 
-        It holds through later turns and restarts, until the running agent's own model or prompt becomes another
-        one than an agent last stored.
+        It stays through later turns and restarts, until the model or prompt of the running agent differs from the one
+        that an agent last stored.
 
         Raises:
             AgentNotFoundError: The session holds no such agent (also a ValueError).
@@ -239,7 +251,7 @@ class SessionData:
                 raise TypeError(f"{name} of agent {agent_id!r} must be a {kind.__name__}, got {type(value).__name__}")
         given = {"model": model, "system_prompt": system_prompt, "prompt_metadata": prompt_metadata}
         config = {name: value for name, value in given.items() if value is not None}
-        self._store_new(agent_id)
+        self._agents.store_new(agent_id)
         self._repository.update_agent_config(self.session_id, agent_id, config)
 
     def set_prompt_metadata(self, agent_id: str, prompt_metadata: Mapping[str, Any]) -> None:
@@ -262,7 +274,7 @@ class SessionData:
             SessionNotFoundError: The session was deleted.
         """
         with suppress(SessionConflictError):
-            self._store_new()
+            self._agents.store_new()
         configs: Any = self._repository.list_agent_configs(self.session_id)
         return configs  # type: ignore[no-any-return]
 
@@ -278,25 +290,25 @@ class SessionData:
         after: int | None = None,
         json_safe: JsonSafe = False,
     ) -> list[dict[str, Any]]:
-        """Return an agent's messages, oldest first; none for an unknown agent.
+        """Return an agent's messages, oldest first; an empty list for an unknown agent.
 
         Args:
             agent_id: The agent.
-            limit: How many at most; all by default.
-            offset: How many to leave out where the listing begins.
+            limit: Messages at most; all by default.
+            offset: Messages to skip at the beginning of the listing.
             newest_first: Whether it begins at the newest message and goes back in time.
-            after: The ``message_id`` behind which it begins, in its order, such as the last one of the page before.
-            json_safe: ``"note"`` or ``"base64"``: what ``json.dumps`` (also with ``allow_nan=False``) and UTF-8 can
-                carry. Bytes become ``{"type": <media type>, "size": <bytes>}``, or text in base64.
+            after: The ``message_id`` after which it begins, in its order, such as the last one of the page before.
+            json_safe: ``"note"`` or ``"base64"``: values for ``json.dumps`` (also with ``allow_nan=False``) and UTF-8.
+                Bytes become ``{"type": <media type>, "size": <bytes>}``, or text in base64.
 
         Returns:
-            Each message with ``message_id``, ``role``, ``content``, ``created_at`` and ``updated_at`` (UTC), and
-            what else is stored of it: ``tracking_id``, ``metadata``, ``event_loop_metrics``, ``guardrail_event``.
+            Each message with ``message_id``, ``role``, ``content``, ``created_at`` and ``updated_at`` (UTC), and,
+            if stored, ``tracking_id``, ``metadata``, ``event_loop_metrics`` and ``guardrail_event``.
 
         Raises:
             SessionNotFoundError: The session was deleted.
             TypeError: An argument has the wrong type.
-            ValueError: ``limit`` or ``offset`` is negative, or ``json_safe`` is no choice.
+            ValueError: ``limit`` or ``offset`` is negative, or ``json_safe`` is not one of its values.
         """
         listing = Listing(limit, offset, newest_first, after)
         _check_json_safe(json_safe)
@@ -305,8 +317,8 @@ class SessionData:
             stored = self._open_stores.messages.read_listing(self.session_id, agent_id, listing, sizes_only=sizes_only)
         except AgentNotFoundError:
             return []
-        place = f"Agent {agent_id!r} of session {self.session_id!r}"
-        records = [listed_message(place, message) for message in stored]
+        label = agent_label(self.session_id, agent_id)
+        records = [listed_message(label, message) for message in stored]
         return cast("list[dict[str, Any]]", json_form(records, json_safe)) if json_safe else records
 
     async def alist_messages(
@@ -336,8 +348,8 @@ class SessionData:
     def get_usage_summary(self) -> dict[str, Any]:
         """Return token, latency and tool totals.
 
-        They are sums over the model calls that brought the stored messages, so restarts and long-lived agents
-        count once.
+        They are sums over the model calls behind the stored messages, so that restarts and long-lived agents do not
+        count twice.
 
         Returns:
             ``model_calls``, ``usage`` (tokens), ``metrics`` (``latencyMs``) and ``tools`` of the session, and the
@@ -359,5 +371,5 @@ def _check_json_safe(json_safe: object) -> None:
 
 
 def _as_list(keys: Any) -> Any:
-    """Hooks and the operation may both go through the keys; what is no list of keys is refused later."""
+    """Return the keys as a list, since hooks and the operation iterate over them; a wrong type is refused later."""
     return keys if isinstance(keys, str | bytes | Mapping) or not isinstance(keys, Iterable) else list(keys)

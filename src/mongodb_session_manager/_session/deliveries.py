@@ -1,4 +1,4 @@
-"""What hooks deliver behind the callers' backs, and who waits for it in the end."""
+"""Deliveries of hooks in the background, and the wait for them on closing."""
 
 import atexit
 import logging
@@ -16,13 +16,13 @@ __all__ = ["OUTBOX_TIMEOUT", "Deliveries", "flush_hooks", "flushed_by_call"]
 logger = logging.getLogger(__name__)
 
 OUTBOX_TIMEOUT: Final = 2.0
-"""Seconds to wait for what is in the outbox too, and lost by nobody."""
+"""Seconds to wait for deliveries that are also in the outbox, so that none is lost."""
 
 _EXIT_TIMEOUT = 10.0
 
 
 class Deliveries:
-    """The deliveries that somebody waits for when closing, until each was tried; and the hooks that keep their own."""
+    """The deliveries that closing waits for, until each was tried; and the hooks that keep their own."""
 
     def __init__(self) -> None:
         self.reset()
@@ -34,11 +34,11 @@ class Deliveries:
         self._hooks = _Hooks()
 
     def add(self, tried: "Future[None]", in_outbox: bool) -> None:
-        """Wait for a delivery too.
+        """Add a delivery to wait for.
 
         Args:
-            tried: Ends with the first attempt.
-            in_outbox: Whether somebody else delivers it when this process does not.
+            tried: Is done after the first attempt.
+            in_outbox: Whether it is recorded, so that another process delivers it if this one does not.
         """
         self._in_outbox[tried] = in_outbox
         tried.add_done_callback(self._forget)
@@ -47,27 +47,27 @@ class Deliveries:
         self._in_outbox.pop(tried, None)
 
     def keep(self, hooks: Iterable[Any]) -> None:
-        """Remember hooks whose ``flush`` is to be called in the end."""
+        """Keep hooks whose ``flush`` is called on closing."""
         for hook in hooks:
             self._hooks.add(hook)
             _all_kept.add(hook)
 
     def hand_to(self, other: "Deliveries") -> None:
-        """Have somebody else wait."""
+        """Have other deliveries wait for these."""
         for tried, in_outbox in list(self._in_outbox.items()):
             other.add(tried, in_outbox)
 
     @property
     def tried(self) -> "list[Future[None]]":
-        """Those that were not tried yet."""
+        """The deliveries that were not tried yet."""
         return list(self._in_outbox)
 
     def flush_kept(self, timeout: float) -> None:
-        """Call the ``flush`` of the hooks that were kept; what one raises is logged."""
+        """Call the ``flush`` of the kept hooks; an exception is logged."""
         _flush_quietly(self._hooks.living(), timeout)
 
     def waits(self, deadline: float) -> Steps:
-        """Yield what is to be waited for, and how long, until a ``time.monotonic()``."""
+        """Yield the deliveries to wait for and the seconds to wait, up to a ``time.monotonic()``."""
         found = list(self._in_outbox.items())
         yield [tried for tried, in_outbox in found if in_outbox], min(OUTBOX_TIMEOUT, deadline - time.monotonic())
         yield [tried for tried, in_outbox in found if not in_outbox], deadline - time.monotonic()
@@ -77,7 +77,7 @@ class Deliveries:
 
 
 def flushed_by_call(hooks: Iterable[Any]) -> list[Any]:
-    """Return the hooks that have a ``flush`` to be called; those of this library tell of each delivery instead."""
+    """Return the hooks whose ``flush`` is to be called; this library's hooks report each delivery instead."""
     return [hook for hook in hooks if hasattr(hook, "flush") and getattr(hook, "tells_of_deliveries", None) is not True]
 
 
@@ -89,7 +89,7 @@ def flush_hooks(hooks: Iterable[Any], timeout: float) -> None:
 
 
 class _Hooks:
-    """Hooks by identity, since one may be no key; and weakly, since one of a single request goes with it."""
+    """Hooks by identity, since a hook may not be hashable; held weakly, since a hook may belong to one request."""
 
     def __init__(self) -> None:
         self._weakly: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
@@ -98,7 +98,7 @@ class _Hooks:
     def add(self, hook: Any) -> None:
         try:
             self._weakly[id(hook)] = hook
-        except TypeError:  # with slots, and none for references
+        except TypeError:  # has slots and cannot be referred to weakly
             self._others[id(hook)] = hook
 
     def discard(self, hook: Any) -> None:
@@ -111,7 +111,7 @@ class _Hooks:
 
 
 _all: "weakref.WeakSet[Deliveries]" = weakref.WeakSet()
-# Of all factories: one that is dropped or replaced closes nothing.
+# Of all factories, since a factory that is dropped or replaced is not closed.
 _all_kept = _Hooks()
 
 
@@ -121,8 +121,8 @@ def _flush_quietly(hooks: Iterable[Any], timeout: float) -> None:
         _all_kept.discard(hook)
         try:
             flush_hooks([hook], deadline - time.monotonic())
-        except Exception as error:  # noqa: BLE001 - the others are to deliver too
-            # By its kind only: the hook may say anything.
+        except Exception as error:  # noqa: BLE001 - the other hooks are still to deliver
+            # Only its class: the text may hold anything.
             logger.warning(
                 "error=<%s> | a hook did not close: it could not deliver what it keeps", type(error).__name__
             )

@@ -1,11 +1,14 @@
-"""What a Bedrock guardrail found, without what was said."""
+"""The findings of a Bedrock guardrail, without the text."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+from .._schema.ids import now
 from .._schema.usage import observed
+from .._schema.values import encode
 
-# Bedrock's policies, where each keeps its findings, and the fields that say what a finding is. None of these
-# quotes the conversation, as "match" does.
+# Bedrock's policies, the lists of their findings, and the fields that name a finding. Unlike "match", these fields
+# do not quote the conversation.
 _FINDINGS: dict[str, dict[str, tuple[str, ...]]] = {
     "topicPolicy": {"topics": ("name",)},
     "contentPolicy": {"filters": ("type", "confidence")},
@@ -16,12 +19,35 @@ _FINDINGS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 
 
+def guardrail_event(
+    action: str, stop_reason: str | None, trace: Mapping[str, Any] | None, label: str
+) -> dict[str, Any]:
+    """Return what is recorded of a redaction, as it is stored.
+
+    Args:
+        action: What the guardrail did.
+        stop_reason: Why the model stopped, if that is known.
+        trace: Amazon Bedrock's trace, if there is one.
+        label: What the agent is called in errors.
+
+    Raises:
+        UnstorableValueError: ``action`` or ``stop_reason`` would not come back equal.
+    """
+    event: dict[str, Any] = {"action": action, "timestamp": now()}
+    if stop_reason is not None:
+        event["stop_reason"] = stop_reason
+    if trace is not None:
+        event["policies_triggered"] = policies_triggered(trace)
+    stored: dict[str, Any] = encode(event, f"{label}, guardrail event")
+    return stored
+
+
 def policies_triggered(trace: object) -> dict[str, list[str]]:
-    """Summarise a Bedrock guardrail trace as ``{policy: ["HATE/HIGH", …]}``, without what was said.
+    """Summarise a Bedrock guardrail trace as ``{policy: ["HATE/HIGH", …]}``, without the text.
 
     Args:
         trace: ``{"inputAssessment": …, "outputAssessments": …}``, also inside ``{"guardrail": …}`` or
-            ``{"trace": …}``. What has another form is passed over.
+            ``{"trace": …}``. Another form is ignored.
     """
     return observed("policies_triggered", lambda: _policies_triggered(trace), {})
 
@@ -63,5 +89,5 @@ def _acted(finding: object) -> bool:
 
 def _label(kind: str, fields: Sequence[str], finding: object) -> str:
     if kind == "findings" and isinstance(finding, Mapping):
-        return "/".join(map(str, finding))  # each is an object with one key, which says what was found
+        return "/".join(map(str, finding))  # each is an object with one key, which names the finding
     return "/".join(str(value) for name in fields if (value := _get(finding, name))) or kind

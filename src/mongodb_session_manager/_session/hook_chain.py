@@ -14,11 +14,11 @@ Hook: TypeAlias = Callable[..., Any]
 Operation: TypeAlias = Callable[..., Any]
 OffLoop: TypeAlias = Callable[[Callable[[], Any]], Awaitable[Any]]
 Own: TypeAlias = Mapping[str, Any]
-# Called with what is really stored, after all hooks had their say; what it returns is stored in the same write.
+# Called with the values to store, after all hooks; the record that it returns is stored in the same write.
 Watcher: TypeAlias = Callable[[Any], Mapping[str, Any] | None]
 Watchers: TypeAlias = tuple[Watcher, ...]
 
-# The arguments that an operation may have, in the order in which hooks pass them by position.
+# The arguments of operations, in the order in which hooks pass them by position.
 _NAMES = ("metadata", "keys")
 
 
@@ -26,7 +26,7 @@ def as_hooks(hook: Hook | Iterable[Hook] | None, name: str) -> tuple[Hook, ...]:
     """Return the hooks of one argument, outermost first.
 
     Raises:
-        TypeError: Something among them cannot be called.
+        TypeError: One of them is not callable.
     """
     if hook is None:
         return ()
@@ -42,9 +42,9 @@ class HookChain:
 
     Args:
         hooks: The first is the outermost.
-        session_id: Passed to each.
-        offered: Further keyword arguments, for those that take them.
-        **context: Further keyword arguments for each.
+        session_id: Passed to each hook.
+        offered: Further keyword arguments, for hooks that take them.
+        **context: Further keyword arguments for each hook.
     """
 
     def __init__(self, hooks: tuple[Hook, ...], session_id: str, offered: Own | None = None, **context: Any) -> None:
@@ -89,7 +89,7 @@ class HookChain:
         return await result if inspect.isawaitable(result) else result
 
     def _invoke(self, index: int, original_func: Operation, action: str, own: Own) -> Any:
-        # Hooks get copies: what they change reaches the operation only through original_func.
+        # Hooks get copies: their changes reach the operation only through original_func.
         try:
             given = {name: _copied(value) for name, value in own.items()}
         except RecursionError:  # a value that holds itself, which the operation refuses by name
@@ -102,7 +102,7 @@ def _taken(hook: Hook, offered: Own) -> dict[str, Any]:
 
 
 def _takes_throughout(hook: Hook, name: str) -> bool:
-    """Whether a hook takes a keyword argument; of one that wraps another each has to, since it may pass it on."""
+    """Tell whether a hook and every hook that it wraps take a keyword argument, since it may pass it on."""
     return _takes(inspect.unwrap(hook, stop=lambda outer: not _takes(outer, name)), name)
 
 
@@ -127,7 +127,7 @@ def _with(watchers: Watchers, watcher: Watcher | None) -> Watchers:
 
 
 def _copied(value: Any) -> Any:
-    """Copy what holds values; the values themselves cannot be changed, or cannot be stored."""
+    """Copy mappings and lists; other values cannot be changed, or cannot be stored."""
     if isinstance(value, Mapping):
         return {key: _copied(item) for key, item in value.items()}
     return [_copied(item) for item in value] if isinstance(value, list | tuple) else value
@@ -152,7 +152,7 @@ def _is_coroutine(hook: Hook) -> bool:
 
 
 def _outcome(call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
-    # A future cannot carry every exception: one that gets StopIteration never ends.
+    # A future cannot hold every exception: with StopIteration it is never done.
     try:
         return call(), None
     except BaseException as error:  # noqa: BLE001 - raised again where the future is awaited
@@ -167,7 +167,7 @@ def _unwrapped(outcome: tuple[Any, BaseException | None]) -> Any:
 
 
 def _finished(result: Awaitable[Any]) -> Any:
-    """Run an awaitable to its end in a loop of its own, wherever the caller is."""
+    """Run an awaitable to its end in a new event loop, whichever thread calls."""
 
     async def finish() -> Any:
         value = await result

@@ -1,4 +1,4 @@
-"""The tool by which an agent keeps metadata of its own session."""
+"""The tool with which an agent keeps metadata of its own session."""
 
 import json
 import logging
@@ -39,7 +39,7 @@ def make_metadata_tool(
         get: Returns all metadata, under ``"metadata"``.
         update: Stores fields.
         delete: Removes fields.
-        allowed_keys: The only fields, with what is nested in them, that the model may see and change.
+        allowed_keys: The only fields, with all nested in them, that the model may see and change.
         read_only: Whether the model may only read.
     """
     access = _Access(allowed_keys, read_only)
@@ -50,7 +50,7 @@ def make_metadata_tool(
     ) -> str:
         try:
             answer = do(action, metadata, keys)
-        except Exception as error:  # noqa: BLE001 - the model is told; an agent must not fail by its notebook
+        except Exception as error:  # noqa: BLE001 - the model is told; the agent must not fail because of its notebook
             answer = f"Error: {_told(error)}"
         return str(json_form(answer, "sentence"))
 
@@ -66,7 +66,7 @@ def make_metadata_tool(
 
 
 class _Access:
-    """What a model may do, and with which fields."""
+    """The actions and fields that a model may use."""
 
     def __init__(self, allowed_keys: Sequence[str] | None, read_only: bool) -> None:
         if isinstance(allowed_keys, str):
@@ -100,7 +100,7 @@ _MISSING = object()
 
 
 def _lookup(metadata: Any, key: str) -> Any:
-    """Follow a dotted key; a field whose own name holds the dots comes first."""
+    """Follow a dotted key; a field whose own name has the dots comes first."""
     if isinstance(metadata, Mapping) and key in metadata:
         return metadata[key]
     first, _, rest = key.partition(".")
@@ -166,7 +166,7 @@ def _json(value: object) -> str:
 
 
 def _told(error: Exception) -> str:
-    """Return what a model may know: drivers and systems name hosts, ports and the topology of the servers."""
+    """Return an error as a model may read it: those of drivers and systems name hosts, ports and topology."""
     if isinstance(error, MongoDBSessionError) or not any(map(_is_foreign, _with_causes(error))):
         return str(error)
     logger.warning("error=<%s> | the metadata tool failed, and told the model so", type(error).__name__)
@@ -182,7 +182,7 @@ def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _is_foreign(error: BaseException) -> bool:
-    if isinstance(error, PermissionError) and error.errno is None:  # a hook, or this tool, says who may do what
+    if isinstance(error, PermissionError) and error.errno is None:  # raised by a hook or by this tool, to refuse
         return False
     return isinstance(error, PyMongoError | OSError) or type(error).__module__.partition(".")[0] in _AWS
 

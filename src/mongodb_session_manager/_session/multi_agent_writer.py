@@ -1,4 +1,4 @@
-"""How the states of one Graph or Swarm go out while it runs."""
+"""Stores the states of one Graph or Swarm while it runs."""
 
 import functools
 import itertools
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 
 class MultiAgentWriter:
-    """Stores the states of one Graph or Swarm; an older one is never written over a newer one.
+    """Stores the states of one Graph or Swarm; an older state never replaces a newer one.
 
     Args:
-        store: Where they are stored.
+        store: The store of these states.
         session_id: The session.
 
     Attributes:
-        failure: What failed at a step of the present invocation. The SDK takes that for a failure of the node: the
-            state that it then has is not to replace the stored one, which can be gone on from.
+        failure: The error at a step of the present invocation. The SDK takes it for a failure of the node: the state
+            that it has then must not replace the stored one, from which a run can continue.
     """
 
     def __init__(self, store: MultiAgentStore, session_id: str) -> None:
@@ -32,21 +32,21 @@ class MultiAgentWriter:
         self._lock = threading.Lock()
         self._stamps = itertools.count(1)
         self._written = 0
-        # The latest state that was not stored, where the run goes on without it.
+        # The latest state that could not be stored, if the run goes on all the same.
         self._held: functools.partial[None] | None = None
         self.error: str | None = None
 
     @property
     def pending(self) -> int:
-        """Whether a state waits to be stored, as a number."""
+        """The number of states that wait to be stored: 0 or 1."""
         return int(self._held is not None)
 
     def keep(self, write: "functools.partial[None]") -> None:
-        """Have a state stored later, in the place of one that waits already."""
+        """Have a state stored later, instead of one that waits already."""
         self._held = write
 
     def hold(self, error: str) -> None:
-        """Take over why nothing is stored for now."""
+        """Take over the name of the error because of which nothing is stored for now."""
         self.error = error
 
     def send_if_idle(self) -> None:
@@ -57,7 +57,7 @@ class MultiAgentWriter:
                 held()
         except PyMongoError:
             raise
-        except Exception:  # nobody can store it any more; the next step is told why
+        except Exception:  # it can never be stored; the next step raises the error
             self._forget(held)
             raise
 
@@ -66,9 +66,9 @@ class MultiAgentWriter:
             self._held = None
 
     def capture(self, source: "MultiAgentBase", *, ends: bool) -> "functools.partial[None] | None":
-        """Return what writes the present state; None where only the stored one can be gone on from.
+        """Return a function that writes the present state; None if a run can continue only from the stored one.
 
-        Between an interrupt and the end of what its answer wakes, the SDK's state does not tell which nodes are to run.
+        From an interrupt to the end of the run that its answer starts, the SDK's state does not tell the next nodes.
         """
         stamp, state = next(self._stamps), capture_multi_agent(self._session_id, source)
         if state.is_activated and not (ends and state.waits):

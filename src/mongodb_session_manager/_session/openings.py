@@ -8,6 +8,7 @@ import asyncio
 import contextvars
 import functools
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,8 @@ MOST_SHARED = 16
 # Seconds. A server that does not answer holds up no opening longer than this, and then not for so long.
 ATTEMPT_TIMEOUT = 0.5
 PAUSE = 10.0
+# Seconds. Where threads are scarce, others may have written by the time that one comes to what was read.
+FRESH = 0.5
 
 
 class _Closable(Protocol):
@@ -66,14 +69,19 @@ class Opening(Generic[_Manager]):
     def begin(self, executor: Executor, found: Stored | None = None) -> None:
         """Have a thread make the manager."""
         try:
-            submit(executor, functools.partial(self.run, found), self.drop)
+            submit(executor, functools.partial(self.run, found, time.monotonic() + FRESH), self.drop)
         except RuntimeError:  # these threads have ended
             self.drop()
 
-    def run(self, found: Stored | None = None) -> None:
-        """Make the manager, and hand it over."""
+    def run(self, found: Stored | None = None, until: float = math.inf) -> None:
+        """Make the manager, and hand it over.
+
+        Args:
+            found: What was read of the session.
+            until: How long that is good enough, by the monotonic clock.
+        """
         try:
-            outcome: Outcome = self._context.run(self._run, found), None
+            outcome: Outcome = self._context.run(self._run, found if time.monotonic() < until else None), None
         except BaseException as error:  # noqa: BLE001 - raised where the request waits
             outcome = None, error
         hand_over([(self.answer, outcome)])

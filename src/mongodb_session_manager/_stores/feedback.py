@@ -73,7 +73,7 @@ class FeedbackStore:
             raise MessageNotFoundError(session_id, target.agent_id, target.message or "")
 
     def get_feedbacks(self, session_id: str) -> list[dict[str, Any]]:
-        """Return all feedback of the session in the order in which it came."""
+        """Return all feedback of the session, oldest first."""
         with operation("get_feedbacks", session_id):
             session = self._operations.find(session_id, _FIELDS)
             return [cast("dict[str, Any]", decode(stored)) for stored in self._read(session)]

@@ -184,8 +184,8 @@ class HistoryStore:
         return self._values.with_state(session_id, write, lambda apart: self._write_guarded(session_id, apart, guard))
 
     def _write_guarded(self, session_id: str, write: AgentWrite, guard: Guard) -> bool:
-        with operation("write_agent", session_id, write.agent_id, messages=len(write.appended)) as outcome:
-            written = outcome.of(self._operations.update(session_id, guarded_update(session_id, write, guard)))
+        change = guarded_update(session_id, write, guard)
+        written = self._operations.write("write_agent", session_id, write.agent_id, change, len(write.appended))
         if written:
             self._sizes.grew(session_id, write.size)
         return written

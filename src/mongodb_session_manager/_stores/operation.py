@@ -50,7 +50,7 @@ _Seen = TypeVar("_Seen", bound="Looked")
 DEFAULT_DATABASE = "database_name"
 DEFAULT_COLLECTION = "agent_sessions"
 
-CONTENDED = "is being written by several writers at once; read it again before writing."
+CONTENDED = "is being written by several at once; read it again before writing."
 HELD = (
     "is locked: another manager is its only writer for now. Let the user ask again (HTTP 409), or make the manager "
     "with exclusive=True and a lease_timeout that is long enough to wait for the other one."
@@ -206,6 +206,11 @@ class Operations:
     def expect_stored(self, session_id: str) -> None:
         """Look for a session after a write that did not find the fields it expects."""
         self.find(session_id, {"_id": 1})
+
+    def write(self, verb: str, session_id: str, agent_id: str, change: FilterAndUpdate, messages: int) -> bool:
+        """Do what ``update`` does, as an operation that is timed."""
+        with operation(verb, session_id, agent_id, messages) as outcome:
+            return outcome.of(self.update(session_id, change))
 
     def update(self, session_id: str, change: FilterAndUpdate) -> bool:
         """Send a write of history or state; False if it changed nothing."""

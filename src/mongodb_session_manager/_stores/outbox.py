@@ -81,8 +81,8 @@ class OutboxStore:
     def _store(self, session_id: str, records: Sequence[Stored]) -> list[Stored]:
         """Store notifications as documents, and return the references to them."""
         logger.warning(
-            "session_id=<%s>, notifications=<%d> | nobody delivers the notifications of this session; they are kept in "
-            "documents of their own",
+            "session_id=<%s>, notifications=<%d> | the notifications of this session are not delivered; they are kept "
+            "in documents of their own",
             session_id,
             len(records),
         )

@@ -1,4 +1,4 @@
-"""Hooks that tell AWS services of feedback and metadata once they are stored.
+"""Hooks that send feedback and metadata to AWS services once they are stored.
 
 Importing this package does not import boto3.
 """

@@ -1,4 +1,4 @@
-"""What is particular to AWS: clients, regions, limits and errors. Only this module imports boto3, when it is needed."""
+"""Everything about AWS: clients, regions, limits and errors. Only this module imports boto3, when it is needed."""
 
 import hashlib
 import os
@@ -18,13 +18,13 @@ _REGION = re.compile(r"[a-z]{2,4}(?:-[a-z]+)+-\d{1,2}")
 _TOPIC = re.compile(r"arn:aws[a-z-]*:sns:(?P<region>[^:]+):\d+:[A-Za-z0-9_-]{1,256}(?:\.fifo)?")
 _AWS_HOST = re.compile(r"\.(?:amazonaws\.(?:com(?:\.cn)?|eu)|api\.aws|c2s\.ic\.gov|sc2s\.sgov\.gov)$")
 _LOOPBACK = re.compile(r"localhost|127\.[\d.]+|::1|.*\.localhost")
-# What a message group id may be.
+# The form of a message group id.
 _GROUP_ID = re.compile(r"[!-~]{1,128}")
-# What the services do not let through, which is what XML 1.0 does not.
+# Characters that the services refuse: those that are not valid in XML 1.0.
 _NOT_TEXT = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
-# Codes with which every further attempt would be answered too. Denials and missing topics or queues are not among
-# them: an operator mends these.
+# Error codes after which every further attempt would fail too. Denials and missing topics or queues are not among
+# them, since an operator can mend these.
 _REFUSALS = {
     *("InvalidParameter", "InvalidParameterValue", "ParameterValueInvalid", "ValidationError", "ValidationException"),
     *("InvalidMessageContents", "InvalidAttributeValue", "MissingParameter", "MessageTooLong", "BatchRequestTooLong"),
@@ -38,22 +38,22 @@ def is_available() -> bool:
     """Return whether boto3 can be imported."""
     try:
         import boto3  # type: ignore[import-untyped]  # noqa: F401
-    except Exception:  # noqa: BLE001 - a broken installation is none
+    except Exception:  # noqa: BLE001 - a broken installation counts as missing
         return False
     return True
 
 
 class ClientSource:
-    """Where a hook's client comes from; asking for it is cheap after the first time.
+    """The source of a hook's client, which is made once.
 
     Args:
-        service: As boto3 names it.
+        service: The name of the service in boto3.
         region: Of the resource; the given session's where it is None.
-        endpoint_url: In place of the region's own.
-        given: A client, or a boto3 session to make one from; by default one that all hooks share.
+        endpoint_url: Instead of the region's own.
+        given: A client, or a boto3 session to make one from; by default a session that all hooks share.
 
     Raises:
-        ImportError: There is no boto3, and nothing was given.
+        ImportError: boto3 is missing, and nothing was given.
     """
 
     def __init__(self, service: str, region: str | None, endpoint_url: str | None, given: Any) -> None:
@@ -100,7 +100,7 @@ _clients: dict[tuple[str, str | None, str | None], Any] = {}
 
 
 def _forget_clients() -> None:
-    """A forked child must not share its parent's connections."""
+    """Forget all clients after a fork, since a child must not share its parent's connections."""
     global _lock
     _lock = threading.Lock()
     _clients.clear()
@@ -114,8 +114,8 @@ def call(client: Any, operation: str, **arguments: Any) -> Any:
     """Call an operation of a client.
 
     Raises:
-        DeliveryRefusedError: The service will never take this; the error before it says why.
-        DeliveryError: It did not take it now.
+        DeliveryRefusedError: The service will never take this; its cause says why.
+        DeliveryError: The service did not take it now.
     """
     try:
         return getattr(client, operation)(**arguments)
@@ -128,7 +128,7 @@ def call(client: Any, operation: str, **arguments: Any) -> Any:
 
 
 def http_status(error: BaseException | None) -> int | None:
-    """Return the HTTP status that a botocore error tells of."""
+    """Return the HTTP status in a botocore error."""
     status = _response(error).get("ResponseMetadata", {}).get("HTTPStatusCode")
     return status if isinstance(status, int) else None
 
@@ -159,7 +159,7 @@ def checked_url(name: str, url: object) -> SplitResult:
     """Return the parts of an HTTP URL.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is not a valid HTTP URL.
     """
     try:
         parts = urlsplit(url) if isinstance(url, str) else None
@@ -174,17 +174,17 @@ def checked_url(name: str, url: object) -> SplitResult:
 
 
 def _shown(url: object) -> str:
-    # What stands before an @ may be a password.
+    # Text before an @ may be a password.
     return repr(url) if not isinstance(url, str) else repr(re.sub(r"//[^/]*@", "//***@", url))
 
 
 def url_region(name: str, parts: SplitResult, region: str | None, client: Any) -> str | None:
-    """Return the region that a URL names, else the given one, else a given session's, else the environment's.
+    """Return the region of a URL: the one it names, or the given one, a given session's, or the environment's.
 
     None if the client that was given knows it.
 
     Raises:
-        ValueError: There is none, or the given one is not fit.
+        ValueError: No region is known, or the given one is not valid.
     """
     given = None if region is None else _checked_region(region)
     host = parts.hostname or ""
@@ -195,7 +195,7 @@ def url_region(name: str, parts: SplitResult, region: str | None, client: Any) -
     of_session = getattr(client, "region_name", "")
     found = given or (of_session if isinstance(of_session, str) and of_session else _environment_region())
     if found is None and _LOOPBACK.fullmatch(host):
-        found = "us-east-1"  # an emulator does not mind
+        found = "us-east-1"  # an emulator takes any region
     if found is None and (client is None or of_session is None):
         raise ValueError(f"{name} does not name a region: pass region=")
     return found
@@ -218,7 +218,7 @@ def _environment_region() -> str | None:
 
 
 def clean(text: str) -> str:
-    """Replace the characters that the services refuse."""
+    """Return the text without characters that the services refuse."""
     return _NOT_TEXT.sub("\ufffd", text)
 
 
@@ -228,7 +228,7 @@ def attributes(**values: str) -> dict[str, dict[str, str]]:
 
 
 def fifo(target: str, session_id: str, event_id: str) -> dict[str, str]:
-    """Return what a FIFO queue or topic wants to know beside the message; nothing for another."""
+    """Return the further arguments for a FIFO queue or topic; an empty dict for another."""
     if not target.endswith(".fifo"):
         return {}
     fits = _GROUP_ID.fullmatch(session_id)

@@ -1,4 +1,4 @@
-"""The event that tells of changed metadata, for whatever service it goes to."""
+"""The event about changed metadata, for any service."""
 
 import base64
 import json
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 EVENT = "metadata_update"
 
 _NEEDS_ESCAPES = re.compile("[\ud800-\udfff\ufffe\uffff]")
-# Left free for what stands around the fields and for the characters that JSON escapes in names.
+# Left free for the rest of the event and for characters that JSON escapes in names.
 _RESERVE = 8 * 1024
 
 
@@ -27,12 +27,12 @@ class MetadataEventHook(NotifyingHook):
     A subclass names its kind and its limit, and sends ``message["body"]``.
 
     Args:
-        target: Where to send to.
-        metadata_fields: The fields to tell of; all by default.
+        target: The address to send to.
+        metadata_fields: The fields to send; all by default.
         delivery: See ``NotifyingHook``.
 
     Raises:
-        ValueError: ``metadata_fields`` are no names, or ``delivery`` is not known.
+        ValueError: ``metadata_fields`` is not a list of names, or ``delivery`` is not one of its values.
     """
 
     actions = {"update": "metadata", "delete": "keys"}  # noqa: RUF012 - a class variable in the base
@@ -78,13 +78,13 @@ def _checked_fields(fields: Collection[str] | None) -> tuple[str, ...] | None:
 
 
 def _changes(stored: Any, fields: tuple[str, ...] | None) -> Iterator[tuple[str, Any]]:
-    """Yield the fields that a call changed, deleted ones with None, as far as they are to be told of."""
+    """Yield the changed fields that are to be sent, deleted ones with None."""
     if isinstance(stored, Mapping):
         changed = dict(stored)
     elif isinstance(stored, Collection) and not isinstance(stored, str | bytes):
         changed = dict.fromkeys(stored)
     else:
-        return  # the operation refuses it, or it is an iterator, which only the operation may go through
+        return  # the operation refuses it, or it is an iterator, which only the operation may use up
     for key, value in changed.items():
         if fields is None or any(_is_within(key, field) for field in fields):
             yield key, value
@@ -103,7 +103,7 @@ def _nested(value: Any, path: str) -> Any:
 
 
 def _fitted(event: Mapping[str, Any], limit: int) -> str:
-    """Return the event as JSON, without its largest fields where it would be too large for the service."""
+    """Return the event as JSON, without its largest fields if it would be too large for the service."""
     text = to_json(event)
     if len(text.encode()) <= limit:
         return text
@@ -125,10 +125,10 @@ def _fitted(event: Mapping[str, Any], limit: int) -> str:
 
 
 def to_json(value: Any) -> str:
-    """Return JSON: times in ISO 8601, bytes in base64, numbers that JSON does not have as null."""
+    """Return JSON: times in ISO 8601, bytes in base64, NaN and infinities as null."""
     plain = _plain(value)
     text = json.dumps(plain, ensure_ascii=False)
-    # Not every service lets these through as they are.
+    # Some services do not accept these characters.
     return json.dumps(plain) if _NEEDS_ESCAPES.search(text) else text
 
 

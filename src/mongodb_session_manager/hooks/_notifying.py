@@ -1,4 +1,4 @@
-"""What the hooks have in common: store first, then tell somebody of what was really stored, once or at least once."""
+"""The base of the hooks: store first, then send a notification of what was really stored, once or at least once."""
 
 import inspect
 import logging
@@ -33,14 +33,14 @@ DATABASE_TIMEOUT: Final = 5.0
 
 @dataclass(frozen=True)
 class Notice:
-    """What is to be told, as it is kept in memory and in the outbox.
+    """A notification, as it is kept in memory and in the outbox.
 
     Attributes:
-        id: Lets consumers drop duplicates.
+        id: Its id, by which consumers can drop duplicates.
         hook: The kind of hook that sends it.
-        target: Where to.
+        target: The address to send to.
         session_id: The session.
-        message: What the hook made of the change.
+        message: The content.
     """
 
     id: str
@@ -50,22 +50,22 @@ class Notice:
     message: Message = field(repr=False)
 
     def record(self) -> dict[str, Any]:
-        """Return it for the session's outbox."""
+        """Return the record for the session's outbox."""
         return {"id": self.id, "hook": self.hook, "target": self.target, "message": dict(self.message)}
 
 
 class NotifyingHook(ABC):
-    """A hook that has the dispatcher tell somebody of what was stored.
+    """A hook that has the dispatcher send a notification of what was stored.
 
-    A subclass says which actions it tells of, makes a message of what was stored, and sends it.
+    A subclass names its actions, makes a message of the stored values, and sends it.
 
     Args:
-        targets: Where this hook sends to.
-        delivery: ``"best_effort"``: what cannot be sent is logged and gone. ``"at_least_once"``: it is recorded in
-            the session by the write that it tells of, and removed when it was sent.
+        targets: The addresses that this hook sends to.
+        delivery: ``"best_effort"``: a notification that cannot be sent is logged and dropped. ``"at_least_once"``: it
+            is recorded in the session by the write that it is about, and removed when it was sent.
 
     Raises:
-        ValueError: ``delivery`` is none of these.
+        ValueError: ``delivery`` is not one of these.
     """
 
     kind: ClassVar[str]
@@ -82,16 +82,16 @@ class NotifyingHook(ABC):
         self._targets, self._delivery = targets, delivery
         self._dispatcher: Dispatcher = shared_dispatcher()
         self._deliveries = Deliveries()
-        # Weak: one hook may serve a factory that makes a manager for each request.
+        # Weak references: a hook may serve a factory that makes a manager for each request.
         self._managers: weakref.WeakValueDictionary[int, MongoDBSessionManager] = weakref.WeakValueDictionary()
 
     @abstractmethod
     def _compose(self, action: str, session_id: str, stored: Any, event_id: str) -> tuple[str, Message] | None:
-        """Return target and message for what was stored; None where nobody is to be told."""
+        """Return target and message for the stored values; None if nothing is to be sent."""
 
     @abstractmethod
     def _send(self, notice: Notice, repository: "MongoDBSessionRepository | None") -> None:
-        """Send; raise ``DeliveryRefusedError`` where another attempt makes no sense."""
+        """Send; raise ``DeliveryRefusedError`` if another attempt would fail too."""
 
     def __repr__(self) -> str:
         # An address may hold a user, a password or a token.
@@ -135,7 +135,7 @@ class NotifyingHook(ABC):
         given: Mapping[str, Any],
         manager: "MongoDBSessionManager | None",
     ) -> Any:
-        """Call a function that somebody else put in the place of the manager's: what was given is what is stored."""
+        """Call an ``original_func`` that is not the manager's, and take its arguments as the stored values."""
         values = list(given.values())
         made = [notice for value in values if (notice := self._notice(action, session_id, value)) is not None]
         return self._after(original_func(*values), lambda: self._submit(made, manager, recorded=False))
@@ -153,7 +153,7 @@ class NotifyingHook(ABC):
         return finished(result)
 
     def _bound_manager(self, session_id: str) -> "MongoDBSessionManager | None":
-        """Find whose call this is where nobody passed ``session_manager=`` on: the session's only place knows."""
+        """Return the bound manager of a session whose ``session_manager=`` was not passed on, if it is unambiguous."""
         found = [reference() for reference in self._managers.valuerefs()]
         mine = [manager for manager in found if manager is not None and manager.session_id == session_id]
         places = {_place(manager.session_repository) for manager in mine}
@@ -161,7 +161,7 @@ class NotifyingHook(ABC):
 
     def _records(self, session_id: str, manager: "MongoDBSessionManager | None") -> bool:
         if self.at_least_once and manager is None:
-            # Nobody could ever remove the record.
+            # The record could never be removed.
             logger.warning(
                 "session_id=<%s> | no session_manager= was passed on, and no bind() was called or several places have "
                 "such a session: delivered as best effort",
@@ -204,7 +204,7 @@ class NotifyingHook(ABC):
         )
 
     def bind(self, session_manager: "MongoDBSessionManager") -> None:
-        """Learn of a session, and send what another process recorded for it and did not deliver."""
+        """Take up a manager, and send the notifications that another process recorded and did not deliver."""
         self._managers[id(session_manager)] = session_manager
         mine = [record for record in session_manager.undelivered if self._is_mine(record)]
         notices = [
@@ -218,25 +218,25 @@ class NotifyingHook(ABC):
         return well_formed and record.get("hook") == self.kind and record.get("target") in self._targets
 
     def flush(self, timeout: float | None = None) -> None:
-        """Wait until what this hook queued was sent; say so when that takes longer than the time given."""
+        """Wait until this hook's notifications are sent; log a warning if that takes longer than the timeout."""
         left = self._dispatcher.flush(timeout, self._deliveries.tried)
         if left:
             logger.warning("notifications=<%d> | not sent in time; the background goes on with them", left)
 
 
 def _place(repository: "MongoDBSessionRepository") -> tuple[Any, str]:
-    """Return what tells sessions of one id apart; clients of the same servers are equal."""
+    """Return the client and namespace of a session; clients of the same servers are equal."""
     return repository.client, repository.namespace
 
 
 class _Hold:
-    """A user of a client that is there for one delivery."""
+    """A user of a client for the time of one delivery."""
 
 
 def _hold(repository: "MongoDBSessionRepository", delivery: Delivery) -> None:
-    """Keep the client open until a delivery has ended, whoever closes meanwhile."""
+    """Keep the client open until a delivery has ended, also if its users close it meanwhile."""
     handle, hold = stores_of(repository).handle, _Hold()
-    with suppress(InvalidOperation):  # somebody closed it already; the delivery may not need it
+    with suppress(InvalidOperation):  # it is closed already; the delivery may not need it
         handle.acquire(hold, owner=True)
         delivery.ended.add_done_callback(lambda ended: handle.release_behind(hold))
 
@@ -247,7 +247,7 @@ def _acknowledge(notice: Notice, repository: "MongoDBSessionRepository") -> None
 
 
 def database_time() -> AbstractContextManager[object]:
-    """Limit what a delivery asks MongoDB: it has one of the few threads."""
+    """Limit the database operations of a delivery, which occupies one of the few threads."""
     return pymongo.timeout(DATABASE_TIMEOUT)
 
 

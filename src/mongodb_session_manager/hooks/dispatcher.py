@@ -1,4 +1,4 @@
-"""Sends notifications behind the caller's back: a few threads for all hooks of the process, each session in order."""
+"""Sends notifications in the background: a few threads for all hooks of the process, each session in order."""
 
 import atexit
 import heapq
@@ -38,7 +38,7 @@ OUTBOX_TIMEOUT: Final = 2.0
 
 # Seconds between the attempts at one at-least-once delivery; after the last it is left to the outbox.
 RETRY_DELAYS: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
-# A queue that overflows does so thousands of times a second.
+# A full queue may overflow thousands of times a second.
 _SECONDS_BETWEEN_WARNINGS = 1.0
 
 _Key: TypeAlias = tuple[Hashable, str]
@@ -49,7 +49,7 @@ class DeliveryError(Exception):
 
 
 class DeliveryRefusedError(DeliveryError):
-    """A delivery failed in a way in which every further attempt would fail too."""
+    """A delivery failed, and every further attempt would fail too."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,14 +57,14 @@ class Delivery:
     """One notification that is to be sent.
 
     Attributes:
-        id: Its own; a second one with an id that its lane still holds, or that has just left its outbox, is not taken.
-        session_id: For the log.
-        lane: Deliveries of one lane are sent one after the other, in the order in which they came.
-        send: Sends it; raises ``DeliveryRefusedError`` where another attempt makes no sense.
-        acknowledge: Removes it from the outbox; None if it is in none (best effort).
-        target: What it is sent to; one target takes at most half of the threads.
-        tried: Ends when it was sent, or failed once, or waits behind one that failed and is in the outbox as well.
-        ended: Ends when the dispatcher has nothing more to do with it.
+        id: Its id; a second delivery with an id that is in its lane, or has just left its outbox, is ignored.
+        session_id: The session, for the log.
+        lane: Deliveries of one lane are sent one after the other, in order.
+        send: Sends it; raises ``DeliveryRefusedError`` if another attempt would fail too.
+        acknowledge: Removes it from the outbox; None for best effort.
+        target: Its address; one target takes at most half of the threads.
+        tried: Is done when it was sent, has failed once, or waits in the outbox behind one that has failed.
+        ended: Is done when the dispatcher has finished with it.
     """
 
     id: str
@@ -78,21 +78,21 @@ class Delivery:
 
     @property
     def durable(self) -> bool:
-        """Whether somebody else sends it when this process does not."""
+        """Whether another process sends it if this one does not."""
         return self.acknowledge is not None
 
     @property
     def key(self) -> _Key:
-        """What a second one of the same notification is known by."""
+        """Identifies the notification."""
         return self.lane, self.id
 
     def note_tried(self) -> None:
-        """Tell those who wait for the first attempt."""
+        """Resolve ``tried``."""
         if not self.tried.done():
             self.tried.set_result(None)
 
     def end(self) -> None:
-        """Tell everybody who waits; who waits for the first attempt finds nothing left of it."""
+        """Resolve ``ended``, then ``tried``."""
         self.ended.set_result(None)
         self.note_tried()
 
@@ -103,14 +103,14 @@ class _Lane:
     def __init__(self, target: Hashable) -> None:
         self.target = target
         self.deliveries: deque[Delivery] = deque()
-        # Of the first one, since the lane last moved on.
+        # Attempts at the first delivery.
         self.attempts = 0
-        # Whether it waits for another attempt.
+        # Whether the first delivery waits for another attempt.
         self.held = False
 
 
 class _ReadyLanes:
-    """The lanes that may go on, by target: who comes next, so that no target is in the way of another."""
+    """The lanes that may be served, by target, in turns, so that a slow target does not hold up another."""
 
     def __init__(self) -> None:
         self._by_target: dict[Hashable, deque[_Lane]] = {}
@@ -120,10 +120,10 @@ class _ReadyLanes:
         self._by_target.setdefault(lane.target, deque()).append(lane)
 
     def begin(self) -> _Lane | None:
-        """Return the lane that a thread that is free is to serve; None where each has to wait for its target."""
+        """Return the lane that a free thread is to serve; None if each must wait for its target."""
         for target in list(self._by_target):
             lanes = self._by_target[target]
-            while lanes and not lanes[0].deliveries:  # let go of meanwhile
+            while lanes and not lanes[0].deliveries:  # dropped meanwhile
                 lanes.popleft()
             if lanes and self._has_room(target):
                 self._busy[target] += 1
@@ -143,7 +143,7 @@ class _ReadyLanes:
         return any(self._has_room(target) for target in self._by_target)
 
     def _has_room(self, target: Hashable) -> bool:
-        # Half of what the other targets leave: so there is a thread for whoever comes next.
+        # Half of the threads that other targets leave, so that one is free for the next target.
         own = self._busy[target]
         return not own or own < (THREADS - (self._busy.total() - own)) // 2
 
@@ -154,14 +154,14 @@ class _ReadyLanes:
 
 
 class Dispatcher:
-    """A bounded queue and the daemon threads that empty it; they start as they are needed.
+    """A bounded queue and the daemon threads that empty it; a thread starts when it is needed.
 
     A failed best effort delivery is gone. A failed at-least-once delivery holds back its lane until another attempt
-    succeeds; after the last attempt the lane's deliveries are left to the outbox that they are recorded in.
+    succeeds; after the last attempt the lane's deliveries are left to the outbox.
 
     Args:
-        capacity: Deliveries in memory at most. Beyond, the oldest best effort one is dropped; where there is none,
-            the oldest, which stays in its outbox.
+        capacity: Deliveries in memory at most. Beyond, the oldest best-effort one is dropped; if there is none, the
+            oldest, which stays in its outbox.
         retry_delays: Seconds before each further attempt.
     """
 
@@ -171,24 +171,24 @@ class Dispatcher:
         self.reset()
 
     def reset(self) -> None:
-        """Begin anew, also in a forked child: what is queued is sent by the parent, whose threads are not here."""
+        """Begin anew, also in a forked child: the parent sends queued deliveries, and its threads do not exist here."""
         self._changed = threading.Condition()
         self._threads: list[threading.Thread] = []
-        # Threads that look for work, or wait for some.
+        # The number of threads that wait for work or are about to look for it.
         self._idle = 0
         self._lanes: dict[Hashable, _Lane] = {}
         self._ready = _ReadyLanes()
-        # Those that nobody sends at the moment, oldest first, by whether they are at-least-once.
+        # Deliveries that no thread is sending, oldest first, by whether they are at-least-once.
         self._waiting: dict[bool, dict[_Key, Delivery]] = {False: {}, True: {}}
         self._deliveries: dict[_Key, Delivery] = {}
         self._due: list[tuple[float, int, _Lane]] = []
-        self._numbers = itertools.count()  # make the entries of the heap differ
-        # Those that have left their outbox, by hash, oldest first: who read that before may bring them again.
+        self._numbers = itertools.count()  # keep entries of the heap in order
+        # Deliveries that have left their outbox, by hash, oldest first: a manager that read it earlier may submit them.
         self._acknowledged: dict[int, None] = {}
         self._warned_at = -_SECONDS_BETWEEN_WARNINGS
 
     def __len__(self) -> int:
-        """Return the number of deliveries that are queued, being sent or waiting for another attempt."""
+        """Return the number of deliveries that are queued, being sent, or waiting for another attempt."""
         with self._changed:
             return len(self._deliveries)
 
@@ -211,13 +211,13 @@ class Dispatcher:
             self._call_a_thread()
 
     def flush(self, timeout: float | None = None, waited: "Iterable[Future[None]] | None" = None) -> int:
-        """Wait until everything queued so far was sent or failed.
+        """Wait until all deliveries queued so far were sent or have failed.
 
-        At-least-once deliveries that failed are not waited for: they are safe in their outbox.
+        It does not wait for at-least-once deliveries that have failed: they are safe in their outbox.
 
         Args:
-            timeout: Seconds to wait at most; without end by default.
-            waited: The ``tried`` of the deliveries to wait for; of all by default.
+            timeout: Seconds to wait at most; no limit by default.
+            waited: The ``tried`` of the deliveries to wait for; by default of all.
 
         Returns:
             The number of deliveries that were not tried in time.
@@ -232,7 +232,7 @@ class Dispatcher:
     # Threads
 
     def _call_a_thread(self) -> None:
-        """Have somebody serve what may go on, or wait for what is due; who has just begun to serve calls the next."""
+        """Call a thread if a lane may be served or a retry is due; a thread that begins to serve calls the next."""
         if not (self._due or self._ready.any_may_begin()):
             return
         if self._idle > 0:
@@ -244,7 +244,7 @@ class Dispatcher:
         return any(thread.is_alive() for thread in self._threads) or self._start()
 
     def _start(self) -> bool:
-        """Start a thread, if there may be one more; False if the interpreter is ending and lets none start."""
+        """Start a thread, unless there are enough; False if the interpreter is ending and starts no thread."""
         self._threads = [thread for thread in self._threads if thread.is_alive()]
         if len(self._threads) < THREADS:
             thread = threading.Thread(target=self._work, name="mongodb-session-manager-hooks", daemon=True)
@@ -258,18 +258,18 @@ class Dispatcher:
 
     def _work(self) -> None:
         while True:
-            self._serve(self._next(None))
+            self._serve(self._next(wait=True))
 
     def _empty_here(self, timeout: float | None) -> None:
         deadline = None if timeout is None else time.monotonic() + timeout
         while deadline is None or time.monotonic() < deadline:
-            lane = self._next(0.0)
+            lane = self._next(wait=False)
             if lane is None:
                 return
             self._serve(lane)
 
-    def _next(self, patience: float | None) -> _Lane | None:
-        """Return the lane to serve next, as soon as there is one or the patience is over."""
+    def _next(self, *, wait: bool) -> _Lane | None:
+        """Return the lane to serve next; without ``wait``, None if there is none now."""
         with self._changed:
             while True:
                 self._wake_due_lanes()
@@ -279,7 +279,7 @@ class Dispatcher:
                     self._begin(lane)
                     self._call_a_thread()
                     return lane
-                if patience is not None:
+                if not wait:
                     return None
                 self._changed.wait(self._seconds_to_next())
 
@@ -310,11 +310,11 @@ class Dispatcher:
             if again:
                 self._hold(lane, delivery)
             else:
-                self._settle(lane, delivery)
+                self._finish(lane, delivery)
             self._call_a_thread()
 
     def _failed_for_now(self, delivery: Delivery) -> bool:
-        """Send; whether it is to be tried again."""
+        """Send; return whether it is to be tried again."""
         try:
             delivery.send()
         except DeliveryRefusedError as error:
@@ -332,7 +332,7 @@ class Dispatcher:
             return
         try:
             delivery.acknowledge()
-        except Exception as error:  # noqa: BLE001 - it is sent again by whoever opens the session next
+        except Exception as error:  # noqa: BLE001 - the next process that opens the session sends it again
             _log(logging.WARNING, delivery, error, "a notification was delivered but could not leave the outbox")
             return
         with self._changed:
@@ -340,7 +340,7 @@ class Dispatcher:
             if len(self._acknowledged) > self._capacity:
                 del self._acknowledged[next(iter(self._acknowledged))]
 
-    def _settle(self, lane: _Lane, delivery: Delivery) -> None:
+    def _finish(self, lane: _Lane, delivery: Delivery) -> None:
         lane.attempts = 0
         lane.deliveries.popleft()
         self._end(delivery)
@@ -364,7 +364,7 @@ class Dispatcher:
 
     def _leave_to_outbox(self, lane: _Lane, delivery: Delivery) -> None:
         logger.error(
-            "session_id=<%s>, notifications=<%d>, attempts=<%d> | left in the outbox for the next that opens it",
+            "session_id=<%s>, notifications=<%d>, attempts=<%d> | left in the outbox, the next opening sends them",
             delivery.session_id,
             len(lane.deliveries),
             lane.attempts,
@@ -379,11 +379,11 @@ class Dispatcher:
         del self._deliveries[delivery.key]
         delivery.end()
 
-    # Too many
+    # A full queue
 
     def _drop_oldest(self) -> None:
         waiting = self._waiting[False] or self._waiting[True]
-        if not waiting:  # all are on their way
+        if not waiting:  # all are being sent
             return
         delivery = next(iter(waiting.values()))
         lane = self._lanes[delivery.lane]
@@ -406,7 +406,7 @@ class Dispatcher:
         )
 
     def drain_at_exit(self, timeout: float = EXIT_TIMEOUT) -> None:
-        """Send what is queued before the interpreter ends, and say what was not."""
+        """Send queued deliveries before the interpreter ends, and log how many are left."""
         started = time.monotonic()
         for durable, seconds in ((True, min(timeout, OUTBOX_TIMEOUT)), (False, timeout)):
             with self._changed:
@@ -422,7 +422,7 @@ class Dispatcher:
 
 
 def _log(level: int, delivery: Delivery, error: Exception, text: str) -> None:
-    # What other exceptions say may quote the content.
+    # The text of other exceptions may quote the content.
     reason = str(error) if isinstance(error, DeliveryError) else type(error).__name__
     logger.log(level, "session_id=<%s>, id=<%s>, error=<%s> | %s", delivery.session_id, delivery.id, reason, text)
 

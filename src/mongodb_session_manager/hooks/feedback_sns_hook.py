@@ -27,7 +27,7 @@ _NAMES = {"up": "positive", "down": "negative"}
 
 @dataclass(frozen=True)
 class _Route:
-    """Where feedback of one rating goes, and how it begins."""
+    """The topic of one rating, and the prefixes of its messages."""
 
     topic_arn: str
     subject_prefix: str
@@ -49,12 +49,12 @@ class FeedbackSNSHook(NotifyingHook):
         body_prefix_bad: See ``body_prefix_good``.
         body_prefix_neutral: See ``body_prefix_good``.
         delivery: ``"best_effort"`` or ``"at_least_once"``.
-        client: An SNS client, or a boto3 session, to use.
-        endpoint_url: Where to reach SNS instead, for emulators and private endpoints.
+        client: An SNS client, or a boto3 session.
+        endpoint_url: The address of SNS, for emulators and private endpoints.
 
     Raises:
-        ImportError: There is no boto3, and no client was given.
-        ValueError: An argument is not fit.
+        ImportError: boto3 is missing, and no client was given.
+        ValueError: An argument is not valid.
     """
 
     kind = "feedback_sns"
@@ -142,7 +142,7 @@ def _check_template(name: str, template: Any) -> None:
     known = ", ".join(f"{{{field}}}" for field in _FIELDS)
     try:
         fields = {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
-        if fields <= set(_FIELDS):  # nothing that reaches into attributes or items
+        if fields <= set(_FIELDS):  # only plain names, without attributes or items
             template.format(**dict.fromkeys(_FIELDS, ""))
             return
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
@@ -151,13 +151,13 @@ def _check_template(name: str, template: Any) -> None:
 
 
 def _subject(text: str) -> str:
-    """Return what SNS takes for a subject: printable ASCII, no line breaks, at most 100 characters."""
+    """Return a subject as SNS takes it: printable ASCII, no line breaks, at most 100 characters."""
     one_line = re.sub(r"[\x00-\x1f\x7f]+", " ", text)
     return one_line.encode("ascii", "replace").decode().strip()[:_SUBJECT_CHARACTERS].rstrip()
 
 
 def _cut(text: str) -> tuple[str, bool]:
-    """Return the text as far as SNS takes it, and whether something was cut off."""
+    """Return the text, cut to the limit of SNS, and whether it was cut."""
     encoded = text.encode()
     if len(encoded) <= _MESSAGE_BYTES:
         return text, False

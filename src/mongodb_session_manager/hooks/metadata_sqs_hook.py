@@ -20,16 +20,16 @@ class MetadataSQSHook(MetadataEventHook):
     A FIFO queue gets the session as the message group and the event's id for deduplication.
 
     Args:
-        queue_url: The queue's URL. It names the region where its host is one of AWS's.
-        metadata_fields: Tell of these fields only; of all by default.
-        region: The region where the URL names none; else that of ``AWS_REGION`` or ``AWS_DEFAULT_REGION``.
+        queue_url: The queue's URL. It names the region if its host is one of AWS's.
+        metadata_fields: The fields to send; all by default.
+        region: The region, if the URL names none; by default that of ``AWS_REGION`` or ``AWS_DEFAULT_REGION``.
         delivery: ``"best_effort"`` or ``"at_least_once"``.
-        client: An SQS client, or a boto3 session, to use.
-        endpoint_url: Where to reach SQS instead, for emulators and private endpoints.
+        client: An SQS client, or a boto3 session.
+        endpoint_url: The address of SQS, for emulators and private endpoints.
 
     Raises:
-        ImportError: There is no boto3, and no client was given.
-        ValueError: An argument is not fit.
+        ImportError: boto3 is missing, and no client was given.
+        ValueError: An argument is not valid.
     """
 
     kind = "metadata_sqs"
@@ -52,7 +52,7 @@ class MetadataSQSHook(MetadataEventHook):
         if endpoint_url is not None:
             _aws.checked_url("endpoint_url", endpoint_url)
         elif not _aws.is_aws_host(parts.hostname or ""):
-            endpoint_url = f"{parts.scheme}://{parts.netloc}"  # an emulator's, or a name of one's own
+            endpoint_url = f"{parts.scheme}://{parts.netloc}"  # the host of an emulator, or a custom one
         self._source = _aws.ClientSource(
             "sqs", _aws.url_region("queue_url", parts, region, client), endpoint_url, client
         )

@@ -19,27 +19,27 @@ __all__ = ["MetadataWebSocketHook", "create_metadata_websocket_hook", "is_metada
 logger = logging.getLogger(__name__)
 
 CONNECTION_ID = "connection_id"
-# A browser that reconnects faster than this is told by the next message.
+# A browser that reconnects faster than this gets the next message.
 _MOST_CONNECTIONS = 5
 
 
 class MetadataWebSocketHook(MetadataEventHook):
     """Posts a JSON message to the session's WebSocket connection for each update or deletion of metadata.
 
-    The connection is the one that the session's metadata field ``connection_id`` names when the message is sent.
-    Where there is none, nothing is sent; one that has gone is removed from the metadata. The field is never sent.
+    The metadata field ``connection_id`` names the connection, and is read when the message is sent. Without it nothing
+    is sent; the id of a closed connection is removed from the metadata. The field itself is never sent.
 
     Args:
         api_gateway_endpoint: The ``@connections`` URL or the ``wss://`` URL of the API's stage.
-        metadata_fields: Tell of these fields only; of all by default.
-        region: The region where the URL names none; else that of ``AWS_REGION`` or ``AWS_DEFAULT_REGION``.
+        metadata_fields: The fields to send; all by default.
+        region: The region, if the URL names none; by default that of ``AWS_REGION`` or ``AWS_DEFAULT_REGION``.
         delivery: ``"best_effort"`` or ``"at_least_once"``.
-        client: A client of ``apigatewaymanagementapi``, or a boto3 session, to use.
-        endpoint_url: Where to reach the API instead, for emulators.
+        client: A client of ``apigatewaymanagementapi``, or a boto3 session.
+        endpoint_url: The address of the API, for emulators.
 
     Raises:
-        ImportError: There is no boto3, and no client was given.
-        ValueError: An argument is not fit.
+        ImportError: boto3 is missing, and no client was given.
+        ValueError: An argument is not valid.
     """
 
     kind = "metadata_websocket"
@@ -72,11 +72,11 @@ class MetadataWebSocketHook(MetadataEventHook):
     def _send(self, notice: Notice, repository: "MongoDBSessionRepository | None") -> None:
         if repository is None:
             raise DeliveryRefusedError("no bind() was called, so the stored connection_id is out of reach")
-        # Where another connection has come in the place of one that has gone, that one gets the message.
+        # If a new connection has replaced a closed one, the new one gets the message.
         for _ in range(_MOST_CONNECTIONS):
             connection = _stored_connection(repository, notice.session_id)
             if connection is None:
-                logger.debug("session_id=<%s> | nobody is connected, nothing is sent", notice.session_id)
+                logger.debug("session_id=<%s> | no browser is connected, nothing is sent", notice.session_id)
                 return
             if self._posted(connection, notice.message["body"]):
                 return
@@ -86,7 +86,7 @@ class MetadataWebSocketHook(MetadataEventHook):
         raise DeliveryError("each connection had gone")
 
     def _posted(self, connection: str, body: str) -> bool:
-        """Post; False if the connection has gone."""
+        """Post; False if the connection is closed."""
         client = self._source.client()
         try:
             _aws.call(client, "post_to_connection", ConnectionId=connection, Data=body.encode())
@@ -98,7 +98,7 @@ class MetadataWebSocketHook(MetadataEventHook):
 
 
 def _management_url(endpoint: Any) -> Any:
-    """Return the URL that messages are posted to, from whichever of its URLs API Gateway shows."""
+    """Return the URL to post to, from any of the URLs that API Gateway shows."""
     if not isinstance(endpoint, str):
         return endpoint
     for scheme, posted in (("wss://", "https://"), ("ws://", "http://")):
@@ -117,7 +117,7 @@ def _stored_connection(repository: "MongoDBSessionRepository", session_id: str) 
 
 
 def _removed(repository: "MongoDBSessionRepository", session_id: str, connection: str) -> bool:
-    """Remove the stored connection; False if another one has come in its place."""
+    """Remove the stored connection; False if another one has replaced it."""
     with database_time():
         return repository.delete_metadata(session_id, [CONNECTION_ID], held={CONNECTION_ID: connection})
 

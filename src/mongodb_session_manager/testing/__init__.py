@@ -1,7 +1,7 @@
-"""What tests need, ours and yours: a private mongod, a command counter, a scripted model, a contract suite.
+"""Tools for tests: a private mongod, a command counter, a scripted model, a contract suite.
 
-The pytest fixtures over these are in ``mongodb_session_manager.testing.pytest_plugin``. Importing this
-package needs no pytest; only asking it for ``SessionRepositoryContract`` does.
+The pytest fixtures for these are in ``mongodb_session_manager.testing.pytest_plugin``. Only
+``SessionRepositoryContract`` needs pytest; importing this package does not.
 """
 
 from importlib import import_module
@@ -37,7 +37,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # The suite needs pytest, which is not a dependency of the library: import it only for those who ask.
+    # The suite needs pytest, which is not a dependency of the library, so it is imported on demand.
     if name == "SessionRepositoryContract":
         return import_module("._contract", __name__).SessionRepositoryContract
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

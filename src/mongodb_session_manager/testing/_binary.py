@@ -1,4 +1,4 @@
-"""Where a mongod binary may be found on this machine."""
+"""The mongod binary of this machine."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ _PACKAGED_BINARY = "fiftyone/db/bin/mongod"
 
 
 class MongodNotFoundError(RuntimeError):
-    """There is neither a MongoDB to connect to nor a mongod to start."""
+    """No MongoDB to connect to and no mongod to start was found."""
 
     def __init__(self) -> None:
         super().__init__(

@@ -1,4 +1,4 @@
-"""Counts what reaches the server: the tests' budget of round trips."""
+"""Counts the commands that reach the server, for tests of round trips."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ __all__ = ["Command", "CommandCounter", "CommandLog", "session_ids"]
 _WRITES = frozenset({"insert", "update", "delete", "findAndModify", "bulkWrite"})
 _READS = frozenset({"find", "aggregate", "getMore", "count", "distinct"})
 
-# What the driver says on its own account, when it connects and when it leaves.
+# Commands that the driver sends by itself, when it connects and when it closes.
 _HOUSEKEEPING = frozenset(
     {
         "hello",
@@ -44,7 +44,7 @@ class Command:
         name: Name of the command, such as ``update``.
         database: The database that it went to.
         collection: The collection, or an empty string for a command that has none.
-        document: The whole command; not a copy of the values in it.
+        document: The whole command; its values are not copied.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Command:
 
 
 class CommandLog:
-    """Commands in the order in which they were sent; may be filled and read from several threads."""
+    """Commands in the order in which they were sent; thread-safe."""
 
     def __init__(self) -> None:
         self._commands: list[Command] = []
@@ -62,7 +62,7 @@ class CommandLog:
 
     @property
     def commands(self) -> list[Command]:
-        """Everything that was sent, retries of the driver included."""
+        """All commands, with retries of the driver."""
         with self._lock:
             return list(self._commands)
 
@@ -73,17 +73,17 @@ class CommandLog:
 
     @property
     def writes(self) -> int:
-        """How many commands changed documents."""
+        """The number of commands that changed documents."""
         return self._count(_WRITES)
 
     @property
     def reads(self) -> int:
-        """How many commands read documents."""
+        """The number of commands that read documents."""
         return self._count(_READS)
 
     @property
     def index_builds(self) -> int:
-        """How many ``createIndexes`` commands there were."""
+        """The number of ``createIndexes`` commands."""
         return self._count({"createIndexes"})
 
     def clear(self) -> None:
@@ -92,7 +92,7 @@ class CommandLog:
             self._commands.clear()
 
     def record(self, command: Command) -> None:
-        """Take up a command that was sent."""
+        """Add a command that was sent."""
         with self._lock:
             self._commands.append(command)
 
@@ -112,7 +112,7 @@ class CommandCounter(CommandLog, CommandListener):
 
     @contextmanager
     def counting(self) -> Iterator[CommandLog]:
-        """Give a log of its own to what is sent inside the block; it can be read afterwards too."""
+        """Give a log of the commands that are sent inside the block; it can be read afterwards too."""
         view = CommandLog()
         with self._lock:
             self._views.append(view)
@@ -144,7 +144,7 @@ class CommandCounter(CommandLog, CommandListener):
 
 
 def session_ids(command: Command) -> list[Any]:
-    """Tell which ``_id`` values a command names, so that a test can hold it to one session.
+    """Return the ``_id`` values that a command names, so that a test can check that it concerns one session.
 
     Args:
         command: A recorded command.
@@ -187,6 +187,6 @@ def _named_ids(query: Mapping[str, Any]) -> list[Any]:
 
 
 def _collection(document: Mapping[str, Any]) -> str:
-    # A getMore has the cursor in the place where other commands have their collection.
+    # A getMore has the cursor where other commands have their collection.
     value = document.get("collection") or next(iter(document.values()), "")
     return value if isinstance(value, str) else ""

@@ -1,5 +1,5 @@
-"""What the SDK expects of a session repository, as a pytest suite that any repository can inherit."""
-# ruff: noqa: S101 - these are tests, though they are shipped
+"""The SDK's expectations of a session repository, as a pytest suite that any repository can inherit."""
+# ruff: noqa: S101 - these are tests, although they are shipped
 
 import json
 import uuid
@@ -482,7 +482,7 @@ class SessionRepositoryContract:
         assert_same_agent(repository.read_agent(session_id, "same"), an_agent("same", state={"kind": "agent"}))
         assert repository.read_multi_agent(session_id, "same") == {"kind": "graph"}
 
-    # Calls by name: the SDK makes them, so the names of the parameters are part of the interface.
+    # The SDK passes arguments by name, so the names are part of the interface.
 
     def test_session_and_agent_calls_take_the_sdks_names(self, repository: SessionRepository) -> None:
         session_id = new_session_id()
@@ -516,7 +516,7 @@ class SessionRepositoryContract:
 
 
 class MultiAgentStub:
-    """As much of a multi-agent as a repository may look at."""
+    """The part of a multi-agent that a repository may use."""
 
     def __init__(self, multi_agent_id: str, state: dict[str, Any]) -> None:
         self.id = multi_agent_id
@@ -528,12 +528,12 @@ class MultiAgentStub:
 
 
 def as_multi_agent(stub: MultiAgentStub) -> Any:
-    """Let the stub pass where the SDK's own class is declared."""
+    """Return the stub, typed as the SDK's own class."""
     return stub
 
 
 def new_session_id() -> str:
-    """Make a session id that nobody else uses."""
+    """Make a new session id."""
     return f"contract-{uuid.uuid4().hex}"
 
 
@@ -561,7 +561,7 @@ def text_message(index: int, text: str) -> SessionMessage:
 
 
 def store_texts(repository: SessionRepository, session_id: str, agent_id: str, count: int) -> list[SessionMessage]:
-    """Store so many messages, with the ids from 0 on."""
+    """Store so many messages, with ids from 0 on."""
     messages = [text_message(index, f"text {index}") for index in range(count)]
     for message in messages:
         repository.create_message(session_id, agent_id, message)
@@ -581,7 +581,7 @@ def texts(messages: list[SessionMessage]) -> list[str]:
 
 
 def assert_identical(found: Any, expected: Any) -> None:
-    """Compare what JSON can tell apart: the order of fields and 1 from 1.0 and True."""
+    """Compare as JSON: also the order of fields, and 1 with 1.0 and True."""
     assert json.dumps(found) == json.dumps(expected)
 
 

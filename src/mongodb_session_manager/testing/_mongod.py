@@ -22,8 +22,8 @@ __all__ = ["Mongod", "connected", "running_mongodb"]
 
 _PORT_ATTEMPTS = 5
 
-# Below the ephemeral ranges of Linux and macOS: in there a client that reconnects while the server is down
-# can be connected to itself, and anybody's outgoing connection can hold the port when it comes back.
+# Below the ephemeral ranges of Linux and macOS: inside them, a client that reconnects while the server is down can
+# connect to itself, and an outgoing connection of another process can hold the port when the server comes back.
 _PORTS = range(20_000, 32_000)
 
 
@@ -33,7 +33,7 @@ class Mongod:
     Use it as a context manager, or call ``start`` and ``stop``. It is stopped when the process ends, however
     that happens. A data folder that was given is kept and can be used again, on any port, by one mongod at a
     time; the log is in it (``mongod.log``). Without one a temporary folder is used, which goes when the server
-    stops, or when the process ends; on POSIX systems also where it is killed.
+    stops, or when the process ends; on POSIX systems also if it is killed.
 
     Args:
         data_path: Folder for the data; made when it does not exist.
@@ -41,9 +41,9 @@ class Mongod:
         port: Port to listen on; 0 chooses a free one, which then stays the same for this object.
         parameters: Server parameters, as for ``--setParameter``; for example ``{"enableTestCommands": "1"}``,
             which switches fail points on.
-        arguments: What else to put on the command line; for example ``["--tlsMode", "requireTLS", …]``.
-        client_options: What ``MongoClient`` needs to reach a server with such arguments; with ``--keyFile`` a user
-            who may configure the replica set.
+        arguments: Further arguments of the command line; for example ``["--tlsMode", "requireTLS", …]``.
+        client_options: Options with which ``MongoClient`` reaches a server with such arguments; with ``--keyFile`` a
+            user who may configure the replica set.
 
     Raises:
         MongodNotFoundError: When there is no mongod to run.
@@ -124,11 +124,11 @@ class Mongod:
 
     def stop(self) -> None:
         """Stop the server; a temporary data folder is deleted."""
-        # A forked child inherits this object and its exit handler, but the server is its parent's.
+        # A forked child inherits this object and its exit handler, but the server is the parent's.
         if self._owner != os.getpid():
             return
         atexit.unregister(self.stop)
-        # What is in a temporary folder is thrown away, so there is nothing to shut down cleanly for.
+        # A temporary folder is deleted, so the server need not end cleanly.
         self._end_process(cleanly=self._given_path is not None)
         if self._temporary is not None:
             self._temporary.remove()
@@ -145,7 +145,7 @@ class Mongod:
         self._end_process(cleanly=False)
 
     def pause(self) -> None:
-        """Freeze the server (SIGSTOP): connections stay open, nothing answers any more when this returns."""
+        """Freeze the server (SIGSTOP): connections stay open, and it does not answer once this returns."""
         self._running().freeze()
         self._running()  # or it ended meanwhile
 
@@ -174,7 +174,7 @@ class Mongod:
     def _serve(self) -> None:
         if self._port:
             return self._serve_on(self._port)
-        # Between choosing a port and listening on it somebody else may take it.
+        # Another process may take the port between choosing it and listening on it.
         for _ in range(_PORT_ATTEMPTS - 1):
             try:
                 return self._serve_on(_free_port())
@@ -206,7 +206,7 @@ class Mongod:
 
 @contextmanager
 def running_mongodb(data_path: Path | None = None, *, parameters: Mapping[str, str] = {}) -> Iterator[str]:
-    """Give the connection string of a MongoDB: ``MONGODB_URI`` when it is set, and not empty, else a private mongod's.
+    """Give the connection string of a MongoDB: ``MONGODB_URI`` if it is set and not empty, else a private mongod's.
 
     Args:
         data_path: Data folder of the private mongod; see ``Mongod``.
@@ -255,7 +255,7 @@ def _listens(port: int) -> bool:
 
 
 def _answers(client: MongoClient[dict[str, Any]], pid: int) -> bool:
-    # Somebody else who holds the port answers in place of our server, which is then about to end.
+    # A server of another process may hold the port and answer; then ours is about to end.
     try:
         return bool(client.admin.command("serverStatus")["pid"] == pid)
     except PyMongoError:

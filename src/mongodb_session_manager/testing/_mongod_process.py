@@ -20,8 +20,8 @@ _STOP_TIMEOUT = 20.0
 _POLL_INTERVAL = 0.01
 _ADDRESS_IN_USE = 48
 
-# A test database writes little and is started often: no preallocated journal files (315 MB otherwise), an
-# oplog that cannot grow to 5 % of the disk, and none of the diagnostics that only MongoDB's support reads.
+# A test database writes little and starts often: no preallocated journal files (315 MB otherwise), an oplog that
+# cannot grow to 5 % of the disk, and no diagnostics, which only MongoDB's support reads.
 _OPTIONS = (
     *("--bind_ip", HOST),
     *("--replSet", REPLICA_SET),
@@ -33,11 +33,11 @@ _PARAMETERS = {"diagnosticDataCollectionEnabled": "false"}
 
 
 class MongodStartError(RuntimeError):
-    """mongod could not be started; the message holds what its log says."""
+    """mongod could not be started; the message quotes its log."""
 
 
 class PortTakenError(MongodStartError):
-    """Somebody else listens on the port."""
+    """Another process listens on the port."""
 
 
 class MongodProcess:
@@ -48,8 +48,8 @@ class MongodProcess:
         data_path: An existing folder for the data; the log is appended to ``mongod.log`` in it.
         port: Port to listen on.
         parameters: Server parameters.
-        arguments: What else stands on the command line.
-        is_temporary: Whether the folder goes when this process dies.
+        arguments: Further arguments of the command line.
+        is_temporary: Whether the folder is removed when this process dies.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class MongodProcess:
     def freeze(self) -> None:
         """Stop the process (SIGSTOP) and wait until all its threads stand still."""
         self._process.send_signal(signal.SIGSTOP)
-        # All threads stand still some time after the signal was sent; a ping gets in between.
+        # All threads stop only some time after the signal; a ping could still be answered.
         if hasattr(os, "waitid"):  # on macOS since Python 3.13
             os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
@@ -102,7 +102,7 @@ class MongodProcess:
             time.sleep(_POLL_INTERVAL)
 
     def end(self, *, cleanly: bool) -> None:
-        """End the process and wait for it: cleanly as far as it reacts in time, or at once."""
+        """End the process and wait for it: cleanly, if it reacts in time, or at once."""
         if cleanly and self.is_running():
             self._terminate()
         self._process.kill()

@@ -1,4 +1,4 @@
-"""A private replica set of several mongods, to see what a failover does."""
+"""A private replica set of several mongods, for tests of failovers."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ __all__ = ["MongodSet"]
 
 _TIMEOUT = 60.0
 _POLL_INTERVAL = 0.05
-# A member that says nothing for so long is taken for lost.
+# A member that does not answer for so long counts as lost.
 _ANSWER_MS = 500
 _INITIATE_MS = 20_000
 
@@ -92,7 +92,7 @@ class MongodSet:
         return _eventually(self._find_primary)
 
     def secondaries(self) -> list[Mongod]:
-        """Return the other members, in whichever state they are."""
+        """Return the other members, in any state."""
         primary = self.primary()
         return [member for member in self._members if member is not primary]
 
@@ -100,12 +100,12 @@ class MongodSet:
         """Wait until every member runs, one takes writes, and the others follow it.
 
         Raises:
-            MongodStartError: When that is not so in time.
+            MongodStartError: When the set is not complete in time.
         """
         _eventually(lambda: self._is_complete() or None)
 
     def _find_primary(self) -> Mongod | None:
-        # One that was paused goes on as a primary for a moment; whom most others follow is the one.
+        # A resumed member stays a primary for a moment; the primary is the one that most members follow.
         followed = [hello.get("primary") for hello in map(_hello, self._members)]
         majority = [member for member in self._members if followed.count(_address(member)) > len(followed) // 2]
         return next((member for member in majority if _hello(member).get("isWritablePrimary")), None)
@@ -118,7 +118,7 @@ class MongodSet:
 
 
 class _Member(Mongod):
-    """A mongod that leaves it to its set who is primary."""
+    """A mongod whose primary is elected by its set."""
 
     @override
     def _wait_until_ready(self, process: MongodProcess, port: int) -> None:
@@ -142,7 +142,7 @@ def _client(member: Mongod, answer_ms: int) -> MongoClient[dict[str, Any]]:
 
 
 def _hello(member: Mongod) -> dict[str, Any]:
-    """Return what a member says of itself; nothing when it does not answer."""
+    """Return the ``hello`` of a member; an empty dict if it does not answer."""
     try:
         with _client(member, _ANSWER_MS) as client:
             hello: dict[str, Any] = client.admin.command("hello")

@@ -20,7 +20,7 @@ def ensure_configured(client: MongoClient[dict[str, Any]], host: str) -> None:
     if config is None:
         initiate(client, [host])
     elif [member["host"] for member in config["members"]] != [host]:
-        # The folder was last served on another port. Nobody is left to vote on the change, hence `force`.
+        # The folder was last served on another port. No member is left to vote on the change, hence `force`.
         moved = {**config, "version": config["version"] + 1, "members": _members([host])}
         client.admin.command("replSetReconfig", moved, force=True)
 

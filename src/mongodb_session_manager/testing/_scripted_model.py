@@ -1,4 +1,4 @@
-"""A Strands model that says what it was told to say, without a network."""
+"""A Strands model that replies with a script, without a network."""
 
 import asyncio
 import copy
@@ -61,14 +61,14 @@ class ScriptedModel(Model):
     Args:
         turns: The script.
         model_id: Reported in the configuration.
-        latency_ms: How long a call takes: waited for before the first content, and reported.
+        latency_ms: Milliseconds of a call: waited before the first content, and reported.
         usage: Reported with every call.
-        default: The turn to give when the script is over, for ever.
+        default: The turn for every call after the end of the script.
         cycle: Begin again when the script is over.
         **config: More configuration, such as ``context_window_limit``.
 
     Attributes:
-        calls: The messages of every call so far, as they were at that time.
+        calls: The messages of every call so far, copied at the time of the call.
         config: The configuration.
     """
 
@@ -111,8 +111,8 @@ class ScriptedModel(Model):
 
         Args:
             messages: The conversation; recorded in ``calls``.
-            *args: The other arguments of a model's ``stream``, which a script has no use for.
-            **kwargs: Likewise.
+            *args: Further arguments of a model's ``stream``; not used.
+            **kwargs: Not used.
 
         Yields:
             The events of one model call.

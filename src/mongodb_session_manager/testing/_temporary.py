@@ -1,4 +1,4 @@
-"""Temporary folders that go with their owner, at the latest when the next one is made."""
+"""Temporary folders that are removed with their owner, at the latest when the next one is made."""
 
 import os
 import shutil
@@ -13,12 +13,12 @@ if os.name == "posix":
 __all__ = ["TemporaryFolder"]
 
 _PREFIX = "mongod-"
-# Locked by the owner as long as it lives, however it ends.
+# The owner holds a lock on it as long as it lives, however it ends.
 _MARK = "owner"
 
 
 class TemporaryFolder:
-    """A new folder for this process; those that dead ones left are removed first."""
+    """A new folder for this process; folders that dead processes left are removed first."""
 
     def __init__(self) -> None:
         _remove_abandoned()
@@ -26,13 +26,13 @@ class TemporaryFolder:
         self._mark = _claim(self.path)
 
     def remove(self) -> None:
-        """Remove it with all that is in it."""
+        """Remove the folder with its content."""
         shutil.rmtree(self.path, ignore_errors=True)
         self._mark.close()
 
 
 def _claim(folder: Path) -> IO[str]:
-    # It gets its name when it is locked: before, somebody else would take it for one that was left.
+    # It gets its name once it is locked: before, another process would take it for a left one.
     unnamed = folder / f"{_MARK}.new"
     mark = unnamed.open("w")
     if os.name == "posix":
@@ -45,7 +45,7 @@ def _remove_abandoned() -> None:
     if os.name != "posix":
         return
     for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_MARK}"):
-        # Somebody holds it, or it is another user's.
+        # Its owner lives, or it belongs to another user.
         with suppress(OSError), path.open() as mark:
             fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(path.parent, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Stops a child process when this process dies without a chance to do it itself."""
+"""Stops a child process when this process dies without a chance to stop it."""
 
 import os
 import subprocess
@@ -7,8 +7,8 @@ from pathlib import Path
 __all__ = ["Watchdog"]
 
 # The shell waits on a pipe whose other end only this process holds: it closes however this process ends.
-# CONT as well, because a frozen process does not see TERM. What is in a temporary folder is thrown away, so there is
-# nothing to end cleanly for; the folder is removed until nothing more is written there.
+# CONT as well, because a frozen process does not see TERM. A temporary folder is deleted, so its process need not end
+# cleanly; the folder is removed several times, since the process may still write to it.
 _SCRIPT = 'read -r _; kill -TERM "$1"; kill -CONT "$1"'
 _REMOVING_SCRIPT = 'read -r _; kill -KILL "$1"; for _ in 1 2 3 4 5; do rm -rf -- "$2"; sleep 0.2; done'
 
@@ -21,7 +21,7 @@ class Watchdog:
 
     Args:
         pid: The child to stop.
-        folder: Its temporary folder, which is removed then; None if there is none.
+        folder: Its temporary folder, which is then removed; None if it has none.
     """
 
     def __init__(self, pid: int, folder: Path | None = None) -> None:
@@ -39,7 +39,7 @@ class Watchdog:
         )
 
     def dismiss(self) -> None:
-        """End the watch; call it as soon as the child has ended, before its id can be given to another."""
+        """End the watch; call it as soon as the child has ended, before its id can belong to another process."""
         if self._process is not None:
             self._process.kill()
             self._process.communicate()

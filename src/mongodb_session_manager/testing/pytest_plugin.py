@@ -1,4 +1,4 @@
-"""Pytest fixtures over a real MongoDB.
+"""Pytest fixtures for a real MongoDB.
 
 Add to the top ``conftest.py``::
 
@@ -67,6 +67,6 @@ def database_name(mongodb_uri: str) -> Iterator[str]:
     """Name of a database that is the test's own; dropped afterwards."""
     name = f"test_{uuid.uuid4().hex}"
     yield name
-    # By a client of its own: the test may have closed, broken or counted the other one.
+    # With another client: the test may have closed or broken its own, or count its commands.
     with MongoClient[dict[str, Any]](mongodb_uri) as client:
         client.drop_database(name)

@@ -590,7 +590,7 @@ print("ready", flush=True)
 sys.stdin.readline()
 
 for manager, agent in zip(managers, agents):
-    (binding,) = manager._live_bindings()
+    (binding,) = manager._agents.live()
     binding.capture_message(agent, {"role": "user", "content": [{"text": "pending"}]})
     send_behind(manager._stores.handle, binding.history)
 """

@@ -22,7 +22,7 @@ from mongodb_session_manager import (
     MongoDBSessionManagerFactory,
     create_mongodb_session_manager,
 )
-from mongodb_session_manager._history.binding import AgentBinder
+from mongodb_session_manager._history.binder import AgentBinder
 from mongodb_session_manager._history.changes import Limits
 from mongodb_session_manager.errors import (
     MongoDBSessionError,
@@ -292,19 +292,19 @@ def test_what_is_captured_while_the_manager_closes_is_sent(
 ) -> None:
     manager = new_manager(durability="exit")
     agent = new_agent(manager)
-    binding = manager._live_bindings()[0]
-    closing = manager._lock
+    binding = manager._agents.live()[0]
+    closing = manager._agents._lock
 
     class Capturing:
         def __enter__(self) -> None:  # as another thread may, just before
-            manager._lock = closing
+            manager._agents._lock = closing
             binding.capture_message(agent, user("Hi"))
             closing.acquire()
 
         def __exit__(self, *exc: object) -> None:
             closing.release()
 
-    manager._lock = Capturing()  # type: ignore[assignment]
+    manager._agents._lock = Capturing()  # type: ignore[assignment]
     manager.close()
 
     assert texts(history()) == ["Hi"]

@@ -35,10 +35,10 @@ from mongodb_session_manager._client.handle import ClientHandle
 from mongodb_session_manager._history import group_commit as _group_commit
 from mongodb_session_manager._history.binding import AgentBinding
 from mongodb_session_manager._history.changes import LIMITS
-from mongodb_session_manager._stores import segments as _segments
 from mongodb_session_manager.testing import Command, CommandCounter, CommandLog, session_ids
 from tests.aliases import Client, Failing, History, NewAgent, NewManager, Stored
 from tests.gathering import held_up
+from tests.limits import embed_at_most
 from tests.talking import texts, user
 from tests.watching import eventually, until
 
@@ -190,13 +190,19 @@ def manager_of(agent: Agent) -> MongoDBSessionManager:
 
 
 def binding_of(agent: Agent) -> AgentBinding:
-    (binding,) = manager_of(agent)._live_bindings()
+    (binding,) = manager_of(agent)._agents.live()
     return binding
+
+
+async def flushed(agent: Agent) -> None:
+    sent = manager_of(agent)._sending.flush(binding_of(agent))
+    if sent is not None:
+        await sent
 
 
 async def capture_and_flush(agent: Agent) -> None:
     binding_of(agent).capture_state(agent)
-    await manager_of(agent)._flush(binding_of(agent))
+    await flushed(agent)
 
 
 def test_event_loops_of_several_threads(
@@ -638,8 +644,7 @@ async def test_old_messages_move_behind_it(
     history: History,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_segments, "KEPT_MESSAGES", 1)
-    monkeypatch.setattr(_segments, "EMBEDDED_BYTES", 1)
+    embed_at_most(monkeypatch, 1, size=1)
     for agent in crowd:
         await agent.invoke_async("Before")
 
@@ -655,8 +660,8 @@ async def prompt_at_once(agents: Sequence[Agent]) -> list[Any]:
     """Store a prompt of each, and no answer."""
     for number, agent in enumerate(agents):
         binding_of(agent).capture_message(agent, user(f"Hi {number}"))
-    flushed = (manager_of(agent)._flush(binding_of(agent)) for agent in agents)
-    return await asyncio.gather(*flushed, return_exceptions=True)
+    flushes = (flushed(agent) for agent in agents)
+    return await asyncio.gather(*flushes, return_exceptions=True)
 
 
 @pytest.mark.parametrize("many", [5, 20])

@@ -410,7 +410,7 @@ def test_a_redaction_after_an_edit_that_had_no_answer(
     agent = new_agent(manager, conversation_manager=window)
     manager.append_message({**say("My number"), "tracking_id": "t-1"}, agent)
     window.removed_message_count += moved
-    manager._live_bindings()[0].capture_replacement(agent, {**say(), "tracking_id": "t-1"})
+    manager._agents.live()[0].capture_replacement(agent, {**say(), "tracking_id": "t-1"})
     with failing("update", mode={"times": 1}, **fault), pytest.raises(PyMongoError):
         manager.flush()
 
@@ -437,7 +437,7 @@ def test_a_redaction_after_an_edit_that_is_still_on_its_way(
     agent = new_agent(manager, conversation_manager=window)
     manager.append_message({**say("My number"), "tracking_id": "t-1"}, agent)
     window.removed_message_count += moved
-    manager._live_bindings()[0].capture_replacement(agent, {**say(), "tracking_id": "t-1"})
+    manager._agents.live()[0].capture_replacement(agent, {**say(), "tracking_id": "t-1"})
     write, writes = manager._stores.histories.write_agent, itertools.count()
 
     def second_comes_late(*arguments: Any) -> bool:

@@ -415,7 +415,7 @@ def test_a_field_and_messages_without_an_answer(
     manager = new_manager(connection_string=mongodb_uri, retryWrites=False)
     agent = new_agent(manager, conversation_manager=CountingManager())
     leave(150_000)
-    binding = manager._live_bindings()[0]
+    binding = manager._agents.live()[0]
     with failing("update", writeConcernError={"code": 64, "errmsg": "timed out"}), pytest.raises(PyMongoError):
         manager.append_message(user("0"), agent)
     spoil_state(agent, "x" * 200_000)

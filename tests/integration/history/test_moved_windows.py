@@ -229,7 +229,7 @@ async def test_a_factory_that_closes_waits_for_a_request_that_is_about_to_end(
     async def request() -> None:
         async with factory.session("s-1", agent_ids=["default"]) as manager:
             agent = new_agent(manager)
-            manager._live_bindings()[0].capture_message(agent, {"role": "user", "content": [{"text": "Hi"}]})
+            manager._agents.live()[0].capture_message(agent, {"role": "user", "content": [{"text": "Hi"}]})
 
     with failing("update", mode={"times": 1}, blockConnection=True, blockTimeMS=SLOW // 4):
         task = asyncio.create_task(request())
@@ -246,7 +246,7 @@ def test_a_window_and_messages_that_had_no_answer_are_parted(
 ) -> None:
     manager = new_manager(connection_string=mongodb_uri, retryWrites=False)
     agent = windowed(new_agent, manager)
-    binding = manager._live_bindings()[0]
+    binding = manager._agents.live()[0]
     binding.capture_message(agent, {"role": "user", "content": [{"text": "0"}]})
     manager.flush()
     agent.conversation_manager.removed_message_count = 1

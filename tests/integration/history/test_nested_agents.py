@@ -15,7 +15,6 @@ from mongodb_session_manager import (
     SessionConflictError,
 )
 from mongodb_session_manager._schema.values import escape_key
-from mongodb_session_manager._stores import segments as _segments
 from mongodb_session_manager.mongodb_session_repository import stores_of
 from mongodb_session_manager.testing import CommandCounter, Redaction
 from tests.aliases import Client, Document, Insert, NewAgent, NewManager
@@ -29,6 +28,7 @@ from tests.first_version import (
     legacy_agent,
     plain,
 )
+from tests.limits import embed_at_most
 from tests.talking import texts, user
 from tests.watching import wait_for_indexes
 
@@ -221,8 +221,7 @@ def test_its_messages_move_into_segments(
     monkeypatch: pytest.MonkeyPatch,
     agent_id: str,
 ) -> None:
-    monkeypatch.setattr(_segments, "KEPT_MESSAGES", 4)
-    monkeypatch.setattr(_segments, "EMBEDDED_BYTES", 1)
+    embed_at_most(monkeypatch, 4, size=1)
     insert(session(agent_id))
     keeping: Any = {"agent_id": agent_id, "conversation_manager": SlidingWindowConversationManager(1_000)}
     with new_manager() as manager:

@@ -20,7 +20,7 @@ from strands.multiagent import GraphBuilder
 from mongodb_session_manager import MongoDBSessionError, MongoDBSessionManager
 from mongodb_session_manager._client import outage as _outage
 from mongodb_session_manager._history import group_commit as _group_commit
-from mongodb_session_manager._history.binding import AgentBinder
+from mongodb_session_manager._history.binder import AgentBinder
 from mongodb_session_manager._history.changes import Limits
 from mongodb_session_manager.testing import CommandCounter, Mongod, Redaction, ScriptedModel
 from tests.watching import eventually
@@ -105,7 +105,7 @@ def counting_waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         await flush(handle, history, *how)
 
     with monkeypatch.context() as patch:
-        patch.setattr("mongodb_session_manager.mongodb_session_manager.flush_off_loop", noting)
+        patch.setattr("mongodb_session_manager._history.sending.flush_off_loop", noting)
         yield waits
 
 

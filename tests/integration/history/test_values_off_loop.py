@@ -118,7 +118,7 @@ async def test_a_redaction_while_values_are_hashed(
         while not begun.is_set():
             await asyncio.sleep(0.005)
         event = {"action": "BLOCKED"}
-        binding = manager._bindings["default"]
+        binding = manager._agents.by_id["default"]
         assert binding is not None
         binding.redact_latest({"role": "user", "content": [{"text": "[removed]"}]}, event, ())
         go_on.set()

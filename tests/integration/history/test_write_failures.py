@@ -14,7 +14,7 @@ from strands.hooks import AfterInvocationEvent
 from strands.types.content import Message
 
 from mongodb_session_manager import MongoDBSessionManager
-from mongodb_session_manager._history.binding import AgentBinder
+from mongodb_session_manager._history.binder import AgentBinder
 from mongodb_session_manager._history.changes import Limits
 from mongodb_session_manager.errors import MongoDBSessionError
 from mongodb_session_manager.testing import CommandCounter, Mongod, Redaction
@@ -602,7 +602,7 @@ def test_messages_that_grew_while_they_waited_are_sent_in_parts(
 ) -> None:
     manager = new_manager()
     agent = new_agent(manager)
-    binding = manager._live_bindings()[0]
+    binding = manager._agents.live()[0]
     short: list[Message] = [{**user("…"), "tracking_id": f"t-{number}"} for number in range(6)]
     # 3 MB each, in blocks that are not large enough to be stored elsewhere.
     blocks: list[Any] = [{"text": "y" * 200_000} for _ in range(15)]
@@ -625,7 +625,7 @@ async def test_a_client_that_is_closed_cancels_nobody(
     with failing("update", blockConnection=True, blockTimeMS=1500):
         first = asyncio.create_task(agent.invoke_async("Hello"))
         second = asyncio.create_task(other.invoke_async("Hello"))
-        while sum(binding.history.pending for binding in manager._live_bindings()) < 2:
+        while sum(binding.history.pending for binding in manager._agents.live()) < 2:
             await asyncio.sleep(0.01)
         await asyncio.to_thread(manager._stores.handle.close, 0.1)
         outcomes = await asyncio.gather(first, second, return_exceptions=True)

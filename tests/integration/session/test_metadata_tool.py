@@ -190,7 +190,7 @@ def refusing_constants(text: str) -> Any:
         ({"action": "set", "metadata": 5}, "metadata must be an object"),
         ({"action": "set", "metadata": {"$bad": 1}}, r"'$bad'"),
         ({"action": "set", "metadata": {"a": 1, "a.b": 2}}, "overlap"),
-        ({"action": "set", "metadata": {"name.first": "Bob"}}, "no object"),
+        ({"action": "set", "metadata": {"name.first": "Bob"}}, "not an object"),
         ({"action": "set", "metadata": {"a": Decimal(1)}}, "Decimal"),
         ({"action": "delete"}, "keys is needed"),
         ({"action": "delete", "keys": []}, "keys is needed"),

@@ -3,15 +3,12 @@
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pymongo
 import pytest
-from pymongo import MongoClient
 from pymongo.errors import OperationFailure
-from strands import Agent
 
 from mongodb_session_manager import (
     MongoDBSessionManager,
@@ -22,13 +19,11 @@ from mongodb_session_manager._client.handle import ClientHandle
 from mongodb_session_manager._session import openings
 from mongodb_session_manager.errors import MongoDBSessionError
 from mongodb_session_manager.testing import CommandCounter
+from tests.aliases import Client, Failing, NewAgent
 from tests.gathering import held_up
 from tests.talking import texts
 from tests.watching import eventually
 
-Client = MongoClient[dict[str, Any]]
-NewAgent = Callable[..., Agent]
-Failing = Callable[..., AbstractContextManager[list[int]]]
 IDS = [f"s-{number}" for number in range(5)]
 
 
@@ -208,6 +203,22 @@ async def test_a_read_without_an_answer_is_left_soon_and_not_tried_again_at_once
     assert len(limits) == 1
     assert limits[0] <= openings.ATTEMPT_TIMEOUT * 1000
     assert line._sharing_from > 0
+
+
+async def test_what_was_read_a_while_ago_is_read_again(
+    factory: MongoDBSessionManagerFactory,
+    mongo_client: Client,
+    filled: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command_counter: CommandCounter,
+) -> None:
+    monkeypatch.setattr(openings, "FRESH", 0.0)
+    with command_counter.counting() as log:
+        managers = await opened(factory, mongo_client, filled)
+
+    assert all(isinstance(each, MongoDBSessionManager) for each in managers)
+    # The thread that has read opens one of them at once.
+    assert Counter(log.names) == {"find": 1, "findAndModify": len(filled) - 1}
 
 
 async def test_each_gets_its_own_error(

@@ -20,11 +20,11 @@ from pymongo.errors import OperationFailure
 
 from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager._stores import indexes as _indexes
-from mongodb_session_manager._stores import segments as _segments
 from mongodb_session_manager._stores.indexes import ensure_segment_index
 from mongodb_session_manager.testing import CommandCounter, find_mongod
 from mongodb_session_manager.testing._watchdog import Watchdog
 from tests.aliases import Client
+from tests.limits import embed_at_most
 from tests.watching import eventually, wait_for_indexes
 
 Sessions = Collection[dict[str, Any]]
@@ -170,7 +170,7 @@ def test_sessions_are_opened_written_and_closed_meanwhile(
 def test_old_messages_move_meanwhile(
     mongo_client: Client, database_name: str, new_agent: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_segments, "KEPT_MESSAGES", 2)
+    embed_at_most(monkeypatch, 2)
     manager = MongoDBSessionManager("s-1", client=mongo_client, database_name=database_name)
     agent = new_agent(manager)
     for _ in range(3):
@@ -179,7 +179,7 @@ def test_old_messages_move_meanwhile(
     segments = mongo_client[database_name].agent_sessions_segments
     with slow(mongo_client, segments, seconds=2):
         started = time.monotonic()
-        assert manager._live_bindings()[0].history.roll_over()
+        assert manager._agents.live()[0].history.roll_over()
         agent("Hi")
         assert time.monotonic() - started < 1
         assert segments.count_documents({}) == 1

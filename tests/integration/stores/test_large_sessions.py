@@ -119,7 +119,7 @@ def is_append(command: Command) -> bool:
 def settle(manager: MongoDBSessionManager) -> None:
     """Wait for what is done behind."""
     manager.flush()
-    for binding in manager._live_bindings():
+    for binding in manager._agents.live():
         binding.history.roll_over()
 
 

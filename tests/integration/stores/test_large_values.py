@@ -31,11 +31,11 @@ from mongodb_session_manager import (
 from mongodb_session_manager._schema.histories import AgentWrite
 from mongodb_session_manager._stores import indexes as _indexes
 from mongodb_session_manager._stores import large_values
-from mongodb_session_manager._stores import segments as _segments
 from mongodb_session_manager._stores.files import SessionFiles
 from mongodb_session_manager.errors import MongoDBSessionError
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel
 from tests.aliases import Client, Failing, History, NewAgent, NewManager
+from tests.limits import embed_at_most
 from tests.talking import every_durability, without_ids
 from tests.watching import wait_for_indexes
 
@@ -431,7 +431,7 @@ def test_a_message_that_is_replaced(
         agent = new_agent(manager)
 
     grown = say(document(noise(LARGE)), {"text": "x" * LARGE}, tracking_id="t-1")
-    manager._live_bindings()[0].capture_replacement(agent, grown)
+    manager._agents.live()[0].capture_replacement(agent, grown)
     manager.flush()
 
     assert history() == [grown]
@@ -444,7 +444,7 @@ def test_a_pending_message_that_was_never_sent_uploads_nothing(
 ) -> None:
     manager = new_manager(durability="exit")
     agent = new_agent(manager)
-    binding = manager._live_bindings()[0]
+    binding = manager._agents.live()[0]
     message = say(document(noise(LARGE)), tracking_id="t-1")
     agent.messages.append(message)
     binding.capture_message(agent, message)
@@ -496,8 +496,8 @@ def test_a_redaction_by_the_sdks_verb(
     append(manager, agent, say(document(noise(LARGE))))
     append(manager, agent, say(document(noise(LARGE, 1))))
     if moved:
-        monkeypatch.setattr(_segments, "KEPT_MESSAGES", 1)
-        assert manager._live_bindings()[0].history.roll_over()
+        embed_at_most(monkeypatch, 1)
+        assert manager._agents.live()[0].history.roll_over()
     repository = manager.session_repository
 
     repository.update_message("s-1", "default", SessionMessage(say(image(noise(LARGE, 2))), 0))
@@ -538,7 +538,7 @@ def test_a_redaction_goes_on_where_a_process_died(
     append(dying, agent, say(document(noise(LARGE)), tracking_id="t-1"))
     with failing("delete", namespace=f"{database}.{BUCKET}.chunks", errorCode=50), pytest.raises(PyMongoError):
         redact(dying, agent)
-    dying._live_bindings()[0].history.invalidate(MongoDBSessionError("killed"))
+    dying._agents.live()[0].history.invalidate(MongoDBSessionError("killed"))
 
     manager = new_manager()
     redact(manager, new_agent(manager))
@@ -756,7 +756,7 @@ def test_a_crash_between_upload_and_append(
     agent = new_agent(dying)
     with failing("update", errorCode=50), pytest.raises(PyMongoError):
         append(dying, agent, say(document(noise(LARGE)), tracking_id="t-1"))
-    dying._live_bindings()[0].history.invalidate(MongoDBSessionError("killed"))
+    dying._agents.live()[0].history.invalidate(MongoDBSessionError("killed"))
     assert bucket.contents() == [noise(LARGE)]
     assert history() == []
 
@@ -888,12 +888,12 @@ def test_a_long_history_with_large_values(
     monkeypatch: pytest.MonkeyPatch,
     command_counter: CommandCounter,
 ) -> None:
-    monkeypatch.setattr(_segments, "KEPT_MESSAGES", 4)
+    embed_at_most(monkeypatch, 4)
     manager = new_manager()
     agent = new_agent(manager, conversation_manager=NullConversationManager())
     for number in range(12):
         append(manager, agent, say(document(noise(LARGE, number)), tracking_id=f"t-{number}"))
-    assert manager._live_bindings()[0].history.roll_over()
+    assert manager._agents.live()[0].history.roll_over()
 
     assert history() == agent.messages
     again = new_manager()
@@ -917,12 +917,12 @@ def test_a_moved_message_that_gets_its_first_value(
     new_manager: NewManager, new_agent: NewAgent, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, by_verb: bool
 ) -> None:
     """The session says so, or a later redaction would not look for it."""
-    monkeypatch.setattr(_segments, "KEPT_MESSAGES", 1)
+    embed_at_most(monkeypatch, 1)
     manager = new_manager()
     agent = new_agent(manager)
     for tracking_id in ("t-0", "t-1"):
         append(manager, agent, say({"text": "Hello"}, tracking_id=tracking_id))
-    binding = manager._live_bindings()[0]
+    binding = manager._agents.live()[0]
     assert binding.history.roll_over()
     grown = say(document(noise(LARGE)), tracking_id="t-0")
     if by_verb:
@@ -948,7 +948,7 @@ def test_a_moved_message_that_got_its_first_value_from_another_process(
     agent = new_agent(manager)
     for tracking_id in ("t-0", "t-1"):
         append(manager, agent, say({"text": "Hello"}, tracking_id=tracking_id))
-    history = manager._live_bindings()[0].history
+    history = manager._agents.live()[0].history
     assert history.roll_over(kept_bytes=0)
     if not is_live:
         history.live.prune([])
@@ -1168,5 +1168,5 @@ def test_large_values_do_not_make_messages_move(
     again.close()
 
     assert observer[database]["agent_sessions_segments"].count_documents({}) == 0
-    history = again._live_bindings()[0].history
+    history = again._agents.live()[0].history
     assert history.rollover.size < 100_000

@@ -22,12 +22,12 @@ from strands.types.session import SessionAgent, SessionMessage
 
 from mongodb_session_manager import MongoDBSessionManager, SessionConflictError, SessionLockedError
 from mongodb_session_manager._schema import ids
-from mongodb_session_manager._stores import segments as _segments
 from mongodb_session_manager.errors import SchemaVersionError
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel
 from tests.aliases import Failing, History, NewAgent, NewManager, Stored
 from tests.faults.fault import CLOSED, UNCONFIRMED
 from tests.integration.history.writes import WRITES, Act, every_write
+from tests.limits import embed_at_most
 from tests.talking import every_durability, texts, user
 from tests.watching import eventually
 
@@ -830,7 +830,7 @@ def test_old_messages_move_under_the_lease_only(
     database: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_segments, "KEPT_MESSAGES", 4)
+    embed_at_most(monkeypatch, 4)
     manager = new_manager()
     agent = new_agent(manager)
     for turn in range(4):
@@ -838,9 +838,9 @@ def test_old_messages_move_under_the_lease_only(
     owner = new_manager(**EXCLUSIVE)
     owners = new_agent(owner)
 
-    assert not manager._live_bindings()[0].history.roll_over()
+    assert not manager._agents.live()[0].history.roll_over()
     assert observer[database].agent_sessions_segments.count_documents({}) == 0
-    assert owner._live_bindings()[0].history.roll_over()
+    assert owner._agents.live()[0].history.roll_over()
 
     assert stored()["agents"]["default"]["moved_count"] == 4
     owners("Goes on")

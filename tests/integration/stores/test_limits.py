@@ -1,4 +1,4 @@
-"""What is bounded so that a session always has room for messages: metadata, agents, and what nobody delivers."""
+"""Limits that leave a session room for messages: of metadata, agents, and notifications that are not delivered."""
 
 from collections.abc import Callable
 from typing import Any
@@ -46,7 +46,7 @@ def test_an_outbox_that_nobody_drains_does_not_fill_the_session(
     assert len(bson.encode(stored())) < MIB
     assert len(history()) == 2
     assert manager.get_metadata() == {"metadata": {"number": 109}}
-    assert "nobody delivers the notifications" in caplog.text
+    assert "notifications of this session are not delivered" in caplog.text
     assert ids(new_manager()) == [f"n-{number}" for number in range(101)]
 
 
@@ -175,4 +175,4 @@ async def test_an_agent_that_comes_later_is_refused_too(factory: Any, new_agent:
             await agent.invoke_async("Hi")
         with pytest.raises(Exception, match="Take another session_id"):
             await agents[3].invoke_async("Hi")
-        manager._bindings.pop("a-3").history.queue.changes.clear()
+        manager._agents.by_id.pop("a-3").history.queue.changes.clear()

@@ -11,11 +11,11 @@ from strands.types.content import Message
 from strands.types.session import SessionAgent, SessionMessage
 
 from mongodb_session_manager import MongoDBSessionManager
-from mongodb_session_manager._stores import segments as _segments
 from mongodb_session_manager.errors import SessionNotFoundError
 from mongodb_session_manager.mongodb_session_repository import stores_of
 from mongodb_session_manager.testing import CommandCounter
 from tests.aliases import NewAgent, NewManager
+from tests.limits import embed_at_most
 
 AT = datetime(2024, 1, 26, 10, 30, 45, 123000, tzinfo=timezone.utc)
 
@@ -155,7 +155,7 @@ def numbered(
         message: Message = {"role": "user", "content": [{"text": str(number)}]}
         repository.create_message("s-1", "a", SessionMessage(message, number))
         if moving and (count % 5 == 4 or number == NUMBERS[-1]):
-            monkeypatch.setattr(_segments, "KEPT_MESSAGES", moving[0])
+            embed_at_most(monkeypatch, moving[0])
             guard = stores_of(repository).histories.locate_agent("s-1", "a").guard
             assert stores_of(repository).histories.roll_over("s-1", "a", guard, ObjectId()) or count < moving[0]
     if moving:

@@ -1,4 +1,4 @@
-"""Metadata: partial updates by dotted keys, one operation a call, and nothing sent when a key is not fit."""
+"""Metadata: partial updates by dotted keys, one operation a call, and nothing sent when a key is not valid."""
 
 import types
 from collections import OrderedDict

@@ -9,11 +9,11 @@ import pytest
 from strands.agent.conversation_manager import SlidingWindowConversationManager
 
 from mongodb_session_manager import MongoDBSessionManagerFactory, MongoDBSessionRepository
-from mongodb_session_manager._stores import segments as _segments
 from mongodb_session_manager.mongodb_session_repository import stores_of
 from mongodb_session_manager.testing import CommandCounter
 from tests.aliases import Client, History, NewAgent, NewManager
 from tests.first_version import legacy_agent
+from tests.limits import embed_at_most
 from tests.talking import texts
 
 NAMES = ["default", "a.b", "$x", "%24x", "ключ", "x" * 1000]
@@ -139,12 +139,12 @@ async def test_a_history_in_segments(
     history: History,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_segments, "KEPT_MESSAGES", 2)
+    embed_at_most(monkeypatch, 2)
     with new_manager() as manager:
         agent = new_agent(manager)
         for turn in range(5):
             agent(f"Turn {turn}")
-        assert manager._live_bindings()[0].history.roll_over()
+        assert manager._agents.live()[0].history.roll_over()
 
     async with factory.session("s-1", agent_ids=["default"]) as manager:
         agent = new_agent(manager)

@@ -14,9 +14,9 @@ from strands import Agent
 from strands.agent.conversation_manager import NullConversationManager, SlidingWindowConversationManager
 
 from mongodb_session_manager import MongoDBSessionManager, SessionConflictError, SessionTooLargeError
-from mongodb_session_manager._stores import segments as _segments
 from mongodb_session_manager.testing import CommandCounter
 from tests.aliases import Client, Failing, History, NewAgent, NewManager
+from tests.limits import embed_at_most
 from tests.talking import user
 from tests.watching import wait_for_indexes
 
@@ -26,8 +26,7 @@ SECRET = "my number is 4711"
 @pytest.fixture(autouse=True)
 def small_documents(monkeypatch: pytest.MonkeyPatch) -> None:
     """Move messages as soon as a document holds more than eight."""
-    monkeypatch.setattr(_segments, "KEPT_MESSAGES", 4)
-    monkeypatch.setattr(_segments, "EMBEDDED_BYTES", 1)
+    embed_at_most(monkeypatch, 4, size=1)
 
 
 @pytest.fixture
@@ -149,7 +148,7 @@ def test_nothing_waits_for_the_index_of_a_first_move(
 ) -> None:
     manager = new_manager()
     agent = new_agent(manager)
-    history = manager._live_bindings()[0].history
+    history = manager._agents.live()[0].history
     slow = {"blockConnection": True, "blockTimeMS": 2_000, "collection": "agent_sessions_segments"}
     talk(manager, agent, 3)
     with failing("createIndexes", **slow) as met:
@@ -176,8 +175,8 @@ def test_a_move_without_an_answer_loses_and_doubles_nothing(
     agent = new_agent(manager, **keeping_all())
     talk(manager, agent, 4)
     with failing("update", **fault):
-        monkeypatch.setattr(_segments, "KEPT_MESSAGES", 3)  # so that eight messages are too many
-        agent_history = manager._live_bindings()[0].history
+        embed_at_most(monkeypatch, 3)  # so that eight messages are too many
+        agent_history = manager._agents.live()[0].history
         agent_history.rollover.move_quietly(agent_history.roll_over)
 
     talk(manager, agent, 6, start=4)
@@ -193,7 +192,7 @@ def test_a_move_that_meets_a_closed_client_is_no_warning(
     manager = MongoDBSessionManager("s-1", mongodb_uri, database)
     agent = new_agent(manager, **keeping_all())
     talk(manager, agent, 4)
-    history = manager._live_bindings()[0].history
+    history = manager._agents.live()[0].history
     manager.close()
     history.rollover.set_document_size(100, 1_000_000)
 
@@ -212,7 +211,7 @@ def test_a_segment_that_nobody_refers_to_is_invisible_and_goes_with_the_session(
     agent = new_agent(manager, **keeping_all())
     talk(manager, agent, 4)
     with failing("update", errorCode=50), pytest.raises(PyMongoError):
-        manager._live_bindings()[0].history.roll_over()
+        manager._agents.live()[0].history.roll_over()
     assert segments.count_documents({"session_id": "s-1"}) == 1
     assert history() == agent.messages
 
@@ -250,11 +249,11 @@ def test_of_two_movers_one_wins_and_the_other_cleans_up(
     for number in range(8):
         first.append_message(user(str(number)), agent)
     # Both have read the messages when the first of them moves these.
-    listener = Meanwhile("insert", lambda: first._live_bindings()[0].history.roll_over())
+    listener = Meanwhile("insert", lambda: first._agents.live()[0].history.roll_over())
     second = new_manager(connection_string=mongodb_uri, event_listeners=[listener])
     other = new_agent(second, **keeping_all())
 
-    assert not second._live_bindings()[0].history.roll_over()
+    assert not second._agents.live()[0].history.roll_over()
 
     assert segments.count_documents({}) == len(document()["segments"]) == 1
     other("I go on")
@@ -268,7 +267,7 @@ def test_who_was_restored_before_a_move_goes_on(new_manager: NewManager, new_age
         first.append_message(user(str(number)), agent)
     second = new_manager()
     other = new_agent(second, **keeping_all())
-    assert first._live_bindings()[0].history.roll_over()
+    assert first._agents.live()[0].history.roll_over()
 
     other("I was restored before")
     second.redact_latest_message(user("[hidden]"), other)
@@ -316,7 +315,7 @@ def test_a_redaction_reaches_segments_and_copies(
     settle(manager)
     if not moved:  # a copy in a segment that nobody refers to
         with failing("update", errorCode=50), suppress(PyMongoError):
-            manager._live_bindings()[0].history.roll_over()
+            manager._agents.live()[0].history.roll_over()
     manager.append_message(prompt, agent)
     assert SECRET.encode() in everything()
 

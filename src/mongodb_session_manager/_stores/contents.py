@@ -1,4 +1,4 @@
-"""What a session is known to hold."""
+"""The known content of a session."""
 
 from collections.abc import Iterable
 
@@ -6,12 +6,12 @@ __all__ = ["SessionContents"]
 
 
 class SessionContents:
-    """What a session held when it was opened, and what this process has brought since.
+    """The agents, Graphs and Swarms that a session held when it was opened, and those that this process has added.
 
-    Others may have added to it meanwhile. What seems to be new here is therefore stored only where it is not there.
+    Other processes may have added more. So an agent that seems new here is stored only if it does not exist.
 
     Args:
-        agent_ids: The agents that it surely holds; None where that was not recorded (the first version).
+        agent_ids: The agents that it certainly holds; None if they were not recorded (the first version).
         is_new: Whether this process has created it.
     """
 
@@ -22,19 +22,19 @@ class SessionContents:
 
     @property
     def agent_ids(self) -> set[str]:
-        """The agents that it surely holds, or is about to."""
+        """The agents that it certainly holds, or will hold."""
         return self._agent_ids.copy()
 
     def add_agent(self, agent_id: str) -> None:
         self._agent_ids.add(agent_id)
 
     def seems_new_agent(self, agent_id: str) -> bool:
-        """Tell whether it did not hold an agent."""
+        """Tell whether an agent was not stored yet."""
         return self._is_recorded and agent_id not in self._agent_ids
 
     def add_multi_agent(self, multi_agent_id: str) -> None:
         self._multi_agent_ids.add(multi_agent_id)
 
     def seems_new_multi_agent(self, multi_agent_id: str) -> bool:
-        """Tell whether it surely did not hold a Graph or Swarm."""
+        """Tell whether a Graph or Swarm was certainly not stored yet."""
         return self._is_new and multi_agent_id not in self._multi_agent_ids

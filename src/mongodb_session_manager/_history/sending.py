@@ -1,0 +1,197 @@
+"""When the histories of one session go out, as its durability says."""
+
+import functools
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Final, Protocol
+
+import pymongo
+from pymongo.errors import InvalidOperation
+from strands import Agent
+
+from .._client.failures import Failures
+from .._client.handle import CLOSE_TIMEOUT, ClientHandle
+from .._client.off_loop import Steps
+from .._client.outage import Sender
+from ..types import Durability
+from .agents import LiveAgents
+from .binding import AgentBinding
+from .changes import MAX_PENDING
+from .group_commit import begin_flush, flush_off_loop, send_behind
+from .writer import AgentHistory
+
+if TYPE_CHECKING:
+    from strands.types.agent import LocalAgent
+
+__all__ = ["Sending", "States"]
+
+# Seconds that a conversation which goes on without the server waits for it, before it does.
+LONGEST_WAIT: Final = 10.0
+
+
+class States(Protocol):
+    """What else a session has to send: the states of Graphs and Swarms."""
+
+    @property
+    def writers(self) -> Sequence[Sender]:
+        """All that send some."""
+
+    @property
+    def unsent(self) -> Sequence[Sender]:
+        """Those that have something to send."""
+
+    @property
+    def pending(self) -> int:
+        """The number of states that wait."""
+
+
+class Sending:
+    """Sends what was captured, off the event loop.
+
+    Args:
+        handle: The client.
+        agents: Whose histories they are.
+        states: What else is to be sent.
+        failures: Takes what fails.
+        durability: When they go out.
+    """
+
+    def __init__(
+        self, handle: ClientHandle, agents: LiveAgents, states: States, failures: Failures, durability: Durability
+    ) -> None:
+        self._handle, self._agents, self._states = handle, agents, states
+        self._failures, self._durability = failures, durability
+
+    # One history
+
+    def as_agreed(self, binding: AgentBinding, agent: "LocalAgent") -> Awaitable[None] | None:
+        """Send, or leave it to the end of the invocation; a message outside of one is sent at once.
+
+        Returns:
+            What is to be awaited; None where the caller does not wait.
+        """
+        ends_later = binding.invoked or not isinstance(agent, Agent)
+        if self._durability == "sync" or not ends_later:
+            return self.flush(binding)
+        history = binding.history
+        is_due = self._durability == "async" or history.pending >= MAX_PENDING // 2
+        # What fails is met by the flush at the end of the invocation, where there is one.
+        if is_due and not self._failures.holds(history):
+            send_behind(self._handle, history)
+        return None
+
+    def flush(self, binding: AgentBinding, *, ends: bool = False) -> Awaitable[None] | None:
+        """Send all that is queued.
+
+        Args:
+            binding: The agent.
+            ends: Whether its invocation ends.
+
+        Returns:
+            What is to be awaited; None where nothing is queued.
+        """
+        queue = binding.history.queue
+        if queue.ended is not None:
+            queue.check_open()
+        if not queue.changes:
+            return None
+        if self._failures.are_tolerated:
+            return self._flush_tolerantly(binding.history, ends)
+        return begin_flush(self._handle, binding.history)
+
+    async def _flush_tolerantly(self, history: AgentHistory, ends: bool) -> None:
+        if not await self._failures.holds_back(history, patiently=ends):
+            with self._failures.tolerated(history):
+                await flush_off_loop(self._handle, history, LONGEST_WAIT)
+
+    def send_left(self, history: AgentHistory) -> "Future[None] | None":
+        """Send a moved window behind; None where it is not sent.
+
+        By now ``close()``, or the next message, may have taken it along.
+        """
+        if not history.pending or self._agents.is_closed or self._failures.holds(history):
+            return None
+        try:
+            sent = self._handle.executor.submit(history.send_behind)
+        except (InvalidOperation, RuntimeError) as error:  # the client was closed
+            self._failures.log(error)
+            return None
+        sent.add_done_callback(self._log_failure)
+        return sent
+
+    def _log_failure(self, sent: "Future[None]") -> None:
+        if not sent.cancelled() and (error := sent.exception()) is not None:
+            (self._failures.log_unstored if self._agents.is_closed else self._failures.log)(error)
+
+    # All of them
+
+    def all(self) -> "list[Future[None]]":
+        """Send all that waits."""
+        return self._all(self._agents.unsent(), AgentHistory.flush)
+
+    def _all(self, histories: Iterable[AgentHistory], send: Callable[[AgentHistory], None]) -> "list[Future[None]]":
+        calls = [functools.partial(send, history) for history in histories]
+        # For as long as closing waits.
+        calls += [functools.partial(_bounded, writer.send_if_idle) for writer in self._states.unsent]
+        return self._handle.call_each(calls)
+
+    def check_flushed(self, sent: "Sequence[Future[None]]") -> None:
+        """Raise what failed, what ended a history, or why fields of an agent are left out.
+
+        Raises:
+            TimeoutError: Not all was acknowledged in time.
+        """
+        self._check_sent(sent)
+        self._agents.check_flushed()
+
+    def _check_sent(self, sent: "Sequence[Future[None]]") -> None:
+        done = [future for future in sent if future.done()]
+        for future in done:
+            future.result()
+        if len(done) < len(sent):
+            raise TimeoutError(
+                f"{self._failures.pending} changes of session {self._failures.session_id!r} are not stored yet"
+            )
+
+    def leave_windows(self, leave: "Callable[[Future[None]], None]") -> list[AgentHistory]:
+        """Leave moved windows to the client's threads, and return the histories that have nothing else to send.
+
+        Args:
+            leave: Is told what they do.
+        """
+        left = [history for history in self._agents.unsent() if history.has_only_window_state]
+        for history in left:
+            sent = self.send_left(history)
+            if sent is not None:
+                leave(sent)
+        return left
+
+    def last(self, left: Collection[AgentHistory], deadline: float) -> Steps:
+        """Send all that waits for the last time; what fails is told in the log.
+
+        Args:
+            left: Histories whose moved windows are left to the client's threads.
+            deadline: Until when, by the monotonic clock.
+        """
+        unsent = self._agents.unsent()
+        waiting = [history for history in unsent if not (history in left and history.has_only_window_state)]
+        until = functools.partial(AgentHistory.send_until, deadline=deadline)
+        try:
+            sent = self._all(waiting, until if self._failures.are_tolerated else AgentHistory.flush)
+            yield sent, max(deadline - time.monotonic(), 0.0)
+            self._check_sent(sent)
+        except Exception as error:  # noqa: BLE001 - closing must not keep the client
+            self._failures.log_unstored(error)
+        for writer in self._states.writers:
+            self._failures.forget(writer)
+        for binding in self._agents.live():
+            self._failures.forget(binding.history)
+            binding.history.unregister()
+            if binding.left_out is not None:
+                self._failures.log_unstored(binding.left_out)
+
+
+def _bounded(call: Callable[[], None]) -> None:
+    with pymongo.timeout(CLOSE_TIMEOUT):
+        call()
