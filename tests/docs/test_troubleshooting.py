@@ -12,7 +12,9 @@ from mongodb_session_manager import errors
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/troubleshooting.md").read_text("utf-8")
-LOGGING = {"warning", "error", "_warn", "_log"}
+LOGGING = {"warning", "error"}
+# Functions of the library that put fields before a text.
+PLAIN = {"_warn", "_log"}
 
 
 def _section(title: str) -> str:
@@ -27,20 +29,30 @@ def _first_cells(title: str) -> list[str]:
 def _logged() -> Iterator[str]:
     """What a line of the log says after its fields, wherever the library logs a warning or an error."""
     for path in sorted((ROOT / "src/mongodb_session_manager").rglob("*.py")):
-        if "testing" in path.parts:
-            continue
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
-                name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
-                yield from _texts(node) if name in LOGGING else ()
+        if "testing" not in path.parts:
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                yield from _logged_by(node) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else ()
 
 
-def _texts(call: ast.Call) -> Iterator[str]:
-    for argument in call.args:
-        if isinstance(argument, ast.Constant) and isinstance(argument.value, str) and " " in argument.value:
-            text = argument.value.rpartition(" | ")[2]
-            if text != "%s":
-                yield text
+def _logged_by(function: ast.AST) -> Iterator[str]:
+    nodes = list(ast.walk(function))
+    # A line that is too long for the call stands in a name before it.
+    named = {node.targets[0].id: node.value for node in nodes if _is_named(node)}  # type: ignore[attr-defined]
+    for call in (node for node in nodes if isinstance(node, ast.Call)):
+        name = getattr(call.func, "id", None) or getattr(call.func, "attr", None)
+        texts = [_text(named.get(getattr(argument, "id", ""), argument)) for argument in call.args]
+        if name in PLAIN:
+            yield from (text for text in texts if " " in text)
+        elif name in LOGGING:
+            yield from (text.rpartition(" | ")[2] for text in texts if " | " in text and not text.endswith("| %s"))
+
+
+def _is_named(node: ast.AST) -> bool:
+    return isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+
+
+def _text(node: ast.AST) -> str:
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
 
 
 LOGGED = sorted(set(_logged()))
