@@ -9,7 +9,8 @@ A client that leaves in the middle ends the invocation. The prompt is stored, an
 that had ended; the unfinished answer is not. The next request continues from there.
 
 With ``--data FOLDER`` the private server keeps its data: stop the service, start it again and reload the page, and the
-conversation is there. Open the address of the page in two tabs and ask in both: one of them is refused, politely.
+conversation is there. Open the address of the page in two tabs and ask in both: one of them is refused, politely. So is
+everybody for up to 30 seconds after a service was killed in the middle of an answer: it still has the lease.
 """
 
 import argparse
@@ -94,13 +95,11 @@ async def history(session_id: SessionId, request: Request) -> list[dict[str, Any
     async with request.app.state.factory.session(session_id, create=False) as manager:
         # Pictures and documents become short notes, so that every history can be sent as JSON.
         messages = await manager.alist_messages(AGENT_ID, json_safe="note")
-        # Of several ratings of an answer the last one counts.
-        ratings = {each.get("message_id"): each.get("rating") for each in await manager.aget_feedbacks()}
-    return [
-        {key: message[key] for key in ("message_id", "role", "content")}
-        | {"rating": ratings.get(message["message_id"])}
-        for message in messages
-    ]
+        feedbacks = await manager.aget_feedbacks()
+    # Of several ratings of an answer the last one counts.
+    ratings = {each.get("message_id"): each.get("rating") for each in feedbacks if each.get("agent_id") == AGENT_ID}
+    shown = [{key: message[key] for key in ("message_id", "role", "content")} for message in messages]
+    return [{**message, "rating": ratings.get(message["message_id"])} for message in shown]
 
 
 @app.post("/sessions/{session_id}/feedback", status_code=201)

@@ -3,10 +3,11 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -67,13 +68,16 @@ class Browser:
     """The running Chromium."""
 
     def __init__(self, port: int) -> None:
+        self._port = port
         self._http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False)
 
     @contextmanager
     def tab(self, url: str) -> Iterator[Tab]:
         """Open a page; it is closed as a person closes a tab."""
         opened = self._http.put(f"/json/new?{quote(url, safe='')}").json()
-        with connect(opened["webSocketDebuggerUrl"], max_size=None, proxy=None) as connection:
+        # A socket that is given goes through no proxy.
+        direct = socket.create_connection(("127.0.0.1", self._port))
+        with connect(opened["webSocketDebuggerUrl"], max_size=None, sock=direct) as connection:
             tab = Tab(connection)
             tab.wait_for("location.href !== 'about:blank' && document.readyState === 'complete'")
             try:
@@ -91,9 +95,8 @@ def running_browser(chromium: str, folder: Path) -> Iterator[Browser]:
     with (folder / "chromium.log").open("wb") as log:
         process = subprocess.Popen([chromium, *FLAGS, f"--user-data-dir={folder / 'profile'}"], stdout=log, stderr=log)
     try:
-        browser = Browser(_port(folder / "profile" / "DevToolsActivePort", process))
-        yield browser
-        browser.close()
+        with closing(Browser(_port(folder / "profile" / "DevToolsActivePort", process))) as browser:
+            yield browser
     finally:
         process.terminate()
         process.wait(30)

@@ -11,7 +11,6 @@ from urllib.parse import quote
 import pytest
 from pymongo import MongoClient
 
-from mongodb_session_manager import MongoDBSessionManager
 from tests.examples.browser import Browser, find_chromium, running_browser
 from tests.examples.test_fastapi_examples import STREAMING, Service
 from tests.watching import eventually
@@ -222,8 +221,11 @@ def test_a_server_that_is_killed_and_started_again(
 
         tab.wait_for(f"{SHOWN}.length === 3")
         assert tab.run(SHOWN) == [*before, "Meanwhile"]
-        with MongoDBSessionManager(session_id, service.uri, exclusive=True, lease_timeout=60):
-            pass  # the lease of the killed process has expired
+        tab.run(say("At once"))  # the killed process has the lease until it expires
+        assert "being answered" in tab.wait_for(NOTICE)
+        with MongoClient[dict[str, Any]](service.uri) as client:
+            sessions = client.get_default_database()["agent_sessions"]
+            sessions.update_one({"_id": session_id}, {"$unset": {"lease": True}})
         tab.run(say("Afterwards"))
         tab.wait_for(f"{SHOWN}.length === 5 && !send.disabled")
         assert tab.run(SHOWN)[3] == "Afterwards"
