@@ -1,12 +1,16 @@
-"""A chat service that sends the answer word by word, as server-sent events.
+"""A chat service that sends the answer word by word, as server-sent events, and a page for it.
 
-Run it as it is and read its stream; it needs no account and no network::
+Run it as it is, open http://localhost:8000/ or read its stream; it needs no account and no network::
 
     python examples/example_fastapi_streaming.py
     curl -N -X POST localhost:8000/sessions/s-1/chat -H 'content-type: application/json' -d '{"prompt": "Hello"}'
 
 A client that leaves in the middle ends the invocation. The prompt is stored, and so are the calls and results of tools
 that had ended; the unfinished answer is not. The next request continues from there.
+
+With ``--data FOLDER`` the private server keeps its data: stop the service, start it again and reload the page, and the
+conversation is there. Open the address of the page in two tabs and ask in both: one of them is refused, politely. So is
+everybody for up to 30 seconds after a service was killed in the middle of an answer: it still has the lease.
 """
 
 import argparse
@@ -15,12 +19,14 @@ import json
 import os
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from typing import Annotated, Any, TypeAlias
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
 
+import fastapi
 import uvicorn
-from fastapi import FastAPI, Path, Request
+from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from pydantic import BaseModel, Field
 from pymongo.errors import PyMongoError
 from strands import Agent
@@ -28,6 +34,7 @@ from strands.types.content import Messages
 from strands.types.streaming import StreamEvent
 
 from mongodb_session_manager import (
+    MessageNotFoundError,
     MongoDBSessionManager,
     MongoDBSessionManagerFactory,
     SessionConflictError,
@@ -36,7 +43,8 @@ from mongodb_session_manager import (
 from mongodb_session_manager.testing import MongodNotFoundError, MongodStartError, ScriptedModel, running_mongodb
 
 AGENT_ID = "assistant"
-SessionId: TypeAlias = Annotated[str, Path(max_length=200, pattern=r"^[^\x00-\x1f]+$")]
+PAGE = Path(__file__).with_name("chat_page.html")
+SessionId: TypeAlias = Annotated[str, fastapi.Path(max_length=200, pattern=r"^[^\x00-\x1f]+$")]
 
 
 class Prompt(BaseModel):
@@ -46,6 +54,13 @@ class Prompt(BaseModel):
     # How many words the answer has, and how many seconds the model takes for each.
     words: int = Field(10, ge=1, le=1000)
     word_ms: int = Field(50, ge=0, le=10_000)
+
+
+class Feedback(BaseModel):
+    """What a user thinks of an answer."""
+
+    rating: Literal["up", "down"]
+    message_id: int = Field(ge=0)
 
 
 @asynccontextmanager
@@ -62,6 +77,11 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 app = FastAPI(title="Streaming chat", lifespan=lifespan)
 
 
+@app.get("/")
+async def page() -> FileResponse:
+    return FileResponse(PAGE)
+
+
 @app.post("/sessions/{session_id}/chat")
 async def chat(session_id: SessionId, body: Prompt, request: Request) -> StreamingResponse:
     events = answer_events(request.app.state.factory, session_id, body)
@@ -75,7 +95,18 @@ async def history(session_id: SessionId, request: Request) -> list[dict[str, Any
     async with request.app.state.factory.session(session_id, create=False) as manager:
         # Pictures and documents become short notes, so that every history can be sent as JSON.
         messages = await manager.alist_messages(AGENT_ID, json_safe="note")
-    return [{key: message[key] for key in ("message_id", "role", "content")} for message in messages]
+        feedbacks = await manager.aget_feedbacks()
+    # Of several ratings of an answer the last one counts.
+    ratings = {each.get("message_id"): each.get("rating") for each in feedbacks if each.get("agent_id") == AGENT_ID}
+    shown = [{key: message[key] for key in ("message_id", "role", "content")} for message in messages]
+    return [{**message, "rating": ratings.get(message["message_id"])} for message in shown]
+
+
+@app.post("/sessions/{session_id}/feedback", status_code=201)
+async def feedback(session_id: SessionId, body: Feedback, request: Request) -> None:
+    async with request.app.state.factory.session(session_id, create=False) as manager:
+        # With agent_id the library checks that the message exists.
+        await manager.aadd_feedback({**body.model_dump(), "agent_id": AGENT_ID})
 
 
 # 3. The session is opened inside the generator, so that it stays open as long as the stream. The request is the only
@@ -108,6 +139,11 @@ async def conflict(request: Request, error: SessionConflictError) -> JSONRespons
 @app.exception_handler(SessionNotFoundError)
 async def not_found(request: Request, error: SessionNotFoundError) -> JSONResponse:
     return JSONResponse({"detail": "There is no such conversation."}, 404)
+
+
+@app.exception_handler(MessageNotFoundError)
+async def no_message(request: Request, error: MessageNotFoundError) -> JSONResponse:
+    return JSONResponse({"detail": "There is no such message in this conversation."}, 404)
 
 
 @app.exception_handler(PyMongoError)
@@ -147,9 +183,10 @@ def make_agent(manager: MongoDBSessionManager, body: Prompt) -> Agent:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=8000, help="port on 127.0.0.1 (default: %(default)s)")
+    parser.add_argument("--data", type=Path, help="folder of the private server's data (default: nothing is kept)")
     arguments, _ = parser.parse_known_args()
     # The server in MONGODB_URI, or a private server that ends with this program.
-    with running_mongodb() as uri:
+    with running_mongodb(arguments.data) as uri:
         os.environ["MONGODB_URI"] = uri
         uvicorn.run(app, host="127.0.0.1", port=arguments.port)
 

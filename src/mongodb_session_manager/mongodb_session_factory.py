@@ -235,7 +235,10 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
         except InvalidOperation:
             self._check_open()  # closed meanwhile: that is what the caller should read
             raise
-        except BaseException:  # also GeneratorExit, where nobody waits any more
+        except GeneratorExit:  # the collector may have come here, in any thread
+            opening.give_up(None)
+            raise
+        except BaseException:
             opening.give_up(executor)
             raise
 

@@ -29,8 +29,8 @@ CLIENTS = 40
 class Service:
     """An example in a process of its own, on a free port of this machine."""
 
-    def __init__(self, name: str, uri: str, folder: Path) -> None:
-        self._name, self.uri, self._folder = name, uri, folder
+    def __init__(self, name: str, uri: str, folder: Path, *options: str) -> None:
+        self._name, self.uri, self._folder, self._options = name, uri, folder, options
         self._process: subprocess.Popen[bytes] | None = None
         self.log = folder / "log"
         with socket.socket() as free:
@@ -43,7 +43,7 @@ class Service:
     def start(self) -> None:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, EXAMPLES / self._name, "--port", str(self.port)],
+                [sys.executable, EXAMPLES / self._name, "--port", str(self.port), *self._options],
                 cwd=self._folder,
                 env={**os.environ, "MONGODB_URI": self.uri},
                 stdout=log,

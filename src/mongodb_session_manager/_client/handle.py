@@ -190,7 +190,7 @@ class ClientHandle:
         """Do what ``release`` does; if this closes the client, close it in the background."""
         finish = self.leave(user)
         if finish:
-            _in_background(finish)
+            in_background(finish)
 
     def leave(self, user: object, timeout: float = CLOSE_TIMEOUT) -> Callable[[], None] | None:
         """Remove a user; return a function that closes the client, which takes time; None if the client stays open."""
@@ -292,7 +292,7 @@ class ClientHandle:
         """
         self._users.pop(key, None)
         if not self._users:
-            _in_background(self._close_if_unused)
+            in_background(self._close_if_unused)
 
     def _close_if_unused(self) -> None:
         with self._lock:
@@ -307,7 +307,7 @@ class ClientHandle:
         self._closed = self.owned
         finish = partial(self._finish, executor, closes_client, timeout)
         if getattr(_current_thread, "token", None) is self._thread_token:
-            return partial(_in_background, finish)  # a thread cannot wait for itself
+            return partial(in_background, finish)  # a thread cannot wait for itself
         return finish
 
     def _finish(self, executor: ThreadPoolExecutor | None, closes_client: bool, timeout: float) -> None:
@@ -349,7 +349,7 @@ def _drain(executor: ThreadPoolExecutor, timeout: float) -> None:
     executor.shutdown(wait=False, cancel_futures=True)
 
 
-def _in_background(work: Callable[[], None]) -> None:
+def in_background(work: Callable[[], None]) -> None:
     """Run in a new thread; unlike threading.Thread, this takes no lock and does not wait for the thread to begin."""
     try:
         _thread.start_new_thread(work, ())

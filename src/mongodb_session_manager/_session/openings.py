@@ -9,7 +9,6 @@ import contextvars
 import functools
 import logging
 import math
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -18,6 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import pymongo
 
 from .._client.caller import may_share
+from .._client.handle import in_background
 from .._client.line import Line, submit
 from .._client.off_loop import Answer, Outcome, dropped, hand_over
 from .._schema.values import Stored
@@ -58,7 +58,7 @@ class Opening(Generic[_Manager]):
 
     def __init__(self, session_id: str, make: Callable[[Stored | None], _Manager]) -> None:
         self.session_id = session_id
-        self._make, self._lock = make, threading.Lock()
+        self._make = make
         self._loop = asyncio.get_running_loop()
         self.answer: Answer = self._loop.create_future()
         self._context = contextvars.copy_context()
@@ -89,11 +89,9 @@ class Opening(Generic[_Manager]):
     def _run(self, found: Stored | None) -> _Manager:
         if self._given_up:
             raise dropped()
-        manager = self._make(found)
-        with self._lock:
-            self._made = manager
-            given_up = self._given_up or self._loop.is_closed()
-        if given_up:
+        # ``give_up`` does the same in the other order, so that one of both sees the other.
+        self._made = manager = self._make(found)
+        if self._given_up or self._loop.is_closed():
             manager.close()
         return manager
 
@@ -101,12 +99,18 @@ class Opening(Generic[_Manager]):
         """Tell the request that no thread came to it."""
         hand_over([(self.answer, (None, dropped()))])
 
-    def give_up(self, executor: Executor) -> None:
-        """Note that the request waits no more."""
-        with self._lock:
-            self._given_up = True
-            made = self._made
+    def give_up(self, executor: Executor | None) -> None:
+        """Note that the request waits no more, without a lock: a collector may call in a thread that holds any.
+
+        Args:
+            executor: Closes the manager if it is made already; None for a new thread, which takes no lock either.
+        """
+        self._given_up = True
+        made = self._made
         if made is None:
+            return
+        if executor is None:
+            in_background(made.close)
             return
         try:
             executor.submit(made.close)

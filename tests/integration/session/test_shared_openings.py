@@ -2,8 +2,11 @@
 
 import asyncio
 import contextlib
+import gc
+import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import thread
 from typing import Any
 
 import pymongo
@@ -291,3 +294,43 @@ async def test_a_client_that_is_closed_meanwhile_is_told_to_all(
     await closing
 
     assert all(isinstance(each, MongoDBSessionError | pymongo.errors.InvalidOperation) for each in found)
+
+
+def test_the_collector_may_come_while_threads_are_called(
+    factory: MongoDBSessionManagerFactory, mongo_client: Client, filled: list[str]
+) -> None:
+    """It ends what is left behind in any thread, also in one that holds a lock of the client's threads."""
+    gc.collect()
+
+    def managers() -> int:
+        return len(ClientHandle.of(mongo_client)._users)
+
+    before = managers()
+    executor = ClientHandle.of(mongo_client).executor
+    loop = asyncio.new_event_loop()
+
+    async def begin() -> None:
+        opening = factory._opened("s-0", ["default"], factory._arguments({}))
+        waiting.append(asyncio.get_running_loop().create_task(opening))
+        await asyncio.sleep(0)
+
+    waiting: list[asyncio.Task[MongoDBSessionManager]] = []
+    loop.run_until_complete(begin())
+    (task,) = waiting
+    coroutine: Any = task.get_coro()
+    assert eventually(lambda: managers() == before + 1)
+    ended = threading.Event()
+
+    def collect() -> None:
+        with executor._shutdown_lock, thread._global_shutdown_lock:
+            coroutine.close()
+        ended.set()
+
+    threading.Thread(target=collect, daemon=True).start()
+
+    assert ended.wait(20)
+    assert eventually(lambda: managers() == before), (managers(), before)
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError, RuntimeError):
+        loop.run_until_complete(task)
+    loop.close()
