@@ -32,7 +32,7 @@ from .options import (
     with_listener,
 )
 
-__all__ = ["CLOSE_TIMEOUT", "ClientHandle"]
+__all__ = ["CLOSE_TIMEOUT", "ClientHandle", "in_background"]
 
 logger = logging.getLogger(__name__)
 

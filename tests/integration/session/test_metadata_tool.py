@@ -156,7 +156,7 @@ def test_answers_are_json_whatever_is_stored(manager: MongoDBSessionManager) -> 
     odd = {"nan": float("nan"), "inf": float("inf"), "id": ObjectId(), "price": Decimal128("1.5"), "big": 2**70}
     manager.update_metadata(odd)
     manager.session_repository.collection.update_one(
-        {"_id": "s-1"}, {"$set": {"metadata.foreign": [Regex("a"), MinKey(), Timestamp(1, 1), Binary(b"a", 4)]}}
+        {"_id": "s-1"}, {"$set": {"metadata.foreign": [Regex("a"), MinKey(), Timestamp(1, 1), Binary(b"a" * 16, 4)]}}
     )
 
     found = refusing_constants(manager.get_metadata_tool()(action="get").removeprefix("All metadata: "))
