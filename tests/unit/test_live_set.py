@@ -2,6 +2,7 @@
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -11,7 +12,11 @@ from tests.live_lists import ACTS, Lists
 EXAMPLES = int(os.environ.get("LIVE_SET_EXAMPLES", "300"))
 
 
-@settings(deadline=None, max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
+# The same examples in each run, so that a change is judged by what it changes; LIVE_SET_SEARCH=1 looks for new ones.
+SEARCH = "LIVE_SET_SEARCH" in os.environ
+
+
+@settings(deadline=None, max_examples=EXAMPLES, derandomize=not SEARCH, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 2**16), st.booleans(), st.lists(st.sampled_from(sorted(ACTS)), max_size=25))
 def test_what_stood_in_the_list_comes_back(seed: int, gives_copies: bool, acts: list[str]) -> None:
     lists = Lists(seed)
@@ -19,6 +24,24 @@ def test_what_stood_in_the_list_comes_back(seed: int, gives_copies: bool, acts: 
         ACTS[act](lists)
         if act in ("look", "restart"):
             lists.check()
+    lists.look()
+    lists.check()
+    lists.restart()
+    lists.check()
+
+
+@pytest.mark.xfail(strict=True, reason="what is restored is more than the copies of a cut list explain")
+@pytest.mark.parametrize(
+    "acts",
+    [
+        "tool_turn tool_turn give_up_summary give_up_summary append_message append_message mark copy cut track",
+        "say_together tool_turn give_up_summary give_up_summary append_message append_message mark copy track",
+    ],
+)
+def test_copies_after_two_summaries_that_were_given_up(acts: str) -> None:
+    lists = Lists(133)
+    for act in ["give_up_summary", *acts.split()]:
+        ACTS[act](lists)
     lists.look()
     lists.check()
     lists.restart()
