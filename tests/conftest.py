@@ -24,6 +24,10 @@ pytest_plugins = ["mongodb_session_manager.testing.pytest_plugin"]
 COLLECTION = "agent_sessions"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--require-browser", action="store_true", help="fail, and do not skip, where there is no Chromium")
+
+
 @pytest.fixture
 def mongo_client(
     mongodb_uri: str, command_counter: CommandCounter, monkeypatch: pytest.MonkeyPatch

@@ -49,6 +49,7 @@ class Lists:
     def __init__(self, seed: int = 0) -> None:
         self.chosen = random.Random(seed)
         self.numbers = itertools.count()
+        self.made: list[Message] = []
         self.live: list[Message] = []
         self.stored: dict[int, Message] = {}
         self.next_id = 0
@@ -73,7 +74,9 @@ class Lists:
     def message(self, role: str = "user", *, tracked: bool = True, **block: Any) -> Message:
         label = f"m{next(self.numbers)}"
         more = {"tracking_id": f"t-{label}"} if tracked else {}
-        return cast(Message, {"role": role, "content": [block or {"text": label}], "label": label, **more})
+        made = cast(Message, {"role": role, "content": [block or {"text": label}], "label": label, **more})
+        self.made.append(made)
+        return made
 
     @property
     def place(self) -> int:
@@ -120,9 +123,11 @@ class Lists:
             left += self.told_by.pop(label)
         known, is_anew = set(labels_of(self.seen)), before.isdisjoint(map(id, live))
         stored = labels_of(self.stored.values())
+        tracked = {message["tracking_id"] for message in cast(Any, self.seen) if "tracking_id" in message}
         for message in live:
             is_copy = label_of(message) in known and (is_anew or label_of(message) not in stored)
-            if id(message) not in before and left and not (is_copy and "tracking_id" in message):
+            # A copy that got its tracking id later is like any new message.
+            if id(message) not in before and left and not (is_copy and message.get("tracking_id") in tracked):
                 told = self.told_by.get(label_of(message), Counter())
                 self.told_by[label_of(message)] = told + left
         self.never_stood -= set(now)
@@ -233,12 +238,12 @@ class Lists:
             self.live[:count] = [*self.live[:1], self.message("user")]
 
     def label(self) -> None:
+        """Give what the SDK has merged into a message the label of that message."""
         for message in self.live:
             if "label" not in message:
-                tracked = [
-                    label_of(m) for m in self.stored.values() if m.get("tracking_id") == message.get("tracking_id")
-                ]
-                cast(Any, message)["label"] = tracked[0] if tracked else f"m{next(self.numbers)}"
+                labels = {m.get("tracking_id"): label_of(m) for m in (*self.stored.values(), *self.made)}
+                label = labels.get(message.get("tracking_id") or "")
+                cast(Any, message)["label"] = label or f"m{next(self.numbers)}"
 
     def snapshot(self) -> None:
         self.snapshots.append(copy.deepcopy(self.live))

@@ -40,10 +40,13 @@ def service(
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+def browser(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     chromium = find_chromium()
     if chromium is None:
-        pytest.skip("there is no Chromium: neither CHROMIUM nor PATH names one")
+        reason = "there is no Chromium: neither CHROMIUM nor PATH names one"
+        if pytestconfig.getoption("--require-browser"):  # what CI runs with
+            raise RuntimeError(reason)
+        pytest.skip(reason)
     with running_browser(chromium, tmp_path_factory.mktemp("browser")) as running:
         yield running
 

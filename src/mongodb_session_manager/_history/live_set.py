@@ -7,7 +7,7 @@ object that bears the tracking id of a stored message.
 
 import itertools
 from bisect import bisect_left, bisect_right
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from operator import is_
@@ -119,16 +119,20 @@ class LiveMessages:
         return None if any(record.is_gone for slot in slots for record in slot.records) else slots
 
     def unknown(self, live: Sequence[Message], announced: Message | None) -> set[str]:
-        """Return the tracking ids of new messages that no record bears, up to one that was just announced."""
-        known: set[object] = set(map(id, self._seen))
+        """Return the tracking ids that more new messages bear than records, up to a message that was just announced."""
+        objects = set(map(id, self._seen))
+        bearing: Counter[str | None] = Counter()
         for record in self.records:
-            known.update(record.keys)
+            objects.update((id(record.message), id(record.given or record.message)))
+            bearing[tracking_id_of(record.message)] += not record.is_gone
         found = set()
         for message in live:
             if message is announced:
                 break
             tracking_id = tracking_id_of(message)
-            if tracking_id is not None and known.isdisjoint((tracking_id, id(message))):
+            bearing[tracking_id] -= 1
+            # A prompt that was sent again is stored twice, and one of both may have been forgotten.
+            if tracking_id is not None and id(message) not in objects and bearing[tracking_id] < 0:
                 found.add(tracking_id)
         return found
 

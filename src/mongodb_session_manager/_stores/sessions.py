@@ -97,7 +97,7 @@ class SessionStore:
         Args:
             session_id: The session.
             application_name: Stored if the session is new; the repository's by default.
-            lease: What this repository then writes the session under; waited for while another manager holds it.
+            lease: Of the later writes; waited for while another manager holds it.
             create: False: only a session that is there is opened, and nothing is written but the lease.
             agent_ids: Agents to bring along, as ``restore_agent`` gives them.
             found: What ``read_sessions`` has just read of the session with these agents; without a lease only.
@@ -112,10 +112,7 @@ class SessionStore:
         wanted = [check_id("agent_id", agent_id) for agent_id in dict.fromkeys(agent_ids)]
         brought = wanted if self._operations.can_compute else []
         with operation("open_session", session_id) as outcome:
-            if found is not None:
-                stored, created = found, False
-            else:
-                stored, created = self._open(session_id, name, lease, brought, create=create)
+            stored, created = (found, False) if found else self._open(session_id, name, lease, brought, create=create)
             parts = dict(zip(brought, stored.get(BROUGHT, ()), strict=False))
             outcome.messages = sum(len(part.get("messages", ())) for part in parts.values())
             session = _session(session_id, stored)

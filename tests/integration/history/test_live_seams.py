@@ -257,6 +257,24 @@ def test_an_undo_keeps_what_a_context_manager_replaced(restart: Restart) -> None
     assert texts(restart(agent, NullConversationManager).messages)[::2] == said
 
 
+def test_an_undo_brings_back_a_prompt_that_was_sent_twice(restart: Restart) -> None:
+    """Both stored messages have one tracking id, and one of them may be known still when the list comes back."""
+    prompt = user("Hi")
+    agent = restart(make=NullConversationManager, model=ScriptedModel(["Okay.", OSError("no answer")], default="Okay."))
+    agent([prompt])
+    with pytest.raises(OSError, match="no answer"):
+        agent([prompt])
+    assert texts(agent.messages) == ["Hi", "Okay.", "Hi"]
+    before = copy.deepcopy(agent.messages)
+    agent.messages.clear()
+    cast(MongoDBSessionManager, agent._session_manager).sync_agent(agent)
+    agent.messages[:] = before
+    agent("Go on")
+
+    agent = restart(agent, make=NullConversationManager)
+    assert texts(agent.messages) == ["Hi", "Okay.", "Hi", "Go on", "Okay."]
+
+
 def test_an_undo_that_is_older_than_the_window_brings_each_message_once(restart: Restart) -> None:
     agent = restart(make=lambda: window(2))
     prompt = [{**user("Sent twice"), "tracking_id": "t-1"}]
