@@ -9,7 +9,7 @@ from pymongo.errors import DuplicateKeyError
 from strands.types.session import Session, SessionType
 
 from .._schema.given import given_time, given_type
-from .._schema.ids import check_id, check_name
+from .._schema.ids import check_id
 from .._schema.lease import Lease, released_lease_update, renewed_lease_update
 from .._schema.messages import times
 from .._schema.sessions import (
@@ -85,7 +85,6 @@ class SessionStore:
     def open_session(
         self,
         session_id: str,
-        application_name: str | None = None,
         lease: Lease | None = None,
         *,
         create: bool = True,
@@ -96,7 +95,6 @@ class SessionStore:
 
         Args:
             session_id: The session.
-            application_name: Stored if the session is new; the repository's by default.
             lease: Of the later writes; waited for while another manager holds it.
             create: False: only a session that is there is opened, and nothing is written but the lease.
             agent_ids: Agents to bring along, as ``restore_agent`` gives them.
@@ -108,11 +106,10 @@ class SessionStore:
             SessionNotFoundError: It is not there, and was not to be created.
         """
         check_id("session_id", session_id)
-        name = check_name("application_name", application_name) or self._application_name
         wanted = [check_id("agent_id", agent_id) for agent_id in dict.fromkeys(agent_ids)]
         brought = wanted if self._operations.can_compute else []
         with operation("open_session", session_id) as outcome:
-            stored, created = (found, False) if found else self._open(session_id, name, lease, brought, create=create)
+            stored, created = (found, False) if found else self._open(session_id, lease, brought, create=create)
             parts = dict(zip(brought, stored.get(BROUGHT, ()), strict=False))
             outcome.messages = sum(len(part.get("messages", ())) for part in parts.values())
             session = _session(session_id, stored)
@@ -130,15 +127,13 @@ class SessionStore:
             agents={each: None if created else self._brought(session_id, each, parts.get(each)) for each in wanted},
         )
 
-    def _open(
-        self, session_id: str, name: str | None, lease: Lease | None, brought: list[str], *, create: bool
-    ) -> tuple[Stored, bool]:
+    def _open(self, session_id: str, lease: Lease | None, brought: list[str], *, create: bool) -> tuple[Stored, bool]:
         """Return a session, and whether it is new."""
         fields = opened_fields(self._operations.collections, brought)
         with_room = self._operations.with_room
         if not create:
             return with_room(session_id, lambda: self._opener.find(session_id, lease, fields)), False
-        fresh, update = opening_update(session_id, SessionType.AGENT.value, name)
+        fresh, update = opening_update(session_id, SessionType.AGENT.value, self._application_name)
         found, created = with_room(session_id, lambda: self._opener.create(session_id, update, lease, fields))
         return fresh if found is None else found, created
 

@@ -140,8 +140,10 @@ def test_there_is_one_pool() -> None:
 
 
 def test_the_collection_of_the_sessions_is_public(mongo_client: MongoClient[dict[str, Any]], database: str) -> None:
-    repository = MongoDBSessionRepository(client=mongo_client, database_name=database, collection_name="talks")
-    stores_of(repository).sessions.open_session("s-1", "shop")
+    repository = MongoDBSessionRepository(
+        client=mongo_client, database_name=database, collection_name="talks", application_name="shop"
+    )
+    stores_of(repository).sessions.open_session("s-1")
 
     found = repository.collection.find_one({"application_name": "shop"})
 

@@ -214,8 +214,15 @@ def test_every_verb_is_tested() -> None:
 # Opening
 
 
-def test_a_new_session_is_opened(repository: MongoDBSessionRepository, sessions: Sessions) -> None:
-    opened = stores_of(repository).sessions.open_session(SESSION, "shop")
+def named(sessions: Sessions, application_name: str) -> MongoDBSessionRepository:
+    database = sessions.database
+    return MongoDBSessionRepository(
+        client=database.client, database_name=database.name, application_name=application_name
+    )
+
+
+def test_a_new_session_is_opened(sessions: Sessions) -> None:
+    opened = stores_of(named(sessions, "shop")).sessions.open_session(SESSION)
 
     assert (opened.created, opened.application_name, opened.agent_ids) == (True, "shop", frozenset())
     assert opened.session.session_id == SESSION
@@ -281,23 +288,20 @@ def test_opening_and_creating_store_the_same(repository: MongoDBSessionRepositor
 
 
 def test_an_existing_session_is_opened_as_it_is(repository: MongoDBSessionRepository, sessions: Sessions) -> None:
-    stores_of(repository).sessions.open_session(SESSION, "shop")
+    stores_of(named(sessions, "shop")).sessions.open_session(SESSION)
     repository.create_agent(SESSION, an_agent("a.b"))
     before = stored(sessions)
 
-    opened = stores_of(repository).sessions.open_session(SESSION, "other")
+    opened = stores_of(named(sessions, "other")).sessions.open_session(SESSION)
 
     assert (opened.created, opened.application_name, opened.agent_ids) == (False, "shop", frozenset({"a.b"}))
     assert stored(sessions) == before
 
 
 def test_the_repository_has_a_default_application_name(sessions: Sessions) -> None:
-    repository = MongoDBSessionRepository(
-        client=sessions.database.client, database_name=sessions.database.name, application_name="mine"
-    )
+    repository = named(sessions, "mine")
 
     assert stores_of(repository).sessions.open_session("a").application_name == "mine"
-    assert stores_of(repository).sessions.open_session("b", "other").application_name == "other"
     repository.create_session(a_session("c"))
     assert stored(sessions, "c")["application_name"] == "mine"
 
