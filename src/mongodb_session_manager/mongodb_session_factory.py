@@ -6,7 +6,7 @@ import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import asynccontextmanager
 from functools import partial
 from types import TracebackType
@@ -20,12 +20,13 @@ from ._client.not_copied import NotCopied
 from ._client.off_loop import Steps, go_through, go_through_off_loop
 from ._client.options import Client, check_client_arguments
 from ._client.spelling import OPTIONS, spelling_hint
+from ._schema.given import check_names
 from ._schema.ids import check_id, shown
 from ._schema.lease import Lease
 from ._schema.values import Stored
 from ._session.arguments import NotAsynchronous, with_new_spellings
 from ._session.deliveries import Deliveries
-from ._session.openings import Opening, OpeningLine
+from ._session.openings import Opening, OpeningLine, SharedReads
 from ._stores.opening import read_sessions
 from ._stores.operation import namespace_of, open_collections
 from .errors import FactoryNotInitializedError, MongoDBSessionError, SessionLockedError
@@ -116,6 +117,7 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
         else:
             self._handle = ClientHandle.of(client)
             self._handle.acquire(self, owner=True)
+        self._shared_reads = SharedReads(self._handle.shortest_timeout)
 
     def __repr__(self) -> str:
         if "_handle" not in vars(self):  # in the traceback of a constructor that failed
@@ -186,6 +188,7 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
         self._check_open()
         if isinstance(agent_ids, str) or not isinstance(agent_ids, Iterable):
             raise TypeError(f"agent_ids must be a list of ids, got the {type(agent_ids).__name__} {shown(agent_ids)}")
+        check_id("session_id", session_id)
         wanted = [check_id("agent_id", agent_id) for agent_id in agent_ids]
         manager = await self._opened(session_id, wanted, self._arguments(with_new_spellings(overrides)))
         try:
@@ -230,7 +233,7 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
             if arguments.get("exclusive"):
                 opening.begin(executor)
             else:
-                self._line(arguments, agent_ids).join(executor, opening)
+                self._line(executor, arguments, agent_ids).join(executor, opening)
             return cast(MongoDBSessionManager, await opening.answer)
         except InvalidOperation:
             self._check_open()  # closed meanwhile: that is what the caller should read
@@ -242,14 +245,16 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
             opening.give_up(executor)
             raise
 
-    def _line(self, arguments: Mapping[str, Any], agent_ids: Sequence[str]) -> OpeningLine:
+    def _line(self, executor: Executor, arguments: Mapping[str, Any], agent_ids: Sequence[str]) -> OpeningLine:
         """Return the line of those openings that can be read together."""
         namespace = arguments.get("database_name"), arguments.get("collection_name")
-        line = self._lines.get((namespace, *agent_ids))
+        check_names(*namespace, None)
+        # After a fork there are other threads, which a line of the parent's never called.
+        key = (executor, namespace, *agent_ids)
+        line = self._lines.get(key)
         if line is None:
-            collections = open_collections(self._handle, *namespace)
-            new = OpeningLine(partial(read_sessions, collections, agent_ids=agent_ids))
-            line = self._lines.setdefault((namespace, *agent_ids), new)
+            read = partial(read_sessions, open_collections(self._handle, *namespace), agent_ids=agent_ids)
+            line = self._lines.setdefault(key, OpeningLine(read, self._shared_reads))
         return line
 
     def get_connection_stats(self) -> dict[str, Any]:

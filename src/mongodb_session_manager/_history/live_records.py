@@ -1,12 +1,16 @@
 """The messages of an agent as they are told apart, and what stood in its list at one moment; pure."""
 
-from collections.abc import Callable, Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from strands.types.content import Message
 
 from .._schema.live_ids import LiveIds
-from .._schema.values import encode
+from .._schema.values import Stored, encode
+from ..errors import UnstorableValueError
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["Messages", "Record", "Slot", "Snapshot", "View", "is_message", "is_pinned", "tracking_id_of"]
 
@@ -73,7 +77,7 @@ class Snapshot:
             start = ranges.pop()[0]
         pinned = tuple(sorted(record.message_id for record in self.pinned if not record.is_gone))
         at = None if self.at is None else sum(not record.is_gone for record in self.records[: self.at])
-        return LiveIds(start, tuple(ranges), pinned, at, tuple(encode(each, "A kept message") for each in self.kept))
+        return LiveIds(start, tuple(ranges), pinned, at, tuple(_stored(self.kept)))
 
     def only_lost_head(self, before: "Snapshot") -> bool:
         """Tell whether this is what was before, less some of the first messages: restoring either is equivalent."""
@@ -81,6 +85,15 @@ class Snapshot:
         if not count or self.kept or before.kept or self.at != 0:
             return False
         return before.records[-count:] == self.records and self.pinned == before.pinned.intersection(self.records)
+
+
+def _stored(kept: Iterable[Message]) -> Iterator[Stored]:
+    """Encode messages that are a conversation manager's own; one that cannot be stored costs nothing but itself."""
+    for message in kept:
+        try:
+            yield encode(message, "A kept message")
+        except UnstorableValueError as error:
+            logger.warning("error=<%s> | a message that its conversation manager gave up is not kept", error)
 
 
 def _ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:

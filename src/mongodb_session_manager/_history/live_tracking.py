@@ -182,8 +182,8 @@ class LiveTracking:
         changed = self._has_changed(view, record) or has_looked
         if not changed and (self._ids is not None or record is None):
             return _NOTHING
-        self._has_looked = False
         ids = self._messages.snapshot.ids(next_id + (record is not None))
+        self._has_looked = False
         self._tell_of_many(ids)
         if ids == self._ids or (record is None and self._ids is None and ids == self._restored_ids):
             return _NOTHING

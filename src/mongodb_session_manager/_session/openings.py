@@ -22,7 +22,7 @@ from .._client.line import Line, submit
 from .._client.off_loop import Answer, Outcome, dropped, hand_over
 from .._schema.values import Stored
 
-__all__ = ["Opening", "OpeningLine"]
+__all__ = ["Opening", "OpeningLine", "SharedReads"]
 
 logger = logging.getLogger(__name__)
 
@@ -118,18 +118,33 @@ class Opening(Generic[_Manager]):
             made.close()
 
 
+class SharedReads:
+    """Whether the reads of one client are shared now; lines come and go, and this stays.
+
+    Args:
+        shortest_timeout: Seconds that the client waits for anything.
+
+    Attributes:
+        timeout: Seconds for a shared read; something is left of the time to open alone.
+        begin: When they are shared again, by the monotonic clock.
+    """
+
+    def __init__(self, shortest_timeout: float) -> None:
+        self.timeout = min(ATTEMPT_TIMEOUT, shortest_timeout / 2)
+        self.begin = 0.0
+
+
 class OpeningLine:
     """Openings that wait for a thread of the client.
 
     Args:
         read: Reads sessions together, by id; what it leaves out is opened by itself.
+        shared: Of the client.
     """
 
-    def __init__(self, read: Callable[[Sequence[str]], Mapping[str, Stored]]) -> None:
-        self._read = read
+    def __init__(self, read: Callable[[Sequence[str]], Mapping[str, Stored]], shared: SharedReads) -> None:
+        self._read, self._shared = read, shared
         self._line: Line[Opening[Any]] = Line()
-        # When a shared read is tried again.
-        self._sharing_from = 0.0
 
     def join(self, executor: Executor, opening: Opening[Any]) -> None:
         """Have a session opened; ``opening.answer`` tells when it is."""
@@ -154,21 +169,27 @@ class OpeningLine:
         openings, more = self._line.take(MOST_SHARED)
         if more:
             self._call(executor)
-        found = self._read_together([opening.session_id for opening in openings]) if len(openings) > 1 else {}
-        for opening in openings[1:]:
-            # Each has what was read for itself: two managers of one session share no message.
-            opening.begin(executor, found.pop(opening.session_id, None))
-        for opening in openings[:1]:
-            opening.run(found.pop(opening.session_id, None))
+        try:
+            found = self._read_together([opening.session_id for opening in openings]) if len(openings) > 1 else {}
+            while len(openings) > 1:
+                # Each has what was read for itself: two managers of one session share no message.
+                opening = openings[0]
+                opening.begin(executor, found.pop(opening.session_id, None))
+                del openings[0]
+            for opening in openings:
+                opening.run(found.pop(opening.session_id, None))
+        except BaseException:
+            for opening in openings:  # no request waits for ever
+                opening.drop()
+            raise
 
     def _read_together(self, session_ids: Sequence[str]) -> dict[str, Stored]:
-        started = time.monotonic()
-        if started < self._sharing_from:
+        if time.monotonic() < self._shared.begin:
             return {}
         try:
-            with pymongo.timeout(ATTEMPT_TIMEOUT):
+            with pymongo.timeout(self._shared.timeout):
                 return dict(self._read(session_ids))
         except Exception as error:  # noqa: BLE001 - each opening finds out by itself, and tells
             logger.debug("sessions=<%d>, error=<%s> | were not read together", len(session_ids), type(error).__name__)
-            self._sharing_from = time.monotonic() + PAUSE
+            self._shared.begin = time.monotonic() + PAUSE
             return {}

@@ -207,12 +207,13 @@ class DocumentSizes:
         self.grew(session_id, 0)  # other processes may have added much meanwhile
 
     def _size(self, session_id: str) -> DocumentSize:
-        if session_id not in self._sizes:
+        size = self._sizes.get(session_id)
+        if size is None:  # other threads may empty it meanwhile
             if len(self._sizes) >= _MOST_SIZES:
                 self._sizes.clear()
             key = (self._handle, self._namespace, session_id)
-            self._sizes[session_id] = _sizes.setdefault(key, DocumentSize())
-        return self._sizes[session_id]
+            size = self._sizes[session_id] = _sizes.setdefault(key, DocumentSize())
+        return size
 
 
 def _make_locks() -> None:

@@ -195,7 +195,6 @@ async def test_a_read_without_an_answer_is_left_soon_and_not_tried_again_at_once
     failing: Failing,
     command_counter: CommandCounter,
 ) -> None:
-    line = factory._line(factory._defaults, ["default"])
     with failing("find", blockConnection=True, blockTimeMS=2_000), command_counter.counting() as log:
         managers = await opened(factory, mongo_client, filled)
         again = await opened(factory, mongo_client, filled)
@@ -205,7 +204,7 @@ async def test_a_read_without_an_answer_is_left_soon_and_not_tried_again_at_once
     limits = [c.document["maxTimeMS"] for c in log.commands if c.name == "find"]
     assert len(limits) == 1
     assert limits[0] <= openings.ATTEMPT_TIMEOUT * 1000
-    assert line._sharing_from > 0
+    assert factory._shared_reads.begin > 0
 
 
 async def test_what_was_read_a_while_ago_is_read_again(
@@ -222,6 +221,66 @@ async def test_what_was_read_a_while_ago_is_read_again(
     assert all(isinstance(each, MongoDBSessionManager) for each in managers)
     # The thread that has read opens one of them at once.
     assert Counter(log.names) == {"find": 1, "findAndModify": len(filled) - 1}
+
+
+@pytest.mark.parametrize(
+    ("limits", "most"),
+    [({"timeoutMS": 600}, 0.3), ({"socketTimeoutMS": 400}, 0.2), ({"serverSelectionTimeoutMS": 200}, 0.1)],
+    ids=str,
+)
+def test_a_shared_read_leaves_time_to_open_alone(mongodb_uri: str, limits: dict[str, Any], most: float) -> None:
+    with MongoDBSessionManagerFactory(mongodb_uri, "unused", **limits) as factory:
+        assert factory._shared_reads.timeout == most
+
+
+@pytest.mark.parametrize("session_id", [["s-1"], {"a": 1}, None, "", "mongodb://user:secret@host/", "a\0b", "\ud800"])
+async def test_an_id_that_is_not_valid_costs_no_other_request_anything(
+    factory: MongoDBSessionManagerFactory,
+    mongo_client: Client,
+    filled: list[str],
+    command_counter: CommandCounter,
+    session_id: Any,
+) -> None:
+    with command_counter.counting() as log:
+        one, bad, *others = await opened(factory, mongo_client, ["s-0", session_id, "s-1", "s-2"])
+
+    assert all(isinstance(each, MongoDBSessionManager) for each in (one, *others))
+    assert isinstance(bad, TypeError | ValueError)
+    assert log.names == ["find"]
+    assert log.commands[0].document["filter"] == {"_id": {"$in": ["s-0", "s-1", "s-2"]}}
+
+
+async def test_a_namespace_that_is_not_valid_is_refused_as_ever(factory: MongoDBSessionManagerFactory) -> None:
+    names: list[Any] = [["a"], 5, "mongodb://user:secret@host/"]
+    for name in names:
+        with pytest.raises((TypeError, ValueError)):
+            await enter(factory, "s-1", collection_name=name)
+
+
+async def test_what_fails_on_the_way_is_told_to_all_that_wait(
+    factory: MongoDBSessionManagerFactory, mongo_client: Client, filled: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begin(opening: openings.Opening[Any], *given: Any) -> None:
+        raise LookupError
+
+    monkeypatch.setattr(openings.Opening, "begin", begin)
+
+    told = await opened(factory, mongo_client, ["s-0", "s-1", "s-2"])
+    assert [type(each) for each in told] == [pymongo.errors.InvalidOperation] * 3
+
+
+async def test_other_threads_are_called_after_a_fork(
+    factory: MongoDBSessionManagerFactory, mongo_client: Client, filled: list[str]
+) -> None:
+    with held_up(mongo_client):
+        lost = asyncio.ensure_future(enter(factory, "s-0", agent_ids=["default"]))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        ClientHandle.of(mongo_client).begin_anew()  # as the child of a fork does, whose threads are gone
+        manager = await asyncio.wait_for(enter(factory, "s-1", agent_ids=["default"]), 20)
+    await lost
+
+    assert manager.session_id == "s-1"
 
 
 async def test_each_gets_its_own_error(
