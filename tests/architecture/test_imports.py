@@ -31,7 +31,7 @@ FLOORS: list[set[str]] = [
     {"__init__"},
     {"__main__"},
 ]
-FOLDERS = {"_schema", "_client", "_stores", "_history", "_session", "hooks", "testing"}
+FOLDERS = {"types", "_schema", "_client", "_stores", "_history", "_session", "hooks", "testing"}
 
 # The same inside the hooks, whose parts are one floor to the others.
 HOOK_FLOORS: list[set[str]] = [

@@ -1,132 +1,31 @@
-"""Protocols, dictionaries and constants that users' own code can name."""
+"""The stored documents, as they stand in the collections."""
 
-from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
-from typing import Any, Final, Literal, Protocol, TypeAlias, TypedDict
+from typing import Any, Literal, TypedDict
 
 from bson import ObjectId
 
 __all__ = [
-    "CONTENT_FILTERED",
-    "GUARDRAIL_INTERVENED",
-    "GUARDRAIL_STOP_REASONS",
-    "AgentConfig",
     "AgentDataDoc",
     "AgentDoc",
     "CallMetricsDoc",
-    "ClientOptions",
-    "Durability",
-    "FactoryOptions",
     "FeedbackDoc",
-    "FeedbackHook",
     "FeedbackReferenceDoc",
     "FeedbackSegmentDoc",
     "GuardDoc",
     "GuardrailEvent",
-    "Health",
     "InnerStateDoc",
-    "JsonSafe",
     "LeaseDoc",
     "LiveDoc",
-    "ManagerOptions",
     "MessageDoc",
-    "MetadataHook",
     "MultiAgentDoc",
-    "OldSpellings",
-    "OnError",
-    "OtherOptions",
     "OutboxDoc",
     "OutboxReferenceDoc",
     "SegmentDoc",
     "SegmentReferenceDoc",
     "SessionDoc",
-    "SessionOptions",
-    "SessionOverrides",
     "ToolUsage",
-    "UsageTotals",
 ]
-
-Durability: TypeAlias = Literal["sync", "async", "exit"]
-"""When a message is acknowledged: before the agent continues (``"sync"``), in the background by the end of the
-invocation (``"async"``), or in one write at the end of the invocation (``"exit"``)."""
-
-OnError: TypeAlias = Literal["raise", "degrade"]
-"""Whether a failed write fails the invocation, or the conversation continues and the write is sent later."""
-
-JsonSafe: TypeAlias = Literal[False, "note", "base64"]
-"""Values as they are, or for JSON: bytes as a note of their type and size, or as base64."""
-
-GUARDRAIL_INTERVENED: Final = "guardrail_intervened"
-"""Stop reason of a model whose guardrail blocked or masked content (Amazon Bedrock)."""
-
-CONTENT_FILTERED: Final = "content_filtered"
-"""Stop reason of a model whose provider filtered the answer."""
-
-GUARDRAIL_STOP_REASONS: Final = frozenset({GUARDRAIL_INTERVENED, CONTENT_FILTERED})
-
-
-class MetadataHook(Protocol):
-    """A hook around ``update_metadata``, ``get_metadata`` and ``delete_metadata``; may be a coroutine function."""
-
-    def __call__(
-        self, original_func: Callable[..., Any], action: str, session_id: str, **kwargs: Any
-    ) -> Any | Awaitable[Any]:
-        """Handle one call; what is returned is what the method returns.
-
-        Args:
-            original_func: Does the work. It takes no argument (goes on with the caller's own), one positional
-                argument, ``metadata=`` or ``keys=``, or both by position with one of them None.
-            action: ``"update"``, ``"get"`` or ``"delete"``.
-            session_id: The session.
-            **kwargs: ``metadata`` (of an update) or ``keys`` (of a delete): copies that may be changed.
-        """
-
-
-class FeedbackHook(Protocol):
-    """A hook around ``add_feedback``; may be a coroutine function."""
-
-    def __call__(
-        self, original_func: Callable[..., Any], action: str, session_id: str, **kwargs: Any
-    ) -> Any | Awaitable[Any]:
-        """Handle one call; what is returned is what the method returns.
-
-        Args:
-            original_func: Stores the feedback. It takes no argument (goes on with the caller's own), one positional
-                argument, or ``feedback=``.
-            action: ``"add"``.
-            session_id: The session.
-            **kwargs: ``feedback``, a copy that may be changed, and ``session_manager``.
-        """
-
-
-class AgentConfig(TypedDict):
-    """The configuration of an agent.
-
-    Attributes:
-        agent_id: The agent.
-        model: The model id, None if it is not known.
-        system_prompt: The system prompt, None if there is none.
-        prompt_metadata: The origin of the prompt, as ``set_prompt_metadata`` stored it.
-    """
-
-    agent_id: str
-    model: str | None
-    system_prompt: str | None
-    prompt_metadata: dict[str, Any] | None
-
-
-class Health(TypedDict):
-    """The state of a manager's writes.
-
-    Attributes:
-        ok: Whether the latest write of every agent succeeded, and no field was left out without an error.
-        pending: The number of changes that are not acknowledged.
-        last_error: The name of the latest error; None if there was none.
-    """
-
-    ok: bool
-    pending: int
-    last_error: str | None
 
 
 class GuardrailEvent(TypedDict, total=False):
@@ -154,148 +53,6 @@ class ToolUsage(TypedDict):
     successes: int
     errors: int
     seconds: float
-
-
-class UsageTotals(TypedDict):
-    """Sums over single model calls.
-
-    Attributes:
-        model_calls: The number of calls.
-        usage: Tokens: ``inputTokens``, ``outputTokens``, ``totalTokens``, and tokens of the prompt cache.
-        metrics: ``latencyMs``, milliseconds.
-        tools: Figures by the name of the tool.
-    """
-
-    model_calls: int
-    usage: dict[str, int]
-    metrics: dict[str, int]
-    tools: dict[str, ToolUsage]
-
-
-class ClientOptions(TypedDict, total=False):
-    """Options of ``pymongo.MongoClient``, which explains them. At run time, upper and lower case do not differ."""
-
-    appName: str | None
-    appname: str | None
-    authMechanism: str
-    authMechanismProperties: Any
-    authOIDCAllowedHosts: Sequence[str]
-    authSource: str
-    auto_encryption_opts: Any
-    compressors: str | Sequence[str]
-    connect: bool
-    connectTimeoutMS: int | None
-    datetime_conversion: Any
-    directConnection: bool
-    document_class: type
-    driver: Any
-    enable_overload_retargeting: bool
-    event_listeners: Sequence[Any]
-    fsync: bool
-    heartbeatFrequencyMS: int
-    host: str | Sequence[str]
-    journal: bool
-    loadBalanced: bool
-    localThresholdMS: int
-    max_adaptive_retries: int
-    maxConnecting: int
-    maxIdleTimeMS: int | None
-    maxPoolSize: int | None
-    maxStalenessSeconds: int
-    minPoolSize: int
-    password: str
-    port: int
-    read_preference: Any
-    readConcernLevel: str
-    readPreference: Any
-    readPreferenceTags: Any
-    replicaSet: str | None
-    retryReads: bool
-    retryWrites: bool
-    server_api: Any
-    server_selector: Callable[..., Any] | None
-    serverMonitoringMode: str
-    serverSelectionTimeoutMS: int
-    socketTimeoutMS: int | None
-    srv_host_validator: Callable[..., Any] | None
-    srvAllowedHostsSuffix: str
-    srvMaxHosts: int
-    srvServiceName: str
-    ssl: bool
-    timeoutMS: int | None
-    tls: bool
-    tlsAllowInvalidCertificates: bool
-    tlsAllowInvalidHostnames: bool
-    tlsCAFile: Any
-    tlsCertificateKeyFile: Any
-    tlsCertificateKeyFilePassword: str
-    tlsCRLFile: Any
-    tlsDisableOCSPEndpointCheck: bool
-    tlsInsecure: bool
-    type_registry: Any
-    tz_aware: bool
-    tzinfo: Any
-    unicode_decode_error_handler: str
-    username: str
-    uuidRepresentation: str
-    w: int | str
-    waitQueueMultiple: int | None
-    waitQueueTimeoutMS: int | None
-    wTimeoutMS: int
-    zlibCompressionLevel: int
-
-
-class OldSpellings(TypedDict, total=False):
-    """The names of the hook arguments in the first version."""
-
-    metadataHook: MetadataHook | Sequence[MetadataHook] | None
-    feedbackHook: FeedbackHook | Sequence[FeedbackHook] | None
-
-
-class OtherOptions(ClientOptions, OldSpellings, total=False):
-    """Further arguments of a session manager, which its signature does not name."""
-
-
-class SessionOptions(TypedDict, total=False):
-    """Options of how a session manager writes; ``MongoDBSessionManager`` explains them."""
-
-    durability: Durability
-    on_error: OnError
-    exclusive: bool
-    lease_timeout: float
-    lease_duration: float
-    create: bool
-
-
-class ManagerOptions(SessionOptions, OtherOptions, total=False):
-    """Further arguments of ``create_mongodb_session_manager``, which its signature does not name."""
-
-
-class FactoryOptions(ManagerOptions, total=False):
-    """Further arguments of a factory, which its signature does not name."""
-
-    metadata_hook: MetadataHook | Sequence[MetadataHook] | None
-    feedback_hook: FeedbackHook | Sequence[FeedbackHook] | None
-
-
-class SessionOverrides(OldSpellings, total=False):
-    """Options for one manager, instead of the factory's defaults; None keeps the default."""
-
-    database_name: str | None
-    collection_name: str | None
-    metadata_fields: Sequence[str] | None
-    metadata_hook: MetadataHook | Sequence[MetadataHook] | None
-    feedback_hook: FeedbackHook | Sequence[FeedbackHook] | None
-    application_name: str | None
-    durability: Durability | None
-    on_error: OnError | None
-    exclusive: bool | None
-    lease_timeout: float | None
-    lease_duration: float | None
-    create: bool | None
-
-
-# The stored documents
 
 
 class CallMetricsDoc(TypedDict, total=False):
