@@ -29,7 +29,8 @@ class Interruption(CommandListener):
     """Does something just before a client sends one of its commands."""
 
     def __init__(self) -> None:
-        self._left, self._act = 0, lambda: None
+        self._left = 0
+        self._act: Callable[[], Any] = list
         self.errors: list[BaseException] = []
         self.happened = False
 
@@ -93,7 +94,7 @@ def children(observer: Client, database: str) -> Callable[[], set[Any]]:
     return read
 
 
-def document(name: str) -> dict[str, Any]:
+def document(name: str) -> Any:
     return {"document": {"format": "pdf", "name": "report", "source": {"bytes": name.encode() * LARGE}}}
 
 
