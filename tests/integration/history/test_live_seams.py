@@ -405,6 +405,21 @@ def test_an_old_summary_is_kept_until_the_list_drops_it(restart: Restart, stored
     assert texts(restart(agent, lambda: window(40)).messages) == texts(agent.messages)
 
 
+@pytest.mark.parametrize("make", [summarizing, lambda: window(40)], ids=["summarizing", "window"])
+def test_a_summary_is_kept_when_a_living_agent_gets_another_manager(
+    restart: Restart, make: Callable[[], ConversationManager]
+) -> None:
+    agent = restart(make=summarizing)
+    talk(agent, *"123")
+    overflow(agent, "In short")
+
+    agent.conversation_manager = make()
+    agent("Go on")
+
+    assert texts(agent.messages)[0] == "In short"
+    assert texts(restart(agent, make).messages) == texts(agent.messages)
+
+
 # Sessions without a live set
 
 
