@@ -1,7 +1,8 @@
 """How sessions are looked at and handled across a collection: each method one line into a store."""
 
 import functools
-from collections.abc import Callable, Coroutine
+import itertools
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
@@ -16,17 +17,18 @@ from ._schema.given import check_names
 from ._stores.catalog import CatalogStores
 from ._stores.operation import ClientUse
 from ._stores.reading import ReadSettings
+from .types import Page, SessionDetails, SessionFilter, SessionSort, SessionSummary
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-    from .types import SessionFilter
 
 __all__ = ["ReadOnlyCatalog", "SessionCatalog"]
 
 _Catalog = TypeVar("_Catalog", bound="ReadOnlyCatalog")
 _Args = ParamSpec("_Args")
 _T = TypeVar("_T")
+
+_EVERY = SessionFilter()
 
 
 def _twin(
@@ -36,8 +38,7 @@ def _twin(
 
     async def twin(self: _Catalog, /, *args: _Args.args, **kwargs: _Args.kwargs) -> _T:
         call = functools.partial(method, self, *args, **kwargs)
-        result: _T = await run_off_loop(self._stores.handle.executor, call)
-        return result
+        return await self._off_loop(call)
 
     functools.update_wrapper(twin, method)
     twin.__name__ = f"a{method.__name__}"
@@ -63,9 +64,95 @@ class ReadOnlyCatalog(NotCopied):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._stores.namespace!r}, {self._stores.handle.state})"
 
+    # Lists
+
+    def list(
+        self,
+        filter: SessionFilter = _EVERY,
+        *,
+        sort: SessionSort = "-updated_at",
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page[SessionSummary]:
+        """Return a page of the living sessions for which a filter holds.
+
+        By ``session_id`` and ``created_at``, each session that is there throughout comes exactly once, whatever is
+        written meanwhile. By ``updated_at`` it comes at most once: descending, what is written meanwhile moves to the
+        pages before; ascending, the list ends at the time of its first page. A session whose time is not a date (the
+        first version could store text) comes by ``session_id`` only; ``check()`` counts these.
+
+        Args:
+            filter: Which sessions; all by default. With a ``text``, a call looks through at most 2,000 sessions of 64
+                MiB together, and for as long as ``max_time`` allows: a page may have fewer items than ``limit``, or
+                none, and still a ``next_cursor``. It searches the text blocks of the messages in the session
+                documents; it does not find what is in segments, in files or beside lone surrogates.
+            sort: The order. Equal times are ordered by the session id.
+            limit: Items at most, up to 1,000; 0 for none.
+            cursor: ``next_cursor`` of the page before, of the same list. The times of the filter may differ.
+
+        Raises:
+            InvalidCursorError: The cursor is not one of this list.
+            TypeError: An argument has a wrong type; nothing was sent.
+            ValueError: An argument has a value that is not valid; nothing was sent.
+        """
+        return self._stores.lists.page(filter, sort, limit, cursor)
+
+    def iterate(self, filter: SessionFilter = _EVERY, *, batch: int = 500) -> Iterator[SessionSummary]:
+        """Return an iterator over the living sessions for which a filter holds, by session id.
+
+        It keeps nothing open on the server between two batches, so it may take any time.
+
+        Args:
+            filter: Which sessions; all by default.
+            batch: Sessions in one operation, 1 to 1,000.
+
+        Raises:
+            TypeError: An argument has a wrong type; nothing was sent.
+            ValueError: An argument has a value that is not valid; nothing was sent.
+        """
+        return itertools.chain.from_iterable(self._stores.lists.batches(filter, batch))
+
+    def count(self, filter: SessionFilter = _EVERY, *, at_most: int = 10_000) -> int:
+        """Return the number of living sessions for which a filter holds.
+
+        Args:
+            filter: Which sessions; all by default.
+            at_most: Where counting stops; never more is returned.
+
+        Raises:
+            TypeError: An argument has a wrong type; nothing was sent.
+            ValueError: An argument has a value that is not valid, or the filter has a ``text``; nothing was sent.
+        """
+        return self._stores.lists.count(filter, at_most)
+
+    def get(self, session_id: str) -> SessionDetails:
+        """Return the summary of a session, with the size of its segments and files, and more.
+
+        Raises:
+            SessionNotFoundError: There is no such session, it has expired, or it is out of scope.
+            TypeError: ``session_id`` is not a string.
+            ValueError: ``session_id`` is not valid.
+        """
+        return self._stores.lists.get(session_id)
+
+    alist, acount, aget = _twin(list), _twin(count), _twin(get)  # noqa: A003 - the method is meant
+
+    def aiterate(self, filter: SessionFilter = _EVERY, *, batch: int = 500) -> AsyncIterator[SessionSummary]:
+        """Do what ``iterate`` does, off the event loop."""
+        return self._each(self._stores.lists.batches(filter, batch))
+
+    async def _each(self, batches: Iterator[Sequence[SessionSummary]]) -> AsyncIterator[SessionSummary]:
+        while (batch := await self._off_loop(functools.partial(next, batches, None))) is not None:
+            for session in batch:
+                yield session
+
+    async def _off_loop(self, call: Callable[[], _T]) -> _T:
+        result: _T = await run_off_loop(self._stores.handle.executor, call)
+        return result
+
     # Scopes
 
-    def within(self, filter: "SessionFilter") -> "ReadOnlyCatalog":
+    def within(self, filter: SessionFilter) -> "ReadOnlyCatalog":
         """Return a catalog that only reads, and only the sessions for which a filter holds.
 
         It uses the same client. A scope is as safe as the fields that it names: metadata that a model's tool may

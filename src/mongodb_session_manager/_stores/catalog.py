@@ -1,8 +1,11 @@
 """The stores of one catalog."""
 
+from functools import cached_property
+
 from .._schema.catalog_filter import scope_of
 from .operation import ClientUse, Collections, open_collections
 from .reading import CatalogReads, ReadSettings
+from .session_lists import SessionLists
 
 __all__ = ["CatalogStores"]
 
@@ -47,3 +50,8 @@ class CatalogStores:
     def within(self, given: object) -> "CatalogStores":
         """Return stores that read only the sessions for which a filter holds."""
         return CatalogStores(self.use, self.collections, self.reads.within(scope_of(given)))
+
+    @cached_property
+    def lists(self) -> SessionLists:
+        """Lists of sessions, their number, and one of them."""
+        return SessionLists(self.reads)
