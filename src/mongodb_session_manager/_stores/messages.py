@@ -51,7 +51,7 @@ class MessageStore:
         label = agent_label(session_id, agent_id, message_id)
         created_at = given_time(label, "created_at", given.created_at)
         stored = message_doc(message, message_id, created_at, label)
-        size, files = offload(stored, session_id, agent_id, message_id)
+        size, files = offload(stored, session_id, agent_id, message_id, self._values.limits)
         write, tracking_id = AgentWrite(agent_id, [stored], size=size, files=files), message.get("tracking_id")
         self._values.around(session_id, files, lambda: self._append(session_id, write, message_id, tracking_id))
 
@@ -79,7 +79,7 @@ class MessageStore:
         message_id = check_message_id(given.message_id)
         edit = replacement if given.redact_message is None else redaction
         edited = edit(given.to_message(), message_id, now(), agent_label(session_id, agent_id, message_id))
-        edited, files = offload_edit(edited, session_id, agent_id)
+        edited, files = offload_edit(edited, session_id, agent_id, self._values.limits)
         write = AgentWrite(agent_id, edited=edited, files=files)
         if not files and self._edit_fileless(session_id, write):
             if edited.redacts:

@@ -3,6 +3,25 @@
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Literal, Protocol, TypeAlias, TypedDict
 
+from .catalog import (
+    UNSET,
+    AgentSummary,
+    FeedbackCounts,
+    ForkOrigin,
+    LeaseSummary,
+    MultiAgentSummary,
+    Page,
+    Redaction,
+    Scalar,
+    SessionDetails,
+    SessionFilter,
+    SessionSort,
+    SessionSummary,
+    Unset,
+    UsageFigures,
+    UsageKey,
+    UsageRow,
+)
 from .documents import (
     AgentDataDoc,
     AgentDoc,
@@ -24,44 +43,74 @@ from .documents import (
     SessionDoc,
     ToolUsage,
 )
+from .reports import DeletionReceipt, DeletionReport, Finding, IndexReport, SweepReport, UpgradeReport
+from .transcripts import FeedbackEntry, Part, PartMark, Transcript, TranscriptMessage
 
 __all__ = [
     "CONTENT_FILTERED",
     "GUARDRAIL_INTERVENED",
     "GUARDRAIL_STOP_REASONS",
+    "UNSET",
     "AgentConfig",
     "AgentDataDoc",
     "AgentDoc",
+    "AgentSummary",
     "CallMetricsDoc",
     "ClientOptions",
+    "DeletionReceipt",
+    "DeletionReport",
     "Durability",
     "FactoryOptions",
+    "FeedbackCounts",
     "FeedbackDoc",
+    "FeedbackEntry",
     "FeedbackHook",
     "FeedbackReferenceDoc",
     "FeedbackSegmentDoc",
+    "Finding",
+    "ForkOrigin",
     "GuardDoc",
     "GuardrailEvent",
     "Health",
+    "IndexReport",
     "InnerStateDoc",
     "JsonSafe",
     "LeaseDoc",
+    "LeaseSummary",
     "LiveDoc",
     "ManagerOptions",
     "MessageDoc",
     "MetadataHook",
     "MultiAgentDoc",
+    "MultiAgentSummary",
     "OldSpellings",
     "OnError",
     "OtherOptions",
     "OutboxDoc",
     "OutboxReferenceDoc",
+    "Page",
+    "Part",
+    "PartMark",
+    "Redaction",
+    "Scalar",
     "SegmentDoc",
     "SegmentReferenceDoc",
+    "SessionDetails",
     "SessionDoc",
+    "SessionFilter",
     "SessionOptions",
     "SessionOverrides",
+    "SessionSort",
+    "SessionSummary",
+    "SweepReport",
     "ToolUsage",
+    "Transcript",
+    "TranscriptMessage",
+    "Unset",
+    "UpgradeReport",
+    "UsageFigures",
+    "UsageKey",
+    "UsageRow",
     "UsageTotals",
 ]
 
@@ -82,6 +131,7 @@ CONTENT_FILTERED: Final = "content_filtered"
 """Stop reason of a model whose provider filtered the answer."""
 
 GUARDRAIL_STOP_REASONS: Final = frozenset({GUARDRAIL_INTERVENED, CONTENT_FILTERED})
+"""The stop reasons that say that content was blocked, masked or filtered."""
 
 
 class MetadataHook(Protocol):

@@ -101,6 +101,41 @@ def test_a_pending_interrupt_of_another_version(
         new_agent(new_manager(), agent_id="a", tools=[ask])
 
 
+SUMMARY: dict[str, Any] = {"role": "user", "content": [{"text": "In short"}]}
+
+
+@pytest.mark.parametrize(
+    "summary",
+    [True, SECRET, [SECRET], {"role": "user"}, SUMMARY | {"role": 5}, SUMMARY | {"content": [SECRET]}],
+    ids=str,
+)
+def test_a_summary_that_is_no_message(
+    new_manager: NewManager, new_agent: NewAgent, observer: MongoClient[dict[str, Any]], database: str, summary: Any
+) -> None:
+    new_agent(new_manager(), agent_id="a", conversation_manager=SummarizingConversationManager())("Hi")
+    path = f"{DATA}.conversation_manager_state.summary_message"
+    observer[database].agent_sessions.update_one({}, {"$set": {path: summary}})
+
+    with pytest.raises(MongoDBSessionError, match=r"'a' of session 's-1'.*: conversation_manager_state") as caught:
+        new_agent(new_manager(), agent_id="a", conversation_manager=SummarizingConversationManager())
+
+    assert SECRET not in str(caught.value)
+    assert texts(new_agent(new_manager(), agent_id="a").messages) == ["Hi", "Okay."]
+
+
+@pytest.mark.parametrize("kept", [[5], [{"%int": SECRET}], [{"role": "user", "content": SECRET}]], ids=str)
+def test_a_kept_message_that_is_none(
+    new_manager: NewManager, new_agent: NewAgent, observer: MongoClient[dict[str, Any]], database: str, kept: Any
+) -> None:
+    new_agent(new_manager(), agent_id="a")("Hi")
+    observer[database].agent_sessions.update_one({}, {"$set": {"agents.a.live": {"from": 0, "kept": kept}}})
+
+    with pytest.raises(MongoDBSessionError, match="'a' of session 's-1' cannot be restored: live") as caught:
+        new_agent(new_manager(), agent_id="a")
+
+    assert SECRET not in str(caught.value)
+
+
 @pytest.mark.parametrize("value", [None, {}])
 def test_without_a_state_of_its_own_the_conversation_manager_starts_anew(
     new_manager: NewManager, new_agent: NewAgent, observer: MongoClient[dict[str, Any]], database: str, value: Any
