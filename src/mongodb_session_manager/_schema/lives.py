@@ -82,12 +82,12 @@ def ended_life_filter(life: Life) -> Stored:
     return {"_id": life.session_id, "instance": life.instance}
 
 
-def children_of_session(session_id: str) -> tuple[Stored, Stored]:
+def children_projection(session_id: str) -> tuple[Stored, dict[str, int]]:
     """Return filter and projection of the instances of a session's segments, of all lives; an index holds both."""
     return {"session_id": session_id}, {"_id": 0, "instance": 1}
 
 
-def files_of_session(session_id: str) -> tuple[Stored, Stored]:
+def session_files_projection(session_id: str) -> tuple[Stored, dict[str, int]]:
     """Return filter and projection of a session's files, of all lives."""
     return {"metadata.session_id": session_id}, {"metadata.instance": 1}
 

@@ -10,11 +10,11 @@ from .._schema.files import chunks_filter, files_by_id_filter
 from .._schema.lives import (
     Life,
     children_of_lives_filter,
-    children_of_session,
+    children_projection,
     ended_life_filter,
-    files_of_session,
     instance_of,
     old_children_filter,
+    session_files_projection,
     youngest_old_id,
 )
 from .lives import Lives
@@ -50,9 +50,9 @@ class SessionEraser:
         """Delete the segments and files of a life that has ended, and those of every other life that is over."""
         session_id = ended.session_id
         segments = {
-            instance_of(segment) for segment in self._collections.segments.find(*children_of_session(session_id))
+            instance_of(segment) for segment in self._collections.segments.find(*children_projection(session_id))
         }
-        found = self._collections.files.find(*files_of_session(session_id))
+        found = self._collections.files.find(*session_files_projection(session_id))
         files = {file["_id"]: instance_of(file["metadata"]) for file in found}
         over = self._over(ended, segments.union(files.values()))
         if not over.isdisjoint(segments):
