@@ -427,7 +427,7 @@ class Listing(NullConversationManager):
         return ["a", "state"]
 
     def restore_from_session(self, state: dict[str, Any]) -> Any:
-        return tuple([user("Of its own")])
+        return (user("Of its own"),)
 
 
 def test_a_conversation_managers_state_is_an_object(new_manager: NewManager, new_agent: NewAgent) -> None:
