@@ -10,7 +10,6 @@ from pymongo.errors import InvalidOperation, PyMongoError
 from .._schema.limits import LIMITS, Limits
 from .._stores.document_size import LEAST_MOVE_BYTES
 from .._stores.histories import HistoryStore
-from .._stores.segments import outgrown
 from ..errors import MongoDBSessionError
 from .changes import Change
 from .pending import PendingChanges
@@ -77,8 +76,10 @@ class Rollover:
     @property
     def kept_bytes(self) -> int | None:
         """How much of the latest messages stays where the others should move; None where they need not."""
-        if outgrown(self.count, self.size, self._limits):
-            return self._limits.kept_bytes
+        limits = self._limits
+        is_long = self.count > 2 * limits.kept_messages and self.size > limits.embedded_bytes
+        if is_long or (self.count > 1 and self.size > 2 * limits.kept_bytes):
+            return limits.kept_bytes
         is_large = self.size >= LEAST_MOVE_BYTES
         return self.size // 2 if is_large and self._store.is_crowded(self._session_id) else None
 

@@ -26,7 +26,7 @@ from ..errors import SessionConflictError
 from .agents import AgentPosition, AgentReader
 from .large_values import LargeValues
 from .new_agents import NewAgents
-from .operation import CONTENDED, Operations, log_done, operation
+from .operation import CONTENDED, Operations, log_done, operation, timed
 from .restored import AgentRestorer, RestoredAgent
 from .segments import EmbeddedSize, MessageSegments
 
@@ -176,24 +176,24 @@ class HistoryStore:
 
         Values of messages are uploaded before it; the caller keeps or removes them afterwards.
         """
-        check_id("agent_id", write.agent_id)
         if write.files:
             self._values.store(session_id, write.files)
         if not write.data:
-            return self._write_guarded(session_id, write, guard)
-        return self._values.with_state(session_id, write, lambda apart: self._write_guarded(session_id, apart, guard))
+            return self._send(self.prepare_write(session_id, write, guard))
+        return self._values.with_state(
+            session_id, write, lambda apart: self._send(self.prepare_write(session_id, apart, guard))
+        )
 
-    def _write_guarded(self, session_id: str, write: AgentWrite, guard: Guard) -> bool:
-        change = guarded_update(session_id, write, guard)
-        written = self._operations.write("write_agent", session_id, write.agent_id, change, len(write.appended))
+    def _send(self, prepared: PreparedWrite) -> bool:
+        session_id, write = prepared.session_id, prepared.write
+        with timed("write_agent", session_id, write.agent_id, len(write.appended)) as outcome:
+            written = outcome.of(self._operations.send(session_id, prepared.change))
         if written:
             self._sizes.grew(session_id, write.size)
         return written
 
     def prepare_write(self, session_id: str, write: AgentWrite, guard: Guard) -> PreparedWrite:
         """Return the command of ``write_agent`` for ``write_together``; only for a write without files."""
-        check_id("session_id", session_id)
-        check_id("agent_id", write.agent_id)
         change = leased_update(guarded_update(session_id, write, guard), self._operations.leases.get(session_id))
         return PreparedWrite(session_id, write, change)
 
