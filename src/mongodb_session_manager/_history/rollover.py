@@ -61,10 +61,10 @@ class Rollover:
             queue.check_open()
             queue.await_answer(write_id)
             guard = queue.guard
-        rolled = self._store.roll_over(self._session_id, self._agent_id, guard, write_id, kept_bytes)
+        rolled = self._store.move_oldest(self._session_id, self._agent_id, guard, write_id, kept_bytes)
         with lock:
             queue.check_open()
-            queue.withdraw(write_id)
+            queue.forget_write(write_id)
             if rolled is None:
                 self.set_document_size(0, 0)  # not again before as much has come again
                 return False

@@ -65,9 +65,9 @@ class Opening(Generic[_Manager]):
     def begin(self, executor: Executor, found: Stored | None = None, until: float = math.inf) -> None:
         """Have a thread make the manager; the arguments are those of ``run``."""
         try:
-            submit(executor, functools.partial(self.run, found, until), self.drop)
+            submit(executor, functools.partial(self.run, found, until), self.cancel)
         except RuntimeError:  # these threads have ended
-            self.drop()
+            self.cancel()
 
     def run(self, found: Stored | None = None, until: float = math.inf) -> None:
         """Make the manager, and hand it over.
@@ -91,7 +91,7 @@ class Opening(Generic[_Manager]):
             manager.close()
         return manager
 
-    def drop(self) -> None:
+    def cancel(self) -> None:
         """Tell the request that no thread came to it."""
         hand_over([(self.answer, (None, dropped()))])
 
@@ -148,7 +148,7 @@ class OpeningLine:
     def join(self, executor: Executor, opening: Opening[Any]) -> None:
         """Have a session opened; ``opening.answer`` tells when it is."""
         if opening.may_share:
-            self._line.join(executor, opening, functools.partial(self._open, executor), _drop)
+            self._line.join(executor, opening, functools.partial(self._open, executor), _cancel)
         else:
             opening.begin(executor)
 
@@ -156,7 +156,7 @@ class OpeningLine:
 
     def _open(self, executor: Executor, openings: list[Opening[Any]], more: bool) -> None:
         if more:
-            self._line.call(executor, functools.partial(self._open, executor), _drop)
+            self._line.call(executor, functools.partial(self._open, executor), _cancel)
         try:
             found = self._read_together([opening.session_id for opening in openings]) if len(openings) > 1 else {}
             until = time.monotonic() + self._shared.limits.fresh_seconds
@@ -168,7 +168,7 @@ class OpeningLine:
             for opening in openings:
                 opening.run(found.pop(opening.session_id, None))
         except BaseException:
-            _drop(openings)  # no request waits for ever
+            _cancel(openings)  # no request waits for ever
             raise
 
     def _read_together(self, session_ids: Sequence[str]) -> dict[str, Stored]:
@@ -183,6 +183,6 @@ class OpeningLine:
             return {}
 
 
-def _drop(openings: Sequence[Opening[Any]]) -> None:
+def _cancel(openings: Sequence[Opening[Any]]) -> None:
     for opening in openings:
-        opening.drop()
+        opening.cancel()

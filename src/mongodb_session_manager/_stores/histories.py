@@ -225,7 +225,7 @@ class HistoryStore:
         """Tell whether a session's writers should move their own agents' messages out of its document."""
         return self._sizes.is_crowded(session_id)
 
-    def roll_over(
+    def move_oldest(
         self, session_id: str, agent_id: str, guard: Guard, write_id: ObjectId, kept_bytes: int | None = None
     ) -> EmbeddedSize | None:
         """Move an agent's oldest messages into segments, as one guarded write.
@@ -241,9 +241,9 @@ class HistoryStore:
             What stays; None if nothing was moved.
         """
         check_id("agent_id", agent_id)
-        with operation("roll_over", session_id, agent_id):
+        with operation("rollover", session_id, agent_id):
             lease = self._operations.leases.get(session_id)
-            return self._segments.roll_over(session_id, agent_id, guard, write_id, kept_bytes, lease)
+            return self._segments.move_oldest(session_id, agent_id, guard, write_id, kept_bytes, lease)
 
     def edit_in_segments(
         self, session_id: str, agent_id: str, edit: MessageEdit, files: Mapping[str, bytes] = _NOTHING

@@ -61,7 +61,7 @@ class MessageSegments:
         """Have the segments indexed by their session, in the background."""
         ensure_segment_index(self._segments)
 
-    def roll_over(
+    def move_oldest(
         self,
         session_id: str,
         agent_id: str,
