@@ -40,13 +40,6 @@ SEGMENT_BYTES = 4 * 1024 * 1024
 MOST_SPANS = 16
 
 
-def outgrown(embedded_count: int, embedded_bytes: int, limits: Limits) -> bool:
-    """Tell whether some of an agent's embedded messages should move."""
-    if embedded_bytes > 2 * limits.kept_bytes:
-        return embedded_count > 1
-    return embedded_bytes > limits.embedded_bytes and embedded_count > 2 * limits.kept_messages
-
-
 @dataclass(frozen=True)
 class EmbeddedSize:
     """The number and bytes of an agent's messages that a move left embedded."""
@@ -72,7 +65,7 @@ class MessageSegments:
         """Have the segments indexed by their session, in the background."""
         ensure_segment_index(self._segments)
 
-    def roll_over(
+    def move_oldest(
         self,
         session_id: str,
         agent_id: str,
