@@ -3,6 +3,8 @@
 from functools import cached_property
 
 from .._schema.catalog_filter import scope_of
+from .catalog_checks import CatalogChecks
+from .catalog_indexes import CatalogIndexes
 from .feedback_lists import FeedbackLists
 from .operation import ClientUse, Collections, open_collections
 from .reading import CatalogReads, ReadSettings
@@ -73,3 +75,13 @@ class CatalogStores:
     def reports(self) -> UsageReports:
         """The usage of models."""
         return UsageReports(self.reads)
+
+    @cached_property
+    def checks(self) -> CatalogChecks:
+        """Checks, and bringing sessions up to date."""
+        return CatalogChecks(self.collections, self.reads)
+
+    @cached_property
+    def indexes(self) -> CatalogIndexes:
+        """Indexes."""
+        return CatalogIndexes(self.collections)
