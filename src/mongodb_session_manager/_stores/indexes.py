@@ -18,7 +18,7 @@ from pymongo import IndexModel, MongoClient
 from pymongo.collection import Collection
 from pymongo.errors import InvalidOperation, OperationFailure, PyMongoError
 
-__all__ = ["ensure_file_indexes", "ensure_indexes", "ensure_segment_index"]
+__all__ = ["ensure_expiry_index", "ensure_file_indexes", "ensure_indexes", "ensure_segment_index"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +29,7 @@ PAUSE: Final = 300.0
 _ALWAYS: Final = ("created_at", "updated_at", "application_name")
 # GridFS prescribes this index, and other tools expect it.
 _CHUNKS: Final = "files_id, n"
+_EXPIRY: Final = "expires_at"
 _UNAUTHORIZED: Final = 13
 # One index of the list cannot be made: it exists with other options (85, 86), or the server refuses it (67).
 _ONE_IN_THE_WAY: Final = frozenset({67, 85, 86})
@@ -122,7 +123,9 @@ _lock = threading.Lock()
 _clients: dict[int, tuple["weakref.ref[Any]", _Builder, dict[str, _Namespace]]] = {}
 
 
-def ensure_indexes(collection: Collection[dict[str, Any]], metadata_fields: Iterable[str] | None = None) -> None:
+def ensure_indexes(
+    collection: Collection[dict[str, Any]], metadata_fields: Iterable[str] | None = None, *, expiring: bool = False
+) -> None:
     """Have missing indexes created, in one command; a failure is a warning, since everything works without them.
 
     The caller does not wait. After a lasting failure (no privilege, another index in its place) an index is not tried
@@ -131,8 +134,15 @@ def ensure_indexes(collection: Collection[dict[str, Any]], metadata_fields: Iter
     Args:
         collection: The collection of the sessions.
         metadata_fields: Metadata fields to index too; a dot reaches into a nested field.
+        expiring: Whether the server is to delete sessions that have expired.
     """
-    _ensure(collection, (*_ALWAYS, *(f"metadata.{field}" for field in metadata_fields or ())))
+    ttl = (_EXPIRY,) if expiring else ()
+    _ensure(collection, (*_ALWAYS, *(f"metadata.{field}" for field in metadata_fields or ()), *ttl))
+
+
+def ensure_expiry_index(collection: Collection[dict[str, Any]]) -> None:
+    """Have the index created by which the server deletes sessions that have expired, as ``ensure_indexes`` does."""
+    _ensure(collection, (_EXPIRY,))
 
 
 def ensure_segment_index(collection: Collection[dict[str, Any]]) -> None:
@@ -175,6 +185,9 @@ def _create(collection: Collection[dict[str, Any]], fields: list[str]) -> None:
 def _model(field: str) -> IndexModel:
     if field == _CHUNKS:
         return IndexModel([("files_id", 1), ("n", 1)], unique=True)
+    if field == _EXPIRY:
+        has_date = {_EXPIRY: {"$exists": True}}
+        return IndexModel([(_EXPIRY, 1)], expireAfterSeconds=0, partialFilterExpression=has_date)
     return IndexModel([(field, 1)])
 
 
