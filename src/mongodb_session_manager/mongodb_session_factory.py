@@ -32,6 +32,7 @@ from ._stores.operation import namespace_of, open_collections
 from .errors import FactoryNotInitializedError, MongoDBSessionError, SessionLockedError
 from .mongodb_connection_pool import MongoDBConnectionPool
 from .mongodb_session_manager import MongoDBSessionManager, check_defaults
+from .session_catalog import SessionCatalog
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -127,6 +128,17 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
             self._handle.client, self._defaults["database_name"], self._defaults["collection_name"]
         )
         return f"MongoDBSessionManagerFactory({namespace!r}, {state})"
+
+    @property
+    def sessions(self) -> SessionCatalog:
+        """The catalog of the sessions in the factory's collection, on the factory's client.
+
+        Raises:
+            MongoDBSessionError: The factory has been closed or replaced; it is a RuntimeError too.
+        """
+        self._check_open()
+        names = self._defaults["database_name"], self._defaults["collection_name"]
+        return SessionCatalog(None, *names, client=self._handle.client)
 
     def create_session_manager(self, session_id: str, **overrides: "Unpack[SessionOverrides]") -> MongoDBSessionManager:
         """Make a manager for one session, on the factory's client.

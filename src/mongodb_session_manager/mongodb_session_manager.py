@@ -409,8 +409,9 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
     async def _on_invocation_start(self, event: BeforeInvocationEvent) -> None:
         binding = self._agents.bound(event.agent)
         binding.invoked, binding.failure = True, None
-        await self._alook_up(binding, event.agent, binding.unknown(event.agent))
-        binding.look(event.agent)
+        if unknown := binding.look(event.agent):
+            await self._alook_up(binding, event.agent, unknown)
+            binding.look(event.agent)
         self._show_life()
 
     async def _on_tool_call(self, event: "BeforeToolCallEvent[Any]") -> None:

@@ -311,7 +311,7 @@ def test_few_of_those_are_remembered(sink: Sink) -> None:
         dispatcher.submit(sink.delivery(name, durable=True))
         assert dispatcher.flush(10) == 0
     assert eventually(lambda: len(dispatcher) == 0)
-    assert len(dispatcher._acknowledged) == 2
+    assert len(dispatcher._queue._acknowledged) == 2
 
 
 def test_an_acknowledgement_that_fails_does_no_harm(
@@ -343,9 +343,10 @@ def test_sends_from_the_caller_where_no_thread_can_start(
 
 FOLDER = str(Path(dispatcher_module.__file__).parent)
 CHILD = """
-import logging, os, sys, time
-sys.path.insert(0, FOLDER)  # the package around it takes seconds to import
-from dispatcher import Delivery, shared_dispatcher
+import logging, os, sys, time, types
+sys.modules["hooks"] = types.ModuleType("hooks")  # the package around it takes seconds to import
+sys.modules["hooks"].__path__ = [FOLDER]
+from hooks.dispatcher import Delivery, shared_dispatcher
 logging.basicConfig(format="%(message)s", stream=sys.stdout)
 dispatcher = shared_dispatcher()
 
