@@ -197,7 +197,8 @@ class HistoryStore:
         """Return the command of ``write_agent`` for ``write_together``; only for a write without files."""
         check_id("session_id", session_id)
         check_id("agent_id", write.agent_id)
-        change = leased_update(guarded_update(session_id, write, guard), self._operations.leases.get(session_id))
+        change = self._operations.lives.named(session_id, guarded_update(session_id, write, guard))
+        change = leased_update(change, self._operations.leases.get(session_id))
         return PreparedWrite(session_id, write, *self._operations.dates.dated(session_id, change))
 
     def write_together(self, prepared: Sequence[PreparedWrite]) -> bool:

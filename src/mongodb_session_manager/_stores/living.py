@@ -7,7 +7,7 @@ from .._schema.expiry import Lifetime, has_expired
 from .._schema.ids import now
 from .._schema.values import Stored
 from ..errors import SessionConflictError, SessionNotFoundError
-from .deletion import SessionRemover
+from .erasing import SessionEraser
 from .operation import CONTENDED, Operations
 
 __all__ = ["LivingSessions"]
@@ -24,11 +24,11 @@ class LivingSessions:
 
     Args:
         operations: Of the repository.
-        remover: Deletes those that have.
+        eraser: Deletes those that have.
     """
 
-    def __init__(self, operations: Operations, remover: SessionRemover) -> None:
-        self._operations, self._remover = operations, remover
+    def __init__(self, operations: Operations, eraser: SessionEraser) -> None:
+        self._operations, self._eraser = operations, eraser
 
     def open(
         self, session_id: str, lifetime: Lifetime, open_one: Open, found: Stored | None, *, create: bool
@@ -56,18 +56,19 @@ class LivingSessions:
         """Tell whether a session can be used as it was read; one that has expired is deleted."""
         if not has_expired(stored, now()):
             lifetime.found(stored, now())
-            return not create or self._move_date(session_id, lifetime)
+            return not create or self._move_date(session_id, stored, lifetime)
         if not create:
             raise SessionNotFoundError(session_id)
-        self._remover.remove_expired(session_id, stored)
+        self._eraser.remove_expired(session_id, stored)
         return False
 
-    def _move_date(self, session_id: str, lifetime: Lifetime) -> bool:
+    def _move_date(self, session_id: str, stored: Stored, lifetime: Lifetime) -> bool:
         """Move the date along if that is due; False if the session is not as it was read."""
         until = lifetime.due_when_opened(now())
         if until is None:
             return True
-        moved = self._operations.send(session_id, lifetime.dated(({"_id": session_id}, {}), until))
+        opened = {"_id": session_id, "instance": stored.get("instance")}
+        moved = self._operations.send(session_id, lifetime.dated((opened, {}), until))
         if moved:
             lifetime.reached(until)
         return moved

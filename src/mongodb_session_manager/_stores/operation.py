@@ -27,6 +27,7 @@ from .._schema.values import CODEC_OPTIONS, FilterAndUpdate, Pipeline, Stored
 from ..errors import SessionLockedError, SessionNotFoundError, SessionTooLargeError
 from .dates import ExpiryDates
 from .document_size import DocumentSizes
+from .lives import Lives
 
 __all__ = [
     "CONTENDED",
@@ -107,6 +108,10 @@ class Collections:
         self.sessions, self.segments, self.files, self.chunks = (_collection(database, each) for each in names)
         self.can_compute = isinstance(client, MongoClient)
 
+    def lives(self) -> Lives:
+        """Return the lives of the sessions, as one repository knows them."""
+        return Lives(self.sessions, self.segments, self.files)
+
 
 # The next request of a service uses the collections of the one before.
 _opened: "WeakKeyDictionary[ClientHandle, dict[tuple[str | None, str], Collections]]" = WeakKeyDictionary()
@@ -168,14 +173,15 @@ class Operations:
         use: Of the client.
         collections: The collections.
         sizes: The sizes of the session documents.
+        lives: The lives of the sessions that are meant.
 
     Attributes:
         leases: The leases that are held, by session.
         dates: The dates on which the opened sessions expire.
     """
 
-    def __init__(self, use: ClientUse, collections: Collections, sizes: DocumentSizes) -> None:
-        self.use, self.collections, self.sizes = use, collections, sizes
+    def __init__(self, use: ClientUse, collections: Collections, sizes: DocumentSizes, lives: Lives) -> None:
+        self.use, self.collections, self.sizes, self.lives = use, collections, sizes, lives
         self.sessions = collections.sessions
         self.leases: dict[str, Lease] = {}
         self.dates = ExpiryDates(self.sessions)
@@ -187,7 +193,8 @@ class Operations:
 
     def find(self, session_id: str, fields: Mapping[str, Any]) -> Stored:
         """Return fields of a session; raise if there is no such session."""
-        return self.found(session_id, self.sessions.find_one({"_id": session_id}, fields))
+        wanted, _ = self.lives.named(session_id, ({"_id": session_id}, {}))
+        return self.found(session_id, self.sessions.find_one(wanted, fields))
 
     def read_agent(self, verb: str, session_id: str, agent_id: str, pipeline: Any, *how: Any) -> Stored | None:
         """Return the result of a pipeline over one agent; None if there is no such session."""
@@ -195,6 +202,7 @@ class Operations:
         with operation(verb, session_id, agent_id) as outcome:
             found = next(self.sessions.aggregate(stages), None)
             outcome.read(found)
+            self.lives.check(session_id, found or {})
             return found
 
     def bytes_of(self, session_id: str, name: str, without: Iterable[str] = ()) -> int:
@@ -223,6 +231,7 @@ class Operations:
 
     def send(self, session_id: str, change: FilterAndUpdate) -> bool:
         """Send a change of a session document, with its date of expiry if that is due; False if it changed nothing."""
+        change = self.lives.named(session_id, change)
         for _ in range(_DATED_TRIES):
             dated, acknowledge = self.dates.dated(session_id, change)
             if acknowledge is None:

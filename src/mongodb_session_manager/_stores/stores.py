@@ -47,16 +47,15 @@ class Stores:
         metadata_fields: tuple[str, ...],
     ) -> None:
         self.use, self.handle, self.collections = use, use.handle, collections
-        mover = MessageMover(collections) if collections.can_compute else None
+        lives = collections.lives()
+        mover = MessageMover(collections, lives) if collections.can_compute else None
         sizes = DocumentSizes(use.handle, collections.sessions.full_name, mover)
-        self._operations = operations = Operations(use, collections, sizes)
-        self._segments = segments = MessageSegments(collections)
-        self._values = values = LargeValues(SessionFiles(collections))
+        self._operations = operations = Operations(use, collections, sizes, lives)
+        self._segments = segments = MessageSegments(collections, lives)
+        self._values = values = LargeValues(SessionFiles(collections, lives))
         self._reader, restorer = AgentReader(operations, segments), AgentRestorer(operations, segments, values)
         self.outbox = OutboxStore(operations)
-        self.sessions = SessionStore(
-            operations, self.outbox, segments, values, restorer, application_name, metadata_fields
-        )
+        self.sessions = SessionStore(operations, self.outbox, restorer, application_name, metadata_fields)
         self.histories = HistoryStore(operations, segments, values, self._reader, restorer)
 
     # Created when they are first used: a turn needs none of them.
