@@ -566,14 +566,21 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         failed = [error for error in [*errors, *self._agents.errors] if error is not None]
         return {"ok": not failed, "pending": self._pending(), "last_error": failed[-1] if failed else None}
 
-    def delete_session(self) -> bool:
+    def delete_session(self, *, even_held: bool = False) -> bool:
         """Delete the session and everything that belongs to it; False where it was gone already.
 
         Later calls raise ``SessionNotFoundError``.
+
+        Args:
+            even_held: Whether it is deleted also if it is held.
+
+        Raises:
+            SessionHeldError: It is held, and ``even_held`` is False; nothing was deleted.
         """
         self._agents.check_open()
+        deleted = self.session_repository.delete_session(self.session_id, even_held=even_held)
         self._agents.invalidate(SessionNotFoundError(self.session_id))
-        return self.session_repository.delete_session(self.session_id)
+        return deleted
 
     def flush(self, timeout: float | None = None) -> None:
         """Return when everything captured so far is acknowledged.

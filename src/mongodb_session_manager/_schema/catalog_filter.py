@@ -103,9 +103,14 @@ def living_filter(conditions: Iterable[Conditions], *more: Stored) -> Stored:
     return {"$and": [*(part for each in conditions for part in each.all), *more, *_SESSIONS]}
 
 
-def living_session_filter(session_id: str, conditions: Iterable[Conditions]) -> Stored:
+def any_session_filter(conditions: Iterable[Conditions], *more: Stored) -> Stored:
+    """Return ``living_filter`` without the condition that the session lives."""
+    return {"$and": [*(part for each in conditions for part in each.all), *more, *_OF_SESSIONS]}
+
+
+def living_session_filter(session_id: str, conditions: Iterable[Conditions], *more: Stored) -> Stored:
     """Return the filter of one session, if it lives and all conditions hold."""
-    return {"_id": session_id, **living_filter(conditions)}
+    return {"_id": session_id, **living_filter(conditions, *more)}
 
 
 def filter_digest(conditions: Iterable[Conditions]) -> str:
@@ -127,6 +132,7 @@ _NOT_EXPIRED: Final[Stored] = {"$or": [{"$ne": [{"$type": "$expires_at"}, "date"
 _SHORT_ID: Final[Stored] = {
     "$cond": [{"$eq": [{"$type": "$_id"}, "string"]}, {"$lte": [{"$strLenBytes": "$_id"}, MAX_ID_BYTES]}, False]
 }
+_OF_SESSIONS: Final[tuple[Stored, ...]] = ({"_id": {"$gte": ""}}, {"$expr": _SHORT_ID})
 _SESSIONS: Final[tuple[Stored, ...]] = ({"_id": {"$gte": ""}}, {"$expr": {"$and": [_SHORT_ID, _NOT_EXPIRED]}})
 
 

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from .ids import shown
-from .values import FilterAndUpdate, Stored
+from .values import FilterAndUpdate, Pipeline, Stored, Update
 
 SHORTEST_TTL = timedelta(minutes=1)
 LONGEST_TTL = timedelta(days=36_500)
@@ -28,7 +28,7 @@ EXPIRED = "expired"
 # A date that is missing would be before every date; so would numbers and texts.
 IS_EXPIRED: Stored = {"$and": [{"$eq": [{"$type": "$expires_at"}, "date"]}, {"$lte": ["$expires_at", "$$NOW"]}]}
 EXPIRED_FILTER: Stored = {"$expr": IS_EXPIRED}
-LIVING_FILTER: Stored = {"$expr": {"$not": [IS_EXPIRED]}}
+HELD: Stored = {"held": True}
 LIFETIME_PROJECTION = {"expires_at": 1, "ttl_seconds": 1, "held": 1}
 
 
@@ -154,3 +154,32 @@ def has_expired(session: Mapping[str, Any], at: datetime) -> bool:
 def expired_filter(session_id: str, at: datetime | None = None) -> Stored:
     """Return the filter of a session that has expired: by the server's clock, or at a time."""
     return {"_id": session_id, **(EXPIRED_FILTER if at is None else {"expires_at": {"$lte": at}})}
+
+
+# The updates of operators
+
+
+def _from_now(seconds: Any) -> Stored:
+    return {"$add": ["$$NOW", {"$toLong": {"$multiply": [seconds, 1000]}}]}
+
+
+HOLD_UPDATE: Stored = {"$set": {"held": True}, "$unset": {"expires_at": ""}}
+_HAS_TTL = {
+    "$and": [
+        {"$isNumber": "$ttl_seconds"},
+        {"$gte": ["$ttl_seconds", SHORTEST_TTL.total_seconds()]},
+        {"$lte": ["$ttl_seconds", LONGEST_TTL.total_seconds()]},
+    ]
+}
+RELEASE_UPDATE: Pipeline = [
+    {"$set": {"expires_at": {"$cond": [_HAS_TTL, _from_now("$ttl_seconds"), "$$REMOVE"]}}},
+    {"$unset": "held"},
+]
+
+
+def new_ttl_update(ttl: timedelta | None) -> Update | Pipeline:
+    """Return the update that lets a session live so long, from now by the server's clock; None: for ever."""
+    if ttl is None:
+        return {"$unset": {"ttl_seconds": "", "expires_at": ""}}
+    seconds = ttl_seconds(ttl)
+    return [{"$set": {"ttl_seconds": seconds, "expires_at": _from_now(seconds)}}]

@@ -1,8 +1,14 @@
 """The stores of one catalog."""
 
+from functools import cached_property
+
 from .._schema.catalog_filter import scope_of
+from .deleting import DeletionStore
+from .deleting_many import ManyDeletions
+from .lifetimes import LifetimeStore
 from .operation import ClientUse, Collections, open_collections
 from .reading import CatalogReads, ReadSettings
+from .sweeping import Sweeper
 
 __all__ = ["CatalogStores"]
 
@@ -47,3 +53,25 @@ class CatalogStores:
     def within(self, given: object) -> "CatalogStores":
         """Return stores that read only the sessions for which a filter holds."""
         return CatalogStores(self.use, self.collections, self.reads.within(scope_of(given)))
+
+    # Created when they are first used
+
+    @cached_property
+    def deletions(self) -> DeletionStore:
+        """Deletions of single sessions."""
+        return DeletionStore(self.collections, self.reads.max_time_ms)
+
+    @cached_property
+    def many_deletions(self) -> ManyDeletions:
+        """Deletions of all sessions for which a filter holds."""
+        return ManyDeletions(self.collections, self.reads.max_time_ms)
+
+    @cached_property
+    def lifetimes(self) -> LifetimeStore:
+        """Holds, and changes of ttls."""
+        return LifetimeStore(self.collections)
+
+    @cached_property
+    def sweeper(self) -> Sweeper:
+        """Sweeps."""
+        return Sweeper(self.collections)

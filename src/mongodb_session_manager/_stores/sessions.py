@@ -10,7 +10,7 @@ from pymongo.errors import DuplicateKeyError
 from strands.types.session import Session, SessionType
 
 from .._schema.expiry import Lifetime, has_expired
-from .._schema.given import given_time, given_type
+from .._schema.given import check_flag, given_time, given_type
 from .._schema.ids import check_id, now
 from .._schema.lease import Lease, released_lease_update, renewed_lease_update
 from .._schema.lives import instance_of
@@ -210,10 +210,11 @@ class SessionStore:
     def _find(self, session_id: str) -> Stored | None:
         return self._sessions.find_one({"_id": session_id}, opened_fields(self._operations.collections, ()))
 
-    def delete_session(self, session_id: str) -> bool:
+    def delete_session(self, session_id: str, *, even_held: bool = False) -> bool:
         """Delete the session and everything that belongs to it; False where there was none."""
+        check_flag("even_held", even_held)
         with operation("delete_session", session_id):
-            return self._eraser.delete(session_id)
+            return self._eraser.delete(session_id, even_held=even_held)
 
 
 def _recorded_ids(recorded: Any) -> frozenset[str] | None:
