@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from pymongo.errors import InvalidOperation
 
-from ._client.handle import CLOSE_TIMEOUT, ClientHandle
+from ._client.handle import ClientHandle
 from ._client.monitor import not_initialized_stats
 from ._client.not_copied import NotCopied
 from ._client.off_loop import Steps, go_through, go_through_off_loop
@@ -23,10 +23,12 @@ from ._client.spelling import OPTIONS, spelling_hint
 from ._schema.given import check_names
 from ._schema.ids import check_id, shown
 from ._schema.lease import Lease
+from ._schema.limits import LIMITS, Limits
 from ._schema.values import Stored
 from ._session.arguments import NotAsynchronous, with_new_spellings
 from ._session.deliveries import Deliveries
 from ._session.openings import Opening, OpeningLine, SharedReads
+from ._session.sweeps import Sweeps
 from ._stores.opening import read_sessions
 from ._stores.operation import namespace_of, open_collections
 from .errors import FactoryNotInitializedError, MongoDBSessionError, SessionLockedError
@@ -92,8 +94,11 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
         client: Client | None = None,
         metadata_fields: Sequence[str] | None = None,
         application_name: str | None = None,
+        *,
+        _limits: Limits = LIMITS,
         **arguments: "Unpack[FactoryOptions]",
     ) -> None:
+        self._limits = _limits
         given = with_new_spellings(arguments)
         client_kwargs = {name: value for name, value in given.items() if name not in OPTIONS}
         self._defaults: dict[str, Any] = {
@@ -118,7 +123,8 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
         else:
             self._handle = ClientHandle.of(client)
             self._handle.acquire(self, owner=True)
-        self._shared_reads = SharedReads(self._handle.shortest_timeout)
+        self._shared_reads = SharedReads(self._handle.shortest_timeout, _limits)
+        self._sweeps = Sweeps(self._handle, self._left, _limits)
 
     def __repr__(self) -> str:
         if "_handle" not in vars(self):  # in the traceback of a constructor that failed
@@ -162,12 +168,15 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
     ) -> MongoDBSessionManager:
         self._check_open()
         try:
-            arguments = {**arguments, "_agent_ids": agent_ids, "_found": found}
+            arguments = {**arguments, "_agent_ids": agent_ids, "_found": found, "_limits": self._limits}
             manager = MongoDBSessionManager(session_id, client=self._handle.client, **arguments)
         except InvalidOperation:
             self._check_open()  # closed meanwhile: that is what the caller should read
             raise
         self._keep(manager)
+        if arguments.get("ttl") is not None:
+            names = arguments.get("database_name"), arguments.get("collection_name")
+            self._sweeps.include(open_collections(self._handle, *names))
         return manager
 
     def _arguments(self, overrides: dict[str, Any]) -> dict[str, Any]:
@@ -288,11 +297,11 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
         """
         if not self._end("closed"):
             return
-        deadline = time.monotonic() + CLOSE_TIMEOUT
+        deadline = time.monotonic() + self._limits.close_timeout
         with self._lock:
             managers = list(self._managers)
         try:
-            _close_all(managers)
+            _close_all(managers, self._limits.close_timeout)
             while (left := list(self._left)) and time.monotonic() < deadline:
                 wait(left, deadline - time.monotonic())
             go_through(self._deliveries.waits(deadline))
@@ -319,7 +328,8 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
             if self._ended is not None:
                 return False
             self._ended = how
-            return True
+        self._sweeps.stop()
+        return True
 
     def _check_open(self) -> None:
         if self._ended is not None:
@@ -348,7 +358,7 @@ def _check_overrides(overrides: Collection[str]) -> None:
         )
 
 
-def _close_all(managers: Sequence[MongoDBSessionManager]) -> None:
+def _close_all(managers: Sequence[MongoDBSessionManager], timeout: float) -> None:
     """Close side by side, so that one that hangs does not take the time of the others."""
     threads = ThreadPoolExecutor(_CLOSING_THREADS, thread_name_prefix="mongodb-session-manager-close")
     try:
@@ -357,7 +367,7 @@ def _close_all(managers: Sequence[MongoDBSessionManager]) -> None:
         for manager in managers:
             manager.close()
         return
-    done, late = wait(closing, CLOSE_TIMEOUT)
+    done, late = wait(closing, timeout)
     for failed in (future for future in done if future.exception()):
         # By its kind only: what a hook's flush() raises may say anything.
         logger.warning(
@@ -365,9 +375,7 @@ def _close_all(managers: Sequence[MongoDBSessionManager]) -> None:
         )
     threads.shutdown(wait=not late, cancel_futures=True)
     if late:
-        logger.warning(
-            "managers=<%d>, seconds=<%s> | closed with managers that were not done", len(late), CLOSE_TIMEOUT
-        )
+        logger.warning("managers=<%d>, seconds=<%s> | closed with managers that were not done", len(late), timeout)
 
 
 _global_lock = threading.Lock()

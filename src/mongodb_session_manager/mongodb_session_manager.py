@@ -40,7 +40,6 @@ from strands.types.content import Message
 from strands.types.session import Session
 
 from ._client.failures import Failures
-from ._client.handle import CLOSE_TIMEOUT
 from ._client.heartbeat import Heartbeat
 from ._client.not_copied import NotCopied
 from ._client.off_loop import Run, Steps, all_done, go_through, go_through_off_loop, here, in_thread, run_off_loop
@@ -57,6 +56,7 @@ from ._schema.expiry import check_ttl
 from ._schema.given import check_names, index_fields
 from ._schema.ids import agent_label, check_id
 from ._schema.lease import LEASE_DURATION, LEASE_TIMEOUT, Lease
+from ._schema.limits import LIMITS, Limits
 from ._schema.messages import with_blocks, with_tracking_id
 from ._schema.values import Stored
 from ._session.arguments import NotAsynchronous, check_choices, check_message, with_new_spellings
@@ -172,6 +172,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         create: bool = True,
         _agent_ids: Sequence[str] = (),
         _found: Stored | None = None,
+        _limits: Limits = LIMITS,
         **client_options: "Unpack[OtherOptions]",
     ) -> None:
         check_id("session_id", session_id)
@@ -187,6 +188,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
             client,
             metadata_fields,
             application_name,
+            _limits=_limits,
             **options,
         )
         sessions = stores_of(repository).sessions
@@ -209,7 +211,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         durability: Durability,
         on_error: OnError,
     ) -> None:
-        session_id = opened.session.session_id
+        session_id, limits = opened.session.session_id, stores_of(repository).limits
         super().__init__(session_id, cast(SessionRepository, _OpenedRepository(opened.session)))
         self.session_repository, self._stores = repository, stores_of(repository)
         self._application_name, self._outbox = opened.application_name, opened.outbox
@@ -222,18 +224,17 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
             self._fix_broken_tool_use,
             self._announce if self._is_overridden("append_message") or self._is_overridden("sync_agent") else None,
             syncs_apart=self._is_overridden("sync_agent"),
+            limits=limits,
         )
         self._agents = LiveAgents(session_id, binder, contents)
         handle, steps = self._stores.handle, durability != "exit"
-        self._failures = Failures(session_id, outage_of(handle), on_error == "degrade", self._pending)
+        self._failures = Failures(session_id, outage_of(handle, limits), on_error == "degrade", self._pending)
         self._multi_agents = MultiAgents(
             session_id, self._stores, contents, self._failures, self._off_loop, steps=steps
         )
-        self._sending = Sending(handle, self._agents, self._multi_agents, self._failures, durability)
+        self._sending = Sending(handle, self._agents, self._multi_agents, self._failures, durability, limits)
         renew = functools.partial(self._stores.sessions.renew_lease, session_id)
-        self._heartbeat: Heartbeat | None = None
-        if lease is not None:
-            self._heartbeat = Heartbeat(lease, self._is_at_work, renew, lambda: handle.executor)
+        self._heartbeat = None if lease is None else Heartbeat(lease, self._is_at_work, renew, lambda: handle.executor)
 
     def _is_at_work(self) -> bool:
         return not self._agents.is_closed and (self._multi_agents.is_running or self._agents.at_work)
@@ -626,7 +627,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         """Close step by step; ``run`` makes a blocking call that must not be made by the client's threads."""
         if not self._agents.close():
             return
-        deadline = time.monotonic() + CLOSE_TIMEOUT
+        deadline = time.monotonic() + self._stores.limits.close_timeout
         yield from self._sending.last(left, deadline)
         if self._heartbeat is not None:
             release = functools.partial(

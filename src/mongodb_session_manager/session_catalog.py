@@ -1,7 +1,8 @@
 """How sessions are looked at and handled across a collection: each method one line into a store."""
 
 import functools
-from collections.abc import Callable, Coroutine
+import itertools
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
@@ -16,17 +17,27 @@ from ._schema.given import check_names
 from ._stores.catalog import CatalogStores
 from ._stores.operation import ClientUse
 from ._stores.reading import ReadSettings
+from .types import (
+    DeletionReceipt,
+    DeletionReport,
+    Page,
+    SessionDetails,
+    SessionFilter,
+    SessionSort,
+    SessionSummary,
+    SweepReport,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-    from .types import SessionFilter
 
 __all__ = ["ReadOnlyCatalog", "SessionCatalog"]
 
 _Catalog = TypeVar("_Catalog", bound="ReadOnlyCatalog")
 _Args = ParamSpec("_Args")
 _T = TypeVar("_T")
+
+_EVERY = SessionFilter()
 
 
 def _twin(
@@ -36,8 +47,7 @@ def _twin(
 
     async def twin(self: _Catalog, /, *args: _Args.args, **kwargs: _Args.kwargs) -> _T:
         call = functools.partial(method, self, *args, **kwargs)
-        result: _T = await run_off_loop(self._stores.handle.executor, call)
-        return result
+        return await self._off_loop(call)
 
     functools.update_wrapper(twin, method)
     twin.__name__ = f"a{method.__name__}"
@@ -63,9 +73,95 @@ class ReadOnlyCatalog(NotCopied):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._stores.namespace!r}, {self._stores.handle.state})"
 
+    # Lists
+
+    def list(
+        self,
+        filter: SessionFilter = _EVERY,
+        *,
+        sort: SessionSort = "-updated_at",
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page[SessionSummary]:
+        """Return a page of the living sessions for which a filter holds.
+
+        By ``session_id`` and ``created_at``, each session that is there throughout comes exactly once, whatever is
+        written meanwhile. By ``updated_at`` it comes at most once: descending, what is written meanwhile moves to the
+        pages before; ascending, the list ends at the time of its first page. A session whose time is not a date (the
+        first version could store text) comes by ``session_id`` only; ``check()`` counts these.
+
+        Args:
+            filter: Which sessions; all by default. With a ``text``, a call looks through at most 2,000 sessions of 64
+                MiB together, and for as long as ``max_time`` allows: a page may have fewer items than ``limit``, or
+                none, and still a ``next_cursor``. It searches the text blocks of the messages in the session
+                documents; it does not find what is in segments, in files or beside lone surrogates.
+            sort: The order. Equal times are ordered by the session id.
+            limit: Items at most, up to 1,000; 0 for none.
+            cursor: ``next_cursor`` of the page before, of the same list. The times of the filter may differ.
+
+        Raises:
+            InvalidCursorError: The cursor is not one of this list.
+            TypeError: An argument has a wrong type; nothing was sent.
+            ValueError: An argument has a value that is not valid; nothing was sent.
+        """
+        return self._stores.lists.page(filter, sort, limit, cursor)
+
+    def iterate(self, filter: SessionFilter = _EVERY, *, batch: int = 500) -> Iterator[SessionSummary]:
+        """Return an iterator over the living sessions for which a filter holds, by session id.
+
+        It keeps nothing open on the server between two batches, so it may take any time.
+
+        Args:
+            filter: Which sessions; all by default.
+            batch: Sessions in one operation, 1 to 1,000.
+
+        Raises:
+            TypeError: An argument has a wrong type; nothing was sent.
+            ValueError: An argument has a value that is not valid; nothing was sent.
+        """
+        return itertools.chain.from_iterable(self._stores.lists.batches(filter, batch))
+
+    def count(self, filter: SessionFilter = _EVERY, *, at_most: int = 10_000) -> int:
+        """Return the number of living sessions for which a filter holds.
+
+        Args:
+            filter: Which sessions; all by default.
+            at_most: Where counting stops; never more is returned.
+
+        Raises:
+            TypeError: An argument has a wrong type; nothing was sent.
+            ValueError: An argument has a value that is not valid, or the filter has a ``text``; nothing was sent.
+        """
+        return self._stores.lists.count(filter, at_most)
+
+    def get(self, session_id: str) -> SessionDetails:
+        """Return the summary of a session, with the size of its segments and files, and more.
+
+        Raises:
+            SessionNotFoundError: There is no such session, it has expired, or it is out of scope.
+            TypeError: ``session_id`` is not a string.
+            ValueError: ``session_id`` is not valid.
+        """
+        return self._stores.lists.get(session_id)
+
+    alist, acount, aget = _twin(list), _twin(count), _twin(get)  # noqa: A003 - the method is meant
+
+    def aiterate(self, filter: SessionFilter = _EVERY, *, batch: int = 500) -> AsyncIterator[SessionSummary]:
+        """Do what ``iterate`` does, off the event loop."""
+        return self._each(self._stores.lists.batches(filter, batch))
+
+    async def _each(self, batches: Iterator[Sequence[SessionSummary]]) -> AsyncIterator[SessionSummary]:
+        while (batch := await self._off_loop(functools.partial(next, batches, None))) is not None:
+            for session in batch:
+                yield session
+
+    async def _off_loop(self, call: Callable[[], _T]) -> _T:
+        result: _T = await run_off_loop(self._stores.handle.executor, call)
+        return result
+
     # Scopes
 
-    def within(self, filter: "SessionFilter") -> "ReadOnlyCatalog":
+    def within(self, filter: SessionFilter) -> "ReadOnlyCatalog":
         """Return a catalog that only reads, and only the sessions for which a filter holds.
 
         It uses the same client. A scope is as safe as the fields that it names: metadata that a model's tool may
@@ -127,6 +223,116 @@ class SessionCatalog(ReadOnlyCatalog):
             handle = ClientHandle.of(client)
         use = ClientUse(handle, owner=client is None)
         super().__init__(CatalogStores.open(use, database_name, collection_name, settings))
+
+    # Deletions
+
+    def delete(self, session_id: str, *, even_held: bool = False) -> DeletionReceipt:
+        """Delete a session with everything that belongs to it; what is left of an earlier one is removed too.
+
+        A manager that has the session open raises ``SessionNotFoundError`` with its next write, and brings nothing
+        back. The receipt holds no content. It does not speak of what a deletion does not reach: the server's journal,
+        oplog and backups, forks of the session, and what hooks have sent.
+
+        Args:
+            session_id: The session.
+            even_held: Whether it is deleted also if it is held.
+
+        Returns:
+            What was deleted; ``deleted`` is False if there was no such session.
+
+        Raises:
+            SessionHeldError: It is held, and ``even_held`` is False; nothing was deleted.
+            TypeError: An argument has a wrong type.
+            ValueError: ``session_id`` is not valid.
+        """
+        return self._stores.deletions.delete(session_id, even_held=even_held)
+
+    def delete_many(
+        self,
+        filter: SessionFilter,
+        *,
+        dry_run: bool = False,
+        at_most: int | None = None,
+        on_progress: "Callable[[DeletionReport], object] | None" = None,
+    ) -> DeletionReport:
+        """Delete the sessions for which a filter holds, with everything that belongs to them.
+
+        Held sessions are left out. A session for which the filter does not hold any more when its turn comes stays.
+        A batch that fails does not end the deletion, unless three do: ``failed`` and ``errors`` tell of it, and a
+        sweep removes what was left halfway.
+
+        Args:
+            filter: Which sessions; without a condition it must say ``everything=True``.
+            dry_run: Whether they are only counted.
+            at_most: If more sessions match, none is deleted.
+            on_progress: Is called after each batch of 500 with what is done by then. What it raises ends the
+                deletion; what was deleted before is gone.
+
+        Raises:
+            TypeError: An argument has a wrong type.
+            ValueError: The filter has no condition or a ``text``, or more sessions match than ``at_most``.
+        """
+        return self._stores.many_deletions.delete(filter, dry_run=dry_run, at_most=at_most, on_progress=on_progress)
+
+    # Lifetimes
+
+    def hold(self, session_id: str) -> None:
+        """Keep a session: until it is released it does not expire, and only ``even_held=True`` deletes it.
+
+        Raises:
+            SessionNotFoundError: There is no such session, or it has expired.
+            TypeError: ``session_id`` is not a string.
+            ValueError: ``session_id`` is not valid.
+        """
+        self._stores.lifetimes.hold(session_id)
+
+    def release(self, session_id: str) -> None:
+        """End the hold of a session. One with a ttl expires that long from now, unless it is written before.
+
+        Raises:
+            SessionNotFoundError: There is no such session.
+            TypeError: ``session_id`` is not a string.
+            ValueError: ``session_id`` is not valid.
+        """
+        self._stores.lifetimes.release(session_id)
+
+    def set_ttl(self, sessions: "str | SessionFilter", ttl: timedelta | None) -> int:
+        """Let sessions live so long from now on, and after each later write; also shorter than before.
+
+        Held sessions are left out. Managers with a longer ``ttl`` of their own give it to the session again with the
+        next opening. A manager that is open learns of the new ttl within an hour.
+
+        Args:
+            sessions: A session id, or a filter; without a condition it must say ``everything=True``.
+            ttl: 1 minute to 100 years; None: they live until they are deleted.
+
+        Returns:
+            The number of sessions.
+
+        Raises:
+            SessionNotFoundError: There is no session with this id, or it has expired.
+            TypeError: An argument has a wrong type.
+            ValueError: ``ttl`` is out of range, or the id or the filter is not valid.
+        """
+        return self._stores.lifetimes.set_ttl(sessions, ttl)
+
+    def sweep(self, *, older_than: timedelta = timedelta(hours=1)) -> SweepReport:
+        """Remove sessions that have expired and that the server has not removed, and what belongs to no session.
+
+        Factories with a ``ttl`` do this every 15 minutes. It is also safe while sessions are written.
+
+        Args:
+            older_than: The age of segments and files without a session that are removed. A fork writes its own before
+                its session, so this must be longer than a fork takes.
+
+        Raises:
+            TypeError: ``older_than`` is not a ``timedelta``.
+            ValueError: It is negative, or longer than 100 years.
+        """
+        return self._stores.sweeper.sweep(older_than)
+
+    adelete, adelete_many, asweep = _twin(delete), _twin(delete_many), _twin(sweep)
+    ahold, arelease, aset_ttl = _twin(hold), _twin(release), _twin(set_ttl)
 
     def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
         """Release the client; one that was made from a connection string is closed. Idempotent.

@@ -12,12 +12,12 @@ from pymongo.errors import WriteConcernError
 from mongodb_session_manager import SessionConflictError
 from mongodb_session_manager._stores.indexes import ensure_segment_index
 from mongodb_session_manager.testing import Mongod, MongodSet
-from tests.faults.conversation import Converse
+from tests.faults.conversation import Converse, moving_often
 from tests.faults.stream import stream_of
 from tests.watching import wait_for_indexes
 
 # Messages move in between.
-pytestmark = pytest.mark.usefixtures("small_documents")
+pytestmark = moving_often
 
 
 MAJORITY = {"w": "majority"}

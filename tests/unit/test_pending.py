@@ -10,10 +10,11 @@ import pytest
 from bson import ObjectId
 
 from mongodb_session_manager import MongoDBSessionError
-from mongodb_session_manager._history.changes import Change, Limits, NextWrite
+from mongodb_session_manager._history.changes import Change, NextWrite
 from mongodb_session_manager._history.pending import PendingChanges
 from mongodb_session_manager._schema.blobs import LargeValues
 from mongodb_session_manager._schema.histories import AgentWrite, Guard
+from mongodb_session_manager._schema.limits import Limits
 from mongodb_session_manager._schema.messages import MessageEdit
 
 HUGE = "huge"

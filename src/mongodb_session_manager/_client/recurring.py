@@ -20,22 +20,24 @@ class Recurring:
     """Does some work again and again, from a first time on.
 
     Args:
+        name: Of the work, for the log.
         work: Is given an event that tells it to end.
         executor: Returns the threads.
         first: Seconds until the first time.
         interval: Seconds from one time to the next.
-        tell: Is told what is under way.
+        under_way: Holds what is under way.
     """
 
     def __init__(
         self,
+        name: str,
         work: Callable[[threading.Event], None],
         executor: Callable[[], Executor],
         first: float,
         interval: float,
-        tell: "Callable[[Future[None]], None]",
+        under_way: "set[Future[None]]",
     ) -> None:
-        self._work, self._executor, self._tell = work, executor, tell
+        self._name, self._work, self._executor, self._under_way = name, work, executor, under_way
         self._first, self._interval = first, interval
         self._stopped = threading.Event()
         self._process: int | None = None
@@ -68,7 +70,8 @@ class Recurring:
                 self._sent = self._executor().submit(self._do)
             except (InvalidOperation, RuntimeError):  # the client was closed
                 return None
-            self._tell(self._sent)
+            self._under_way.add(self._sent)
+            self._sent.add_done_callback(self._under_way.discard)
         return self._interval
 
     def _do(self) -> None:
@@ -77,4 +80,6 @@ class Recurring:
         try:
             self._work(self._stopped)
         except Exception as error:  # noqa: BLE001 - the next time tries again
-            logger.warning("error=<%s> | expired sessions were not swept, the next sweep tries again", type(error).__name__)
+            logger.warning(
+                "work=<%s>, error=<%s> | failed, the next time tries again", self._name, type(error).__name__
+            )

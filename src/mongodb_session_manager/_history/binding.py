@@ -206,7 +206,7 @@ class AgentBinding:
 
     def unknown(self, agent: "LocalAgent", announced: Message | None = None) -> set[str]:
         """Return the tracking ids of live messages that may be stored, but are not known here."""
-        if live_view(agent) is None:
+        if self.history.live.knows_all(self.history.queue.next_message_id) or live_view(agent) is None:
             return set()
         with self.history.lock:
             return self.history.live.unknown(agent.messages, announced, self.history.queue.next_message_id)

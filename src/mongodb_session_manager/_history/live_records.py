@@ -191,5 +191,8 @@ def is_pinned(message: Message) -> bool:
 
 
 def is_message(value: object) -> bool:
-    """Tell whether a value in the state of a conversation manager is a message."""
-    return isinstance(value, dict) and isinstance(value.get("content"), list) and "role" in value
+    """Tell whether a value that a conversation manager holds is a message."""
+    if not (isinstance(value, dict) and isinstance(value.get("role"), str)):
+        return False
+    content = value.get("content")
+    return isinstance(content, list) and all(isinstance(block, dict) for block in content)

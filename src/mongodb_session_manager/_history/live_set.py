@@ -89,7 +89,7 @@ class LiveMessages:
             closely: Whether records have come meanwhile, so that the same list may mean something else.
         """
         live = view.messages
-        if not closely and self.is_seen(live):
+        if not closely and self.is_seen(live) and not self._holds_others(view):
             return view.with_pins and self._look_at_pins()
         slots = self._slots_left(live) if self.lost_head(live) and not closely else None
         matched = self._match(live) if slots is None else [slot.record for slot in slots]
@@ -104,6 +104,13 @@ class LiveMessages:
         self._seen, self._slots = list(live), slots
         self._prune()
         return True
+
+    def _holds_others(self, view: View) -> bool:
+        """Tell whether the conversation manager's state holds others of its own messages, as another manager's does."""
+        if not self._own:
+            return False
+        now, before = Messages(view.held()), Messages(self._held)
+        return any((message in now) is not (message in before) for message in self._own)
 
     def is_seen(self, live: Sequence[Message]) -> bool:
         """Tell whether the list is the one seen last."""

@@ -143,10 +143,14 @@ class LiveTracking:
         self._has_looked |= not self._is_unsure and self._has_changed(view, None)
         return found
 
+    def knows_all(self, next_id: int) -> bool:
+        """Tell whether all that is stored is known here."""
+        return len(self._messages.records) >= next_id
+
     def unknown(self, live: Sequence[Message], announced: Message | None, next_id: int) -> set[str]:
         """Return the tracking ids of live messages that may be stored, but are not known here: to be looked up."""
         messages = self._messages
-        if len(messages.records) >= next_id or (messages.has_grown(live) and live[-1] is announced):
+        if self.knows_all(next_id) or (messages.has_grown(live) and live[-1] is announced):
             return set()
         if messages.is_seen(live) or messages.lost_head(live):
             return set()

@@ -13,10 +13,11 @@ from bson import ObjectId
 
 from .._schema.blobs import Files, LargeValues
 from .._schema.histories import AgentWrite, Guard
+from .._schema.limits import LIMITS, Limits
 from .._schema.messages import MessageEdit
 from ..errors import MongoDBSessionError, SessionTooLargeError
 from .agent_state import fitting, parts
-from .changes import LIMITS, Change, Limits, NextWrite
+from .changes import Change, NextWrite
 
 __all__ = ["PendingChanges"]
 

@@ -15,8 +15,8 @@ from strands.types.content import Message
 
 from .._schema.histories import Guard
 from .._schema.ids import agent_label
+from .._schema.limits import LIMITS, Limits
 from .._stores.histories import AgentPosition, HistoryStore
-from .._stores.segments import KEPT_BYTES
 from ..errors import (
     AgentNotFoundError,
     MessageNotFoundError,
@@ -25,7 +25,7 @@ from ..errors import (
     SessionNotFoundError,
     SessionTooLargeError,
 )
-from .changes import LIMITS, Change, Limits, NextWrite
+from .changes import Change, NextWrite
 from .claim import Claim
 from .endings import conflict, locked, tell_given_up
 from .live_tracking import LiveTracking
@@ -50,7 +50,7 @@ class AgentHistory:
         agent_id: The agent.
         guard: Where the stored history stands; None where the agent is not stored yet and comes with the first write.
         messages: The stored messages that were restored or given, with their ids, oldest first.
-        limits: How much of it waits, and goes out together.
+        limits: How much of it waits, stays embedded, and goes out together.
 
     Attributes:
         store: Where it is stored.
@@ -80,7 +80,7 @@ class AgentHistory:
         self.queue = PendingChanges(session_id, agent_id, guard, limits)
         self.live = LiveTracking(session_id, agent_id, messages)
         self.transfers = Transfers(store, session_id, agent_id)
-        self.rollover = Rollover(store, session_id, agent_id)
+        self.rollover = Rollover(store, session_id, agent_id, limits)
         self.entry = Entry((id(store.client), self.namespace, session_id, agent_id))
         # Its name alone: the error itself would keep all who it came through.
         self.error: str | None = None
@@ -387,7 +387,7 @@ class AgentHistory:
 
     # Moving
 
-    def roll_over(self, kept_bytes: int = KEPT_BYTES) -> bool:
+    def roll_over(self, kept_bytes: int | None = None) -> bool:
         """Move the oldest messages out of the session document; True if any moved."""
         self.store.index_segments()
         with self._sending:

@@ -1,13 +1,13 @@
 """The filters of the catalog: their checks, and their stored form."""
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import bson
-from bson.datetime_ms import DatetimeMS
 
 from ..types import SessionFilter
 from ..types.catalog import UNSET
@@ -23,16 +23,29 @@ LAST_MS: Final = (datetime.max.replace(tzinfo=timezone.utc) - _EPOCH) // timedel
 _LAST_CHARACTER: Final = 0x10FFFF
 
 
+def time_of(ms: int) -> datetime:
+    """Return the time that is so many milliseconds after 1970; the last one for a later one."""
+    return _EPOCH + timedelta(milliseconds=min(ms, LAST_MS))
+
+
 @dataclass(frozen=True)
 class TimeRange:
     """A range of times, in milliseconds since 1970; the end is not in it."""
 
-    since: int = FIRST_MS
-    until: int = LAST_MS + 1
+    since: int | None = None
+    until: int | None = None
 
     def condition(self, name: str) -> Stored:
         """Return the condition that a field is a time in this range."""
-        return {name: {"$gte": DatetimeMS(self.since), "$lt": DatetimeMS(self.until)}}
+        first = time_of(FIRST_MS if self.since is None else self.since)
+        return {
+            name: {"$gte": first, "$lte": time_of(LAST_MS)}
+            | ({} if self.until is None else {"$lt": time_of(self.until)})
+        }
+
+
+# The alternatives of one condition.
+Either: TypeAlias = tuple[Stored, ...]
 
 
 @dataclass(frozen=True)
@@ -40,13 +53,13 @@ class Conditions:
     """A filter in its stored form.
 
     Attributes:
-        others: The conditions but for times and text.
+        others: The conditions but for times and text, each as its alternatives.
         times: The ranges of times, by field.
         text: The text to search for.
         everything: Whether the filter says that no condition is meant.
     """
 
-    others: tuple[Stored, ...] = ()
+    others: tuple[Either, ...] = ()
     times: Mapping[str, TimeRange] = field(default_factory=dict)
     text: str | None = None
     everything: bool = False
@@ -57,10 +70,9 @@ class Conditions:
         return not (self.others or self.times or self.text is not None)
 
     @property
-    def all(self) -> list[Stored]:
-        """All conditions but for text."""
-        ranges = [part for name, span in self.times.items() for part in (span.condition(name), _is_time(name))]
-        return [*self.others, *ranges]
+    def all(self) -> list[Either]:
+        """All conditions but for text, each as its alternatives."""
+        return [*self.others, *(each for name, span in self.times.items() for each in time_conditions(name, span))]
 
 
 def conditions_of(given: object, *, may_search: bool = False) -> Conditions:
@@ -98,19 +110,38 @@ def scope_of(given: object) -> Conditions:
     return found
 
 
-def living_filter(conditions: Iterable[Conditions], *more: Stored) -> Stored:
-    """Return the filter of the living sessions for which all conditions hold, but for their texts."""
-    return {"$and": [*(part for each in conditions for part in each.all), *more, *_SESSIONS]}
+def living_filter(conditions: Iterable[Conditions], more: Iterable[Either] = ()) -> Stored:
+    """Return the filter of the living sessions for which all conditions hold, but for their texts.
+
+    A server uses an index that fits one alternative, and merges what is sorted, only if the alternatives stand at the
+    top of the filter and hold all other conditions each.
+    """
+    parts = [*(part for each in conditions for part in each.all), *more, *_SESSIONS]
+    split, count = list[Either](), 1
+    for part in sorted(parts, key=len):
+        if len(part) > 1 and count * len(part) <= _MOST_ALTERNATIVES:
+            split.append(part)
+            count *= len(part)
+    kept = [part[0] if len(part) == 1 else {"$or": [*part]} for part in parts if part not in split]
+    if not split:
+        return {"$and": kept}
+    return {"$or": [{"$and": [*kept, *each]} for each in itertools.product(*split)]}
 
 
-def any_session_filter(conditions: Iterable[Conditions], *more: Stored) -> Stored:
-    """Return ``living_filter`` without the condition that the session lives."""
-    return {"$and": [*(part for each in conditions for part in each.all), *more, *_OF_SESSIONS]}
+def any_session_filter(conditions: Iterable[Conditions], more: Iterable[Either] = ()) -> Stored:
+    """Return the filter of the sessions for which all conditions hold, also of those that have expired."""
+    parts = [*(part for each in conditions for part in each.all), *more, *_SESSIONS_EVEN_EXPIRED]
+    return {"$and": [part[0] if len(part) == 1 else {"$or": [*part]} for part in parts]}
 
 
-def living_session_filter(session_id: str, conditions: Iterable[Conditions], *more: Stored) -> Stored:
+def living_session_filter(session_id: str, conditions: Iterable[Conditions], more: Iterable[Either] = ()) -> Stored:
     """Return the filter of one session, if it lives and all conditions hold."""
-    return {"_id": session_id, **living_filter(conditions, *more)}
+    return living_filter(conditions, [({"_id": {"$eq": session_id}},), *more])
+
+
+def time_conditions(name: str, span: TimeRange) -> list[Either]:
+    """Return the conditions that a field is a time in a range; a range alone also matches a list with one in it."""
+    return [(span.condition(name),), ({"$expr": {"$eq": [{"$type": f"${name}"}, "date"]}},)]
 
 
 def filter_digest(conditions: Iterable[Conditions]) -> str:
@@ -119,11 +150,8 @@ def filter_digest(conditions: Iterable[Conditions]) -> str:
     return hashlib.sha256(b"\0".join(part for each in parts for part in sorted(each))).hexdigest()[:16]
 
 
-def _canonical(condition: Stored) -> bytes:
-    ((name, test),) = condition.items()
-    if isinstance(test, Mapping) and "$in" in test:
-        test = {"$in": sorted(({"": value} for value in test["$in"]), key=bson.encode)}
-    return bson.encode({name: test})
+def _canonical(condition: Either) -> bytes:
+    return b"".join(sorted(bson.encode(each) for each in condition))
 
 
 # Expired sessions that the server has not removed yet are none; a list or text in the field is no time. The server's
@@ -132,13 +160,12 @@ _NOT_EXPIRED: Final[Stored] = {"$or": [{"$ne": [{"$type": "$expires_at"}, "date"
 _SHORT_ID: Final[Stored] = {
     "$cond": [{"$eq": [{"$type": "$_id"}, "string"]}, {"$lte": [{"$strLenBytes": "$_id"}, MAX_ID_BYTES]}, False]
 }
-_OF_SESSIONS: Final[tuple[Stored, ...]] = ({"_id": {"$gte": ""}}, {"$expr": _SHORT_ID})
-_SESSIONS: Final[tuple[Stored, ...]] = ({"_id": {"$gte": ""}}, {"$expr": {"$and": [_SHORT_ID, _NOT_EXPIRED]}})
-
-
-def _is_time(name: str) -> Stored:
-    # A range also matches a list with a time in it.
-    return {"$expr": {"$eq": [{"$type": f"${name}"}, "date"]}}
+_SESSIONS: Final[tuple[Either, ...]] = (
+    ({"_id": {"$gte": ""}},),
+    ({"$expr": {"$and": [_SHORT_ID, _NOT_EXPIRED]}},),
+)
+_SESSIONS_EVEN_EXPIRED: Final[tuple[Either, ...]] = (({"_id": {"$gte": ""}},), ({"$expr": _SHORT_ID},))
+_MOST_ALTERNATIVES: Final = 32
 
 
 # Checks, field by field
@@ -150,21 +177,20 @@ def _check_flags(given: SessionFilter) -> None:
             raise TypeError(f"filter: {name} must be True or False, got {shown(getattr(given, name))}")
 
 
-def _application(given: SessionFilter) -> list[Stored]:
+def _application(given: SessionFilter) -> list[Either]:
     name: Any = given.application_name
     if name is UNSET:
         return []
     if name is not None:
         _check_unicode("application_name", check_name("application_name", name))
-    return [{"application_name": {"$eq": name}}]
+    return [_equal("application_name", name)]
 
 
-def _metadata(given: SessionFilter) -> list[Stored]:
+def _metadata(given: SessionFilter) -> list[Either]:
     metadata: Any = given.metadata
     if not isinstance(metadata, Mapping):
         raise TypeError(f"filter: metadata must be a mapping, got {type(metadata).__name__}")
-    missing = given.allow_missing
-    return [{_path(key): _test(f"filter: metadata {key!r}", value, missing)} for key, value in metadata.items()]
+    return [_any_of(_path(key), f"filter: metadata {key!r}", value, given) for key, value in metadata.items()]
 
 
 def _path(key: object) -> str:
@@ -173,10 +199,19 @@ def _path(key: object) -> str:
     return metadata_path(check_key("filter: metadata", key))
 
 
-def _test(label: str, value: Any, allow_missing: bool) -> Stored:
-    if isinstance(value, list | tuple | set | frozenset):
-        return {"$in": [_scalar(label, each, allow_missing) for each in value]}
-    return {"$eq": _scalar(label, value, allow_missing)}
+def _any_of(path: str, label: str, value: Any, given: SessionFilter) -> Either:
+    if not isinstance(value, list | tuple | set | frozenset):
+        return _equal(path, _scalar(label, value, given.allow_missing))
+    values = [_scalar(label, each, given.allow_missing) for each in value]
+    if 1 <= len(values) <= _MOST_ALTERNATIVES:
+        return tuple(each for value in values for each in _equal(path, value))
+    return ({path: {"$in": values}},)
+
+
+def _equal(path: str, value: Any) -> Either:
+    """Return the condition that a field has a value; None also if the field is missing."""
+    # Compared with null, an index has two places, which are not sorted together.
+    return ({path: {"$exists": False}}, {path: {"$type": "null"}}) if value is None else ({path: {"$eq": value}},)
 
 
 def _scalar(label: str, value: Any, allow_missing: bool) -> Any:
@@ -187,7 +222,7 @@ def _scalar(label: str, value: Any, allow_missing: bool) -> Any:
             f"{label}: None is every session without that field. Pass allow_missing=True if that is meant."
         )
     if isinstance(value, datetime):
-        return DatetimeMS(_milliseconds(label, value))
+        return time_of(milliseconds(label, value))
     if not isinstance(value, str | int | float):
         raise TypeError(f"{label} must be a string, number, bool or datetime, or a list of these, got a {_kind(value)}")
     return encode(value, label, plain_dates=True)
@@ -197,18 +232,18 @@ def _kind(value: object) -> str:
     return type(value).__name__
 
 
-def _agent(given: SessionFilter) -> list[Stored]:
+def _agent(given: SessionFilter) -> list[Either]:
     if given.agent_id is None:
         return []
-    return [{"agent_ids": {"$eq": check_id("agent_id", given.agent_id)}}]
+    return [_equal("agent_ids", check_id("agent_id", given.agent_id))]
 
 
-def _prefix(given: SessionFilter) -> list[Stored]:
+def _prefix(given: SessionFilter) -> list[Either]:
     if given.id_prefix is None:
         return []
     prefix = check_id("id_prefix", given.id_prefix)
     after = _after(prefix)
-    return [{"_id": {"$gte": prefix} if after is None else {"$gte": prefix, "$lt": after}}]
+    return [({"_id": {"$gte": prefix} if after is None else {"$gte": prefix, "$lt": after}},)]
 
 
 def _after(prefix: str) -> str | None:
@@ -220,7 +255,7 @@ def _after(prefix: str) -> str | None:
     return kept[:-1] + chr(0xE000 if 0xD800 <= following < 0xE000 else following)
 
 
-def _feedback(given: SessionFilter) -> list[Stored]:
+def _feedback(given: SessionFilter) -> list[Either]:
     wanted: Any = given.feedback
     if wanted is None:
         return []
@@ -228,26 +263,23 @@ def _feedback(given: SessionFilter) -> list[Stored]:
         raise TypeError(f"filter: feedback must be a string, got {type(wanted).__name__}")
     if wanted not in _FEEDBACK:
         raise ValueError(f"filter: feedback must be one of {', '.join(map(repr, _FEEDBACK))}, got {shown(wanted)}")
-    return [{"$or": _ANY_FEEDBACK if wanted == "any" else _rated(wanted)}]
+    return [_ANY_FEEDBACK if wanted == "any" else _rated(wanted)]
 
 
-def _rated(rating: str) -> list[Stored]:
+def _rated(rating: str) -> Either:
     # The counts survive a move; sessions from before there were counts have only the entries.
-    return [{f"feedback_counts.{rating}": {"$gt": 0}}, {"feedbacks.rating": rating}]
+    return {f"feedback_counts.{rating}": {"$gt": 0}}, {"feedbacks.rating": rating}
 
 
-_ANY_FEEDBACK: Final[list[Stored]] = [
-    {"feedbacks.0": {"$exists": True}},
-    {"feedback_segments.0": {"$exists": True}},
-]
+_ANY_FEEDBACK: Final[Either] = ({"feedbacks.0": {"$exists": True}}, {"feedback_segments.0": {"$exists": True}})
 
 
-def _interrupted(given: SessionFilter) -> list[Stored]:
+def _interrupted(given: SessionFilter) -> list[Either]:
     if given.interrupted is None:
         return []
     if not isinstance(given.interrupted, bool):
         raise TypeError(f"filter: interrupted must be True, False or None, got {shown(given.interrupted)}")
-    return [{"interrupted.0": {"$exists": given.interrupted}}]
+    return [({"interrupted.0": {"$exists": given.interrupted}},)]
 
 
 def _text(given: SessionFilter, may_search: bool) -> str | None:
@@ -278,16 +310,17 @@ def _range(given: SessionFilter, name: str) -> TimeRange | None:
     if since is None and until is None:
         return None
     label = f"filter: {prefix}"
-    found = TimeRange(
-        FIRST_MS if since is None else _milliseconds(f"{label}since", since),
-        LAST_MS + 1 if until is None else _milliseconds(f"{label}until", until),
-    )
-    if found.since >= found.until:
+    found = TimeRange(_given_ms(f"{label}since", since), _given_ms(f"{label}until", until))
+    if found.since is not None and found.until is not None and found.since >= found.until:
         raise ValueError(f"{label}since must be before {prefix}until, got {since} and {until}")
     return found
 
 
-def _milliseconds(label: str, at: object) -> int:
+def _given_ms(label: str, at: object) -> int | None:
+    return None if at is None else milliseconds(label, at)
+
+
+def milliseconds(label: str, at: object) -> int:
     """Return a time in milliseconds since 1970, the next whole one."""
     if not isinstance(at, datetime):
         raise TypeError(f"{label} must be a datetime, got {type(at).__name__}")

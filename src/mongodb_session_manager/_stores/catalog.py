@@ -8,6 +8,7 @@ from .deleting_many import ManyDeletions
 from .lifetimes import LifetimeStore
 from .operation import ClientUse, Collections, open_collections
 from .reading import CatalogReads, ReadSettings
+from .session_lists import SessionLists
 from .sweeping import Sweeper
 
 __all__ = ["CatalogStores"]
@@ -54,7 +55,10 @@ class CatalogStores:
         """Return stores that read only the sessions for which a filter holds."""
         return CatalogStores(self.use, self.collections, self.reads.within(scope_of(given)))
 
-    # Created when they are first used
+    @cached_property
+    def lists(self) -> SessionLists:
+        """Lists of sessions, their number, and one of them."""
+        return SessionLists(self.reads)
 
     @cached_property
     def deletions(self) -> DeletionStore:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .._schema.deletion import NOT_HELD, added_up, ended_lives_filter, receipt_pipeline
+from .._schema.given import check_flag
 from .._schema.ids import check_id, now
 from .._schema.lives import Life
 from .._schema.values import Stored
@@ -31,13 +32,14 @@ class DeletionStore:
         self._sessions, self._max_time_ms = collections.sessions, max_time_ms
         self._eraser, self._lives = ChildrenEraser(collections), collections.lives()
 
-    def delete(self, session_id: str, even_held: bool = False) -> DeletionReceipt:
+    def delete(self, session_id: str, *, even_held: bool = False) -> DeletionReceipt:
         """Delete a session with everything that belongs to it; what is left of it is removed also if it is not there.
 
         Raises:
             SessionHeldError: It is held, and ``even_held`` is False.
         """
         check_id("session_id", session_id)
+        check_flag("even_held", even_held)
         with catalog_operation("delete"):
             counted = self._delete_document(session_id, () if even_held else (NOT_HELD,))
             children = self._eraser.delete([Life(session_id, counted.get("instance"))])

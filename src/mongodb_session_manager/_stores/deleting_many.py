@@ -6,7 +6,7 @@ from typing import TypeAlias, TypeVar
 
 from pymongo.errors import ConnectionFailure, PyMongoError
 
-from .._schema.catalog_filter import Conditions, any_session_filter, living_filter
+from .._schema.catalog_filter import any_session_filter, living_filter, scope_of
 from .._schema.deletion import (
     LIFE_PROJECTION,
     NOT_HELD,
@@ -15,6 +15,8 @@ from .._schema.deletion import (
     lives_after_filter,
 )
 from .._schema.expiry import EXPIRED
+from .._schema.given import check_flag
+from .._schema.ids import shown
 from .._schema.lives import Life
 from .._schema.values import Stored
 from ..errors import SessionNotFoundError
@@ -48,20 +50,23 @@ class ManyDeletions:
         self._eraser, self._lives = ChildrenEraser(collections), collections.lives()
 
     def delete(
-        self, conditions: Conditions, *, dry_run: bool, at_most: int | None, on_progress: Progress | None
+        self, given: object, *, dry_run: bool = False, at_most: int | None = None, on_progress: Progress | None = None
     ) -> DeletionReport:
-        """Delete the sessions for which conditions hold, and that are not held.
+        """Delete the sessions for which a filter holds, and that are not held.
 
         Args:
-            conditions: Of the sessions.
+            given: The filter.
             dry_run: Whether they are only counted.
             at_most: If more match, none is deleted.
             on_progress: What it raises ends the deletion.
 
         Raises:
-            ValueError: More sessions match than ``at_most``.
+            TypeError: An argument has a wrong type.
+            ValueError: The filter has no condition, or more sessions match than ``at_most``.
         """
-        living, wanted = living_filter([conditions]), any_session_filter([conditions], NOT_HELD)
+        conditions = scope_of(given)
+        _check(dry_run, at_most, on_progress)
+        living, wanted = living_filter([conditions]), any_session_filter([conditions], [(NOT_HELD,)])
         with catalog_operation("delete_many"):
             matched, held = self._count(living)
             if at_most is not None and matched > at_most:
@@ -135,6 +140,16 @@ class ManyDeletions:
             return set(lives)
         left = {session["_id"] for session in self._sessions.find(ended_lives_filter(lives), {"_id": 1})}
         return {life for life in lives if life.session_id not in left}
+
+
+def _check(dry_run: object, at_most: object, on_progress: object) -> None:
+    check_flag("dry_run", dry_run)
+    if at_most is not None and (isinstance(at_most, bool) or not isinstance(at_most, int)):
+        raise TypeError(f"at_most must be a number of sessions or None, got {shown(at_most)}")
+    if at_most is not None and at_most < 0:
+        raise ValueError(f"at_most must not be negative, got {at_most}")
+    if on_progress is not None and not callable(on_progress):
+        raise TypeError(f"on_progress must be a function that takes a DeletionReport, got {shown(on_progress)}")
 
 
 def _again_if_cut(call: Callable[[], _T]) -> _T:

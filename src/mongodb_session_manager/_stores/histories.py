@@ -29,7 +29,7 @@ from .large_values import LargeValues
 from .new_agents import NewAgents
 from .operation import CONTENDED, Operations, log_done, operation
 from .restored import AgentRestorer, RestoredAgent
-from .segments import KEPT_BYTES, EmbeddedSize, MessageSegments
+from .segments import EmbeddedSize, MessageSegments
 
 if TYPE_CHECKING:
     from pymongo import MongoClient
@@ -232,7 +232,7 @@ class HistoryStore:
         return self._sizes.is_crowded(session_id)
 
     def roll_over(
-        self, session_id: str, agent_id: str, guard: Guard, write_id: ObjectId, kept_bytes: int = KEPT_BYTES
+        self, session_id: str, agent_id: str, guard: Guard, write_id: ObjectId, kept_bytes: int | None = None
     ) -> EmbeddedSize | None:
         """Move an agent's oldest messages into segments, as one guarded write.
 
@@ -241,7 +241,7 @@ class HistoryStore:
             agent_id: The agent.
             guard: The revision that the history must have.
             write_id: Identifies this write if the answer to it is lost.
-            kept_bytes: Bytes of the latest messages that stay at most.
+            kept_bytes: Bytes of the latest messages that stay at most; by default as the limits say.
 
         Returns:
             What stays; None if nothing was moved.

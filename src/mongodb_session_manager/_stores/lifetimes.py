@@ -2,11 +2,11 @@
 
 from datetime import timedelta
 
-from .._schema.catalog_filter import Conditions, living_filter, living_session_filter
+from .._schema.catalog_filter import living_filter, living_session_filter, scope_of
 from .._schema.deletion import NOT_HELD
-from .._schema.expiry import HELD, HOLD_UPDATE, RELEASE_UPDATE, new_ttl_update
+from .._schema.expiry import HELD, HOLD_UPDATE, RELEASE_UPDATE, check_ttl, new_ttl_update
 from .._schema.ids import check_id
-from .._schema.values import Stored, Update
+from .._schema.values import Pipeline, Stored, Update
 from ..errors import SessionNotFoundError
 from .indexes import ensure_expiry_index
 from .operation import Collections
@@ -35,28 +35,34 @@ class LifetimeStore:
         with catalog_operation("release"):
             self._update(session_id, RELEASE_UPDATE, HELD)
 
-    def set_ttl(self, session_id: str, ttl: timedelta | None) -> int:
-        """Let a session live so long from now, and after each later write; return 1, or 0 if it is held."""
-        with catalog_operation("set_ttl"):
-            self._index(ttl)
-            return self._update(session_id, new_ttl_update(ttl), NOT_HELD)
+    def set_ttl(self, target: object, ttl: timedelta | None) -> int:
+        """Let sessions live so long from now, and after each later write.
 
-    def set_ttl_of_many(self, conditions: Conditions, ttl: timedelta | None) -> int:
-        """Do the same with all sessions for which conditions hold; return how many, without those that are held."""
-        with catalog_operation("set_ttl"):
-            self._index(ttl)
-            wanted = living_filter([conditions], NOT_HELD)
-            return self._sessions.update_many(wanted, new_ttl_update(ttl)).matched_count
+        Args:
+            target: A session id, or a filter.
+            ttl: None: they live until they are deleted.
 
-    def _index(self, ttl: timedelta | None) -> None:
+        Returns:
+            The number of sessions, without those that are held.
+        """
+        update = new_ttl_update(check_ttl(ttl))
+        wanted = None if isinstance(target, str) else living_filter([scope_of(target)], [(NOT_HELD,)])
+        with catalog_operation("set_ttl"):
+            if wanted is None:
+                changed = self._update(str(target), update, NOT_HELD)
+            else:
+                changed = self._sessions.update_many(wanted, update).matched_count
         if ttl is not None:
             ensure_expiry_index(self._sessions)
+        return changed
 
-    def _update(self, session_id: str, update: Update, *conditions: Stored) -> int:
-        """Update a session; return 0 if one of the conditions does not hold."""
+    def _update(self, session_id: str, update: Update | Pipeline, condition: Stored | None = None) -> int:
+        """Update a session; return 0 if a condition does not hold."""
         check_id("session_id", session_id)
-        if self._sessions.update_one(living_session_filter(session_id, (), *conditions), update).matched_count:
+        living = living_session_filter(session_id, ())
+        wanted = living if condition is None else living_session_filter(session_id, (), [(condition,)])
+        if self._sessions.update_one(wanted, update).matched_count:
             return 1
-        if self._sessions.find_one(living_session_filter(session_id, ()), {"_id": 1}) is None:
+        if self._sessions.find_one(living, {"_id": 1}) is None:
             raise SessionNotFoundError(session_id)
         return 0

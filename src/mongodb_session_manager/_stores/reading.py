@@ -102,6 +102,11 @@ class CatalogReads:
         """Return the result of an aggregation over a collection."""
         return list(collection.aggregate(pipeline, maxTimeMS=self.max_time_ms, **options))
 
+    def stream(self, pipeline: Pipeline, **options: Any) -> Iterator[Stored]:
+        """Return the result of an aggregation over the sessions, as far as it is asked for."""
+        with self.sessions.aggregate(pipeline, maxTimeMS=self.max_time_ms, **options) as cursor:
+            yield from cursor
+
 
 @contextmanager
 def catalog_operation(verb: str) -> Iterator[None]:

@@ -24,6 +24,7 @@ from .._schema.files import (
 )
 from .._schema.histories import Guard, guard_of, rollover_update
 from .._schema.lease import Lease, leased_update
+from .._schema.limits import LIMITS, Limits
 from .._schema.listing import Position
 from .._schema.lives import Life
 from .._schema.messages import MessageEdit
@@ -34,23 +35,16 @@ from .indexes import ensure_segment_index
 from .lives import Lives
 from .operation import Collections
 
-# At least so many messages of an agent stay embedded (the SDK's default window is 40), if they are together not
-# larger than this.
-KEPT_MESSAGES = 48
-KEPT_BYTES = 256 * 1024
-# A part of a longer history moves. An append costs about 2 ms for each MB of the document, a move about 2 ms.
-EMBEDDED_BYTES = 128 * 1024
-LARGE_EMBEDDED_BYTES = 2 * KEPT_BYTES
 SEGMENT_BYTES = 4 * 1024 * 1024
 # The server compares each message with each span.
 MOST_SPANS = 16
 
 
-def outgrown(embedded_count: int, embedded_bytes: int) -> bool:
+def outgrown(embedded_count: int, embedded_bytes: int, limits: Limits) -> bool:
     """Tell whether some of an agent's embedded messages should move."""
-    if embedded_bytes > LARGE_EMBEDDED_BYTES:
+    if embedded_bytes > 2 * limits.kept_bytes:
         return embedded_count > 1
-    return embedded_bytes > EMBEDDED_BYTES and embedded_count > 2 * KEPT_MESSAGES
+    return embedded_bytes > limits.embedded_bytes and embedded_count > 2 * limits.kept_messages
 
 
 @dataclass(frozen=True)
@@ -67,24 +61,32 @@ class MessageSegments:
     Args:
         collections: Where they are.
         lives: Of the sessions.
+        limits: How much of a history stays embedded.
     """
 
-    def __init__(self, collections: Collections, lives: Lives) -> None:
-        self._sessions, self._segments, self._lives = collections.sessions, collections.segments, lives
+    def __init__(self, collections: Collections, lives: Lives, limits: Limits = LIMITS) -> None:
+        self._sessions, self._segments = collections.sessions, collections.segments
+        self._lives, self._limits = lives, limits
 
     def index(self) -> None:
         """Have the segments indexed by their session, in the background."""
         ensure_segment_index(self._segments)
 
     def roll_over(
-        self, session_id: str, agent_id: str, guard: Guard, write_id: ObjectId, kept_bytes: int, lease: Lease | None
+        self,
+        session_id: str,
+        agent_id: str,
+        guard: Guard,
+        write_id: ObjectId,
+        kept_bytes: int | None,
+        lease: Lease | None,
     ) -> EmbeddedSize | None:
         """Move an agent's oldest messages; None if there are none to move, or another writer was faster."""
         with self._lives.held(session_id) as life:
             return self._roll_over(life, agent_id, guard, write_id, kept_bytes, lease)
 
     def _roll_over(
-        self, life: Life, agent_id: str, guard: Guard, write_id: ObjectId, kept_bytes: int, lease: Lease | None
+        self, life: Life, agent_id: str, guard: Guard, write_id: ObjectId, kept_bytes: int | None, lease: Lease | None
     ) -> EmbeddedSize | None:
         session_id = life.session_id
         agent = next(self._sessions.aggregate(embedded_messages_pipeline(session_id, agent_id)), None)
@@ -92,7 +94,7 @@ class MessageSegments:
             raise SessionNotFoundError(session_id)
         if not agent.get("agent_data") or guard_of(agent) != guard:
             return None
-        moved, kept = _split(agent["messages"], kept_bytes)
+        moved, kept = self._split(agent["messages"], self._limits.kept_bytes if kept_bytes is None else kept_bytes)
         if not moved or not is_ordered(agent["messages"]):
             return None
         pairs = new_segments(life, agent_id, moved)
@@ -107,12 +109,23 @@ class MessageSegments:
 
     def store(self, session_id: str, agent_id: str, messages: list[Stored]) -> tuple[list[Stored], list[Stored]]:
         """Store the older messages of a new agent; return the references to them, and the latest messages."""
-        moved, kept = _split(messages, EMBEDDED_BYTES)
+        moved, kept = self._split(messages, self._limits.embedded_bytes)
         pairs = new_segments(self._lives.of(session_id), agent_id, moved)
         if pairs:
             self.index()
             self._segments.insert_many([segment for segment, _ in pairs])
         return [reference for _, reference in pairs], kept
+
+    def _split(self, messages: list[Stored], kept_bytes: int) -> tuple[list[Stored], list[Stored]]:
+        """Divide messages into older ones, which move, and the latest, which stay."""
+        count, size = 0, 0
+        for message in reversed(messages[-self._limits.kept_messages :]):
+            size += message_size(message)
+            if size > kept_bytes:
+                break
+            count += 1
+        border = len(messages) - count
+        return messages[:border], messages[border:]
 
     def take_back(self, session_id: str, references: Sequence[Stored]) -> None:
         """Delete segments whose references were not stored."""
@@ -221,18 +234,6 @@ def new_segments(life: Life, agent_id: str, messages: list[Stored]) -> list[tupl
 def total_size(messages: Iterable[Stored]) -> int:
     """Return the size of messages together, in bytes."""
     return sum(map(message_size, messages))
-
-
-def _split(messages: list[Stored], kept_bytes: int) -> tuple[list[Stored], list[Stored]]:
-    """Divide messages into older ones, which move, and the latest, which stay."""
-    count, size = 0, 0
-    for message in reversed(messages[-KEPT_MESSAGES:]):
-        size += message_size(message)
-        if size > kept_bytes:
-            break
-        count += 1
-    border = len(messages) - count
-    return messages[:border], messages[border:]
 
 
 def _parts(messages: list[Stored]) -> list[list[Stored]]:

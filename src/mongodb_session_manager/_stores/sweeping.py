@@ -1,6 +1,7 @@
 """Sweeps: they remove what a deletion that ended halfway has left, and what the server leaves of expired sessions."""
 
 import itertools
+import logging
 import threading
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
@@ -25,16 +26,19 @@ from .._schema.deletion import (
     sweep_claim_update,
     withdrawn_removal_update,
 )
-from .._schema.expiry import EXPIRED_FILTER
-from .._schema.lives import Life
+from .._schema.expiry import EXPIRED_FILTER, LONGEST_TTL
+from .._schema.ids import shown
+from .._schema.limits import LIMITS
+from .._schema.lives import OLDER_THAN, Life
 from .._schema.values import CODEC_OPTIONS, Stored
 from ..types.reports import SweepReport
 from .children import ChildrenEraser, life_of
 from .operation import Collections
+from .reading import catalog_operation
 
-__all__ = ["SWEEP_INTERVAL", "Sweeper"]
+__all__ = ["Sweeper"]
 
-SWEEP_INTERVAL = timedelta(minutes=15)
+logger = logging.getLogger(__name__)
 
 # The server's own monitor goes first.
 _LONG_EXPIRED = timedelta(minutes=5)
@@ -46,28 +50,44 @@ class Sweeper:
 
     Args:
         collections: The namespace.
+        interval: Seconds from one sweep of all processes to the next.
     """
 
-    def __init__(self, collections: Collections) -> None:
+    def __init__(self, collections: Collections, interval: float = LIMITS.sweep_interval) -> None:
         self._collections, self._eraser = collections, ChildrenEraser(collections)
+        self._interval = timedelta(seconds=interval)
 
-    def claim(self) -> bool:
+    def _claim(self) -> bool:
         """Tell whether a sweep is due, and no other process has claimed it."""
-        change = sweep_claim_update(self._server_time(), SWEEP_INTERVAL)
+        change = sweep_claim_update(self._server_time(), self._interval)
         try:
             self._collections.segments.update_one(*change, upsert=True)
         except DuplicateKeyError:
             return False
         return True
 
-    def sweep(self, older_than: timedelta, stop: threading.Event | None = None) -> SweepReport:
+    def sweep(self, older_than: timedelta = OLDER_THAN, stop: threading.Event | None = None) -> SweepReport:
         """Remove sessions that have expired, and children of lives that are over.
 
         Args:
             older_than: How old such children are at least; a fork stores them before its session.
             stop: Ends the sweep after a batch.
+
+        Raises:
+            TypeError: ``older_than`` is not a ``timedelta``.
+            ValueError: It is negative, or longer than 100 years.
         """
-        at = self._server_time()
+        _check_age(older_than)
+        with catalog_operation("sweep"):
+            return self._sweep(self._server_time(), older_than, stop)
+
+    def sweep_if_due(self, stop: threading.Event) -> None:
+        """Sweep, if no process has done so for a while."""
+        if self._claim():
+            report = self.sweep(stop=stop)
+            logger.debug("namespace=<%s>, removed=<%s> | swept", self._collections.sessions.full_name, report)
+
+    def _sweep(self, at: datetime, older_than: timedelta, stop: threading.Event | None) -> SweepReport:
         before = ObjectId.from_datetime(at - older_than)
         removed: Counter[str] = Counter()
         steps = self._expired(at - _LONG_EXPIRED), self._lost_segments(before), self._lost_files(before)
@@ -113,9 +133,17 @@ class Sweeper:
         living = set(lives) - over
         if living:
             files.update_many(*withdrawn_removal_update(living, before, removal))
-        found = [file["_id"] for file in files.find(announced_files_filter(over, before, removal), {"_id": 1})] if over else []
+        wanted = announced_files_filter(over, before, removal)
+        found = [file["_id"] for file in files.find(wanted, {"_id": 1})] if over else []
         self._eraser.delete_files(found)
         return len(found)
+
+
+def _check_age(older_than: object) -> None:
+    if not isinstance(older_than, timedelta):
+        raise TypeError(f"older_than must be a datetime.timedelta, got {shown(older_than)}")
+    if not timedelta() <= older_than <= LONGEST_TTL:
+        raise ValueError(f"older_than must be 0 or more, and at most 100 years, got {older_than}")
 
 
 def _lives_in(

@@ -132,6 +132,7 @@ CONTENT_FILTERED: Final = "content_filtered"
 """Stop reason of a model whose provider filtered the answer."""
 
 GUARDRAIL_STOP_REASONS: Final = frozenset({GUARDRAIL_INTERVENED, CONTENT_FILTERED})
+"""The stop reasons that say that content was blocked, masked or filtered."""
 
 
 class MetadataHook(Protocol):

@@ -19,12 +19,12 @@ from pymongo.collection import Collection
 from pymongo.errors import OperationFailure
 
 from mongodb_session_manager import MongoDBSessionManager
+from mongodb_session_manager._schema.limits import Limits
 from mongodb_session_manager._stores import indexes as _indexes
 from mongodb_session_manager._stores.indexes import ensure_segment_index
 from mongodb_session_manager.testing import CommandCounter, find_mongod
 from mongodb_session_manager.testing._watchdog import Watchdog
 from tests.aliases import Client
-from tests.limits import embed_at_most
 from tests.watching import eventually, wait_for_indexes
 
 Sessions = Collection[dict[str, Any]]
@@ -167,11 +167,9 @@ def test_sessions_are_opened_written_and_closed_meanwhile(
     assert indexed(sessions) == ALWAYS | {"metadata.topic"}
 
 
-def test_old_messages_move_meanwhile(
-    mongo_client: Client, database_name: str, new_agent: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    embed_at_most(monkeypatch, 2)
-    manager = MongoDBSessionManager("s-1", client=mongo_client, database_name=database_name)
+def test_old_messages_move_meanwhile(mongo_client: Client, database_name: str, new_agent: Any) -> None:
+    limits = Limits(kept_messages=2)
+    manager = MongoDBSessionManager("s-1", client=mongo_client, database_name=database_name, _limits=limits)
     agent = new_agent(manager)
     for _ in range(3):
         agent("Hi")

@@ -17,8 +17,9 @@ from mongodb_session_manager.errors import MongoDBSessionError, SessionNotFoundE
 from mongodb_session_manager.mongodb_session_repository import stores_of
 from mongodb_session_manager.testing import ScriptedModel
 from tests.aliases import Client, Document, NewManager, Stored
-from tests.limits import embed_at_most
 from tests.talking import user
+
+pytestmark = pytest.mark.limits(kept_messages=1)
 
 SESSION = "s-1"
 LARGE = 263_000
@@ -142,11 +143,6 @@ class Life:
         assert stored["large"][0] == name[0]
         assert manager.get_metadata()["metadata"] == {"name": name}
         return True
-
-
-@pytest.fixture(autouse=True)
-def few_embedded(monkeypatch: pytest.MonkeyPatch) -> None:
-    embed_at_most(monkeypatch, 1)
 
 
 Start = Callable[[str], Life]

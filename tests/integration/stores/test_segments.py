@@ -16,17 +16,14 @@ from strands.agent.conversation_manager import NullConversationManager, SlidingW
 from mongodb_session_manager import MongoDBSessionManager, SessionConflictError, SessionTooLargeError
 from mongodb_session_manager.testing import CommandCounter
 from tests.aliases import Client, Failing, History, NewAgent, NewManager
-from tests.limits import embed_at_most
 from tests.talking import user
 from tests.watching import wait_for_indexes
 
 SECRET = "my number is 4711"
 
 
-@pytest.fixture(autouse=True)
-def small_documents(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Move messages as soon as a document holds more than eight."""
-    embed_at_most(monkeypatch, 4, size=1)
+# Messages move as soon as a document holds more than eight.
+pytestmark = pytest.mark.limits(kept_messages=4, embedded_bytes=1)
 
 
 @pytest.fixture
@@ -169,14 +166,13 @@ def test_a_move_without_an_answer_loses_and_doubles_nothing(
     failing: Failing,
     fault: dict[str, Any],
     caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     manager = new_manager()
     agent = new_agent(manager, **keeping_all())
     talk(manager, agent, 4)
     with failing("update", **fault):
-        embed_at_most(monkeypatch, 3)  # so that eight messages are too many
         agent_history = manager._agents.live()[0].history
+        agent_history.rollover.set_document_size(100, 1_000)  # so that eight messages are too many
         agent_history.rollover.move_quietly(agent_history.roll_over)
 
     talk(manager, agent, 6, start=4)
@@ -354,11 +350,10 @@ def test_a_moved_message_can_be_read_and_updated(new_manager: NewManager, new_ag
     assert repository.read_message("s-1", "default", 99) is None
 
 
+@pytest.mark.limits(value_bytes=2**24, message_bytes=2**24)
 def test_a_session_grows_beyond_the_limit_of_a_document(
-    new_manager: NewManager, new_agent: NewAgent, history: History, monkeypatch: pytest.MonkeyPatch
+    new_manager: NewManager, new_agent: NewAgent, history: History
 ) -> None:
-    monkeypatch.setattr("mongodb_session_manager._schema.blobs.VALUE_BYTES", 2**24)
-    monkeypatch.setattr("mongodb_session_manager._schema.blobs.MESSAGE_BYTES", 2**24)
     manager = new_manager()
     agent = new_agent(manager)
 
