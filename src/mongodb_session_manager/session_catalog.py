@@ -2,10 +2,10 @@
 
 import functools
 import itertools
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from datetime import timedelta
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Sequence
+from datetime import date, datetime, timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeAlias, TypeVar
 
 from pymongo import MongoClient, ReadPreference
 
@@ -20,12 +20,17 @@ from ._stores.reading import ReadSettings
 from .types import (
     DeletionReceipt,
     DeletionReport,
+    FeedbackEntry,
     Page,
+    Part,
     SessionDetails,
     SessionFilter,
     SessionSort,
     SessionSummary,
     SweepReport,
+    Transcript,
+    UsageKey,
+    UsageRow,
 )
 
 if TYPE_CHECKING:
@@ -37,6 +42,9 @@ _Catalog = TypeVar("_Catalog", bound="ReadOnlyCatalog")
 _Args = ParamSpec("_Args")
 _T = TypeVar("_T")
 
+# In the class, ``list`` is its method.
+_UsageRows: TypeAlias = list[UsageRow]
+_BY: tuple[UsageKey, ...] = ("application_name",)
 _EVERY = SessionFilter()
 
 
@@ -144,6 +152,103 @@ class ReadOnlyCatalog(NotCopied):
         """
         return self._stores.lists.get(session_id)
 
+    # Contents
+
+    def transcript(
+        self, session_id: str, agent_id: str, *, limit: int = 50, before: int | None = None, max_bytes: int = 2**20
+    ) -> Transcript:
+        """Return a page of an agent's history: the latest messages, in order of time.
+
+        A content block of more than 32 KiB, and one that is stored as a file, is a ``PartMark`` in it.
+
+        Args:
+            session_id: The session.
+            agent_id: The agent.
+            limit: Messages at most, up to 1,000; 0 for none.
+            before: Only messages before the one with this id; ``before`` of the page that came last.
+            max_bytes: The size of the page, at most 8 MiB. It has at least one message; one that is larger by itself
+                has a ``PartMark`` for all of its content.
+
+        Raises:
+            AgentNotFoundError: The session holds no such agent.
+            SessionNotFoundError: There is no such session, it has expired, or it is out of scope.
+            TypeError: An argument has a wrong type.
+            ValueError: An argument has a value that is not valid.
+        """
+        return self._stores.transcripts.page(session_id, agent_id, limit, before, max_bytes)
+
+    def part(self, session_id: str, agent_id: str, message_id: int, n: int) -> Part:
+        """Return one content block of a message, whole.
+
+        Args:
+            session_id: The session.
+            agent_id: The agent.
+            message_id: The message.
+            n: The number of the block, from 0.
+
+        Raises:
+            AgentNotFoundError: The session holds no such agent.
+            MessageNotFoundError: The agent holds no such message.
+            SessionNotFoundError: There is no such session, it has expired, or it is out of scope.
+            TypeError: An argument has a wrong type.
+            ValueError: The message has no such block, or an argument has a value that is not valid.
+        """
+        return self._stores.transcripts.part(session_id, agent_id, message_id, n)
+
+    def feedback(
+        self,
+        filter: SessionFilter = _EVERY,
+        *,
+        rating: Literal["up", "down", "other"] | None = None,
+        since: datetime | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page[FeedbackEntry]:
+        """Return a page of the feedback of living sessions, newest first, with the turns that it is about.
+
+        It looks at all feedback of the sessions for which the filter holds, since feedback is no document of its own.
+
+        Args:
+            filter: Of which sessions; all by default.
+            rating: Only this rating; ``"other"`` is another one, or none.
+            since: Only feedback of this time or later; with a time zone.
+            limit: Entries at most, up to 1,000; 0 for none.
+            cursor: ``next_cursor`` of the page before, of the same list.
+
+        Raises:
+            InvalidCursorError: The cursor is not one of this list.
+            TypeError: An argument has a wrong type; nothing was sent.
+            ValueError: An argument has a value that is not valid, or the filter has a ``text``; nothing was sent.
+        """
+        return self._stores.feedback.page(filter, rating, since, limit, cursor)
+
+    def usage(
+        self,
+        filter: SessionFilter = _EVERY,
+        *,
+        by: Collection[UsageKey] = _BY,
+        since: date | None = None,
+        until: date | None = None,
+    ) -> _UsageRows:
+        """Return the usage of models in living sessions, a row for each combination of keys, in their order.
+
+        Calls whose time or model was not recorded have None as day, month or model; with a bound, calls without a time
+        are left out.
+
+        Args:
+            filter: Of which sessions; all by default.
+            by: What the rows are made by: some of ``"application_name"``, ``"agent_id"``, ``"model"``, ``"day"``,
+                ``"month"`` and ``"session_id"``; with none of them, there is one row.
+            since: The first day, in UTC; a datetime must be at midnight.
+            until: The day after the last one, in UTC; a datetime must be at midnight.
+
+        Raises:
+            TypeError: An argument has a wrong type; nothing was sent.
+            ValueError: An argument has a value that is not valid, or the filter has a ``text``; nothing was sent.
+        """
+        return self._stores.reports.usage(filter, by, since, until)
+
+    atranscript, apart, afeedback, ausage = _twin(transcript), _twin(part), _twin(feedback), _twin(usage)
     alist, acount, aget = _twin(list), _twin(count), _twin(get)  # noqa: A003 - the method is meant
 
     def aiterate(self, filter: SessionFilter = _EVERY, *, batch: int = 500) -> AsyncIterator[SessionSummary]:

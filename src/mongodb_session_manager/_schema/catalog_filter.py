@@ -16,6 +16,7 @@ from .values import Stored, encode
 
 _MOST_TEXT: Final = 256
 _FEEDBACK: Final = ("any", "up", "down")
+RATINGS: Final = ("up", "down", "other")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 # Milliseconds; times outside of them are none that Python knows.
 FIRST_MS: Final = (datetime.min.replace(tzinfo=timezone.utc) - _EPOCH) // timedelta(milliseconds=1)
@@ -263,15 +264,15 @@ def _feedback(given: SessionFilter) -> list[Either]:
         raise TypeError(f"filter: feedback must be a string, got {type(wanted).__name__}")
     if wanted not in _FEEDBACK:
         raise ValueError(f"filter: feedback must be one of {', '.join(map(repr, _FEEDBACK))}, got {shown(wanted)}")
-    return [_ANY_FEEDBACK if wanted == "any" else _rated(wanted)]
+    return [feedback_condition(wanted)]
 
 
-def _rated(rating: str) -> Either:
+def feedback_condition(rating: str) -> Either:
+    """Return the condition that a session has feedback, with a rating or ``"any"``."""
+    if rating == "any":
+        return {"feedbacks.0": {"$exists": True}}, {"feedback_segments.0": {"$exists": True}}
     # The counts survive a move; sessions from before there were counts have only the entries.
     return {f"feedback_counts.{rating}": {"$gt": 0}}, {"feedbacks.rating": rating}
-
-
-_ANY_FEEDBACK: Final[Either] = ({"feedbacks.0": {"$exists": True}}, {"feedback_segments.0": {"$exists": True}})
 
 
 def _interrupted(given: SessionFilter) -> list[Either]:

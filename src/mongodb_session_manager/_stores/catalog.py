@@ -5,11 +5,14 @@ from functools import cached_property
 from .._schema.catalog_filter import scope_of
 from .deleting import DeletionStore
 from .deleting_many import ManyDeletions
+from .feedback_lists import FeedbackLists
 from .lifetimes import LifetimeStore
 from .operation import ClientUse, Collections, open_collections
 from .reading import CatalogReads, ReadSettings
 from .session_lists import SessionLists
 from .sweeping import Sweeper
+from .transcripts import Transcripts
+from .usage import UsageReports
 
 __all__ = ["CatalogStores"]
 
@@ -59,6 +62,21 @@ class CatalogStores:
     def lists(self) -> SessionLists:
         """Lists of sessions, their number, and one of them."""
         return SessionLists(self.reads)
+
+    @cached_property
+    def transcripts(self) -> Transcripts:
+        """Pages of histories, and content blocks."""
+        return Transcripts(self.reads)
+
+    @cached_property
+    def feedback(self) -> FeedbackLists:
+        """Feedback."""
+        return FeedbackLists(self.reads)
+
+    @cached_property
+    def reports(self) -> UsageReports:
+        """The usage of models."""
+        return UsageReports(self.reads)
 
     @cached_property
     def deletions(self) -> DeletionStore:

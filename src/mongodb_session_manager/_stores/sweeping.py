@@ -50,12 +50,13 @@ class Sweeper:
 
     Args:
         collections: The namespace.
-        interval: Seconds from one sweep of all processes to the next.
+        interval: Seconds from one sweep of a process to the next.
     """
 
     def __init__(self, collections: Collections, interval: float = LIMITS.sweep_interval) -> None:
         self._collections, self._eraser = collections, ChildrenEraser(collections)
-        self._interval = timedelta(seconds=interval)
+        # A little less, or the only process would come too early every second time.
+        self._interval = timedelta(seconds=interval * 0.9)
 
     def _claim(self) -> bool:
         """Tell whether a sweep is due, and no other process has claimed it."""
