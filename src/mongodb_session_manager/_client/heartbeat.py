@@ -18,7 +18,7 @@ from pymongo.errors import InvalidOperation, PyMongoError
 
 from .._schema.lease import Lease
 
-__all__ = ["Heartbeat", "watch"]
+__all__ = ["Heartbeat", "Tended", "watch"]
 
 logger = logging.getLogger(__name__)
 

@@ -64,9 +64,9 @@ def ended_lives_filter(lives: Iterable[Life], wanted: Iterable[Stored] = ()) -> 
     return {"$and": [{"_id": {"$in": ids}, "instance": {"$in": instances}}, *wanted]}
 
 
-def lives_after_filter(session_id: str, wanted: Stored) -> Stored:
+def lives_after_filter(last: str, wanted: Stored) -> Stored:
     """Return the filter of the sessions with higher ids that match a filter."""
-    return {"$and": [wanted, {"_id": {"$gt": session_id}}]}
+    return {"$and": [wanted, {"_id": {"$gt": last}}]}
 
 
 def held_counts_pipeline(wanted: Stored) -> Pipeline:
@@ -95,6 +95,11 @@ def files_of_sessions_filter(session_ids: Iterable[str]) -> Stored:
 
 
 FILE_PROJECTION = {"metadata.session_id": 1, "metadata.instance": 1, "length": 1}
+
+
+def files_by_ids_filter(file_ids: Iterable[ObjectId]) -> Stored:
+    """Return the filter of files of any sessions."""
+    return {"_id": {"$in": list(file_ids)}}
 
 
 def children_of(lives: Iterable[Life], before: ObjectId | None = None) -> Stored:

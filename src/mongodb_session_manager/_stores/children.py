@@ -12,7 +12,9 @@ from bson import ObjectId
 from .._schema.deletion import (
     FILE_PROJECTION,
     SEGMENT_LIFE,
+    added_up,
     children_of,
+    files_by_ids_filter,
     files_of_sessions_filter,
     segment_sizes_pipeline,
     segments_of_sessions_filter,
@@ -101,7 +103,7 @@ class ChildrenEraser:
         for first in range(0, len(file_ids), _AT_A_TIME):
             some = file_ids[first : first + _AT_A_TIME]
             self._collections.chunks.delete_many(chunks_filter(some))
-            self._collections.files.delete_many({"_id": {"$in": some}})
+            self._collections.files.delete_many(files_by_ids_filter(some))
 
     def over(self, lives: Iterable[Life]) -> set[Life]:
         """Return which of the lives are over."""
@@ -116,8 +118,8 @@ class ChildrenEraser:
             if life := life_of(row["_id"]):
                 found.segments[life] = row["count"], row["bytes"]
         for file in self._collections.files.find(files_of_sessions_filter(session_ids), FILE_PROJECTION):
-            if life := life_of(file["metadata"]):
-                found.files[file["_id"]] = life, int(file["length"])
+            if life := life_of(file.get("metadata")):
+                found.files[file["_id"]] = life, added_up([file.get("length")])
         return found
 
     def _segments_of(self, session_ids: Collection[str]) -> Iterable[Stored]:

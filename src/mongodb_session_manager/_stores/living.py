@@ -68,7 +68,7 @@ class LivingSessions:
         if until is None:
             return True
         opened = {"_id": session_id, "instance": stored.get("instance")}
-        moved = self._operations.send(session_id, lifetime.dated((opened, {}), until))
+        moved = self._operations.send_dated(session_id, lifetime.dated((opened, {}), until))
         if moved:
             lifetime.reached(until)
         return moved

@@ -230,8 +230,11 @@ class Operations:
         return self.send(session_id, leased_update(change, self.leases.get(session_id)))
 
     def send(self, session_id: str, change: FilterAndUpdate) -> bool:
-        """Send a change of a session document, with its date of expiry if that is due; False if it changed nothing."""
-        change = self.lives.named(session_id, change)
+        """Send a change of a session document; False if it changed nothing."""
+        return self.send_dated(session_id, self.lives.named(session_id, change))
+
+    def send_dated(self, session_id: str, change: FilterAndUpdate) -> bool:
+        """Send a change, with the session's date of expiry if that is due; False if it changed nothing."""
         for _ in range(_DATED_TRIES):
             dated, acknowledge = self.dates.dated(session_id, change)
             if acknowledge is None:

@@ -166,7 +166,7 @@ class SessionStore:
         if lease is None:
             return False
         with operation("renew_lease", session_id):
-            return self._operations.send(session_id, renewed_lease_update(session_id, lease))
+            return self._operations.send_dated(session_id, renewed_lease_update(session_id, lease))
 
     def release_lease(self, session_id: str) -> None:
         """Let others write the session, if a lease of it was taken here."""

@@ -449,7 +449,7 @@ def test_the_clock_of_the_server_counts(
     new_agent(new_manager(ttl=HOUR))("Living")
     new_agent(new_manager("s-2", ttl=HOUR))("Expired")
     expire(sessions, "s-2")
-    for module in ("living", "deletion"):
+    for module in ("living", "erasing"):
         monkeypatch.setattr(f"mongodb_session_manager._stores.{module}.now", lambda: in_time(timedelta(days=days)))
 
     found = [texts(new_agent(new_manager(name)).messages) for name in ("s-1", "s-2")]
