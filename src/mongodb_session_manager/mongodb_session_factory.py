@@ -28,6 +28,7 @@ from ._schema.values import Stored
 from ._session.arguments import NotAsynchronous, with_new_spellings
 from ._session.deliveries import Deliveries
 from ._session.openings import Opening, OpeningLine, SharedReads
+from ._session.sweeps import Sweeps
 from ._stores.opening import read_sessions
 from ._stores.operation import namespace_of, open_collections
 from .errors import FactoryNotInitializedError, MongoDBSessionError, SessionLockedError
@@ -123,6 +124,7 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
             self._handle = ClientHandle.of(client)
             self._handle.acquire(self, owner=True)
         self._shared_reads = SharedReads(self._handle.shortest_timeout, _limits)
+        self._sweeps = Sweeps(self._handle, self._left, _limits)
 
     def __repr__(self) -> str:
         if "_handle" not in vars(self):  # in the traceback of a constructor that failed
@@ -172,6 +174,9 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
             self._check_open()  # closed meanwhile: that is what the caller should read
             raise
         self._keep(manager)
+        if arguments.get("ttl") is not None:
+            names = arguments.get("database_name"), arguments.get("collection_name")
+            self._sweeps.include(open_collections(self._handle, *names))
         return manager
 
     def _arguments(self, overrides: dict[str, Any]) -> dict[str, Any]:
@@ -323,7 +328,8 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
             if self._ended is not None:
                 return False
             self._ended = how
-            return True
+        self._sweeps.stop()
+        return True
 
     def _check_open(self) -> None:
         if self._ended is not None:
