@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from pymongo.errors import InvalidOperation
 
-from ._client.handle import CLOSE_TIMEOUT, ClientHandle
+from ._client.handle import ClientHandle
 from ._client.monitor import not_initialized_stats
 from ._client.not_copied import NotCopied
 from ._client.off_loop import Steps, go_through, go_through_off_loop
@@ -23,6 +23,7 @@ from ._client.spelling import OPTIONS, spelling_hint
 from ._schema.given import check_names
 from ._schema.ids import check_id, shown
 from ._schema.lease import Lease
+from ._schema.limits import LIMITS, Limits
 from ._schema.values import Stored
 from ._session.arguments import NotAsynchronous, with_new_spellings
 from ._session.deliveries import Deliveries
@@ -32,6 +33,7 @@ from ._stores.operation import namespace_of, open_collections
 from .errors import FactoryNotInitializedError, MongoDBSessionError, SessionLockedError
 from .mongodb_connection_pool import MongoDBConnectionPool
 from .mongodb_session_manager import MongoDBSessionManager, check_defaults
+from .session_catalog import SessionCatalog
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -91,8 +93,11 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
         client: Client | None = None,
         metadata_fields: Sequence[str] | None = None,
         application_name: str | None = None,
+        *,
+        _limits: Limits = LIMITS,
         **arguments: "Unpack[FactoryOptions]",
     ) -> None:
+        self._limits = _limits
         given = with_new_spellings(arguments)
         client_kwargs = {name: value for name, value in given.items() if name not in OPTIONS}
         self._defaults: dict[str, Any] = {
@@ -117,7 +122,7 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
         else:
             self._handle = ClientHandle.of(client)
             self._handle.acquire(self, owner=True)
-        self._shared_reads = SharedReads(self._handle.shortest_timeout)
+        self._shared_reads = SharedReads(self._handle.shortest_timeout, _limits)
 
     def __repr__(self) -> str:
         if "_handle" not in vars(self):  # in the traceback of a constructor that failed
@@ -127,6 +132,17 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
             self._handle.client, self._defaults["database_name"], self._defaults["collection_name"]
         )
         return f"MongoDBSessionManagerFactory({namespace!r}, {state})"
+
+    @property
+    def sessions(self) -> SessionCatalog:
+        """The catalog of the sessions in the factory's collection, on the factory's client.
+
+        Raises:
+            MongoDBSessionError: The factory has been closed or replaced; it is a RuntimeError too.
+        """
+        self._check_open()
+        names = self._defaults["database_name"], self._defaults["collection_name"]
+        return SessionCatalog(None, *names, client=self._handle.client)
 
     def create_session_manager(self, session_id: str, **overrides: "Unpack[SessionOverrides]") -> MongoDBSessionManager:
         """Make a manager for one session, on the factory's client.
@@ -150,7 +166,7 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
     ) -> MongoDBSessionManager:
         self._check_open()
         try:
-            arguments = {**arguments, "_agent_ids": agent_ids, "_found": found}
+            arguments = {**arguments, "_agent_ids": agent_ids, "_found": found, "_limits": self._limits}
             manager = MongoDBSessionManager(session_id, client=self._handle.client, **arguments)
         except InvalidOperation:
             self._check_open()  # closed meanwhile: that is what the caller should read
@@ -276,11 +292,11 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
         """
         if not self._end("closed"):
             return
-        deadline = time.monotonic() + CLOSE_TIMEOUT
+        deadline = time.monotonic() + self._limits.close_timeout
         with self._lock:
             managers = list(self._managers)
         try:
-            _close_all(managers)
+            _close_all(managers, self._limits.close_timeout)
             while (left := list(self._left)) and time.monotonic() < deadline:
                 wait(left, deadline - time.monotonic())
             go_through(self._deliveries.waits(deadline))
@@ -336,7 +352,7 @@ def _check_overrides(overrides: Collection[str]) -> None:
         )
 
 
-def _close_all(managers: Sequence[MongoDBSessionManager]) -> None:
+def _close_all(managers: Sequence[MongoDBSessionManager], timeout: float) -> None:
     """Close side by side, so that one that hangs does not take the time of the others."""
     threads = ThreadPoolExecutor(_CLOSING_THREADS, thread_name_prefix="mongodb-session-manager-close")
     try:
@@ -345,7 +361,7 @@ def _close_all(managers: Sequence[MongoDBSessionManager]) -> None:
         for manager in managers:
             manager.close()
         return
-    done, late = wait(closing, CLOSE_TIMEOUT)
+    done, late = wait(closing, timeout)
     for failed in (future for future in done if future.exception()):
         # By its kind only: what a hook's flush() raises may say anything.
         logger.warning(
@@ -353,9 +369,7 @@ def _close_all(managers: Sequence[MongoDBSessionManager]) -> None:
         )
     threads.shutdown(wait=not late, cancel_futures=True)
     if late:
-        logger.warning(
-            "managers=<%d>, seconds=<%s> | closed with managers that were not done", len(late), CLOSE_TIMEOUT
-        )
+        logger.warning("managers=<%d>, seconds=<%s> | closed with managers that were not done", len(late), timeout)
 
 
 _global_lock = threading.Lock()

@@ -39,7 +39,6 @@ from strands.types.content import Message
 from strands.types.session import Session
 
 from ._client.failures import Failures
-from ._client.handle import CLOSE_TIMEOUT
 from ._client.heartbeat import Heartbeat
 from ._client.not_copied import NotCopied
 from ._client.off_loop import Run, Steps, all_done, go_through, go_through_off_loop, here, in_thread, run_off_loop
@@ -55,6 +54,7 @@ from ._override import override
 from ._schema.given import check_names, index_fields
 from ._schema.ids import agent_label, check_id
 from ._schema.lease import LEASE_DURATION, LEASE_TIMEOUT, Lease
+from ._schema.limits import LIMITS, Limits
 from ._schema.messages import with_blocks, with_tracking_id
 from ._schema.values import Stored
 from ._session.arguments import NotAsynchronous, check_choices, check_message, with_new_spellings
@@ -166,6 +166,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         create: bool = True,
         _agent_ids: Sequence[str] = (),
         _found: Stored | None = None,
+        _limits: Limits = LIMITS,
         **client_options: "Unpack[OtherOptions]",
     ) -> None:
         check_id("session_id", session_id)
@@ -180,6 +181,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
             client,
             metadata_fields,
             application_name,
+            _limits=_limits,
             **options,
         )
         sessions = stores_of(repository).sessions
@@ -200,7 +202,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         durability: Durability,
         on_error: OnError,
     ) -> None:
-        session_id = opened.session.session_id
+        session_id, limits = opened.session.session_id, stores_of(repository).limits
         super().__init__(session_id, cast(SessionRepository, _OpenedRepository(opened.session)))
         self.session_repository, self._stores = repository, stores_of(repository)
         self._application_name, self._outbox = opened.application_name, opened.outbox
@@ -213,18 +215,17 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
             self._fix_broken_tool_use,
             self._announce if self._is_overridden("append_message") or self._is_overridden("sync_agent") else None,
             syncs_apart=self._is_overridden("sync_agent"),
+            limits=limits,
         )
         self._agents = LiveAgents(session_id, binder, contents)
         handle, steps = self._stores.handle, durability != "exit"
-        self._failures = Failures(session_id, outage_of(handle), on_error == "degrade", self._pending)
+        self._failures = Failures(session_id, outage_of(handle, limits), on_error == "degrade", self._pending)
         self._multi_agents = MultiAgents(
             session_id, self._stores, contents, self._failures, self._off_loop, steps=steps
         )
-        self._sending = Sending(handle, self._agents, self._multi_agents, self._failures, durability)
+        self._sending = Sending(handle, self._agents, self._multi_agents, self._failures, durability, limits)
         renew = functools.partial(self._stores.sessions.renew_lease, session_id)
-        self._heartbeat: Heartbeat | None = None
-        if lease is not None:
-            self._heartbeat = Heartbeat(lease, self._is_at_work, renew, lambda: handle.executor)
+        self._heartbeat = None if lease is None else Heartbeat(lease, self._is_at_work, renew, lambda: handle.executor)
 
     def _is_at_work(self) -> bool:
         return not self._agents.is_closed and (self._multi_agents.is_running or self._agents.at_work)
@@ -348,15 +349,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         check_message(redact_message)
         binding = self._agents.bound(agent)
         event = guardrail_event(action, stop_reason, guardrail_trace, agent_label(self.session_id, agent.agent_id))
-        binding.history.check_open()
-        copies: set[int] = set()
-        try:
-            with self._failures.tolerated(binding.history):
-                copies = binding.latest_copies()
-        finally:  # without a look at the server, what is known here is redacted all the same
-            binding.redact_latest(with_blocks(redact_message), event, copies)
-        with self._failures.tolerated(binding.history):
-            binding.history.flush()
+        binding.redact_latest(with_blocks(redact_message), event, self._failures.tolerated)
 
     @override
     def sync_agent(self, agent: "LocalAgent", **kwargs: Any) -> None:
@@ -400,8 +393,9 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
     async def _on_invocation_start(self, event: BeforeInvocationEvent) -> None:
         binding = self._agents.bound(event.agent)
         binding.invoked, binding.failure = True, None
-        await self._alook_up(binding, event.agent, binding.unknown(event.agent))
-        binding.look(event.agent)
+        if unknown := binding.look(event.agent):
+            await self._alook_up(binding, event.agent, unknown)
+            binding.look(event.agent)
         self._show_life()
 
     async def _on_tool_call(self, event: "BeforeToolCallEvent[Any]") -> None:
@@ -609,7 +603,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         """Close step by step; ``run`` makes a blocking call that must not be made by the client's threads."""
         if not self._agents.close():
             return
-        deadline = time.monotonic() + CLOSE_TIMEOUT
+        deadline = time.monotonic() + self._stores.limits.close_timeout
         yield from self._sending.last(left, deadline)
         if self._heartbeat is not None:
             release = functools.partial(

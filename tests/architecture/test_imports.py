@@ -35,6 +35,8 @@ FOLDERS = {"types", "_schema", "_client", "_stores", "_history", "_session", "ho
 
 # The same inside the hooks, whose parts are one floor to the others.
 HOOK_FLOORS: list[set[str]] = [
+    {"_delivery"},
+    {"_delivery_queue"},
     {"dispatcher"},
     {"_aws", "_notifying"},
     {"_metadata_events"},

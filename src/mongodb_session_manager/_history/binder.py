@@ -10,6 +10,7 @@ from strands.types.content import Message
 from .._schema.blobs import Files, offload
 from .._schema.histories import AgentWrite, Guard
 from .._schema.ids import agent_label, now
+from .._schema.limits import LIMITS, Limits
 from .._schema.live_ids import LiveIds
 from .._schema.messages import message_doc, with_tracking_id
 from .._schema.values import Stored
@@ -19,7 +20,6 @@ from .._stores.restoring import restoring
 from ..errors import MongoDBSessionError, SessionConflictError, SessionLockedError, SessionTooLargeError
 from .agent_state import AgentStateTracker
 from .binding import AgentBinding, live_view
-from .changes import LIMITS, Limits
 from .live_records import is_pinned
 from .restore import OwnMessages, live_messages, restore_manager
 from .writer import AgentHistory
@@ -41,12 +41,8 @@ class AgentBinder:
         mend: Makes a restored history valid for a model.
         announce: Captures messages of a new agent in the application's own way; None where it has none.
         syncs_apart: Whether the state is captured by itself only.
-
-    Attributes:
-        limits: How much of each agent's history waits, and goes out together.
+        limits: How much of each agent's history waits, stays embedded, and goes out together.
     """
-
-    limits: Limits = LIMITS
 
     def __init__(
         self,
@@ -58,7 +54,9 @@ class AgentBinder:
         announce: Callable[..., None] | None = None,
         *,
         syncs_apart: bool = False,
+        limits: Limits = LIMITS,
     ) -> None:
+        self._limits = limits
         self._announce, self._syncs_apart = announce, syncs_apart
         self._store, self._session_id = store, session_id
         self._contents, self._prefetched = contents, dict(prefetched)
@@ -134,7 +132,7 @@ class AgentBinder:
     def _offload(self, agent_id: str, messages: list[Stored]) -> tuple[int, Files]:
         size, files = 0, Files()
         for stored in messages:
-            part, values = offload(stored, self._session_id, agent_id, stored["message_id"])
+            part, values = offload(stored, self._session_id, agent_id, stored["message_id"], self._limits)
             size, files = size + part, files | values
         return size, files
 
@@ -198,7 +196,7 @@ class AgentBinder:
         guard: Guard | None,
         messages: list[tuple[int, Message]],
     ) -> AgentBinding:
-        history = AgentHistory(self._store, self._session_id, agent.agent_id, guard, messages, self.limits)
+        history = AgentHistory(self._store, self._session_id, agent.agent_id, guard, messages, self._limits)
         return AgentBinding(agent, tracker, history, syncs_apart=self._syncs_apart)
 
 

@@ -1,7 +1,7 @@
 """One step of an agent's history that is not acknowledged, and the steps that go out together; pure."""
 
 from dataclasses import dataclass, field, replace
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from .._schema.blobs import LargeValues
 from .._schema.histories import AgentWrite, Guard, is_window_state
@@ -9,31 +9,7 @@ from .._schema.messages import MessageEdit
 from .._schema.values import Stored
 from .live_records import Snapshot
 
-__all__ = ["LIMITS", "MAX_PENDING", "Change", "Limits", "NextWrite"]
-
-MAX_PENDING = 1000
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much of one agent's history waits, and how much of it goes out together.
-
-    Attributes:
-        pending: The most changes that are held.
-        joined_bytes: Changes are joined into one update up to this size, so that what is joined fits where its parts
-            fit.
-        shared_bytes: Messages and state up to this size share a command with those of other histories, which wait for
-            it.
-        behind_timeout: Seconds for a write that nobody waits for.
-    """
-
-    pending: int = MAX_PENDING
-    joined_bytes: int = 4 * 1024 * 1024
-    shared_bytes: int = 64 * 1024
-    behind_timeout: float = 4.0
-
-
-LIMITS: Final = Limits()
+__all__ = ["Change", "NextWrite"]
 
 
 @dataclass

@@ -13,10 +13,11 @@ from bson import ObjectId
 
 from .._schema.blobs import Files, LargeValues
 from .._schema.histories import AgentWrite, Guard
+from .._schema.limits import LIMITS, Limits
 from .._schema.messages import MessageEdit
 from ..errors import MongoDBSessionError, SessionTooLargeError
 from .agent_state import fitting, parts
-from .changes import LIMITS, Change, Limits, NextWrite
+from .changes import Change, NextWrite
 
 __all__ = ["PendingChanges"]
 
@@ -205,7 +206,7 @@ class PendingChanges:
         """Note a write that is about to be sent, and how many changes it holds."""
         self._unanswered[write_id] = count
 
-    def withdraw(self, write_id: ObjectId) -> None:
+    def forget_write(self, write_id: ObjectId) -> None:
         """Note that a write did not arrive, and will not."""
         self._unanswered.pop(write_id, None)
 

@@ -11,13 +11,13 @@ from pymongo.errors import InvalidOperation
 from strands import Agent
 
 from .._client.failures import Failures
-from .._client.handle import CLOSE_TIMEOUT, ClientHandle
+from .._client.handle import ClientHandle
 from .._client.off_loop import Steps
 from .._client.outage import Sender
+from .._schema.limits import LIMITS, Limits
 from ..types import Durability
 from .agents import LiveAgents
 from .binding import AgentBinding
-from .changes import MAX_PENDING
 from .group_commit import begin_flush, flush_off_loop, send_behind
 from .writer import AgentHistory
 
@@ -55,13 +55,20 @@ class Sending:
         states: What else is to be sent.
         failures: Takes what fails.
         durability: When they go out.
+        limits: How long closing takes.
     """
 
     def __init__(
-        self, handle: ClientHandle, agents: LiveAgents, states: States, failures: Failures, durability: Durability
+        self,
+        handle: ClientHandle,
+        agents: LiveAgents,
+        states: States,
+        failures: Failures,
+        durability: Durability,
+        limits: Limits = LIMITS,
     ) -> None:
         self._handle, self._agents, self._states = handle, agents, states
-        self._failures, self._durability = failures, durability
+        self._failures, self._durability, self._limits = failures, durability, limits
 
     # One history
 
@@ -75,7 +82,7 @@ class Sending:
         if self._durability == "sync" or not ends_later:
             return self.flush(binding)
         history = binding.history
-        is_due = self._durability == "async" or history.pending >= MAX_PENDING // 2
+        is_due = self._durability == "async" or history.pending >= history.queue.limits.pending // 2
         # What fails is met by the flush at the end of the invocation, where there is one.
         if is_due and not self._failures.holds(history):
             send_behind(self._handle, history)
@@ -132,9 +139,12 @@ class Sending:
 
     def _all(self, histories: Iterable[AgentHistory], send: Callable[[AgentHistory], None]) -> "list[Future[None]]":
         calls = [functools.partial(send, history) for history in histories]
-        # For as long as closing waits.
-        calls += [functools.partial(_bounded, writer.send_if_idle) for writer in self._states.unsent]
+        calls += [functools.partial(self._send_state, writer) for writer in self._states.unsent]
         return self._handle.call_each(calls)
+
+    def _send_state(self, writer: Sender) -> None:
+        with pymongo.timeout(self._limits.close_timeout):
+            writer.send_if_idle()
 
     def check_flushed(self, sent: "Sequence[Future[None]]") -> None:
         """Raise what failed, what ended a history, or why fields of an agent are left out.
@@ -190,8 +200,3 @@ class Sending:
             binding.history.unregister()
             if binding.left_out is not None:
                 self._failures.log_unstored(binding.left_out)
-
-
-def _bounded(call: Callable[[], None]) -> None:
-    with pymongo.timeout(CLOSE_TIMEOUT):
-        call()

@@ -90,19 +90,19 @@ class Unsent(Protocol):
 
 
 class LeftBehind:
-    """The histories of a process that have something to send.
+    """The histories of a process that have something to send."""
 
-    Args:
-        most: How many of them are kept that nobody holds.
-        seconds: For how long.
-    """
-
-    def __init__(self, most: int = MAX_LEFT, seconds: float = LEFT_SECONDS) -> None:
-        self.most, self.seconds = most, seconds
+    def __init__(self) -> None:
         self.reset()
 
-    def reset(self) -> None:
-        """Forget all, as after a fork: what waits is the parent's."""
+    def reset(self, most: int = MAX_LEFT, seconds: float = LEFT_SECONDS) -> None:
+        """Forget all, as after a fork: what waits is the parent's.
+
+        Args:
+            most: How many of those are kept from now on that nobody holds.
+            seconds: For how long.
+        """
+        self._most, self._seconds = most, seconds
         self._lock = threading.Lock()
         self._unsent: defaultdict[Hashable, set[Unsent]] = defaultdict(set)
         # Since when nobody holds them.
@@ -179,13 +179,13 @@ class LeftBehind:
             if not self._left:
                 self._is_watching = False
                 return None
-            return max(min(self._left.values()) + self.seconds - time.monotonic(), 0.0) + 0.01
+            return max(min(self._left.values()) + self._seconds - time.monotonic(), 0.0) + 0.01
 
     def _look(self) -> None:
         with self._lock:
-            too_old = time.monotonic() - self.seconds
+            too_old = time.monotonic() - self._seconds
             oldest = sorted(self._left, key=self._left.__getitem__)
-            too_many = oldest[: max(len(oldest) - self.most, 0)]
+            too_many = oldest[: max(len(oldest) - self._most, 0)]
             given_up = {h for h in oldest if h.entry.is_passed or self._left[h] <= too_old} | set(too_many)
         for history in given_up:  # not under the lock: it takes locks of its own
             history.give_up()

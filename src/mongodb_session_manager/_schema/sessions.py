@@ -5,10 +5,12 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
+from bson import ObjectId
+
 from .ids import now
 from .nested import is_nested_expression, may_be_nested, own_and_nested
 from .reads import messages_expression, restore_pipeline
-from .values import FilterAndUpdate, Stored, Update
+from .values import Stored, Update
 
 SCHEMA_VERSION = 2
 
@@ -16,6 +18,7 @@ SCHEMA_VERSION = 2
 OPENING_PROJECTION = dict.fromkeys(
     (
         "session_id",
+        "instance",
         "session_type",
         "schema_version",
         "application_name",
@@ -38,6 +41,7 @@ def new_session_doc(session_id: str, session_type: str, application_name: str | 
     return {
         "session_id": session_id,
         "session_type": session_type,
+        "instance": ObjectId(),
         "application_name": application_name,
         "created_at": at,
         "updated_at": at,
@@ -90,8 +94,3 @@ def _read_elsewhere(expression: Any, path: str, other: str) -> Any:
         return [_read_elsewhere(value, path, other) for value in expression]
     is_below = isinstance(expression, str) and f"{expression}.".startswith(f"{path}.")
     return other + expression[len(path) :] if is_below else expression
-
-
-def upgrade_update(session_id: str) -> FilterAndUpdate:
-    """Return filter and update that bring a session of the first version up to date."""
-    return {"_id": session_id, "schema_version": None}, {"$set": {"schema_version": SCHEMA_VERSION}}

@@ -130,6 +130,7 @@ class MultiAgentStore:
         pipeline = multi_agent_pipeline(session_id, multi_agent_id)
         with operation("read_multi_agent", session_id, multi_agent_id):
             stored = next(self._operations.sessions.aggregate(pipeline), {})
+            self._operations.lives.check(session_id, stored)
         if "state" not in stored:
             return None
         label = multi_agent_label(session_id, multi_agent_id)

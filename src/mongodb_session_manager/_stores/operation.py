@@ -6,7 +6,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol, TypeVar
@@ -26,6 +26,7 @@ from .._schema.lease import Lease, expired_lease_update, has_expired, leased_upd
 from .._schema.values import CODEC_OPTIONS, FilterAndUpdate, Pipeline, Stored
 from ..errors import SessionLockedError, SessionNotFoundError, SessionTooLargeError
 from .document_size import DocumentSizes
+from .lives import Lives
 
 __all__ = [
     "CONTENDED",
@@ -104,6 +105,10 @@ class Collections:
         self.sessions, self.segments, self.files, self.chunks = (_collection(database, each) for each in names)
         self.can_compute = isinstance(client, MongoClient)
 
+    def lives(self) -> Lives:
+        """Return the lives of the sessions, as one repository knows them."""
+        return Lives(self.sessions, self.segments, self.files)
+
 
 # The next request of a service uses the collections of the one before.
 _opened: "WeakKeyDictionary[ClientHandle, dict[tuple[str | None, str], Collections]]" = WeakKeyDictionary()
@@ -165,13 +170,14 @@ class Operations:
         use: Of the client.
         collections: The collections.
         sizes: The sizes of the session documents.
+        lives: The lives of the sessions that are meant.
 
     Attributes:
         leases: The leases that are held, by session.
     """
 
-    def __init__(self, use: ClientUse, collections: Collections, sizes: DocumentSizes) -> None:
-        self.use, self.collections, self.sizes = use, collections, sizes
+    def __init__(self, use: ClientUse, collections: Collections, sizes: DocumentSizes, lives: Lives) -> None:
+        self.use, self.collections, self.sizes, self.lives = use, collections, sizes, lives
         self.sessions = collections.sessions
         self.leases: dict[str, Lease] = {}
 
@@ -182,7 +188,8 @@ class Operations:
 
     def find(self, session_id: str, fields: Mapping[str, Any]) -> Stored:
         """Return fields of a session; raise if there is no such session."""
-        return self.found(session_id, self.sessions.find_one({"_id": session_id}, fields))
+        wanted, _ = self.lives.named(session_id, ({"_id": session_id}, {}))
+        return self.found(session_id, self.sessions.find_one(wanted, fields))
 
     def read_agent(self, verb: str, session_id: str, agent_id: str, pipeline: Any, *how: Any) -> Stored | None:
         """Return the result of a pipeline over one agent; None if there is no such session."""
@@ -190,6 +197,7 @@ class Operations:
         with operation(verb, session_id, agent_id) as outcome:
             found = next(self.sessions.aggregate(stages), None)
             outcome.read(found)
+            self.lives.check(session_id, found or {})
             return found
 
     def bytes_of(self, session_id: str, name: str, without: Iterable[str] = ()) -> int:
@@ -207,18 +215,14 @@ class Operations:
         """Look for a session after a write that did not find the fields it expects."""
         self.find(session_id, {"_id": 1})
 
-    def write(self, verb: str, session_id: str, agent_id: str, change: FilterAndUpdate, messages: int) -> bool:
-        """Do what ``update`` does, as an operation that is timed."""
-        with operation(verb, session_id, agent_id, messages) as outcome:
-            return outcome.of(self.update(session_id, change))
-
     def update(self, session_id: str, change: FilterAndUpdate) -> bool:
         """Send a write of history or state; False if it changed nothing."""
         return self.send(session_id, leased_update(change, self.leases.get(session_id)))
 
     def send(self, session_id: str, change: FilterAndUpdate) -> bool:
         """Send a change of a session document; False if it changed nothing."""
-        return self.with_room(session_id, lambda: self.sessions.update_one(*change).matched_count > 0)
+        named = self.lives.named(session_id, change)
+        return self.with_room(session_id, lambda: self.sessions.update_one(*named).matched_count > 0)
 
     def write_again(
         self,
@@ -309,13 +313,16 @@ class Outcome:
         return found
 
 
-@contextmanager
-def operation(verb: str, session_id: str, agent_id: str | None = None, messages: int = 0) -> Iterator[Outcome]:
-    """Time one operation; a driver error is raised with a note of session and agent.
+def operation(
+    verb: str, session_id: str, agent_id: str | None = None, messages: int = 0
+) -> AbstractContextManager[Outcome]:
+    """Do what ``timed`` does, for an id that a caller gave: a value of another type would act as a query."""
+    return timed(verb, check_id("session_id", session_id), agent_id, messages)
 
-    Ids are checked first: a value of another type would act as a query.
-    """
-    check_id("session_id", session_id)
+
+@contextmanager
+def timed(verb: str, session_id: str, agent_id: str | None = None, messages: int = 0) -> Iterator[Outcome]:
+    """Time one operation on a known session; a driver error is raised with a note of session and agent."""
     outcome = Outcome(messages)
     started = time.perf_counter()
     try:

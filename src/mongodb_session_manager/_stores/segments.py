@@ -24,31 +24,20 @@ from .._schema.files import (
 )
 from .._schema.histories import Guard, guard_of, rollover_update
 from .._schema.lease import Lease, leased_update
+from .._schema.limits import LIMITS, Limits
 from .._schema.listing import Position
+from .._schema.lives import Life
 from .._schema.messages import MessageEdit
 from .._schema.reads import embedded_messages_pipeline, is_numbered
 from .._schema.values import Stored
 from ..errors import SessionNotFoundError
 from .indexes import ensure_segment_index
+from .lives import Lives
 from .operation import Collections
 
-# At least so many messages of an agent stay embedded (the SDK's default window is 40), if they are together not
-# larger than this.
-KEPT_MESSAGES = 48
-KEPT_BYTES = 256 * 1024
-# A part of a longer history moves. An append costs about 2 ms for each MB of the document, a move about 2 ms.
-EMBEDDED_BYTES = 128 * 1024
-LARGE_EMBEDDED_BYTES = 2 * KEPT_BYTES
 SEGMENT_BYTES = 4 * 1024 * 1024
 # The server compares each message with each span.
 MOST_SPANS = 16
-
-
-def outgrown(embedded_count: int, embedded_bytes: int) -> bool:
-    """Tell whether some of an agent's embedded messages should move."""
-    if embedded_bytes > LARGE_EMBEDDED_BYTES:
-        return embedded_count > 1
-    return embedded_bytes > EMBEDDED_BYTES and embedded_count > 2 * KEPT_MESSAGES
 
 
 @dataclass(frozen=True)
@@ -64,53 +53,76 @@ class MessageSegments:
 
     Args:
         collections: Where they are.
+        lives: Of the sessions.
+        limits: How much of a history stays embedded.
     """
 
-    def __init__(self, collections: Collections) -> None:
+    def __init__(self, collections: Collections, lives: Lives, limits: Limits = LIMITS) -> None:
         self._sessions, self._segments = collections.sessions, collections.segments
+        self._lives, self._limits = lives, limits
 
     def index(self) -> None:
         """Have the segments indexed by their session, in the background."""
         ensure_segment_index(self._segments)
 
-    def roll_over(
-        self, session_id: str, agent_id: str, guard: Guard, write_id: ObjectId, kept_bytes: int, lease: Lease | None
+    def move_oldest(
+        self,
+        session_id: str,
+        agent_id: str,
+        guard: Guard,
+        write_id: ObjectId,
+        kept_bytes: int | None,
+        lease: Lease | None,
     ) -> EmbeddedSize | None:
         """Move an agent's oldest messages; None if there are none to move, or another writer was faster."""
+        with self._lives.held(session_id) as life:
+            return self._roll_over(life, agent_id, guard, write_id, kept_bytes, lease)
+
+    def _roll_over(
+        self, life: Life, agent_id: str, guard: Guard, write_id: ObjectId, kept_bytes: int | None, lease: Lease | None
+    ) -> EmbeddedSize | None:
+        session_id = life.session_id
         agent = next(self._sessions.aggregate(embedded_messages_pipeline(session_id, agent_id)), None)
         if agent is None:
             raise SessionNotFoundError(session_id)
         if not agent.get("agent_data") or guard_of(agent) != guard:
             return None
-        moved, kept = _split(agent["messages"], kept_bytes)
+        moved, kept = self._split(agent["messages"], self._limits.kept_bytes if kept_bytes is None else kept_bytes)
         if not moved or not is_ordered(agent["messages"]):
             return None
-        pairs = new_segments(session_id, agent_id, moved)
+        pairs = new_segments(life, agent_id, moved)
         self._segments.insert_many([segment for segment, _ in pairs])
         references = [reference for _, reference in pairs]
         moved_count = agent.get("moved_count") or 0
         change = rollover_update(session_id, agent_id, guard, moved_count, references, write_id)
-        if self._sessions.update_one(*leased_update(change, lease)).matched_count:
+        if self._sessions.update_one(*leased_update(self._lives.named(session_id, change), lease)).matched_count:
             return EmbeddedSize(len(kept), total_size(kept))
-        self._segments.delete_many(segments_filter(session_id, references))
+        self._segments.delete_many(segments_filter(life, references))
         return None
 
     def store(self, session_id: str, agent_id: str, messages: list[Stored]) -> tuple[list[Stored], list[Stored]]:
         """Store the older messages of a new agent; return the references to them, and the latest messages."""
-        moved, kept = _split(messages, EMBEDDED_BYTES)
-        pairs = new_segments(session_id, agent_id, moved)
+        moved, kept = self._split(messages, self._limits.embedded_bytes)
+        pairs = new_segments(self._lives.of(session_id), agent_id, moved)
         if pairs:
             self.index()
             self._segments.insert_many([segment for segment, _ in pairs])
         return [reference for _, reference in pairs], kept
 
+    def _split(self, messages: list[Stored], kept_bytes: int) -> tuple[list[Stored], list[Stored]]:
+        """Divide messages into older ones, which move, and the latest, which stay."""
+        count, size = 0, 0
+        for message in reversed(messages[-self._limits.kept_messages :]):
+            size += message_size(message)
+            if size > kept_bytes:
+                break
+            count += 1
+        border = len(messages) - count
+        return messages[:border], messages[border:]
+
     def take_back(self, session_id: str, references: Sequence[Stored]) -> None:
         """Delete segments whose references were not stored."""
-        self._segments.delete_many(segments_filter(session_id, references))
-
-    def delete(self, session_id: str) -> None:
-        """Delete all segments of a session, with or without a reference."""
-        self._segments.delete_many({"session_id": session_id})
+        self._segments.delete_many(segments_filter(self._lives.read(session_id), references))
 
     def page(self, session_id: str, agent: Stored, start: int, end: int | None) -> list[Stored]:
         """Return the messages between two positions.
@@ -163,7 +175,7 @@ class MessageSegments:
         return None
 
     def _position_within(self, session_id: str, reference: Stored, message_id: int, before: int) -> Position:
-        segment = self._segments.find_one(*segment_ids_projection(session_id, reference))
+        segment = self._segments.find_one(*segment_ids_projection(self._lives.read(session_id), reference))
         if segment is None:
             raise SessionNotFoundError(session_id)  # deleted between two reads
         ids = [message["message_id"] for message in _named(segment, reference)]
@@ -177,9 +189,10 @@ class MessageSegments:
             return {}
         if len(spans) > MOST_SPANS:
             spans = [(min(first for first, _ in spans), None)]
-        read: Iterable[Stored] = self._segments.find(segments_filter(session_id, references))
+        life = self._lives.read(session_id)
+        read: Iterable[Stored] = self._segments.find(segments_filter(life, references))
         if spans:
-            read = self._segments.aggregate(segment_messages_pipeline(session_id, references, spans))
+            read = self._segments.aggregate(segment_messages_pipeline(life, references, spans))
         found = {segment["_id"]: segment for segment in read}
         if len(found) < len(references):
             raise SessionNotFoundError(session_id)  # deleted between two reads
@@ -187,16 +200,17 @@ class MessageSegments:
 
     def edit(self, session_id: str, agent_id: str, edit: MessageEdit) -> bool:
         """Change a message in every segment that holds it; False if none does."""
-        return self._segments.update_many(*segment_edit_update(session_id, agent_id, edit)).matched_count > 0
+        change = segment_edit_update(self._lives.read(session_id), agent_id, edit)
+        return self._segments.update_many(*change).matched_count > 0
 
     def tracked(self, session_id: str, agent_id: str, tracking_ids: Sequence[Any]) -> list[Stored]:
         """Return the messages with one of some tracking ids, as stored, in segments with or without a reference."""
-        found = self._segments.find(tracked_segments_filter(session_id, [agent_id], tracking_ids))
+        found = self._segments.find(tracked_segments_filter(self._lives.read(session_id), [agent_id], tracking_ids))
         return [m for segment in found for m in segment["messages"] if m.get("tracking_id") in tracking_ids]
 
     def holds_tracked(self, session_id: str, agent_ids: Iterable[str], tracking_id: Any) -> bool:
         """Tell whether a segment holds a message with this tracking id, as stored."""
-        wanted = tracked_segments_filter(session_id, agent_ids, [tracking_id])
+        wanted = tracked_segments_filter(self._lives.read(session_id), agent_ids, [tracking_id])
         return self._segments.find_one(wanted, {"_id": 1}) is not None
 
 
@@ -205,26 +219,14 @@ def _named(segment: Stored, reference: Stored) -> list[Stored]:
     return [message for message in segment["messages"] if message["message_id"] <= reference["last_id"]]
 
 
-def new_segments(session_id: str, agent_id: str, messages: list[Stored]) -> list[tuple[Stored, Stored]]:
+def new_segments(life: Life, agent_id: str, messages: list[Stored]) -> list[tuple[Stored, Stored]]:
     """Return segments of messages, each well below MongoDB's limit, each with its reference."""
-    return [new_segment_doc(session_id, agent_id, part, total_size(part)) for part in _parts(messages)]
+    return [new_segment_doc(life, agent_id, part, total_size(part)) for part in _parts(messages)]
 
 
 def total_size(messages: Iterable[Stored]) -> int:
     """Return the size of messages together, in bytes."""
     return sum(map(message_size, messages))
-
-
-def _split(messages: list[Stored], kept_bytes: int) -> tuple[list[Stored], list[Stored]]:
-    """Divide messages into older ones, which move, and the latest, which stay."""
-    count, size = 0, 0
-    for message in reversed(messages[-KEPT_MESSAGES:]):
-        size += message_size(message)
-        if size > kept_bytes:
-            break
-        count += 1
-    border = len(messages) - count
-    return messages[:border], messages[border:]
 
 
 def _parts(messages: list[Stored]) -> list[list[Stored]]:

@@ -11,6 +11,7 @@ from strands.types.session import Session, SessionType
 from .._schema.given import given_time, given_type
 from .._schema.ids import check_id
 from .._schema.lease import Lease, released_lease_update, renewed_lease_update
+from .._schema.lives import instance_of
 from .._schema.messages import times
 from .._schema.sessions import (
     AGENTS_BYTES,
@@ -22,13 +23,13 @@ from .._schema.sessions import (
 )
 from .._schema.values import Stored, decode
 from ..errors import SchemaVersionError, SessionConflictError
+from .erasing import SessionEraser
 from .indexes import ensure_indexes
-from .large_values import LargeValues, MissingValueError
+from .large_values import MissingValueError
 from .opening import SessionOpener, opened_fields
 from .operation import Operations, operation
 from .outbox import OutboxStore
 from .restored import AgentRestorer, RestoredAgent
-from .segments import MessageSegments
 
 __all__ = ["OpenedSession", "SessionStore"]
 
@@ -60,8 +61,6 @@ class SessionStore:
     Args:
         operations: Of the repository.
         outbox: Undelivered notifications.
-        segments: Messages that have moved.
-        values: Large values.
         restorer: Restores agents that are brought along.
         application_name: Of new sessions, by default.
         metadata_fields: To index.
@@ -71,16 +70,15 @@ class SessionStore:
         self,
         operations: Operations,
         outbox: OutboxStore,
-        segments: MessageSegments,
-        values: LargeValues,
         restorer: AgentRestorer,
         application_name: str | None,
         metadata_fields: tuple[str, ...],
     ) -> None:
         self._operations, self._sessions, self._leases = operations, operations.sessions, operations.leases
-        self._outbox, self._segments, self._values, self._restorer = outbox, segments, values, restorer
+        self._outbox, self._restorer = outbox, restorer
         self._application_name, self._metadata_fields = application_name, metadata_fields
         self._opener = SessionOpener(self._sessions, self._leases)
+        self._eraser = SessionEraser(operations.collections, operations.lives)
 
     def open_session(
         self,
@@ -113,8 +111,7 @@ class SessionStore:
             parts = dict(zip(brought, stored.get(BROUGHT, ()), strict=False))
             outcome.messages = sum(len(part.get("messages", ())) for part in parts.values())
             session = _session(session_id, stored)
-            if create and not created and stored.get("schema_version") is None:
-                self._operations.with_room(session_id, lambda: self._opener.upgrade(session_id))
+            self._note_life(session_id, stored, upgrade=create and not created)
         self._operations.sizes.set_document_size(session_id, stored.get(AGENTS_BYTES, 0))
         if create:
             ensure_indexes(self._sessions, self._metadata_fields)
@@ -126,6 +123,13 @@ class SessionStore:
             outbox=tuple(decode(record) for record in self._outbox.undelivered(session_id, stored)),
             agents={each: None if created else self._brought(session_id, each, parts.get(each)) for each in wanted},
         )
+
+    def _note_life(self, session_id: str, stored: Stored, *, upgrade: bool) -> None:
+        """Mean the life that was opened; a session of an older version gets what it has not."""
+        lives, instance = self._operations.lives, instance_of(stored)
+        if upgrade and (instance is None or stored.get("schema_version") is None):
+            instance = self._operations.with_room(session_id, lambda: lives.begin(session_id, stored)).instance
+        lives.opened(session_id, instance)
 
     def _open(self, session_id: str, lease: Lease | None, brought: list[str], *, create: bool) -> tuple[Stored, bool]:
         """Return a session, and whether it is new."""
@@ -184,10 +188,7 @@ class SessionStore:
     def delete_session(self, session_id: str) -> bool:
         """Delete the session and everything that belongs to it; False where there was none."""
         with operation("delete_session", session_id):
-            deleted = self._sessions.delete_one({"_id": session_id}).deleted_count > 0
-            self._segments.delete(session_id)
-            self._values.delete(session_id)
-        return deleted
+            return self._eraser.delete(session_id)
 
 
 def _recorded_ids(recorded: Any) -> frozenset[str] | None:

@@ -303,6 +303,7 @@ class _EverySessionDoc(TypedDict):
     _id: str
     session_id: str
     session_type: str
+    instance: ObjectId
     schema_version: int
     application_name: str | None
     created_at: datetime
@@ -322,6 +323,7 @@ class SessionDoc(_EverySessionDoc, total=False):
         _id: The session id.
         session_id: The session id.
         session_type: ``"AGENT"``, or another type that the SDK gave.
+        instance: Tells this session from earlier and later ones with its id.
         schema_version: The version of this shape.
         application_name: None if none was given.
         created_at: When the session was created.
@@ -351,6 +353,7 @@ class SessionDoc(_EverySessionDoc, total=False):
 class _EverySegmentDoc(TypedDict):
     _id: ObjectId
     session_id: str
+    instance: ObjectId
     kind: Literal["messages"]
     agent_id: str
     messages: list[MessageDoc]
@@ -362,6 +365,7 @@ class SegmentDoc(_EverySegmentDoc, total=False):
     Attributes:
         _id: The segment.
         session_id: The session.
+        instance: The session's ``instance``.
         kind: ``"messages"``.
         agent_id: The agent.
         messages: Its messages, oldest first.
@@ -377,12 +381,14 @@ class FeedbackSegmentDoc(TypedDict):
     Attributes:
         _id: The segment.
         session_id: The session.
+        instance: The session's ``instance``.
         kind: ``"feedback"``.
         items: The entries, oldest first.
     """
 
     _id: ObjectId
     session_id: str
+    instance: ObjectId
     kind: Literal["feedback"]
     items: list[FeedbackDoc]
 
@@ -393,11 +399,13 @@ class OutboxDoc(TypedDict):
     Attributes:
         _id: The document.
         session_id: The session.
+        instance: The session's ``instance``.
         kind: ``"outbox"``.
         record: The notification.
     """
 
     _id: ObjectId
     session_id: str
+    instance: ObjectId
     kind: Literal["outbox"]
     record: dict[str, Any]

@@ -19,12 +19,12 @@ from pymongo.collection import Collection
 from pymongo.errors import OperationFailure
 
 from mongodb_session_manager import MongoDBSessionManager
+from mongodb_session_manager._schema.limits import Limits
 from mongodb_session_manager._stores import indexes as _indexes
 from mongodb_session_manager._stores.indexes import ensure_segment_index
 from mongodb_session_manager.testing import CommandCounter, find_mongod
 from mongodb_session_manager.testing._watchdog import Watchdog
 from tests.aliases import Client
-from tests.limits import embed_at_most
 from tests.watching import eventually, wait_for_indexes
 
 Sessions = Collection[dict[str, Any]]
@@ -119,7 +119,7 @@ def test_nobody_waits(sessions: Sessions, mongo_client: Client, command_counter:
         assert eventually(lambda: log.index_builds == 1)
         wait_for_indexes()
     assert indexed(sessions) == ALWAYS | {"metadata.priority"}
-    assert indexed(sessions.database.agent_sessions_segments) == {"session_id"}
+    assert indexed(sessions.database.agent_sessions_segments) == {"session_id", "instance"}
     assert log.index_builds == 2
 
 
@@ -167,11 +167,9 @@ def test_sessions_are_opened_written_and_closed_meanwhile(
     assert indexed(sessions) == ALWAYS | {"metadata.topic"}
 
 
-def test_old_messages_move_meanwhile(
-    mongo_client: Client, database_name: str, new_agent: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    embed_at_most(monkeypatch, 2)
-    manager = MongoDBSessionManager("s-1", client=mongo_client, database_name=database_name)
+def test_old_messages_move_meanwhile(mongo_client: Client, database_name: str, new_agent: Any) -> None:
+    limits = Limits(kept_messages=2)
+    manager = MongoDBSessionManager("s-1", client=mongo_client, database_name=database_name, _limits=limits)
     agent = new_agent(manager)
     for _ in range(3):
         agent("Hi")
@@ -179,12 +177,12 @@ def test_old_messages_move_meanwhile(
     segments = mongo_client[database_name].agent_sessions_segments
     with slow(mongo_client, segments, seconds=2):
         started = time.monotonic()
-        assert manager._agents.live()[0].history.roll_over()
+        assert manager._agents.live()[0].history.move_oldest()
         agent("Hi")
         assert time.monotonic() - started < 1
         assert segments.count_documents({}) == 1
         wait_for_indexes()
-    assert indexed(segments) == {"session_id"}
+    assert indexed(segments) == {"session_id", "instance"}
     manager.close()
 
 
