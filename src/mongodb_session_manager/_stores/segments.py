@@ -76,9 +76,9 @@ class MessageSegments:
     ) -> EmbeddedSize | None:
         """Move an agent's oldest messages; None if there are none to move, or another writer was faster."""
         with self._lives.held(session_id) as life:
-            return self._roll_over(life, agent_id, guard, write_id, kept_bytes, lease)
+            return self._move_oldest(life, agent_id, guard, write_id, kept_bytes, lease)
 
-    def _roll_over(
+    def _move_oldest(
         self, life: Life, agent_id: str, guard: Guard, write_id: ObjectId, kept_bytes: int | None, lease: Lease | None
     ) -> EmbeddedSize | None:
         session_id = life.session_id
