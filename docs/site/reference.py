@@ -6,6 +6,7 @@ Run it after a change of a public docstring or signature: ``python docs/site/ref
 import pydoc
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -23,6 +24,14 @@ LINE = 100
 SHORT = 12
 
 Row: TypeAlias = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Twin:
+    """A method ``a…`` that is made from another one, and has no ``def`` of its own."""
+
+    name: str
+    method: Any
 
 
 @cache
@@ -163,7 +172,7 @@ def _class(path: str, level: int) -> list[str]:
     if not members:
         return blocks
     if level == 1:
-        rows = [(f"[`{each.name}`](#{each.name.lower()})", _summary(each) or _as_twin(each)) for each in members]
+        rows = [(f"[`{each.name}`](#{each.name.lower()})", _line(each)) for each in members]
         blocks += ["## Methods", *_table(("name", "what it does"), rows)]
     hashes = "#" * (3 if level == 1 else level + 1)
     for member in members:
@@ -192,24 +201,20 @@ def _members(found: Any) -> list[Any]:
     """Return the public methods and properties: those of the class, then those of its bases that have no page."""
     own = list(found.members)
     every = {**found.members, **found.inherited_members}
-    shown = [
-        name for name, each in every.items() if _is_described(name, each, every) and _owner(each) in {found.name, ""}
-    ]
-    return [every[name] for name in sorted(shown, key=lambda name: name not in own)]
+    names = [name for name, each in every.items() if _is_described(each) and _owner(each) in {found.name, ""}]
+    members = [every[name] for name in sorted(names, key=lambda name: name not in own)]
+    return [*members, *_twins(found, members)]
 
 
-def _is_described(name: str, member: Any, every: dict[str, Any]) -> bool:
-    if name.startswith("_"):
-        return False
-    if _twin_of(name, member, every):
-        return True
-    return bool(member.has_docstring and (member.is_function or _is_property(member)))
+def _is_described(member: Any) -> bool:
+    shown = member.is_function or _is_property(member)
+    return bool(shown and member.has_docstring and not member.name.startswith("_"))
 
 
-def _twin_of(name: str, member: Any, every: dict[str, Any]) -> Any | None:
-    """Return the method that ``a…`` is made from, where it is no ``def`` of its own."""
-    method = every.get(name[1:]) if name.startswith("a") and member.is_attribute else None
-    return method if method is not None and method.is_function else None
+def _twins(found: Any, members: list[Any]) -> list[Any]:
+    living, names = pydoc.locate(found.path), {member.name for member in members}
+    twins = [_Twin(f"a{member.name}", member) for member in members if f"a{member.name}" not in names]
+    return [twin for twin in twins if callable(getattr(living, twin.name, None))]
 
 
 def _owner(member: Any) -> str:
@@ -218,18 +223,13 @@ def _owner(member: Any) -> str:
     return name if name in places() else ""
 
 
-def _as_twin(member: Any) -> str:
-    return f"Do what `{member.name[1:]}` does, off the event loop."
-
-
 def _is_property(member: Any) -> bool:
     return bool(member.is_attribute and "property" in member.labels)
 
 
 def _member(owner: Any, member: Any) -> list[str]:
-    if not member.has_docstring:
-        method = _twin_of(member.name, member, owner.all_members)
-        return [_call(f"await {member.name}", method), _as_twin(member)]
+    if isinstance(member, _Twin):
+        return [_call(f"await {member.name}", member.method), _line(member)]
     if _is_property(member):
         return [_text(member), f"A property: {_type(member.annotation)}."]
     return _function(member, owner.name if "classmethod" in member.labels else "")
@@ -289,12 +289,13 @@ def _sections(found: Any) -> dict[str, Any]:
 def _described(found: Any, function: Any | None) -> list[str]:
     """Return what a docstring says: text, arguments, attributes, what is returned, and errors."""
     sections = _sections(found)
+    errors = [(_linked(str(each.annotation)), _cell(each.description)) for each in sections.get("raises", ())]
     return [
         *([_text(found)] if "text" in sections else []),
         *_named("argument", sections.get("parameters", ()), _parameters(function) if function else ()),
         *_named("attribute", sections.get("attributes", ()), found.members.values()),
         *(_fields(found, sections) if found.is_class else _returned(found, sections)),
-        *_raised(sections.get("raises", ())),
+        *_table(("raises", "when"), errors),
     ]
 
 
@@ -304,10 +305,6 @@ def _named(title: str, items: Iterable[Any], declared: Iterable[Any]) -> list[st
     shown = [each for each in items if each.description != "Ignored."]
     rows = [(f"`{each.name}`", _type(types.get(each.name.strip("*"))), _cell(each.description)) for each in shown]
     return _table((title, "type", "meaning"), rows)
-
-
-def _raised(items: Iterable[Any]) -> list[str]:
-    return _table(("raises", "when"), [(_linked(str(each.annotation)), _cell(each.description)) for each in items])
 
 
 def _fields(found: Any, sections: dict[str, Any]) -> list[str]:
@@ -328,6 +325,13 @@ def _returned(found: Any, sections: dict[str, Any]) -> list[str]:
 
 def _text(found: Any) -> str:
     return _plain(str(_sections(found).get("text", "")))
+
+
+def _line(member: Any) -> str:
+    """Return what stands beside a method in the table of methods."""
+    return (
+        f"Do what `{member.method.name}` does, off the event loop." if isinstance(member, _Twin) else _summary(member)
+    )
 
 
 def _summary(found: Any) -> str:
