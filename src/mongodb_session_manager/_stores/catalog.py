@@ -9,6 +9,7 @@ from .feedback_lists import FeedbackLists
 from .operation import ClientUse, Collections, open_collections
 from .reading import CatalogReads, ReadSettings
 from .session_lists import SessionLists
+from .text_search import TextSearch
 from .transcripts import Transcripts
 from .usage import UsageReports
 
@@ -59,7 +60,7 @@ class CatalogStores:
     @cached_property
     def lists(self) -> SessionLists:
         """Lists of sessions, their number, and one of them."""
-        return SessionLists(self.reads)
+        return SessionLists(self.reads, TextSearch(self.reads))
 
     @cached_property
     def transcripts(self) -> Transcripts:
