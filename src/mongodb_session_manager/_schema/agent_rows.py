@@ -14,6 +14,7 @@ _LEVELS: Final = 4
 _MOST: Final = 2**53
 # A text with lone surrogates cannot be cut by the server.
 _MARKED_BYTES: Final = 16 * 1024
+_TIME_BYTES: Final = 64
 
 # The figures of a call: their names here, and their paths in its metrics.
 FIGURES: Final[Mapping[str, str]] = {
@@ -49,7 +50,13 @@ def items_expression(value: str) -> Stored:
 
 def number_expression(value: Any) -> Stored:
     """Return a number between 0 and 2^53; 0 for what is not a number."""
-    return {"$max": [0, {"$min": [{"$sum": [value]}, _MOST]}]}
+    # A sum over one value would be one over the items of a list.
+    return {"$max": [0, {"$min": [{"$sum": [value, 0]}, _MOST]}]}
+
+
+def time_expression(value: str) -> Stored:
+    """Return a time, or a text that may be one; null for another value."""
+    return {"$cond": [is_a(value, "date"), value, text_expression(value, _TIME_BYTES)]}
 
 
 def let(names: Mapping[str, Any], within: Any) -> Stored:
@@ -81,7 +88,7 @@ def any_of(values: Any, name: str, condition: Any) -> Stored:
 # Agents
 
 
-def agents_stages() -> Pipeline:
+def found_agents_pipeline() -> Pipeline:
     """Return the stages that list the agents as ``found``: ``{k, v}``, ``k`` with dots for a nested one.
 
     ``others`` tells whether a field of ``agents`` is no object; ``bytes`` is the size of the document.
@@ -153,18 +160,16 @@ def _before() -> Stored:
 
 def _figures_of_call() -> Stored:
     metrics = "$$call.event_loop_metrics"
+    is_accumulated = {"$or": [_is_filled(f"{metrics}.accumulated_{name}") for name in ("usage", "metrics")]}
+    differences = {"$cond": [is_accumulated, {"calls": {"$literal": 1}, **_differences()}, None]}
+    return {"$ifNull": [own_figures(metrics), {"$ifNull": [differences, {"calls": {"$literal": 0}}]}]}
+
+
+def own_figures(metrics: str) -> Stored:
+    """Return the figures of a single call; null if there are none."""
     own = {name: number_expression(f"{metrics}.{path}") for name, path in FIGURES.items()}
     is_counted = {"$or": [_is_filled(f"{metrics}.usage"), _is_filled(f"{metrics}.metrics")]}
-    is_accumulated = {"$or": [_is_filled(f"{metrics}.accumulated_{name}") for name in ("usage", "metrics")]}
-    return {
-        "$switch": {
-            "branches": [
-                {"case": is_counted, "then": {"calls": {"$literal": 1}, **own}},
-                {"case": is_accumulated, "then": {"calls": {"$literal": 1}, **_differences()}},
-            ],
-            "default": {"calls": {"$literal": 0}},
-        }
-    }
+    return {"$cond": [is_counted, {"calls": {"$literal": 1}, **own}, None]}
 
 
 def _is_filled(value: str) -> Stored:

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from .agent_rows import (
-    agents_stages,
     any_of,
     calls_expression,
     chosen,
     content_expression,
+    found_agents_pipeline,
     is_a,
     items_expression,
     let,
@@ -21,8 +21,10 @@ from .agent_rows import (
     sums_expression,
     text_expression,
     texts_expression,
+    time_expression,
 )
 from .catalog_filter import (
+    RATINGS,
     Conditions,
     Either,
     TimeRange,
@@ -47,8 +49,6 @@ _NAME_BYTES: Final = 8 * 1024
 # Of an agent, from its end on.
 _LATEST_MESSAGES: Final = 8
 _MOST_EVENTS: Final = 1000
-_TIME_BYTES: Final = 64
-_RATINGS: Final = ("up", "down", "other")
 _SHAPES: Final = {"metadata": "object", "feedbacks": "array", "multi_agents": "object"}
 
 
@@ -165,13 +165,13 @@ def search_pipeline(
     is_found = {"$and": [_has_text(each.text) for each in conditions if each.text is not None]}
     at = {} if order.field is None else {order.field: f"${order.field}"}
     kept = {"$cond": ["$is_found", "$$ROOT", {"_id": "$_id", "is_found": "$is_found", **at}]}
-    stages: Pipeline = [match, {"$sort": order.sort}, *agents_stages()]
+    stages: Pipeline = [match, {"$sort": order.sort}, *found_agents_pipeline()]
     stages += [{"$set": {"is_found": is_found}}, {"$replaceRoot": {"newRoot": kept}}]
     return [*stages, *_tail_stages(order, {"is_found": "$is_found"})]
 
 
 def _has_text(text: str) -> Stored:
-    pattern = re.escape(text).replace("\0", "x00")
+    pattern = re.escape(text).replace("\0", r"\x00")
     found = {"$regexMatch": {"input": "$$block.text", "regex": pattern, "options": "i"}}
     has = {"$cond": [is_a("$$block.text", "string"), found, False]}
     of_message = let({"content": content_expression("$$message")}, any_of(list_expression("$$content"), "block", has))
@@ -187,7 +187,7 @@ def _at(order: Order) -> Any:
 
 def _summary_stages(order: Order, more: Stored | None = None) -> Pipeline:
     """Return the stages that make a document to what ``summary_of`` reads."""
-    return [*agents_stages(), *_tail_stages(order, more or {})]
+    return [*found_agents_pipeline(), *_tail_stages(order, more or {})]
 
 
 def _tail_stages(order: Order, more: Stored) -> Pipeline:
@@ -210,8 +210,8 @@ def _fields() -> Stored:
     return {
         "now": {"$toLong": "$$NOW"},
         "application_name": text_expression("$application_name", _NAME_BYTES),
-        "created_at": _time("$created_at"),
-        "updated_at": _time("$updated_at"),
+        "created_at": time_expression("$created_at"),
+        "updated_at": time_expression("$updated_at"),
         "expires_at": only_if("$expires_at", "date"),
         "held": {"$eq": ["$held", True]},
         "metadata": {"$cond": [is_small, "$metadata", None]},
@@ -221,7 +221,7 @@ def _fields() -> Stored:
         "messages": {"$sum": "$rows.messages"},
         "usage": _object(sums_expression("$rows.usage")),
         "last": _latest("$rows.last"),
-        "feedback": _object({rating: _feedback(rating) for rating in _RATINGS}),
+        "feedback": _object({rating: _feedback(rating) for rating in RATINGS}),
         "redactions": {"$size": list_expression("$guardrail_events")},
         "interrupted": _texts("$interrupted"),
         "has_files": {"$eq": ["$has_files", True]},
@@ -235,10 +235,6 @@ def _fields() -> Stored:
 def _object(fields: Stored) -> Stored:
     # A plain object would be merged into a field of the document with the same name, element by element into a list.
     return {"$mergeObjects": [fields]}
-
-
-def _time(value: str) -> Stored:
-    return {"$cond": [is_a(value, "date"), value, text_expression(value, _TIME_BYTES)]}
 
 
 def _small(value: str) -> Stored:
@@ -255,7 +251,7 @@ def _feedback(rating: str) -> Stored:
     """Return a number of pieces of feedback: the count if there is one, or those in the document."""
     is_rated: Stored = {"$eq": ["$$each.rating", rating]}
     if rating == "other":
-        is_rated = {"$not": [{"$in": ["$$each.rating", [name for name in _RATINGS if name != rating]]}]}
+        is_rated = {"$not": [{"$in": ["$$each.rating", [name for name in RATINGS if name != rating]]}]}
     embedded = {"$size": chosen(list_expression("$feedbacks"), "each", is_rated)}
     return {"$max": [number_expression(f"$feedback_counts.{rating}"), embedded]}
 
@@ -264,7 +260,7 @@ def _last_text(messages: str) -> Stored:
     """Return the time and the last text of an agent's latest message that has one."""
     latest = {"$reverseArray": {"$slice": [list_expression(messages), -_LATEST_MESSAGES]}}
     text = {"$arrayElemAt": [texts_expression("$$message", TEXT_CHARACTERS), -1]}
-    each = mapped(latest, "message", {"at": _time("$$message.created_at"), "text": text})
+    each = mapped(latest, "message", {"at": time_expression("$$message.created_at"), "text": text})
     return {"$arrayElemAt": [chosen(each, "each", {"$gt": ["$$each.text", None]}), 0]}
 
 
@@ -303,7 +299,7 @@ def _details() -> Stored:
             {
                 "key": text_expression("$$each.k", _NAME_BYTES),
                 "status": text_expression("$$each.v.state.status", _NAME_BYTES),
-                "updated_at": _time("$$each.v.updated_at"),
+                "updated_at": time_expression("$$each.v.updated_at"),
             },
         ),
         "redaction_events": mapped(
@@ -313,7 +309,7 @@ def _details() -> Stored:
                 "agent_id": text_expression("$$each.agent_id", _NAME_BYTES),
                 "message_id": only_if("$$each.message_id", "int", only_if("$$each.message_id", "long")),
                 "action": text_expression("$$each.action", _NAME_BYTES),
-                "at": _time("$$each.timestamp"),
+                "at": time_expression("$$each.timestamp"),
             },
         ),
     }

@@ -4,10 +4,12 @@ from typing import Any, Final
 
 from .catalog import SORTS
 from .ids import shown
+from .transcripts import MOST_BYTES
 
 MOST_ITEMS: Final = 1000
 # The server takes no larger limit.
 _MOST: Final = 2**62
+_MOST_BLOCKS: Final = 2**31 - 1
 
 
 def check_sort(sort: object) -> str:
@@ -54,6 +56,28 @@ def check_at_most(at_most: object) -> int:
     if _integer("at_most", at_most) < 0:
         raise ValueError(f"at_most must not be negative, got {at_most}")
     return min(_integer("at_most", at_most), _MOST)
+
+
+def check_bytes(max_bytes: object) -> int:
+    """Return the size of a page in bytes; as much as one answer of a server takes, if it is larger.
+
+    Raises:
+        TypeError: It is not an integer.
+        ValueError: It is not positive.
+    """
+    if _integer("max_bytes", max_bytes) < 1:
+        raise ValueError(f"max_bytes must be positive, got {shown(max_bytes)}")
+    return min(_integer("max_bytes", max_bytes), MOST_BYTES)
+
+
+def check_block(n: object) -> int:
+    """Return the number of a content block.
+
+    Raises:
+        TypeError: It is not an integer.
+        ValueError: It is negative, or too large to be one.
+    """
+    return _between("n", n, 0, _MOST_BLOCKS)
 
 
 def _between(name: str, value: Any, least: int, most: int) -> int:

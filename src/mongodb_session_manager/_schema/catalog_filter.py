@@ -16,6 +16,7 @@ from .values import Stored, encode
 
 _MOST_TEXT: Final = 256
 _FEEDBACK: Final = ("any", "up", "down")
+RATINGS: Final = ("up", "down", "other")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 # Milliseconds; times outside of them are none that Python knows.
 FIRST_MS: Final = (datetime.min.replace(tzinfo=timezone.utc) - _EPOCH) // timedelta(milliseconds=1)
@@ -128,9 +129,15 @@ def living_filter(conditions: Iterable[Conditions], more: Iterable[Either] = ())
     return {"$or": [{"$and": [*kept, *each]} for each in itertools.product(*split)]}
 
 
-def living_session_filter(session_id: str, conditions: Iterable[Conditions]) -> Stored:
+def any_session_filter(conditions: Iterable[Conditions], more: Iterable[Either] = ()) -> Stored:
+    """Return the filter of the sessions for which all conditions hold, also of those that have expired."""
+    parts = [*(part for each in conditions for part in each.all), *more, *_SESSIONS_EVEN_EXPIRED]
+    return {"$and": [part[0] if len(part) == 1 else {"$or": [*part]} for part in parts]}
+
+
+def living_session_filter(session_id: str, conditions: Iterable[Conditions], more: Iterable[Either] = ()) -> Stored:
     """Return the filter of one session, if it lives and all conditions hold."""
-    return living_filter(conditions, [({"_id": {"$eq": session_id}},)])
+    return living_filter(conditions, [({"_id": check_id("session_id", session_id)},), *more])
 
 
 def time_conditions(name: str, span: TimeRange) -> list[Either]:
@@ -158,6 +165,7 @@ _SESSIONS: Final[tuple[Either, ...]] = (
     ({"_id": {"$gte": ""}},),
     ({"$expr": {"$and": [_SHORT_ID, _NOT_EXPIRED]}},),
 )
+_SESSIONS_EVEN_EXPIRED: Final[tuple[Either, ...]] = (({"_id": {"$gte": ""}},), ({"$expr": _SHORT_ID},))
 _MOST_ALTERNATIVES: Final = 32
 
 
@@ -256,15 +264,15 @@ def _feedback(given: SessionFilter) -> list[Either]:
         raise TypeError(f"filter: feedback must be a string, got {type(wanted).__name__}")
     if wanted not in _FEEDBACK:
         raise ValueError(f"filter: feedback must be one of {', '.join(map(repr, _FEEDBACK))}, got {shown(wanted)}")
-    return [_ANY_FEEDBACK if wanted == "any" else _rated(wanted)]
+    return [feedback_condition(wanted)]
 
 
-def _rated(rating: str) -> Either:
+def feedback_condition(rating: str) -> Either:
+    """Return the condition that a session has feedback, with a rating or ``"any"``."""
+    if rating == "any":
+        return {"feedbacks.0": {"$exists": True}}, {"feedback_segments.0": {"$exists": True}}
     # The counts survive a move; sessions from before there were counts have only the entries.
     return {f"feedback_counts.{rating}": {"$gt": 0}}, {"feedbacks.rating": rating}
-
-
-_ANY_FEEDBACK: Final[Either] = ({"feedbacks.0": {"$exists": True}}, {"feedback_segments.0": {"$exists": True}})
 
 
 def _interrupted(given: SessionFilter) -> list[Either]:

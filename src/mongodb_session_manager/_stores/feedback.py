@@ -20,6 +20,7 @@ from .indexes import ensure_segment_index
 from .messages import MessageStore
 from .operation import Operations, operation
 from .outbox import OutboxStore
+from .restoring import reading
 from .segments import MessageSegments
 
 __all__ = ["FEEDBACK_BYTES", "FeedbackStore"]
@@ -70,13 +71,14 @@ class FeedbackStore:
         # Another process may have added agents; this also tells whether the session exists.
         others = {config["agent_id"] for config in self._configs.list_agent_configs(session_id)} - set(agent_ids)
         if not (target.anywhere and self._push(session_id, stored, target.session_filter(others), records)):
-            raise MessageNotFoundError(session_id, target.agent_id, target.message or "")
+            raise MessageNotFoundError(session_id, target.agent_id, "" if target.message is None else target.message)
 
     def get_feedbacks(self, session_id: str) -> list[dict[str, Any]]:
         """Return all feedback of the session, oldest first."""
         with operation("get_feedbacks", session_id):
             session = self._operations.find(session_id, _FIELDS)
-            return [cast("dict[str, Any]", decode(stored)) for stored in self._read(session)]
+            with reading(f"Session {session_id!r}", "feedback"):
+                return [cast("dict[str, Any]", decode(stored)) for stored in self._read(session)]
 
     def _has_moved(self, session_id: str, target: FeedbackTarget, agent_ids: Iterable[str]) -> bool:
         if isinstance(target.message, str):

@@ -83,7 +83,8 @@ class SessionFiles:
         found = {_digest(file): file["_id"] for file in sorted(whole, key=_is_lasting)}
         parts: dict[ObjectId, list[tuple[int, bytes]]] = defaultdict(list)
         for chunk in self._chunks.find(chunks_filter(found.values())):
-            parts[chunk["files_id"]].append((chunk["n"], chunk["data"]))
+            if isinstance(chunk["data"], bytes):  # else the value is damaged, and counts as missing
+                parts[chunk["files_id"]].append((chunk["n"], chunk["data"]))
         values = {digest: b"".join(data for _, data in sorted(parts[file_id])) for digest, file_id in found.items()}
         return {digest: value for digest, value in values.items() if hashlib.sha256(value).hexdigest() == digest}
 

@@ -102,6 +102,10 @@ class CatalogReads:
         """Return the result of an aggregation over a collection."""
         return list(collection.aggregate(pipeline, maxTimeMS=self.max_time_ms, **options))
 
+    def find(self, collection: Collection[Stored], wanted: Stored) -> list[Stored]:
+        """Return documents of a collection."""
+        return list(collection.find(wanted, max_time_ms=self.max_time_ms))
+
     def stream(self, pipeline: Pipeline, **options: Any) -> Iterator[Stored]:
         """Return the result of an aggregation over the sessions, as far as it is asked for."""
         with self.sessions.aggregate(pipeline, maxTimeMS=self.max_time_ms, **options) as cursor:

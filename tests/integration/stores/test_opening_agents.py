@@ -142,7 +142,7 @@ async def test_a_history_in_segments(
         agent = new_agent(manager)
         for turn in range(5):
             agent(f"Turn {turn}")
-        assert manager._agents.live()[0].history.roll_over()
+        assert manager._agents.live()[0].history.move_oldest()
 
     async with factory.session("s-1", agent_ids=["default"]) as manager:
         agent = new_agent(manager)
@@ -250,6 +250,24 @@ def test_an_agent_made_late_without_prefetch_too(
 
     assert history(agent_id="x") == agent.messages
     assert len(agent.messages) == 4
+
+
+def test_a_prefetch_of_an_agent_that_is_there_is_not_what_it_is_made_from_later(
+    new_manager: NewManager, new_agent: NewAgent, history: History
+) -> None:
+    manager = new_manager()
+    agent = new_agent(manager, agent_id="x")
+    agent("Hi")
+
+    manager.prefetch(["x"])
+    agent("And?")
+    said = agent.messages
+    del agent
+    again = new_agent(manager, agent_id="x")
+    again("Go on")
+
+    assert again.messages[:4] == said
+    assert history(agent_id="x") == again.messages
 
 
 async def test_a_prefetch_inside_a_request(
