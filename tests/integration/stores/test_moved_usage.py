@@ -47,12 +47,12 @@ def used(agent: Mapping[str, Any], name: str) -> Any:
     return sum(each.get(name, 0) for each in figures) + of_embedded[name]
 
 
-def roll_over(manager: MongoDBSessionManager) -> bool:
-    return manager._agents.live()[0].history.roll_over()
+def rollover(manager: MongoDBSessionManager) -> bool:
+    return manager._agents.live()[0].history.move_oldest()
 
 
 def make_room(manager: MongoDBSessionManager) -> bool:
-    return stores_of(manager.session_repository)._operations.sizes.make_room("s-1")
+    return bool(stores_of(manager.session_repository)._operations.sizes.make_room("s-1"))
 
 
 def test_a_call_tells_its_model(new_manager: NewManager, stored: Stored) -> None:
@@ -86,7 +86,7 @@ def test_an_odd_model_id_costs_only_that_figure(odd: Any, new_manager: NewManage
     agent.model.config["model_id"] = odd  # type: ignore[attr-defined]
 
     talk(agent, 3)
-    assert roll_over(manager)
+    assert rollover(manager)
 
     found = stored()["agents"]["default"]
     metrics = found["messages"][1]["event_loop_metrics"]
@@ -96,7 +96,7 @@ def test_an_odd_model_id_costs_only_that_figure(odd: Any, new_manager: NewManage
     assert used(found, "calls") == 3
 
 
-@pytest.mark.parametrize("move", [roll_over, make_room])
+@pytest.mark.parametrize("move", [rollover, make_room])
 def test_what_has_moved_is_summed_up_by_day_and_model(move: Any, new_manager: NewManager, stored: Stored) -> None:
     manager = new_manager()
     agent = make_agent(manager)
@@ -128,13 +128,13 @@ def test_a_model_that_changed(new_manager: NewManager, stored: Stored) -> None:
     agent.model.config["model_id"] = "other"  # type: ignore[attr-defined]
     talk(agent, 2)
 
-    assert roll_over(manager)
+    assert rollover(manager)
 
     (models,) = stored()["agents"]["default"]["moved_usage"].values()
     assert {model: figures["calls"] for model, figures in models.items()} == {ESCAPED: 2, "other": 1}
 
 
-@pytest.mark.parametrize("move", [roll_over, make_room])
+@pytest.mark.parametrize("move", [rollover, make_room])
 @pytest.mark.parametrize("lost", [{"writeConcernError": {"code": 64, "errmsg": "late"}}, {"closeConnection": True}])
 def test_a_move_whose_answer_was_lost_counts_once(
     move: Any, lost: Any, new_manager: NewManager, failing: Failing, stored: Stored
@@ -164,7 +164,7 @@ def test_two_movers_at_once_count_once(new_manager: NewManager, mongo_client: Cl
     record = mover._record
 
     def after_the_other(*args: Any) -> Any:
-        assert roll_over(manager)
+        assert rollover(manager)
         return record(*args)
 
     mover._record = after_the_other
