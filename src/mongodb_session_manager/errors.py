@@ -60,11 +60,16 @@ class MessageNotFoundError(MongoDBSessionError, ValueError):
 
 
 class UnstorableValueError(MongoDBSessionError, ValueError):
-    """A value that MongoDB would not give back equal; it is refused before anything is written."""
+    """A value that MongoDB would not give back equal; it is refused before anything is written.
 
-    def __init__(self, place: str, reason: str) -> None:
-        self.place, self.reason = place, reason
-        super().__init__(f"{place} cannot be stored: {reason}")
+    Attributes:
+        label: Where the value is: the session, the agent or message, and the path to it.
+        reason: Why it cannot be stored.
+    """
+
+    def __init__(self, label: str, reason: str) -> None:
+        self.label, self.reason = label, reason
+        super().__init__(f"{label} cannot be stored: {reason}")
 
 
 class SessionConflictError(MongoDBSessionError):

@@ -358,15 +358,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         check_message(redact_message)
         binding = self._agents.bound(agent)
         event = guardrail_event(action, stop_reason, guardrail_trace, agent_label(self.session_id, agent.agent_id))
-        binding.history.check_open()
-        copies: set[int] = set()
-        try:
-            with self._failures.tolerated(binding.history):
-                copies = binding.latest_copies()
-        finally:  # without a look at the server, what is known here is redacted all the same
-            binding.redact_latest(with_blocks(redact_message), event, copies)
-        with self._failures.tolerated(binding.history):
-            binding.history.flush()
+        binding.redact_latest(with_blocks(redact_message), event, self._failures.tolerated)
 
     @override
     def sync_agent(self, agent: "LocalAgent", **kwargs: Any) -> None:

@@ -126,7 +126,7 @@ def outgrow(conversation: Conversation) -> None:
 
 def move(conversation: Conversation) -> None:
     history = conversation.manager._agents.live()[0].history
-    history.rollover.move_quietly(history.roll_over)
+    history.rollover.move_quietly(history.move_oldest)
     wait_for_indexes()
 
 

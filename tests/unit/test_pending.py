@@ -184,7 +184,7 @@ class Walk:
         self.seen["recognised"] += 1
 
     def make_smaller(self, following: NextWrite) -> None:
-        self.queue.withdraw(following.write.write_id)
+        self.queue.forget_write(following.write.write_id)
         if self.queue.make_smaller(following.joined):
             self.seen["made smaller"] += 1
             return
@@ -275,7 +275,7 @@ def test_an_older_edit_does_not_undo_a_newer_one() -> None:
         is_done, _ = queue.edit(edit, values)
         if not is_done:
             queue.add(Change(edited=edit, values=values))
-        queue.withdraw(first.write.write_id)  # it is known that it did not arrive
+        queue.forget_write(first.write.write_id)  # it is known that it did not arrive
 
     assert [message["content"] for message in stored(queue)] == ["zero", "newer"]
 
@@ -305,7 +305,7 @@ def test_a_moved_window_may_come_late_unless_something_is_in_doubt() -> None:
     assert following is not None
     assert not following.write.keeps_revision
     assert queue.next_plain() is None, "it may have arrived"
-    queue.withdraw(following.write.write_id)
+    queue.forget_write(following.write.write_id)
     assert queue.next_plain() is not None
 
 

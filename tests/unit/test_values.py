@@ -452,7 +452,7 @@ def test_a_refusal_below_the_marked_depth_names_the_whole_path() -> None:
     with pytest.raises(UnstorableValueError) as caught:
         encode(value, "here")
 
-    assert caught.value.place == "here" + ".k" * 150
+    assert caught.value.label == "here" + ".k" * 150
 
 
 def test_a_refusal_hides_the_machinery() -> None:
@@ -903,7 +903,7 @@ def test_any_message_comes_back_from_files(blocks: list[dict[str, Any]], more: d
     assert all(hashlib.sha256(value).hexdigest() == digest for digest, value in files.items())
 
 
-def test_only_values_over_the_threshold_are_off_loaded() -> None:
+def test_only_values_over_the_threshold_are_offloaded() -> None:
     message = a_message({"text": "123456", "é": "ééé", "n": 2**40}, {"text": "1234567", "b": b"1" * 7})
     stored, files = offloaded(message, replace(SMALL, message_bytes=1000))
 

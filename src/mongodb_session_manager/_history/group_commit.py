@@ -119,33 +119,26 @@ class _Group:
     """
 
     def __init__(self, timeout: float | None, shortest_timeout: float, limits: Limits) -> None:
-        self._timeout, self._most_shared = timeout, limits.most_shared
+        self._timeout = timeout
         # Something is left of the time to send alone.
         self._attempt_timeout = min(limits.attempt_timeout, shortest_timeout / 2)
-        self._line: Line[_Request] = Line()
+        self._line: Line[_Request] = Line(limits.most_shared)
         # When they may share a command again.
         self._sharing_from = 0.0
 
     def join(self, executor: Executor, request: _Request) -> None:
-        if self._line.join(request):
-            try:
-                submit(executor, functools.partial(self._send, executor), self._dismiss)
-            except RuntimeError:
-                self._dismiss()
-
-    def _dismiss(self) -> None:
-        _cancel(self._line.take()[0])
+        self._line.join(executor, request, functools.partial(self._send, executor), _cancel)
 
     # On a thread of the client
 
-    def _send(self, executor: Executor) -> None:
-        batch, more = self._line.take(self._most_shared)
+    def _send(self, executor: Executor, batch: _Batch, more: bool) -> None:
         if len(batch) == 1 and not more:
             _send_alone(batch)
             return
         with _Helpers(executor) as helpers:
             if more:
-                helpers.run(functools.partial(self._send, executor), self._dismiss)
+                work = functools.partial(self._line.work, functools.partial(self._send, executor))
+                helpers.run(work, functools.partial(self._line.dismiss, _cancel))
             try:
                 self._send_batch(helpers, batch)
             except Exception as error:

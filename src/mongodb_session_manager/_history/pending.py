@@ -206,7 +206,7 @@ class PendingChanges:
         """Note a write that is about to be sent, and how many changes it holds."""
         self._unanswered[write_id] = count
 
-    def withdraw(self, write_id: ObjectId) -> None:
+    def forget_write(self, write_id: ObjectId) -> None:
         """Note that a write did not arrive, and will not."""
         self._unanswered.pop(write_id, None)
 

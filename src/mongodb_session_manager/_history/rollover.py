@@ -10,7 +10,6 @@ from pymongo.errors import InvalidOperation, PyMongoError
 from .._schema.limits import LIMITS, Limits
 from .._stores.document_size import LEAST_MOVE_BYTES
 from .._stores.histories import HistoryStore
-from .._stores.segments import outgrown
 from ..errors import MongoDBSessionError
 from .changes import Change
 from .pending import PendingChanges
@@ -62,10 +61,10 @@ class Rollover:
             queue.check_open()
             queue.await_answer(write_id)
             guard = queue.guard
-        rolled = self._store.roll_over(self._session_id, self._agent_id, guard, write_id, kept_bytes)
+        rolled = self._store.move_oldest(self._session_id, self._agent_id, guard, write_id, kept_bytes)
         with lock:
             queue.check_open()
-            queue.withdraw(write_id)
+            queue.forget_write(write_id)
             if rolled is None:
                 self.set_document_size(0, 0)  # not again before as much has come again
                 return False
@@ -77,8 +76,10 @@ class Rollover:
     @property
     def kept_bytes(self) -> int | None:
         """How much of the latest messages stays where the others should move; None where they need not."""
-        if outgrown(self.count, self.size, self._limits):
-            return self._limits.kept_bytes
+        limits = self._limits
+        is_long = self.count > 2 * limits.kept_messages and self.size > limits.embedded_bytes
+        if is_long or (self.count > 1 and self.size > 2 * limits.kept_bytes):
+            return limits.kept_bytes
         is_large = self.size >= LEAST_MOVE_BYTES
         return self.size // 2 if is_large and self._store.is_crowded(self._session_id) else None
 

@@ -158,7 +158,7 @@ class AgentHistory:
             finally:
                 if self.queue.ended is not None:
                     self.transfers.take_back()
-        self.rollover.begin_if_due(self.roll_over)
+        self.rollover.begin_if_due(self.move_oldest)
 
     def send_behind(self) -> None:
         """Do what ``flush`` does, but give up soon: nobody waits, and an interpreter that ends waits for threads."""
@@ -206,7 +206,7 @@ class AgentHistory:
         finally:
             self._end_claim(claimed)
         if claimed.sent:
-            self.rollover.begin_if_due(self.roll_over)
+            self.rollover.begin_if_due(self.move_oldest)
 
     def _begin_claim(self) -> Claim | None:
         if not self._sending.acquire(blocking=False):
@@ -234,7 +234,7 @@ class AgentHistory:
                 self.error = None
             elif claimed.sent is None:
                 with self.lock:
-                    self.queue.withdraw(claimed.following.write.write_id)
+                    self.queue.forget_write(claimed.following.write.write_id)
         except Exception as error:  # noqa: BLE001 - the others that shared the command go on too
             claimed.error, self.error = error, type(error).__name__
         finally:
@@ -301,8 +301,8 @@ class AgentHistory:
     def _make_smaller(self, following: NextWrite) -> bool:
         """See to it that less is sent at a time; False where what is too large had to be dropped."""
         with self.lock:
-            self.queue.withdraw(following.write.write_id)
-        if self.queue.is_stored and self.roll_over(kept_bytes=0):
+            self.queue.forget_write(following.write.write_id)
+        if self.queue.is_stored and self.move_oldest(kept_bytes=0):
             return True
         with self.lock:
             self.check_open()
@@ -387,7 +387,7 @@ class AgentHistory:
 
     # Moving
 
-    def roll_over(self, kept_bytes: int | None = None) -> bool:
+    def move_oldest(self, kept_bytes: int | None = None) -> bool:
         """Move the oldest messages out of the session document; True if any moved."""
         self.store.index_segments()
         with self._sending:

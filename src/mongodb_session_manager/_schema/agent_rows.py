@@ -87,7 +87,7 @@ def any_of(values: Any, name: str, condition: Any) -> Stored:
 # Agents
 
 
-def agents_stages() -> Pipeline:
+def found_agents_pipeline() -> Pipeline:
     """Return the stages that list the agents as ``found``: ``{k, v}``, ``k`` with dots for a nested one.
 
     ``others`` tells whether a field of ``agents`` is no object; ``bytes`` is the size of the document.

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from .agent_rows import (
-    agents_stages,
     any_of,
     calls_expression,
     chosen,
     content_expression,
+    found_agents_pipeline,
     is_a,
     items_expression,
     let,
@@ -165,7 +165,7 @@ def search_pipeline(
     is_found = {"$and": [_has_text(each.text) for each in conditions if each.text is not None]}
     at = {} if order.field is None else {order.field: f"${order.field}"}
     kept = {"$cond": ["$is_found", "$$ROOT", {"_id": "$_id", "is_found": "$is_found", **at}]}
-    stages: Pipeline = [match, {"$sort": order.sort}, *agents_stages()]
+    stages: Pipeline = [match, {"$sort": order.sort}, *found_agents_pipeline()]
     stages += [{"$set": {"is_found": is_found}}, {"$replaceRoot": {"newRoot": kept}}]
     return [*stages, *_tail_stages(order, {"is_found": "$is_found"})]
 
@@ -187,7 +187,7 @@ def _at(order: Order) -> Any:
 
 def _summary_stages(order: Order, more: Stored | None = None) -> Pipeline:
     """Return the stages that make a document to what ``summary_of`` reads."""
-    return [*agents_stages(), *_tail_stages(order, more or {})]
+    return [*found_agents_pipeline(), *_tail_stages(order, more or {})]
 
 
 def _tail_stages(order: Order, more: Stored) -> Pipeline:

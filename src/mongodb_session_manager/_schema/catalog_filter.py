@@ -137,7 +137,7 @@ def any_session_filter(conditions: Iterable[Conditions], more: Iterable[Either] 
 
 def living_session_filter(session_id: str, conditions: Iterable[Conditions], more: Iterable[Either] = ()) -> Stored:
     """Return the filter of one session, if it lives and all conditions hold."""
-    return living_filter(conditions, [({"_id": {"$eq": session_id}},), *more])
+    return living_filter(conditions, [({"_id": check_id("session_id", session_id)},), *more])
 
 
 def time_conditions(name: str, span: TimeRange) -> list[Either]:

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from ..types.transcripts import FeedbackEntry
 from .agent_rows import (
-    agents_stages,
     chosen,
+    found_agents_pipeline,
     is_a,
     joined,
     let,
@@ -119,7 +119,7 @@ def feedback_pipeline(conditions: Iterable[Conditions], query: FeedbackQuery) ->
     segments = chosen(list_expression("$feedback_segments"), "each", is_a("$$each._id", "objectId"))
     return [
         {"$match": living_filter(conditions, query.sessions())},
-        *agents_stages(),
+        *found_agents_pipeline(),
         {"$set": {"references": segments}},
         {"$set": {"moved": {"$sum": mapped("$references", "each", number_expression("$$each.count"))}}},
         {"$set": {"entries": query.chosen(_entries("$feedbacks", "$moved"), "$_id")}},

@@ -3,8 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from bson import ObjectId
-
 from .agent_rows import (
     chosen,
     content_expression,
@@ -116,14 +114,6 @@ def segments_pipeline(
 def _last_ids(references: Iterable[Stored]) -> list[Stored]:
     """Return the cases of the last message of a segment that its reference names; it may hold more."""
     return [{"case": {"$eq": ["$_id", each["_id"]]}, "then": each["last_id"]} for each in references]
-
-
-def children_filter(session_id: str, instance: Any) -> Stored:
-    """Return the filter of the segments of one life of a session id."""
-    return {"session_id": session_id, "instance": {"$in": [instance if isinstance(instance, ObjectId) else None, None]}}
-
-
-# Pages
 
 
 def _page_stages(page: str, most_bytes: int) -> Pipeline:

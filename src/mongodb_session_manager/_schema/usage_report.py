@@ -6,7 +6,7 @@ from datetime import date, datetime, timedelta, timezone
 from typing import Any, Final, get_args
 
 from ..types.catalog import UsageKey, UsageRow
-from .agent_rows import FIGURES, agents_stages, calls_expression, joined, text_expression
+from .agent_rows import FIGURES, calls_expression, found_agents_pipeline, joined, text_expression
 from .catalog_filter import Conditions, Either, living_filter, milliseconds, time_of
 from .ids import shown
 from .summaries import number
@@ -54,7 +54,7 @@ class UsageReport:
         keys = {name: self._key(name) for name in self.by}
         return [
             {"$match": living_filter(conditions, self._written_since())},
-            *agents_stages(),
+            *found_agents_pipeline(),
             {"$project": {"application_name": 1, "row": joined("$found", "agent", self._calls())}},
             {"$unwind": "$row"},
             {"$match": {"row.calls": {"$gt": 0}, **self._within()}},

@@ -65,9 +65,9 @@ class Opening(Generic[_Manager]):
     def begin(self, executor: Executor, found: Stored | None = None, until: float = math.inf) -> None:
         """Have a thread make the manager; the arguments are those of ``run``."""
         try:
-            submit(executor, functools.partial(self.run, found, until), self.drop)
+            submit(executor, functools.partial(self.run, found, until), self.cancel)
         except RuntimeError:  # these threads have ended
-            self.drop()
+            self.cancel()
 
     def run(self, found: Stored | None = None, until: float = math.inf) -> None:
         """Make the manager, and hand it over.
@@ -91,7 +91,7 @@ class Opening(Generic[_Manager]):
             manager.close()
         return manager
 
-    def drop(self) -> None:
+    def cancel(self) -> None:
         """Tell the request that no thread came to it."""
         hand_over([(self.answer, (None, dropped()))])
 
@@ -143,31 +143,20 @@ class OpeningLine:
 
     def __init__(self, read: Callable[[Sequence[str]], Mapping[str, Stored]], shared: SharedReads) -> None:
         self._read, self._shared = read, shared
-        self._line: Line[Opening[Any]] = Line()
+        self._line: Line[Opening[Any]] = Line(shared.limits.most_shared)
 
     def join(self, executor: Executor, opening: Opening[Any]) -> None:
         """Have a session opened; ``opening.answer`` tells when it is."""
-        if not opening.may_share:
+        if opening.may_share:
+            self._line.join(executor, opening, functools.partial(self._open, executor), _cancel)
+        else:
             opening.begin(executor)
-        elif self._line.join(opening):
-            self._call(executor)
-
-    def _call(self, executor: Executor) -> None:
-        try:
-            submit(executor, functools.partial(self._open, executor), self._dismiss)
-        except RuntimeError:  # these threads have ended
-            self._dismiss()
-
-    def _dismiss(self) -> None:
-        for opening in self._line.take()[0]:
-            opening.drop()
 
     # On a thread of the client
 
-    def _open(self, executor: Executor) -> None:
-        openings, more = self._line.take(self._shared.limits.most_shared)
+    def _open(self, executor: Executor, openings: list[Opening[Any]], more: bool) -> None:
         if more:
-            self._call(executor)
+            self._line.call(executor, functools.partial(self._open, executor), _cancel)
         try:
             found = self._read_together([opening.session_id for opening in openings]) if len(openings) > 1 else {}
             until = time.monotonic() + self._shared.limits.fresh_seconds
@@ -179,8 +168,7 @@ class OpeningLine:
             for opening in openings:
                 opening.run(found.pop(opening.session_id, None))
         except BaseException:
-            for opening in openings:  # no request waits for ever
-                opening.drop()
+            _cancel(openings)  # no request waits for ever
             raise
 
     def _read_together(self, session_ids: Sequence[str]) -> dict[str, Stored]:
@@ -193,3 +181,8 @@ class OpeningLine:
             logger.debug("sessions=<%d>, error=<%s> | were not read together", len(session_ids), type(error).__name__)
             self._shared.begin = time.monotonic() + PAUSE
             return {}
+
+
+def _cancel(openings: Sequence[Opening[Any]]) -> None:
+    for opening in openings:
+        opening.cancel()

@@ -27,7 +27,7 @@ from .agents import AgentPosition, AgentReader
 from .dates import Acknowledge
 from .large_values import LargeValues
 from .new_agents import NewAgents
-from .operation import CONTENDED, Operations, log_done, operation
+from .operation import CONTENDED, Operations, log_done, operation, timed
 from .restored import AgentRestorer, RestoredAgent
 from .segments import EmbeddedSize, MessageSegments
 
@@ -179,24 +179,24 @@ class HistoryStore:
 
         Values of messages are uploaded before it; the caller keeps or removes them afterwards.
         """
-        check_id("agent_id", write.agent_id)
         if write.files:
             self._values.store(session_id, write.files)
         if not write.data:
-            return self._write_guarded(session_id, write, guard)
-        return self._values.with_state(session_id, write, lambda apart: self._write_guarded(session_id, apart, guard))
+            return self._send(self.prepare_write(session_id, write, guard))
+        return self._values.with_state(
+            session_id, write, lambda apart: self._send(self.prepare_write(session_id, apart, guard))
+        )
 
-    def _write_guarded(self, session_id: str, write: AgentWrite, guard: Guard) -> bool:
-        change = guarded_update(session_id, write, guard)
-        written = self._operations.write("write_agent", session_id, write.agent_id, change, len(write.appended))
+    def _send(self, prepared: PreparedWrite) -> bool:
+        session_id, write = prepared.session_id, prepared.write
+        with timed("write_agent", session_id, write.agent_id, len(write.appended)) as outcome:
+            written = outcome.of(self._operations.send(session_id, prepared.change))
         if written:
             self._sizes.grew(session_id, write.size)
         return written
 
     def prepare_write(self, session_id: str, write: AgentWrite, guard: Guard) -> PreparedWrite:
         """Return the command of ``write_agent`` for ``write_together``; only for a write without files."""
-        check_id("session_id", session_id)
-        check_id("agent_id", write.agent_id)
         change = self._operations.lives.named(session_id, guarded_update(session_id, write, guard))
         change = leased_update(change, self._operations.leases.get(session_id))
         return PreparedWrite(session_id, write, *self._operations.dates.dated(session_id, change))
@@ -231,7 +231,7 @@ class HistoryStore:
         """Tell whether a session's writers should move their own agents' messages out of its document."""
         return self._sizes.is_crowded(session_id)
 
-    def roll_over(
+    def move_oldest(
         self, session_id: str, agent_id: str, guard: Guard, write_id: ObjectId, kept_bytes: int | None = None
     ) -> EmbeddedSize | None:
         """Move an agent's oldest messages into segments, as one guarded write.
@@ -247,9 +247,9 @@ class HistoryStore:
             What stays; None if nothing was moved.
         """
         check_id("agent_id", agent_id)
-        with operation("roll_over", session_id, agent_id):
+        with operation("rollover", session_id, agent_id):
             lease = self._operations.leases.get(session_id)
-            return self._segments.roll_over(session_id, agent_id, guard, write_id, kept_bytes, lease)
+            return self._segments.move_oldest(session_id, agent_id, guard, write_id, kept_bytes, lease)
 
     def edit_in_segments(
         self, session_id: str, agent_id: str, edit: MessageEdit, files: Mapping[str, bytes] = _NOTHING

@@ -6,7 +6,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol, TypeVar
@@ -220,11 +220,6 @@ class Operations:
         """Look for a session after a write that did not find the fields it expects."""
         self.find(session_id, {"_id": 1})
 
-    def write(self, verb: str, session_id: str, agent_id: str, change: FilterAndUpdate, messages: int) -> bool:
-        """Do what ``update`` does, as an operation that is timed."""
-        with operation(verb, session_id, agent_id, messages) as outcome:
-            return outcome.of(self.update(session_id, change))
-
     def update(self, session_id: str, change: FilterAndUpdate) -> bool:
         """Send a write of history or state; False if it changed nothing."""
         return self.send(session_id, leased_update(change, self.leases.get(session_id)))
@@ -339,13 +334,16 @@ class Outcome:
         return found
 
 
-@contextmanager
-def operation(verb: str, session_id: str, agent_id: str | None = None, messages: int = 0) -> Iterator[Outcome]:
-    """Time one operation; a driver error is raised with a note of session and agent.
+def operation(
+    verb: str, session_id: str, agent_id: str | None = None, messages: int = 0
+) -> AbstractContextManager[Outcome]:
+    """Do what ``timed`` does, for an id that a caller gave: a value of another type would act as a query."""
+    return timed(verb, check_id("session_id", session_id), agent_id, messages)
 
-    Ids are checked first: a value of another type would act as a query.
-    """
-    check_id("session_id", session_id)
+
+@contextmanager
+def timed(verb: str, session_id: str, agent_id: str | None = None, messages: int = 0) -> Iterator[Outcome]:
+    """Time one operation on a known session; a driver error is raised with a note of session and agent."""
     outcome = Outcome(messages)
     started = time.perf_counter()
     try:

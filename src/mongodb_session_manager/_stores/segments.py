@@ -40,13 +40,6 @@ SEGMENT_BYTES = 4 * 1024 * 1024
 MOST_SPANS = 16
 
 
-def outgrown(embedded_count: int, embedded_bytes: int, limits: Limits) -> bool:
-    """Tell whether some of an agent's embedded messages should move."""
-    if embedded_bytes > 2 * limits.kept_bytes:
-        return embedded_count > 1
-    return embedded_bytes > limits.embedded_bytes and embedded_count > 2 * limits.kept_messages
-
-
 @dataclass(frozen=True)
 class EmbeddedSize:
     """The number and bytes of an agent's messages that a move left embedded."""
@@ -72,7 +65,7 @@ class MessageSegments:
         """Have the segments indexed by their session, in the background."""
         ensure_segment_index(self._segments)
 
-    def roll_over(
+    def move_oldest(
         self,
         session_id: str,
         agent_id: str,
@@ -83,9 +76,9 @@ class MessageSegments:
     ) -> EmbeddedSize | None:
         """Move an agent's oldest messages; None if there are none to move, or another writer was faster."""
         with self._lives.held(session_id) as life:
-            return self._roll_over(life, agent_id, guard, write_id, kept_bytes, lease)
+            return self._move_oldest(life, agent_id, guard, write_id, kept_bytes, lease)
 
-    def _roll_over(
+    def _move_oldest(
         self, life: Life, agent_id: str, guard: Guard, write_id: ObjectId, kept_bytes: int | None, lease: Lease | None
     ) -> EmbeddedSize | None:
         session_id = life.session_id

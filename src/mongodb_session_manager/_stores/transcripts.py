@@ -10,9 +10,9 @@ from .._schema.blobs import Files
 from .._schema.catalog_arguments import check_block, check_bytes, check_limit
 from .._schema.files import chunks_filter, whole_files_filter
 from .._schema.ids import check_id, check_message_id
+from .._schema.lives import Life, instance_of
 from .._schema.transcript_messages import marks_in, part_of, transcript_message
 from .._schema.transcripts import (
-    children_filter,
     part_pipeline,
     references_of,
     segment_part_pipeline,
@@ -70,7 +70,7 @@ class Transcripts:
     ) -> tuple[list[Stored], bool]:
         """Return the latest messages of segments, and whether there are older ones."""
         references = references_of(agent, limit, before)
-        children = children_filter(session_id, agent.get("instance"))
+        children = Life(session_id, instance_of(agent)).children
         pipeline = segments_pipeline(children, references, limit, before, max(most_bytes, 1))
         found = {each["_id"]: each for each in self._reads.aggregate_in(self._reads.segments, pipeline)}
         if len(found) < len(references):
@@ -107,7 +107,7 @@ class Transcripts:
         agent = self._agent(session_id, agent_id, self._reads.aggregate(pipeline))
         rows = [agent]
         if agent["message"] is None and agent["segments"]:
-            children = children_filter(session_id, agent.get("instance"))
+            children = Life(session_id, instance_of(agent)).children
             moved = segment_part_pipeline(children, agent["segments"], message_id, n)
             rows = self._reads.aggregate_in(self._reads.segments, moved)
         found = next((row["message"] for row in rows if row["message"] is not None), None)
@@ -120,7 +120,7 @@ class Transcripts:
         digests = {mark["sha256"] for mark in marks_in(row)}
         if not digests:
             return {}
-        wanted = whole_files_filter(session_id, digests)
+        wanted = whole_files_filter(Life(session_id, instance_of(agent)), digests)
         files = {each["_id"]: str(each["metadata"]["sha256"]) for each in self._reads.find(self._reads.files, wanted)}
         parts: dict[Any, list[tuple[int, bytes]]] = defaultdict(list)
         for chunk in self._reads.find(self._reads.chunks, chunks_filter(files)):

@@ -177,7 +177,7 @@ def test_old_messages_move_meanwhile(mongo_client: Client, database_name: str, n
     segments = mongo_client[database_name].agent_sessions_segments
     with slow(mongo_client, segments, seconds=2):
         started = time.monotonic()
-        assert manager._agents.live()[0].history.roll_over()
+        assert manager._agents.live()[0].history.move_oldest()
         agent("Hi")
         assert time.monotonic() - started < 1
         assert segments.count_documents({}) == 1

@@ -495,7 +495,7 @@ def test_a_redaction_by_the_sdks_verb(
     append(manager, agent, say(document(noise(LARGE))))
     append(manager, agent, say(document(noise(LARGE, 1))))
     if moved:
-        assert manager._agents.live()[0].history.roll_over()
+        assert manager._agents.live()[0].history.move_oldest()
     repository = manager.session_repository
 
     repository.update_message("s-1", "default", SessionMessage(say(image(noise(LARGE, 2))), 0))
@@ -888,7 +888,7 @@ def test_a_long_history_with_large_values(
     agent = new_agent(manager, conversation_manager=NullConversationManager())
     for number in range(12):
         append(manager, agent, say(document(noise(LARGE, number)), tracking_id=f"t-{number}"))
-    assert manager._agents.live()[0].history.roll_over()
+    assert manager._agents.live()[0].history.move_oldest()
 
     assert history() == agent.messages
     again = new_manager()
@@ -918,7 +918,7 @@ def test_a_moved_message_that_gets_its_first_value(
     for tracking_id in ("t-0", "t-1"):
         append(manager, agent, say({"text": "Hello"}, tracking_id=tracking_id))
     binding = manager._agents.live()[0]
-    assert binding.history.roll_over()
+    assert binding.history.move_oldest()
     grown = say(document(noise(LARGE)), tracking_id="t-0")
     if by_verb:
         manager.session_repository.update_message("s-1", "default", SessionMessage(grown, 0))
@@ -944,7 +944,7 @@ def test_a_moved_message_that_got_its_first_value_from_another_process(
     for tracking_id in ("t-0", "t-1"):
         append(manager, agent, say({"text": "Hello"}, tracking_id=tracking_id))
     history = manager._agents.live()[0].history
-    assert history.roll_over(kept_bytes=0)
+    assert history.move_oldest(kept_bytes=0)
     if not is_live:
         history.live.prune([])
     other = MongoDBSessionRepository(client=observer, database_name=database)

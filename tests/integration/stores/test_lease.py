@@ -836,9 +836,9 @@ def test_old_messages_move_under_the_lease_only(
     owner = new_manager(**EXCLUSIVE)
     owners = new_agent(owner)
 
-    assert not manager._agents.live()[0].history.roll_over()
+    assert not manager._agents.live()[0].history.move_oldest()
     assert observer[database].agent_sessions_segments.count_documents({}) == 0
-    assert owner._agents.live()[0].history.roll_over()
+    assert owner._agents.live()[0].history.move_oldest()
 
     assert stored()["agents"]["default"]["moved_count"] == 4
     owners("Goes on")

@@ -154,7 +154,7 @@ def numbered(request: pytest.FixtureRequest, new_manager: NewManager) -> MongoDB
         repository.create_message("s-1", "a", SessionMessage(message, number))
         if moving and (count % 5 == 4 or number == NUMBERS[-1]):
             guard = stores_of(repository).histories.locate_agent("s-1", "a").guard
-            assert stores_of(repository).histories.roll_over("s-1", "a", guard, ObjectId()) or count < moving[0]
+            assert stores_of(repository).histories.move_oldest("s-1", "a", guard, ObjectId()) or count < moving[0]
     if moving:
         assert repository.collection.find_one({}, {"agents.a.moved_count": 1})["agents"]["a"]["moved_count"] >= 10  # type: ignore[index]
     return manager

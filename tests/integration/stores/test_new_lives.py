@@ -115,7 +115,7 @@ class Life:
         self.manager = manager
         self.agent = make_agent(manager, state={"large": name * LARGE})
         self.agent([document("same"), document(name), {"text": name}])
-        self.roll_over()
+        self.move_oldest()
         self.agent(name)
         for size in (1, LARGE):
             manager.add_feedback({"comment": name * size})
@@ -124,8 +124,8 @@ class Life:
             manager.session_repository.update_metadata(SESSION, {"name": name}, outbox)
         store_graph(manager.session_repository, name)
 
-    def roll_over(self) -> None:
-        assert self.manager._agents.live()[0].history.roll_over()
+    def move_oldest(self) -> None:
+        assert self.manager._agents.live()[0].history.move_oldest()
 
     def is_whole(self, manager: MongoDBSessionManager) -> bool:
         """Tell whether a manager that was made since reads all of it."""
@@ -254,7 +254,7 @@ WRITES = [
     large_turn,
     large_state,
     redact,
-    Life.roll_over,
+    Life.move_oldest,
     new_agent_with_much,
     large_feedback,
     large_notification,

@@ -142,7 +142,7 @@ async def test_a_history_in_segments(
         agent = new_agent(manager)
         for turn in range(5):
             agent(f"Turn {turn}")
-        assert manager._agents.live()[0].history.roll_over()
+        assert manager._agents.live()[0].history.move_oldest()
 
     async with factory.session("s-1", agent_ids=["default"]) as manager:
         agent = new_agent(manager)

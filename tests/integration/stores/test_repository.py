@@ -174,7 +174,7 @@ AGENT_VERBS: dict[str, Verb] = {
         s, AgentWrite(a, data={"state": {}}), Guard(1, 0)
     ),
     "locate_agent": lambda r, s, a: stores_of(r).histories.locate_agent(s, a),
-    "roll_over": lambda r, s, a: stores_of(r).histories.roll_over(s, a, Guard(1, 0), bson.ObjectId()),
+    "move_oldest": lambda r, s, a: stores_of(r).histories.move_oldest(s, a, Guard(1, 0), bson.ObjectId()),
     "tracked_ids": lambda r, s, a: stores_of(r).histories.tracked_ids(s, a, "t-1"),
     "tracked_messages": lambda r, s, a: stores_of(r).histories.tracked_messages(s, a, ["t-1"]),
     "edit_in_segments": lambda r, s, a: stores_of(r).histories.edit_in_segments(
