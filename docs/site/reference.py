@@ -3,8 +3,10 @@
 Run it after a change of a public docstring or signature: ``python docs/site/reference.py``.
 """
 
+import pydoc
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,6 +24,14 @@ LINE = 100
 SHORT = 12
 
 Row: TypeAlias = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Twin:
+    """A method ``a…`` that is made from another one, and has no ``def`` of its own."""
+
+    name: str
+    method: Any
 
 
 @cache
@@ -98,11 +108,12 @@ def _page(module: str) -> str:
 
 
 def _main_class(module: str, described: dict[str, Any]) -> str | None:
-    """Return the class that a module of one file is about, its largest; errors and types are about none."""
+    """Return the class that a module is about: that of its name, or its largest; errors and types are about none."""
     classes = {path: each for path, each in described.items() if each.is_class}
     if module in {"errors", "types"} or package()[module].is_init_module or not classes:
         return None
-    return max(classes, key=lambda path: classes[path].endlineno - classes[path].lineno)
+    same = [path for path in classes if _name(path).lower() == module.replace("_", "")]
+    return same[0] if same else max(classes, key=lambda path: classes[path].endlineno - classes[path].lineno)
 
 
 def _groups(module: str, described: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
@@ -113,13 +124,13 @@ def _groups(module: str, described: Iterable[str]) -> Iterator[tuple[str, list[s
         yield f"{kind.capitalize()} hooks", [path for path in described if kind in _name(path).lower()]
 
 
-def _imports(described: Iterable[str]) -> str:
+def _imports(described: dict[str, Any]) -> str:
     """Return how to import the names; of many names, from where."""
     names: dict[str, list[str]] = {}
     for path in described:
         names.setdefault(_origin(path), []).append(_name(path))
-    if len(names) == 1 and len(next(iter(names.values()))) > SHORT:
-        return f"Import what you need from `{next(iter(names))}`."
+    if len(described) > SHORT:
+        return f"Import what you need from `{PACKAGE}.{next(iter(described)).rpartition('.')[0]}`."
     return "\n".join(["```python", *(_import(origin, listed) for origin, listed in sorted(names.items())), "```"])
 
 
@@ -161,7 +172,7 @@ def _class(path: str, level: int) -> list[str]:
     if not members:
         return blocks
     if level == 1:
-        rows = [(f"[`{each.name}`](#{each.name.lower()})", _summary(each)) for each in members]
+        rows = [(f"[`{each.name}`](#{each.name.lower()})", _line(each)) for each in members]
         blocks += ["## Methods", *_table(("name", "what it does"), rows)]
     hashes = "#" * (3 if level == 1 else level + 1)
     for member in members:
@@ -170,8 +181,9 @@ def _class(path: str, level: int) -> list[str]:
 
 
 def _constructor(found: Any) -> Any | None:
-    """Return ``__init__``, except of errors, which only the library makes."""
-    return None if found.name.endswith("Error") else found.all_members.get("__init__")
+    """Return ``__init__``, except of errors and of what else only the library makes."""
+    made_by = None if found.name.endswith("Error") else found.all_members.get("__init__")
+    return None if made_by is None or (len(made_by.parameters) > 1 and not _parameters(made_by)) else made_by
 
 
 def _is_protocol(found: Any) -> bool:
@@ -181,16 +193,34 @@ def _is_protocol(found: Any) -> bool:
 def _bases(found: Any) -> list[str]:
     public = [str(base).rpartition(".")[2] for base in found.bases]
     public = [base for base in public if base in places() or base.endswith(("Error", "Exception"))]
-    return [f"A kind of {', '.join(map(_linked, public))}."] if public else []
+    what = "" if found.name.endswith("Error") else ", with all of its methods"
+    return [f"A kind of {', '.join(map(_linked, public))}{what}."] if public else []
 
 
 def _members(found: Any) -> list[Any]:
-    """Return the public methods and properties: those of the class, then those that it inherits in this package."""
+    """Return the public methods and properties: those of the class, then those of its bases that have no page."""
     own = list(found.members)
     every = {**found.members, **found.inherited_members}
-    names = [name for name in every if not name.startswith("_") and every[name].has_docstring]
-    shown = [name for name in names if every[name].is_function or _is_property(every[name])]
-    return [every[name] for name in sorted(shown, key=lambda name: name not in own)]
+    names = [name for name, each in every.items() if _is_described(each) and _owner(each) in {found.name, ""}]
+    members = [every[name] for name in sorted(names, key=lambda name: name not in own)]
+    return [*members, *_twins(found, members)]
+
+
+def _is_described(member: Any) -> bool:
+    shown = member.is_function or _is_property(member)
+    return bool(shown and member.has_docstring and not member.name.startswith("_"))
+
+
+def _twins(found: Any, members: list[Any]) -> list[Any]:
+    living, names = pydoc.locate(found.path), {member.name for member in members}
+    twins = [_Twin(f"a{member.name}", member) for member in members if f"a{member.name}" not in names]
+    return [twin for twin in twins if callable(getattr(living, twin.name, None))]
+
+
+def _owner(member: Any) -> str:
+    """Return the class that defines a member, if it is described on a page of its own."""
+    name = member.final_target.parent.name if member.is_alias else member.parent.name
+    return name if name in places() else ""
 
 
 def _is_property(member: Any) -> bool:
@@ -198,6 +228,8 @@ def _is_property(member: Any) -> bool:
 
 
 def _member(owner: Any, member: Any) -> list[str]:
+    if isinstance(member, _Twin):
+        return [_call(f"await {member.name}", member.method), _line(member)]
     if _is_property(member):
         return [_text(member), f"A property: {_type(member.annotation)}."]
     return _function(member, owner.name if "classmethod" in member.labels else "")
@@ -235,9 +267,12 @@ def _argument(parameter: Any) -> str:
 
 def _default(value: Any) -> str:
     """Return a default as a caller would write it: a constant by its value."""
-    path = getattr(value, "canonical_path", "")
-    named = package()[path.removeprefix(f"{PACKAGE}.")].value if path.startswith(f"{PACKAGE}.") else value
-    return _quoted(str(named))
+    path = value.canonical_path if isinstance(value, griffe.ExprName | griffe.ExprAttribute) else ""
+    if not path.startswith(f"{PACKAGE}."):
+        return _quoted(str(value))
+    constant = pydoc.locate(path)
+    known = isinstance(constant, int | float | str)
+    return _quoted(repr(constant) if known else str(package()[path.removeprefix(f"{PACKAGE}.")].value))
 
 
 def _quoted(value: str) -> str:
@@ -254,12 +289,13 @@ def _sections(found: Any) -> dict[str, Any]:
 def _described(found: Any, function: Any | None) -> list[str]:
     """Return what a docstring says: text, arguments, attributes, what is returned, and errors."""
     sections = _sections(found)
+    errors = [(_linked(str(each.annotation)), _cell(each.description)) for each in sections.get("raises", ())]
     return [
         *([_text(found)] if "text" in sections else []),
         *_named("argument", sections.get("parameters", ()), _parameters(function) if function else ()),
         *_named("attribute", sections.get("attributes", ()), found.members.values()),
         *(_fields(found, sections) if found.is_class else _returned(found, sections)),
-        *_raised(sections.get("raises", ())),
+        *_table(("raises", "when"), errors),
     ]
 
 
@@ -269,10 +305,6 @@ def _named(title: str, items: Iterable[Any], declared: Iterable[Any]) -> list[st
     shown = [each for each in items if each.description != "Ignored."]
     rows = [(f"`{each.name}`", _type(types.get(each.name.strip("*"))), _cell(each.description)) for each in shown]
     return _table((title, "type", "meaning"), rows)
-
-
-def _raised(items: Iterable[Any]) -> list[str]:
-    return _table(("raises", "when"), [(_linked(str(each.annotation)), _cell(each.description)) for each in items])
 
 
 def _fields(found: Any, sections: dict[str, Any]) -> list[str]:
@@ -293,6 +325,13 @@ def _returned(found: Any, sections: dict[str, Any]) -> list[str]:
 
 def _text(found: Any) -> str:
     return _plain(str(_sections(found).get("text", "")))
+
+
+def _line(member: Any) -> str:
+    """Return what stands beside a method in the table of methods."""
+    return (
+        f"Do what `{member.method.name}` does, off the event loop." if isinstance(member, _Twin) else _summary(member)
+    )
 
 
 def _summary(found: Any) -> str:

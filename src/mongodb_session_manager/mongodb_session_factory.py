@@ -21,11 +21,11 @@ from ._client.off_loop import Steps, go_through, go_through_off_loop
 from ._client.options import Client, check_client_arguments
 from ._client.spelling import OPTIONS, spelling_hint
 from ._schema.given import check_names
-from ._schema.ids import check_id, shown
+from ._schema.ids import check_id
 from ._schema.lease import Lease
 from ._schema.limits import LIMITS, Limits
 from ._schema.values import Stored
-from ._session.arguments import NotAsynchronous, with_new_spellings
+from ._session.arguments import NotAsynchronous, check_agent_ids, with_new_spellings
 from ._session.deliveries import Deliveries
 from ._session.openings import Opening, OpeningLine, SharedReads
 from ._session.sweeps import Sweeps
@@ -207,10 +207,8 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
             ValueError: An id is not fit; nothing was sent then.
         """
         self._check_open()
-        if isinstance(agent_ids, str) or not isinstance(agent_ids, Iterable):
-            raise TypeError(f"agent_ids must be a list of ids, got the {type(agent_ids).__name__} {shown(agent_ids)}")
+        wanted = check_agent_ids(agent_ids)
         check_id("session_id", session_id)
-        wanted = [check_id("agent_id", agent_id) for agent_id in agent_ids]
         manager = await self._opened(session_id, wanted, self._arguments(with_new_spellings(overrides)))
         try:
             yield manager

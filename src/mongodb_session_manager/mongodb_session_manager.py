@@ -59,7 +59,7 @@ from ._schema.lease import LEASE_DURATION, LEASE_TIMEOUT, Lease
 from ._schema.limits import LIMITS, Limits
 from ._schema.messages import with_blocks, with_tracking_id
 from ._schema.values import Stored
-from ._session.arguments import NotAsynchronous, check_choices, check_message, with_new_spellings
+from ._session.arguments import NotAsynchronous, check_agent_ids, check_choices, check_message, with_new_spellings
 from ._session.data import SessionData
 from ._session.deliveries import flush_hooks
 from ._session.guardrail_trace import guardrail_event
@@ -287,8 +287,9 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
 
         Raises:
             SessionNotFoundError: The session was deleted.
+            TypeError: ``agent_ids`` is a string.
         """
-        self._agents.prefetch(agent_ids)
+        self._agents.prefetch(check_agent_ids(agent_ids))
 
     # Messages and state
 

@@ -21,6 +21,8 @@ from .types import (
     DeletionReceipt,
     DeletionReport,
     FeedbackEntry,
+    Finding,
+    IndexReport,
     Page,
     Part,
     SessionDetails,
@@ -29,6 +31,7 @@ from .types import (
     SessionSummary,
     SweepReport,
     Transcript,
+    UpgradeReport,
     UsageKey,
     UsageRow,
 )
@@ -44,6 +47,7 @@ _T = TypeVar("_T")
 
 # In the class, ``list`` is its method.
 _UsageRows: TypeAlias = list[UsageRow]
+_Findings: TypeAlias = list[Finding]
 _BY: tuple[UsageKey, ...] = ("application_name",)
 _EVERY = SessionFilter()
 
@@ -248,6 +252,15 @@ class ReadOnlyCatalog(NotCopied):
         """
         return self._stores.reports.usage(filter, by, since, until)
 
+    def check(self) -> _Findings:
+        """Return what the collection holds that lists cannot show, which indexes are missing, and what is not seen.
+
+        It reads the whole collection.
+        """
+        return self._stores.checks.check()
+
+    # On the client's threads
+
     atranscript, apart, afeedback, ausage = _twin(transcript), _twin(part), _twin(feedback), _twin(usage)
     alist, acount, aget = _twin(list), _twin(count), _twin(get)  # noqa: A003 - the method is meant
 
@@ -259,6 +272,8 @@ class ReadOnlyCatalog(NotCopied):
         while (batch := await self._off_loop(functools.partial(next, batches, None))) is not None:
             for session in batch:
                 yield session
+
+    acheck = _twin(check)
 
     async def _off_loop(self, call: Callable[[], _T]) -> _T:
         result: _T = await run_off_loop(self._stores.handle.executor, call)
@@ -466,3 +481,32 @@ class SessionCatalog(ReadOnlyCatalog):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.aclose()
+
+    # Maintenance
+
+    def create_indexes(self, metadata_fields: Collection[str] = (), *, replace: bool = False) -> IndexReport:
+        """Make the indexes for lists that are not there, and wait for them.
+
+        Session managers make some of them; these make all: by the times, by application, by agent, by down-votes, by
+        interrupts, and by metadata fields. Reads and writes go on while they are built.
+
+        Args:
+            metadata_fields: The metadata fields to index; a dot reaches into a nested one.
+            replace: Whether to drop single-field indexes that these make needless, as versions before 0.6.0 made them.
+                Only an index without options is dropped.
+
+        Raises:
+            TypeError: An argument has a wrong type.
+            ValueError: A metadata field is not a valid name.
+        """
+        return self._stores.indexes.create(metadata_fields, replace)
+
+    def upgrade(self) -> UpgradeReport:
+        """Bring sessions of the first version up to date, so that lists and filters find them.
+
+        Times that are text become dates, and agents that are not listed in ``agent_ids`` are. Nothing else changes,
+        and managers may write meanwhile. It may be called again at any time.
+        """
+        return self._stores.checks.upgrade()
+
+    acreate_indexes, aupgrade = _twin(create_indexes), _twin(upgrade)

@@ -3,6 +3,8 @@
 from functools import cached_property
 
 from .._schema.catalog_filter import scope_of
+from .catalog_checks import CatalogChecks
+from .catalog_indexes import CatalogIndexes
 from .deleting import DeletionStore
 from .deleting_many import ManyDeletions
 from .feedback_lists import FeedbackLists
@@ -79,6 +81,15 @@ class CatalogStores:
         return UsageReports(self.reads)
 
     @cached_property
+    def checks(self) -> CatalogChecks:
+        """Checks, and bringing sessions up to date."""
+        return CatalogChecks(self.collections, self.reads)
+
+    @cached_property
+    def indexes(self) -> CatalogIndexes:
+        """Indexes."""
+        return CatalogIndexes(self.collections)
+
     def deletions(self) -> DeletionStore:
         """Deletions of single sessions."""
         return DeletionStore(self.collections, self.reads.max_time_ms)

@@ -42,6 +42,7 @@ __all__ = [
     "namespace_of",
     "open_collections",
     "operation",
+    "timed",
 ]
 
 logger = logging.getLogger(__name__)
