@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from ..types.reports import Finding
-from .agent_rows import agents_stages, is_a, text_expression
+from .agent_rows import found_agents_pipeline, is_a, text_expression
 from .catalog_filter import Conditions
 from .ids import MAX_ID_BYTES, check_id
 from .nested import list_expression
@@ -80,7 +80,7 @@ def checks_pipeline(conditions: Iterable[Conditions]) -> Pipeline:
     wanted = [{"$or": [*part]} for each in conditions for part in each.all]
     counts = {code: {"$sum": {"$cond": [test, 1, 0]}} for code, (test, _) in _COUNTED.items()}
     match: Pipeline = [{"$match": {"$and": wanted}}] if wanted else []
-    return [*match, *agents_stages(), {"$group": {"_id": None, **counts}}]
+    return [*match, *found_agents_pipeline(), {"$group": {"_id": None, **counts}}]
 
 
 def count_findings(row: Mapping[str, Any]) -> list[Finding]:
@@ -100,7 +100,7 @@ def outdated_pipeline(after: str | None, limit: int) -> Pipeline:
     return [
         {"$match": {"_id": {"$gt": after} if after is not None else {"$gte": ""}}},
         {"$sort": {"_id": 1}},
-        *agents_stages(),
+        *found_agents_pipeline(),
         {"$match": {"$expr": is_outdated}},
         {"$limit": limit},
         {"$project": {**times, "keys": keys, "agent_ids": "$agent_ids", "lacks": _LACKS_AGENT_IDS}},

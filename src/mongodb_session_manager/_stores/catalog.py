@@ -90,6 +90,7 @@ class CatalogStores:
         """Indexes."""
         return CatalogIndexes(self.collections)
 
+    @cached_property
     def deletions(self) -> DeletionStore:
         """Deletions of single sessions."""
         return DeletionStore(self.collections, self.reads.max_time_ms)

@@ -62,7 +62,7 @@ def test_operations_in_segments_and_files(
     messages[5]["content"].append(picture)
     manager = new_manager()
     new_agent(manager, agent_id="a", messages=messages)
-    roll_over(manager)
+    move_oldest(manager)
     manager.add_feedback({"rating": "up", "agent_id": "a", "message_id": 3})
 
     assert operations(command_counter, lambda: catalog.transcript("s-1", "a", limit=40)) == 1
@@ -97,8 +97,8 @@ def operations(counter: CommandCounter, read: Callable[[], Any]) -> int:
     return len(log.commands)
 
 
-def roll_over(manager: MongoDBSessionManager, agent_id: str = "a") -> None:
+def move_oldest(manager: MongoDBSessionManager, agent_id: str = "a") -> None:
     """Move all but the latest messages of an agent into a segment."""
     histories = stores_of(manager.session_repository).histories
     guard = histories.locate_agent("s-1", agent_id).guard
-    assert histories.roll_over("s-1", agent_id, guard, bson.ObjectId(), kept_bytes=10**6)
+    assert histories.move_oldest("s-1", agent_id, guard, bson.ObjectId(), kept_bytes=10**6)
