@@ -74,7 +74,7 @@ class _Way:
         self.sent = _Sent()
         self.client: MongoClient[dict[str, Any]] = MongoClient(uri, event_listeners=[self.sent])
         self.database = f"benchmark_{uuid.uuid4().hex}"
-        place = {"client": self.client, "database_name": self.database}
+        place: dict[str, Any] = {"client": self.client, "database_name": self.database}
         self.manager = MongoDBSessionManager("s-1", **place, **options)
         self.manager.update_metadata(dict.fromkeys(FIELDS, "x"))
         self.agent = Agent(model=ScriptedModel(), session_manager=self.manager, callback_handler=None)

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
 from time import perf_counter
@@ -81,11 +82,11 @@ class Lists:
     def measure(self) -> None:
         for _ in range(ROUNDS_OF_PAGES):
             for kind in KINDS:
-                self._note(kind, "first", lambda kind=kind: self._catalog.list(kind.filter, limit=LIMIT))
+                self._note(kind, "first", partial(self._catalog.list, kind.filter, limit=LIMIT))
                 cursor = self._far[kind.name][1]
-                self._note(kind, "far", lambda kind=kind, c=cursor: self._catalog.list(kind.filter, cursor=c))
+                self._note(kind, "far", partial(self._catalog.list, kind.filter, limit=LIMIT, cursor=cursor))
         for kind in KINDS:
-            self._note(kind, "scan", lambda kind=kind: self._scan(kind.condition))
+            self._note(kind, "scan", partial(self._scan, kind.condition))
 
     def _scan(self, condition: Document) -> None:
         wanted = self._sessions.find(condition, {"metadata": 1, "updated_at": 1}).sort(NEWEST)
@@ -114,8 +115,8 @@ def calls(catalog: SessionCatalog, some: str) -> dict[str, Callable[[], Any]]:
     app, week = SessionFilter(application_name="app-3"), today - timedelta(days=7)
     return {
         "count, by application": lambda: catalog.count(app, at_most=1_000_000),
-        "usage, all, by model": lambda: catalog.usage(by=("model",)),
-        "usage, a week, by day": lambda: catalog.usage(by=("day",), since=week),
+        "usage, all, by model": lambda: catalog.usage(by=["model"]),
+        "usage, a week, by day": lambda: catalog.usage(by=["day"], since=week),
         "text, in an application": lambda: catalog.list(SessionFilter(application_name="app-3", text="journeys")),
         "get": lambda: catalog.get(some),
         "transcript, newest 50 of a very long session": lambda: catalog.transcript(LONG, "default"),

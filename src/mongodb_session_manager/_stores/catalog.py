@@ -13,6 +13,7 @@ from .operation import ClientUse, Collections, open_collections
 from .reading import CatalogReads, ReadSettings
 from .session_lists import SessionLists
 from .sweeping import Sweeper
+from .text_search import TextSearch
 from .transcripts import Transcripts
 from .usage import UsageReports
 
@@ -63,7 +64,7 @@ class CatalogStores:
     @cached_property
     def lists(self) -> SessionLists:
         """Lists of sessions, their number, and one of them."""
-        return SessionLists(self.reads)
+        return SessionLists(self.reads, TextSearch(self.reads))
 
     @cached_property
     def transcripts(self) -> Transcripts:

@@ -14,7 +14,7 @@ from ..types import IndexReport
 from .operation import Collections
 from .reading import catalog_operation
 
-__all__ = ["CatalogIndexes"]
+__all__ = ["CatalogIndexes", "described"]
 
 # An index cannot be made: the server refuses it, or another one is in its place.
 _IN_THE_WAY = frozenset({67, 85, 86})

@@ -422,7 +422,7 @@ def test_all_fields_of_a_filter_must_hold(catalog: SessionCatalog, put: Put) -> 
         "interrupted": ["agent:a"],
     }
     put(session("s-0", **fields), *(session(f"s-{n}", **{**fields, name: []}) for n, name in enumerate(fields, 1)))
-    whole: dict[str, Any] = {"metadata": {"u": [1, 2]}, "agent_id": "a", "feedback": "down", "interrupted": True}
+    whole = {"metadata": {"u": [1, 2]}, "agent_id": "a", "feedback": "down", "interrupted": True}
 
     assert filtered(catalog, **whole, application_name="shop", id_prefix="s-", created_since=START) == "0"
     assert filtered(catalog, **whole, application_name=None) == ""
@@ -461,15 +461,15 @@ def test_get_measures_segments_and_files_of_this_life(
 ) -> None:
     mine, other = bson.ObjectId(), bson.ObjectId()
     put(session("s-1", instance=mine))
-    segments: list[dict[str, Any]] = [
+    segments: list[Any] = [
         {"session_id": "s-1", "instance": mine},
         {"session_id": "s-1"},
         {"session_id": "s-1", "instance": other},
     ]
     observer[database]["agent_sessions_segments"].insert_many(segments)
-    files: list[dict[str, Any]] = [
-        {"length": 10 * n, "metadata": {"session_id": "s-1", "instance": mine if n else other}} for n in range(3)
-    ]
+    lives = [other, mine, mine]
+    lives = [other, mine, mine]
+    files = [{"length": 10 * n, "metadata": {"session_id": "s-1", "instance": life}} for n, life in enumerate(lives)]
     observer[database]["agent_sessions_files.files"].insert_many(files)
 
     details = catalog.get("s-1")

@@ -4,14 +4,13 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
-import bson
 import pytest
 
-from mongodb_session_manager import MongoDBSessionManager, SessionCatalog, SessionFilter
+from mongodb_session_manager import SessionCatalog, SessionFilter
 from mongodb_session_manager._stores.feedback import FEEDBACK_BYTES
-from mongodb_session_manager.mongodb_session_repository import stores_of
 from mongodb_session_manager.testing import CommandCounter
 from tests.aliases import NewAgent, NewManager
+from tests.integration.catalog.moving import move
 from tests.integration.catalog.sessions import at, call, message, session, with_agent
 
 
@@ -62,7 +61,7 @@ def test_operations_in_segments_and_files(
     messages[5]["content"].append(picture)
     manager = new_manager()
     new_agent(manager, agent_id="a", messages=messages)
-    move_oldest(manager)
+    move(manager)
     manager.add_feedback({"rating": "up", "agent_id": "a", "message_id": 3})
 
     assert operations(command_counter, lambda: catalog.transcript("s-1", "a", limit=40)) == 1
@@ -95,10 +94,3 @@ def operations(counter: CommandCounter, read: Callable[[], Any]) -> int:
     with counter.counting() as log:
         read()
     return len(log.commands)
-
-
-def move_oldest(manager: MongoDBSessionManager, agent_id: str = "a") -> None:
-    """Move all but the latest messages of an agent into a segment."""
-    histories = stores_of(manager.session_repository).histories
-    guard = histories.locate_agent("s-1", agent_id).guard
-    assert histories.move_oldest("s-1", agent_id, guard, bson.ObjectId(), kept_bytes=10**6)

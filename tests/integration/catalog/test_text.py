@@ -8,6 +8,7 @@ import pytest
 from pymongo.errors import ExecutionTimeout
 
 from mongodb_session_manager import SessionCatalog, SessionFilter
+from mongodb_session_manager._stores.session_lists import SessionLists
 from mongodb_session_manager._stores.text_search import TextSearch
 from tests.aliases import Failing, Insert, NewAgent, NewManager
 from tests.first_version import legacy
@@ -117,9 +118,16 @@ def test_pages_of_a_search(catalog: SessionCatalog, put: Put, sort: Any) -> None
     assert examined == 30
 
 
-def test_a_search_is_limited_and_goes_on(catalog: SessionCatalog, put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
+def limited(catalog: SessionCatalog, **limits: int) -> SessionCatalog:
+    """Give a catalog a search with other limits."""
+    reads = catalog._stores.reads
+    catalog._stores.lists = SessionLists(reads, TextSearch(reads, **limits))
+    return catalog
+
+
+def test_a_search_is_limited_and_goes_on(catalog: SessionCatalog, put: Put) -> None:
     put(*(with_agent(f"s-{n:02}", message(0, "user", "needle" if n == 25 else "hay")) for n in range(30)))
-    monkeypatch.setattr(catalog._stores.lists, "_search", TextSearch(catalog._stores.reads, candidates=10))
+    limited(catalog, candidates=10)
     given = SessionFilter(text="needle")
 
     first = catalog.list(given, sort="session_id")
@@ -131,15 +139,13 @@ def test_a_search_is_limited_and_goes_on(catalog: SessionCatalog, put: Put, monk
     assert ids(list(catalog.iterate(given, batch=3))) == ["s-25"]
 
 
-def test_a_search_is_limited_by_bytes(catalog: SessionCatalog, put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_is_limited_by_bytes(catalog: SessionCatalog, put: Put) -> None:
     put(*(with_agent(f"s-{n}", message(0, "user", "x" * 10_000)) for n in range(9)))
-    monkeypatch.setattr(catalog._stores.lists, "_search", TextSearch(catalog._stores.reads, most_bytes=25_000))
 
-    page = catalog.list(SessionFilter(text="needle"))
+    page = limited(catalog, most_bytes=25_000).list(SessionFilter(text="needle"))
 
     assert (page.examined, page.next_cursor is None) == (2, False)
-    monkeypatch.setattr(catalog._stores.lists, "_search", TextSearch(catalog._stores.reads, most_bytes=1))
-    assert catalog.list(SessionFilter(text="needle")).examined == 1
+    assert limited(catalog, most_bytes=1).list(SessionFilter(text="needle")).examined == 1
 
 
 @pytest.mark.parametrize("skipped", [0, 1])
@@ -158,10 +164,10 @@ def test_a_search_that_takes_too_long_says_so_and_goes_on(
 
 
 def test_a_search_that_takes_too_long_later_keeps_what_was_found(
-    catalog: SessionCatalog, put: Put, failing: Failing, monkeypatch: pytest.MonkeyPatch
+    catalog: SessionCatalog, put: Put, failing: Failing
 ) -> None:
     put(*(with_agent(f"s-{n}", message(0, "user", "needle")) for n in range(9)))
-    monkeypatch.setattr("mongodb_session_manager._stores.text_search._BATCH_BYTES", 1000)
+    limited(catalog, batch_bytes=1000)
     given = SessionFilter(text="needle")
     with failing("getMore", errorCode=50):
         page = catalog.list(given, sort="session_id")
