@@ -1,19 +1,22 @@
 """Segments of messages and feedback, and files of offloaded values."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from bson import ObjectId
 from bson.int64 import Int64
 
+from ..types import FeedbackReferenceDoc, MessageDoc, OutboxReferenceDoc, SegmentDoc, SegmentReferenceDoc
 from .histories import edited_message_filter
 from .ids import now
 from .messages import MessageEdit
 from .values import FilterAndUpdate, Pipeline, Stored, Update
 
+Reference: TypeAlias = SegmentReferenceDoc | FeedbackReferenceDoc | OutboxReferenceDoc
+
 
 def segment_messages_pipeline(
-    session_id: str, references: Iterable[Stored], spans: Sequence[tuple[int, int | None]]
+    session_id: str, references: Iterable[Reference], spans: Sequence[tuple[int, int | None]]
 ) -> Pipeline:
     """Return the aggregation that reads the messages of segments with ids in one of the spans, ends included."""
     wanted = {"$or": [_in_span(*span) for span in spans]}
@@ -26,12 +29,14 @@ def _in_span(first: int, last: int | None) -> Stored:
     return {"$and": bounds if last is None else [*bounds, {"$lte": ["$$message.message_id", last]}]}
 
 
-def segments_filter(session_id: str, references: Iterable[Stored]) -> Stored:
+def segments_filter(session_id: str, references: Iterable[Reference]) -> Stored:
     """Return the filter of the segments that references name."""
     return {"_id": {"$in": [reference["_id"] for reference in references]}, "session_id": session_id}
 
 
-def moved_feedback_update(session_id: str, count: int, segments: int, reference: Stored) -> FilterAndUpdate:
+def moved_feedback_update(
+    session_id: str, count: int, segments: int, reference: FeedbackReferenceDoc
+) -> FilterAndUpdate:
     """Return filter and update that replace feedback by a reference to its segment.
 
     Feedback is only appended or moved, so it is unchanged if the numbers of entries and segments are.
@@ -44,16 +49,30 @@ def moved_feedback_update(session_id: str, count: int, segments: int, reference:
     return wanted, {"$set": {"feedbacks": [], "feedback_bytes": 0}, "$push": {"feedback_segments": reference}}
 
 
-def new_segment_doc(session_id: str, agent_id: str, messages: list[Stored], size: int) -> tuple[Stored, Stored]:
+def new_segment_doc(
+    session_id: str, agent_id: str, messages: list[MessageDoc], size: int
+) -> tuple[SegmentDoc, SegmentReferenceDoc]:
     """Return a segment of messages, of so many bytes, and the reference to it."""
     segment_id = ObjectId()
-    segment = {"_id": segment_id, "session_id": session_id, "kind": "messages", "agent_id": agent_id}
-    ids = {"first_id": messages[0]["message_id"], "last_id": messages[-1]["message_id"]}
-    return {**segment, "messages": messages}, {"_id": segment_id, "count": len(messages), "bytes": size, **ids}
+    segment: SegmentDoc = {
+        "_id": segment_id,
+        "session_id": session_id,
+        "kind": "messages",
+        "agent_id": agent_id,
+        "messages": messages,
+    }
+    first_id, last_id = messages[0]["message_id"], messages[-1]["message_id"]
+    return segment, {
+        "_id": segment_id,
+        "count": len(messages),
+        "bytes": size,
+        "first_id": first_id,
+        "last_id": last_id,
+    }
 
 
 def extended_segment_update(
-    session_id: str, reference: Stored, messages: list[Stored], move_id: ObjectId
+    session_id: str, reference: SegmentReferenceDoc, messages: list[MessageDoc], move_id: ObjectId
 ) -> FilterAndUpdate:
     """Return filter and update that append messages to a segment, if it ends where its reference says.
 
@@ -63,12 +82,12 @@ def extended_segment_update(
     return wanted, {"$push": {"messages": {"$each": messages}}, "$set": {"move_id": move_id}}
 
 
-def extended_segments_filter(session_id: str, references: Iterable[Stored], move_id: ObjectId) -> Stored:
+def extended_segments_filter(session_id: str, references: Iterable[Reference], move_id: ObjectId) -> Stored:
     """Return the filter of the segments that a move has appended to."""
     return {**segments_filter(session_id, references), "move_id": move_id}
 
 
-def shortened_segment_update(session_id: str, reference: Stored) -> FilterAndUpdate:
+def shortened_segment_update(session_id: str, reference: SegmentReferenceDoc) -> FilterAndUpdate:
     """Return filter and update that remove the messages of a segment that its reference does not name."""
     return segments_filter(session_id, [reference]), {
         "$pull": {"messages": {"message_id": {"$gt": reference["last_id"]}}}
@@ -83,7 +102,7 @@ def segment_edit_update(session_id: str, agent_id: str, edit: MessageEdit) -> Fi
     return {"session_id": session_id, "agent_id": agent_id, **edited_message_filter("messages", edit)}, update
 
 
-def segment_ids_projection(session_id: str, reference: Stored) -> tuple[Stored, dict[str, int]]:
+def segment_ids_projection(session_id: str, reference: SegmentReferenceDoc) -> tuple[Stored, dict[str, int]]:
     """Return filter and projection of the message ids in one segment."""
     return segments_filter(session_id, [reference]), {"messages.message_id": 1}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from bson import ObjectId
 
-from ..types import GuardDoc, LiveDoc
+from ..types import GuardDoc, LiveDoc, MessageDoc, SegmentReferenceDoc
 from .ids import agent_path, now
 from .messages import MessageEdit
 from .nested import may_be_nested
@@ -80,7 +80,7 @@ class AgentWrite:
     """
 
     agent_id: str
-    appended: list[Stored] = field(default_factory=list, repr=False)
+    appended: list[MessageDoc] = field(default_factory=list, repr=False)
     edited: MessageEdit | None = None
     data: Stored = field(default_factory=dict, repr=False)
     live: LiveDoc | None = field(default=None, repr=False)
@@ -88,7 +88,7 @@ class AgentWrite:
     guardrail_events: list[Stored] = field(default_factory=list, repr=False)
     size: int = 0
     files: dict[str, bytes] = field(default_factory=dict, repr=False)
-    moved: list[Stored] = field(default_factory=list, repr=False)
+    moved: list[SegmentReferenceDoc] = field(default_factory=list, repr=False)
     keeps_revision: bool = False
     write_id: ObjectId = field(default_factory=ObjectId)
     at: datetime = field(default_factory=now)
@@ -204,13 +204,13 @@ def _change(path: str, write: AgentWrite) -> Update:
     if write.edited is not None:
         changed |= {f"{path}.messages.$.{name}": value for name, value in write.edited.fields.items()}
         update["$unset"] = {f"{path}.messages.$.{name}": "" for name in write.edited.dropped}
-    pushed = {f"{path}.messages": write.appended, "guardrail_events": write.guardrail_events}
+    pushed: dict[str, list[Any]] = {f"{path}.messages": write.appended, "guardrail_events": write.guardrail_events}
     if any(pushed.values()):
         update["$push"] = {name: _all_of(items) for name, items in pushed.items() if items}
     return update
 
 
-def _all_of(items: list[Stored]) -> Stored:
+def _all_of(items: list[Any]) -> Any:
     return items[0] if len(items) == 1 else {"$each": items}
 
 
@@ -254,7 +254,12 @@ def guard_of(agent: Mapping[str, Any]) -> Guard:
 
 
 def rollover_update(
-    session_id: str, agent_id: str, guard: Guard, moved_count: int, references: list[Stored], write_id: ObjectId
+    session_id: str,
+    agent_id: str,
+    guard: Guard,
+    moved_count: int,
+    references: list[SegmentReferenceDoc],
+    write_id: ObjectId,
 ) -> FilterAndUpdate:
     """Return filter and update that replace the oldest messages by references to their segments."""
     wanted, update = guarded_update(session_id, AgentWrite(agent_id, write_id=write_id), guard)
@@ -271,7 +276,11 @@ def rollover_update(
 
 
 def agent_rollover_update(
-    session_id: str, agent_id: str, agent: Stored, references: list[Stored], longer: Stored | None = None
+    session_id: str,
+    agent_id: str,
+    agent: Stored,
+    references: list[SegmentReferenceDoc],
+    longer: SegmentReferenceDoc | None = None,
 ) -> FilterAndUpdate:
     """Return ``rollover_update`` for an agent that ``embedded_agents_pipeline`` read.
 

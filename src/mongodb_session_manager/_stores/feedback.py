@@ -15,6 +15,7 @@ from .._schema.given import Outbox, feedback_values, outbox_records
 from .._schema.ids import MAX_MESSAGE_ID, check_id
 from .._schema.values import Stored, decode
 from ..errors import MessageNotFoundError, SessionNotFoundError
+from ..types import FeedbackDoc, FeedbackReferenceDoc, FeedbackSegmentDoc
 from .agent_config import AgentConfigStore
 from .indexes import ensure_segment_index
 from .messages import MessageStore
@@ -111,20 +112,25 @@ class FeedbackStore:
             # The feedback is stored; the next one moves it.
             logger.warning("session_id=<%s>, error=<%s> | feedback was not moved", session_id, type(error).__name__)
 
-    def _move_into_segment(self, session_id: str, feedbacks: list[Stored], segments: int) -> None:
+    def _move_into_segment(self, session_id: str, feedbacks: list[FeedbackDoc], segments: int) -> None:
         segment_id = ObjectId()
-        segment = {"_id": segment_id, "session_id": session_id, "kind": "feedback", "items": feedbacks}
+        segment: FeedbackSegmentDoc = {
+            "_id": segment_id,
+            "session_id": session_id,
+            "kind": "feedback",
+            "items": feedbacks,
+        }
         ensure_segment_index(self._segments)
-        self._segments.insert_one(segment)
-        reference = {"_id": segment_id, "count": len(feedbacks)}
+        self._segments.insert_one(dict(segment))
+        reference: FeedbackReferenceDoc = {"_id": segment_id, "count": len(feedbacks)}
         change = moved_feedback_update(session_id, len(feedbacks), segments, reference)
         if not self._operations.sessions.update_one(*change).matched_count:
             self._segments.delete_one({"_id": segment_id, "session_id": session_id})
 
-    def _read(self, session: Stored) -> list[Stored]:
+    def _read(self, session: Stored) -> list[FeedbackDoc]:
         """Return all feedback of a session whose feedback fields were read."""
-        references = session.get("feedback_segments", [])
-        moved: dict[Any, list[Stored]] = {}
+        references: list[FeedbackReferenceDoc] = session.get("feedback_segments", [])
+        moved: dict[ObjectId, list[FeedbackDoc]] = {}
         if references:
             found = self._segments.find(segments_filter(session["_id"], references))
             moved = {segment["_id"]: segment["items"] for segment in found}

@@ -21,8 +21,9 @@ from .._schema.ids import agent_label, check_id, check_message_id
 from .._schema.lease import leased_update
 from .._schema.messages import MessageEdit, agent_data_doc
 from .._schema.reads import NO_MESSAGE
-from .._schema.values import FilterAndUpdate, Stored
+from .._schema.values import FilterAndUpdate
 from ..errors import SessionConflictError
+from ..types import LeaseDoc
 from .agents import AgentPosition, AgentReader
 from .large_values import LargeValues
 from .new_agents import NewAgents
@@ -167,7 +168,7 @@ class HistoryStore:
         """Return the end of an agent's history, with the tracking ids of the messages from an id on."""
         return self._reader.locate(session_id, agent_id, from_message_id)
 
-    def check_lease(self, session_id: str, stored: Stored | None) -> None:
+    def check_lease(self, session_id: str, stored: LeaseDoc | None) -> None:
         """Raise if another manager's lease blocks our writes; clear a lease that has expired."""
         self._operations.check_lease(session_id, stored)
 
@@ -177,6 +178,7 @@ class HistoryStore:
         Values of messages are uploaded before it; the caller keeps or removes them afterwards.
         """
         if write.files:
+            check_id("agent_id", write.agent_id)
             self._values.store(session_id, write.files)
         if not write.data:
             return self._send(self.prepare_write(session_id, write, guard))
@@ -194,6 +196,8 @@ class HistoryStore:
 
     def prepare_write(self, session_id: str, write: AgentWrite, guard: Guard) -> PreparedWrite:
         """Return the command of ``write_agent`` for ``write_together``; only for a write without files."""
+        check_id("session_id", session_id)
+        check_id("agent_id", write.agent_id)
         change = leased_update(guarded_update(session_id, write, guard), self._operations.leases.get(session_id))
         return PreparedWrite(session_id, write, change)
 

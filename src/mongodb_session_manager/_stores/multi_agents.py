@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from .._schema.blobs import file_digests, offload_state, put_back_state
 from .._schema.data import (
@@ -23,6 +23,7 @@ from .._schema.multi_agents import (
 )
 from .._schema.values import Stored, escape_key
 from ..errors import AgentNotFoundError, SessionConflictError, SessionTooLargeError
+from ..types import LeaseDoc, MultiAgentDoc
 from .large_values import LargeValues, MissingValueError
 from .operation import CONTENDED, Operations, operation
 from .restoring import restoring
@@ -39,7 +40,7 @@ _REMEDY = "another state in its place with the repository's update_multi_agent()
 class _Seen:
     """The result of a look at the state that was to be written."""
 
-    lease: Stored | None
+    lease: LeaseDoc | None
     is_in_file: bool
 
 
@@ -114,7 +115,7 @@ class MultiAgentStore:
         """Raise if a state cannot be written; otherwise return the lease, and whether the state is in a file."""
         with operation("read_multi_agent", session_id, multi_agent_id):
             session = self._operations.find(session_id, multi_agent_projection(multi_agent_id))
-        stored = session.get("multi_agents", {}).get(escape_key(multi_agent_id))
+        stored: MultiAgentDoc | None = session.get("multi_agents", {}).get(escape_key(multi_agent_id))
         if stored is not None and create:
             raise SessionConflictError(session_id, multi_agent_id, "exists already; update it instead.")
         if stored is None and not create:
@@ -129,8 +130,8 @@ class MultiAgentStore:
     def _read(self, session_id: str, multi_agent_id: str) -> StoredState | None:
         pipeline = multi_agent_pipeline(session_id, multi_agent_id)
         with operation("read_multi_agent", session_id, multi_agent_id):
-            stored = next(self._operations.sessions.aggregate(pipeline), {})
-        if "state" not in stored:
+            stored = cast("MultiAgentDoc | None", next(self._operations.sessions.aggregate(pipeline), None))
+        if stored is None or "state" not in stored:
             return None
         label = multi_agent_label(session_id, multi_agent_id)
         with restoring(label, "state"):

@@ -12,15 +12,17 @@ from .._schema.given import given_time, given_type
 from .._schema.ids import check_id
 from .._schema.lease import Lease, released_lease_update, renewed_lease_update
 from .._schema.messages import times
+from .._schema.reads import ReadAgentDoc
 from .._schema.sessions import (
     AGENTS_BYTES,
     BROUGHT,
     OPENING_PROJECTION,
     SCHEMA_VERSION,
+    OpenedDoc,
     new_session_doc,
     opening_update,
 )
-from .._schema.values import Stored, decode
+from .._schema.values import decode
 from ..errors import SchemaVersionError, SessionConflictError
 from .indexes import ensure_indexes
 from .large_values import LargeValues, MissingValueError
@@ -89,7 +91,7 @@ class SessionStore:
         *,
         create: bool = True,
         agent_ids: Iterable[str] = (),
-        found: Stored | None = None,
+        found: OpenedDoc | None = None,
     ) -> OpenedSession:
         """Open the session, and create it where it is not there.
 
@@ -127,7 +129,9 @@ class SessionStore:
             agents={each: None if created else self._brought(session_id, each, parts.get(each)) for each in wanted},
         )
 
-    def _open(self, session_id: str, lease: Lease | None, brought: list[str], *, create: bool) -> tuple[Stored, bool]:
+    def _open(
+        self, session_id: str, lease: Lease | None, brought: list[str], *, create: bool
+    ) -> tuple[OpenedDoc, bool]:
         """Return a session, and whether it is new."""
         fields = opened_fields(self._operations.collections, brought)
         with_room = self._operations.with_room
@@ -135,9 +139,9 @@ class SessionStore:
             return with_room(session_id, lambda: self._opener.find(session_id, lease, fields)), False
         fresh, update = opening_update(session_id, SessionType.AGENT.value, self._application_name)
         found, created = with_room(session_id, lambda: self._opener.create(session_id, update, lease, fields))
-        return fresh if found is None else found, created
+        return cast(OpenedDoc, fresh) if found is None else found, created
 
-    def _brought(self, session_id: str, agent_id: str, stored: Stored | None) -> RestoredAgent | None:
+    def _brought(self, session_id: str, agent_id: str, stored: ReadAgentDoc | None) -> RestoredAgent | None:
         """Return an agent that came with the opening, or read it where it has not."""
         with suppress(MissingValueError):
             if stored is not None:
@@ -176,7 +180,7 @@ class SessionStore:
         return session
 
     def read_session(self, session_id: str) -> Session | None:
-        """Return the session, or None where there is none."""
+        """Return the session, or None if there is none."""
         with operation("read_session", session_id):
             stored = self._sessions.find_one({"_id": session_id}, OPENING_PROJECTION)
         return None if stored is None else _session(session_id, stored)
