@@ -215,9 +215,8 @@ class Lists:
         self.live[:] = [*pinned, summary, *self.live[count:]]
 
     def give_up_summary(self) -> None:
-        """Have the manager's state forget what stands in the list, which is seen when that changes."""
+        """Have the manager's state forget what stands in the list."""
         self.held = []
-        self.remember()
 
     def mark(self) -> None:
         """Remove some and tell it in a message of its own or a neighbour's, as the SDK's context managers do."""

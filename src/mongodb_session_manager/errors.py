@@ -11,10 +11,12 @@ if TYPE_CHECKING:
 __all__ = [
     "AgentNotFoundError",
     "FactoryNotInitializedError",
+    "InvalidCursorError",
     "MessageNotFoundError",
     "MongoDBSessionError",
     "SchemaVersionError",
     "SessionConflictError",
+    "SessionHeldError",
     "SessionLockedError",
     "SessionNotFoundError",
     "SessionTooLargeError",
@@ -89,6 +91,17 @@ class SessionLockedError(SessionConflictError):
     """Another manager holds the session's lease, or has taken it over from this one."""
 
 
+class SessionHeldError(MongoDBSessionError):
+    """The session is held, so it is not deleted."""
+
+    def __init__(self, session_id: str) -> None:
+        self.session_id = session_id
+        super().__init__(
+            f"Session {session_id!r} is held and was not deleted. Call the catalog's release() first, or pass "
+            "even_held=True to its delete()."
+        )
+
+
 class SessionTooLargeError(MongoDBSessionError, ValueError):
     """The write would take a document over MongoDB's limit of 16 MiB.
 
@@ -130,6 +143,16 @@ class SchemaVersionError(MongoDBSessionError):
         super().__init__(
             f"Session {session_id!r} has schema_version {found!r}; this version of mongodb-session-manager reads "
             f"up to {supported}. Upgrade the library to open it."
+        )
+
+
+class InvalidCursorError(MongoDBSessionError, ValueError):
+    """A cursor is not one that this list gave."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(
+            f"The cursor {reason}. Pass next_cursor of a page of the same list as it is, or None to begin at the start."
         )
 
 

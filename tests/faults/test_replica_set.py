@@ -112,7 +112,7 @@ def test_an_index_does_not_wait_for_a_member_that_is_down(
         with dead(replica_set, replica_set.secondaries()[0]):
             ensure_segment_index(segments)
             wait_for_indexes()
-            segments.drop_index("session_id_1")
+            segments.drop_index("session_id_1_instance_1")
 
     assert not caplog.records
 

@@ -13,6 +13,7 @@ import pytest
 
 from mongodb_session_manager.hooks import dispatcher as dispatcher_module
 from mongodb_session_manager.hooks.dispatcher import (
+    START_DELAY,
     THREADS,
     Delivery,
     DeliveryError,
@@ -67,6 +68,16 @@ def test_keeps_the_order_of_each_lane_and_uses_a_few_threads(dispatcher: Dispatc
         assert [name for name in sink.sent if int(name) % 70 == lane] == names[lane::70]
     assert len(sink.sent) == 1000
     assert len(dispatcher) == 0
+
+
+def test_a_delivery_leaves_the_interpreter_to_the_request_that_made_it(dispatcher: Dispatcher) -> None:
+    begun: list[float] = []
+    delivery = Delivery("1", "s", "s", lambda: begun.append(time.monotonic()))
+
+    dispatcher.submit(delivery)
+    dispatcher.flush(10)
+
+    assert begun[0] - delivery.made_at >= START_DELAY
 
 
 def test_a_lane_sends_one_at_a_time(dispatcher: Dispatcher) -> None:

@@ -68,6 +68,7 @@ PIPELINES: dict[str, Callable[[], Pipeline]] = {
     "multi_agent_pipeline": lambda: multi_agent_pipeline(SESSION, AGENT),
 }
 IDS = {"'_id'", "'session_id'", "'metadata.session_id'"}
+NAMED = {"session_id", "check_id('session_id', session_id)"}
 SCHEMA = sorted(Path(ids.__file__).parent.glob("*.py"))
 RETURNED = {
     "FilterAndUpdate": "_update",
@@ -113,7 +114,7 @@ def names_the_session(node: ast.AST) -> bool:
     keys = node.keys if isinstance(node, ast.Dict) else []
     values = node.values if isinstance(node, ast.Dict) else []
     return any(
-        key is not None and ast.unparse(key) in IDS and ast.unparse(value) == "session_id"
+        key is not None and ast.unparse(key) in IDS and ast.unparse(value) in NAMED
         for key, value in zip(keys, values, strict=True)
     )
 

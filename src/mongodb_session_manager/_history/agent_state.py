@@ -18,7 +18,7 @@ from .._schema.data import CONFIG_FIELDS
 from .._schema.messages import AGENT_FIELDS
 from .._schema.usage import not_observed, observed
 from .._schema.values import Stored, encode, encode_noting, encode_tolerant
-from ..errors import SessionTooLargeError
+from ..errors import SessionTooLargeError, UnstorableValueError
 
 if TYPE_CHECKING:
     from strands.types.agent import LocalAgent
@@ -109,6 +109,7 @@ class AgentStateTracker:
             value = look()
             if self._is_unchanged(name, value):
                 return
+            self._check_object(name, value)
             stored, differs = encode_noting(value, f"{self._label}, {name}")
             digest = _digest(stored)
         except Exception as error:  # noqa: BLE001 - a conversation manager's own method may raise anything
@@ -119,6 +120,11 @@ class AgentStateTracker:
         capture.digests[name] = digest
         if not differs:
             capture.plain.add(name)
+
+    def _check_object(self, name: str, value: Any) -> None:
+        if not (value is None or isinstance(value, dict)):
+            reason = f"it is of type {type(value).__name__}, and an agent is restored from an object"
+            raise UnstorableValueError(f"{self._label}, {name}", reason)
 
     def _is_unchanged(self, name: str, value: Any) -> bool:
         """Tell whether a field is unchanged, without encoding it, if its stored form is the value itself."""

@@ -197,16 +197,17 @@ class AgentBinding:
         """Tell whether this very message waits to be sent."""
         return self._capture.is_pending(message)
 
-    def look(self, agent: "LocalAgent") -> None:
-        """Note which messages are live, before others take the place of those that left."""
+    def look(self, agent: "LocalAgent") -> set[str]:
+        """Note which messages are live, before others take the place of those that left; return what is unknown."""
         view = live_view(agent)
-        if view is not None:
-            with self.history.lock:
-                self.history.live.look(view)
+        if view is None:
+            return set()
+        with self.history.lock:
+            return self.history.live.look(view, self.history.queue.next_message_id)
 
     def unknown(self, agent: "LocalAgent", announced: Message | None = None) -> set[str]:
         """Return the tracking ids of live messages that may be stored, but are not known here."""
-        if live_view(agent) is None:
+        if self.history.live.knows_all(self.history.queue.next_message_id) or live_view(agent) is None:
             return set()
         with self.history.lock:
             return self.history.live.unknown(agent.messages, announced, self.history.queue.next_message_id)

@@ -10,7 +10,7 @@ from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from operator import is_
+from operator import is_not
 
 from strands.types.content import Message
 
@@ -75,8 +75,7 @@ class LiveMessages:
             record.has_stood = True
             self._seen.append(view.messages[-1])
             self._slots.append(Slot(view.messages[-1], record))
-        before = self.snapshot
-        self.snapshot = Snapshot((*before.records, record), before.pinned, before.at, before.kept)
+        self.snapshot = self.snapshot.and_then(record)
         return True
 
     def _stays_away(self, record: Record, live: Sequence[Message]) -> bool:
@@ -90,7 +89,7 @@ class LiveMessages:
             closely: Whether records have come meanwhile, so that the same list may mean something else.
         """
         live = view.messages
-        if not closely and self.is_seen(live):
+        if not closely and self.is_seen(live) and not self._holds_others(view):
             return view.with_pins and self._look_at_pins()
         slots = self._slots_left(live) if self.lost_head(live) and not closely else None
         matched = self._match(live) if slots is None else [slot.record for slot in slots]
@@ -100,18 +99,26 @@ class LiveMessages:
         records = self._in_order(slots)
         self._begin_with_user(slots, records)
         pinned = self._pinned(slots, view.with_pins).intersection(records)
-        self.snapshot = Snapshot(tuple(records), pinned, self._place_of_own(slots, records), tuple(self._kept))
+        at = self._place_of_own(slots, records)
+        self.snapshot = Snapshot(records, len(records), pinned, at, tuple(self._kept))
         self._seen, self._slots = list(live), slots
         self._prune()
         return True
 
+    def _holds_others(self, view: View) -> bool:
+        """Tell whether the conversation manager's state holds others of its own messages, as another manager's does."""
+        if not self._own:
+            return False
+        now, before = Messages(view.held()), Messages(self._held)
+        return any((message in now) is not (message in before) for message in self._own)
+
     def is_seen(self, live: Sequence[Message]) -> bool:
         """Tell whether the list is the one seen last."""
-        return len(live) == len(self._seen) and all(map(is_, live, self._seen))
+        return len(live) == len(self._seen) and not any(map(is_not, live, self._seen))
 
     def lost_head(self, live: Sequence[Message]) -> bool:
         """Tell whether the list is the end of the one seen last."""
-        return 0 < len(live) < len(self._seen) and all(map(is_, live, self._seen[-len(live) :]))
+        return 0 < len(live) < len(self._seen) and not any(map(is_not, live, self._seen[-len(live) :]))
 
     def _slots_left(self, live: Sequence[Message]) -> list[Slot] | None:
         """Return the slots of a list that lost its oldest messages; None if one of its messages was dropped."""
@@ -157,9 +164,14 @@ class LiveMessages:
         if not with_pins:
             return self.snapshot.pinned
         # Each is looked at with each turn, and most have no metadata that may hold the flag.
-        told = [(slot.record, slot.message, slot.message.get("metadata")) for slot in slots if slot.record]
         pinned = frozenset(
-            r for r, message, each in told if isinstance(each, dict) and "custom" in each and is_pinned(message)
+            slot.record
+            for slot in slots
+            if (metadata := slot.message.get("metadata"))
+            and isinstance(metadata, dict)
+            and "custom" in metadata
+            and slot.record
+            and is_pinned(slot.message)
         )
         if not self.snapshot.pinned:
             return pinned

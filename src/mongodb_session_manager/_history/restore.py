@@ -1,11 +1,12 @@
 """How an agent's live messages come back: the stored ones, the conversation manager's own, and mended pairs."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 from strands import Agent
+from strands.agent.conversation_manager import ConversationManager
 from strands.types.content import Message
 
 from .._schema.values import decode
@@ -47,14 +48,15 @@ def restore_manager(agent: Agent, restored: RestoredAgent, label: str) -> OwnMes
         label: The agent's label in the log.
     """
     manager, state = agent.conversation_manager, restored.agent.conversation_manager_state
-    kept = [cast(Message, decode(message)) for message in (restored.live.kept if restored.live else ())]
+    with restoring(label, "live"):
+        kept = _checked(decode(message) for message in (restored.live.kept if restored.live else ()))
     if not _is_foreign(manager, state):
         # One that says nothing could not be stored, or is of an agent that has no such manager.
         with restoring(label, "conversation_manager_state"):
-            given = (manager.restore_from_session(state) if state else None) or []
+            given = _given(manager, state) if state else []
             return OwnMessages(kept, given, int(manager.removed_message_count))
     try:
-        given = manager.restore_from_session(state) or []
+        given = _given(manager, state)
     except Exception:  # noqa: BLE001 - a state of another class may be refused in any way
         logger.warning(
             "agent=<%s>, stored=<%s>, manager=<%s> | the stored state is of another conversation manager, which begins "
@@ -66,6 +68,19 @@ def restore_manager(agent: Agent, restored: RestoredAgent, label: str) -> OwnMes
         summary: Any = state.get("summary_message")
         return OwnMessages([*kept, *([summary] if is_message(summary) else [])], removed=restored.removed)
     return OwnMessages(kept, given, int(manager.removed_message_count))
+
+
+def _given(manager: ConversationManager, state: dict[str, Any]) -> list[Message]:
+    """Restore a conversation manager, and return its own messages."""
+    return _checked(manager.restore_from_session(state) or ())
+
+
+def _checked(messages: Iterable[Any]) -> list[Message]:
+    """Return messages; raise if one is no message that an agent can have."""
+    found = list(messages)
+    if not all(map(is_message, found)):
+        raise TypeError("not a message")
+    return found
 
 
 def _is_foreign(manager: Any, state: Mapping[str, Any]) -> bool:

@@ -284,7 +284,10 @@ def leave_unread(message: MessageDoc) -> None:
         return
     fields = [name for name in _FIELDS if name in stored]
     kinds = {
-        mark["sha256"]: mark["kind"] for name in fields for mark in _marks(stored[name]) if mark["kind"] != "bytes"
+        mark["sha256"]: mark["kind"]
+        for name in fields
+        for mark in stored_marks(stored[name])
+        if mark["kind"] != "bytes"
     }
     if "bson" not in kinds.values():
         stored |= {name: _with_unread(stored[name]) for name in fields}
@@ -308,14 +311,20 @@ def _unread(mark: Stored) -> Unread:
     return value
 
 
-def _marks(value: Any) -> Iterator[Stored]:
+def stored_marks(value: Any) -> Iterator[Stored]:
+    """Return the marks of the large values in a part of a stored message."""
     if isinstance(value, list):
         for item in value:
-            yield from _marks(item)
+            yield from stored_marks(item)
     elif isinstance(value, dict) and value.keys() == {_MARK}:
         yield value[_MARK]
     elif isinstance(value, dict):
-        yield from _marks(list(value.values()))
+        yield from stored_marks(list(value.values()))
+
+
+def put_back(value: Any, files: Mapping[str, bytes]) -> Any:
+    """Replace the marks in a part of a stored message by their values, in place, and return it."""
+    return _with_large(value, files)
 
 
 def _with_large(value: Any, files: Mapping[str, bytes]) -> Any:

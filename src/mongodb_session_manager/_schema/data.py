@@ -7,6 +7,7 @@ import bson
 
 from ..types import OutboxReferenceDoc
 from .ids import agent_path, is_number, list_index, metadata_path, multi_agent_path, now
+from .lives import Life
 from .nested import places_of
 from .values import FilterAndUpdate, Pipeline, Stored, escape_key
 
@@ -157,9 +158,9 @@ def acknowledged_update(session_id: str, ids: Iterable[str], *, apart: bool = Fa
     return {"_id": session_id}, {"$pull": {"outbox_documents" if apart else "outbox": {"id": {"$in": list(ids)}}}}
 
 
-def outbox_documents_filter(session_id: str, ids: Iterable[str]) -> Stored:
+def outbox_documents_filter(life: Life, ids: Iterable[str]) -> Stored:
     """Return the filter of notifications that are documents of their own."""
-    return {"session_id": session_id, "kind": "outbox", "record.id": {"$in": list(ids)}}
+    return {**life.children, "kind": "outbox", "record.id": {"$in": list(ids)}}
 
 
 def has_message_filter(agent_id: str, message_id: int) -> Stored:
@@ -209,5 +210,5 @@ def multi_agent_projection(multi_agent_id: str) -> dict[str, int]:
 def multi_agent_pipeline(session_id: str, multi_agent_id: str) -> Pipeline:
     """Return the aggregation that reads all fields of one multi-agent."""
     path = f"${multi_agent_path(multi_agent_id)}"
-    fields = {name: f"{path}.{name}" for name in ("state", *_BESIDE_STATE)}
+    fields = {name: f"{path}.{name}" for name in ("state", *_BESIDE_STATE)} | {"instance": "$instance"}
     return [{"$match": {"_id": session_id}}, {"$project": fields}]

@@ -48,7 +48,7 @@ def agent_pipeline(session_id: str, agent_id: str, messages: Any = None) -> Pipe
     path = f"${agent_path(agent_id)}"
     fields = {name: f"{path}.{name}" for name in ("agent_data", *_AGENT_COUNTERS)}
     fields["last_message_id"] = {"$max": f"{path}.messages.message_id"}  # type: ignore[assignment]
-    fields["has_files"], fields["is_nested"] = "$has_files", "$is_nested"
+    fields |= {name: f"${name}" for name in ("has_files", "is_nested", "instance")}
     if messages is not None:
         fields["messages"] = messages
     return [{"$match": {"_id": session_id}}, *lifted_pipeline(agent_id), {"$project": fields}]

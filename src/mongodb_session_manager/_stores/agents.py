@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from .._schema.histories import Guard, guard_of
+from .._schema.ids import agent_label
 from .._schema.reads import NO_MESSAGE, ReadAgentDoc, message_pipeline, tail_pipeline, tracked_pipeline
 from .._schema.values import decode, encode
 from ..errors import AgentNotFoundError
 from ..types import LeaseDoc, MessageDoc
 from .operation import Operations
+from .restoring import reading
 from .segments import MessageSegments
 
 __all__ = ["AgentPosition", "AgentReader"]
@@ -60,7 +62,8 @@ class AgentReader:
         stored = self._operations.read_agent("read_message", session_id, agent_id, message_pipeline, message_id)
         if not stored or stored["messages"]:
             return stored["messages"][:1] if stored else []
-        moved = self._segments.read_message(session_id, stored["segments"], message_id)
+        with reading(agent_label(session_id, agent_id), "a segment"):
+            moved = self._segments.read_message(session_id, stored["segments"], message_id)
         return [] if moved is None else [moved]
 
     def tracked(

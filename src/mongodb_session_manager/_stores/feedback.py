@@ -15,12 +15,13 @@ from .._schema.given import Outbox, feedback_values, outbox_records
 from .._schema.ids import MAX_MESSAGE_ID, check_id
 from .._schema.values import Stored, decode
 from ..errors import MessageNotFoundError, SessionNotFoundError
-from ..types import FeedbackDoc, FeedbackReferenceDoc, FeedbackSegmentDoc
+from ..types import FeedbackDoc, FeedbackReferenceDoc
 from .agent_config import AgentConfigStore
 from .indexes import ensure_segment_index
 from .messages import MessageStore
 from .operation import Operations, operation
 from .outbox import OutboxStore
+from .restoring import reading
 from .segments import MessageSegments
 
 __all__ = ["FEEDBACK_BYTES", "FeedbackStore"]
@@ -71,13 +72,14 @@ class FeedbackStore:
         # Another process may have added agents; this also tells whether the session exists.
         others = {config["agent_id"] for config in self._configs.list_agent_configs(session_id)} - set(agent_ids)
         if not (target.anywhere and self._push(session_id, stored, target.session_filter(others), records)):
-            raise MessageNotFoundError(session_id, target.agent_id, target.message or "")
+            raise MessageNotFoundError(session_id, target.agent_id, "" if target.message is None else target.message)
 
     def get_feedbacks(self, session_id: str) -> list[dict[str, Any]]:
         """Return all feedback of the session, oldest first."""
         with operation("get_feedbacks", session_id):
             session = self._operations.find(session_id, _FIELDS)
-            return [cast("dict[str, Any]", decode(stored)) for stored in self._read(session)]
+            with reading(f"Session {session_id!r}", "feedback"):
+                return [cast("dict[str, Any]", decode(stored)) for stored in self._read(session)]
 
     def _has_moved(self, session_id: str, target: FeedbackTarget, agent_ids: Iterable[str]) -> bool:
         if isinstance(target.message, str):
@@ -113,26 +115,22 @@ class FeedbackStore:
             logger.warning("session_id=<%s>, error=<%s> | feedback was not moved", session_id, type(error).__name__)
 
     def _move_into_segment(self, session_id: str, feedbacks: list[FeedbackDoc], segments: int) -> None:
-        segment_id = ObjectId()
-        segment: FeedbackSegmentDoc = {
-            "_id": segment_id,
-            "session_id": session_id,
-            "kind": "feedback",
-            "items": feedbacks,
-        }
-        ensure_segment_index(self._segments)
-        self._segments.insert_one(dict(segment))
+        segment_id, lives = ObjectId(), self._operations.lives
         reference: FeedbackReferenceDoc = {"_id": segment_id, "count": len(feedbacks)}
-        change = moved_feedback_update(session_id, len(feedbacks), segments, reference)
-        if not self._operations.sessions.update_one(*change).matched_count:
-            self._segments.delete_one({"_id": segment_id, "session_id": session_id})
+        ensure_segment_index(self._segments)
+        with lives.held(session_id) as life:
+            self._segments.insert_one({"_id": segment_id, **life.fields, "kind": "feedback", "items": feedbacks})
+            change = moved_feedback_update(session_id, len(feedbacks), segments, reference)
+            if not self._operations.sessions.update_one(*lives.named(session_id, change)).matched_count:
+                self._segments.delete_one(segments_filter(life, [reference]))
 
     def _read(self, session: Stored) -> list[FeedbackDoc]:
         """Return all feedback of a session whose feedback fields were read."""
         references: list[FeedbackReferenceDoc] = session.get("feedback_segments", [])
         moved: dict[ObjectId, list[FeedbackDoc]] = {}
         if references:
-            found = self._segments.find(segments_filter(session["_id"], references))
+            life = self._operations.lives.read(session["_id"])
+            found = self._segments.find(segments_filter(life, references))
             moved = {segment["_id"]: segment["items"] for segment in found}
         if len(moved) < len(references):
             raise SessionNotFoundError(session["_id"])  # deleted between the two reads

@@ -25,6 +25,7 @@ from .._schema.values import FilterAndUpdate
 from ..errors import SessionConflictError
 from ..types import LeaseDoc
 from .agents import AgentPosition, AgentReader
+from .dates import Acknowledge
 from .large_values import LargeValues
 from .new_agents import NewAgents
 from .operation import CONTENDED, Operations, log_done, operation, timed
@@ -48,11 +49,13 @@ class PreparedWrite:
         session_id: The session.
         write: The write.
         change: Filter and update.
+        acknowledge: Notes the session's new date of expiry; None if it sets none.
     """
 
     session_id: str
     write: AgentWrite = field(repr=False)
     change: FilterAndUpdate = field(repr=False)
+    acknowledge: Acknowledge | None = field(default=None, repr=False)
 
 
 class HistoryStore:
@@ -181,25 +184,28 @@ class HistoryStore:
             check_id("agent_id", write.agent_id)
             self._values.store(session_id, write.files)
         if not write.data:
-            return self._send(self.prepare_write(session_id, write, guard))
-        return self._values.with_state(
-            session_id, write, lambda apart: self._send(self.prepare_write(session_id, apart, guard))
-        )
+            return self._send(session_id, write, guard)
+        return self._values.with_state(session_id, write, lambda apart: self._send(session_id, apart, guard))
 
-    def _send(self, prepared: PreparedWrite) -> bool:
-        session_id, write = prepared.session_id, prepared.write
+    def _send(self, session_id: str, write: AgentWrite, guard: Guard) -> bool:
+        change = self._change(session_id, write, guard)
         with timed("write_agent", session_id, write.agent_id, len(write.appended)) as outcome:
-            written = outcome.of(self._operations.send(session_id, prepared.change))
+            written = outcome.of(self._operations.send_dated(session_id, change))
         if written:
             self._sizes.grew(session_id, write.size)
         return written
 
     def prepare_write(self, session_id: str, write: AgentWrite, guard: Guard) -> PreparedWrite:
         """Return the command of ``write_agent`` for ``write_together``; only for a write without files."""
+        change = self._change(session_id, write, guard)
+        return PreparedWrite(session_id, write, *self._operations.dates.dated(session_id, change))
+
+    def _change(self, session_id: str, write: AgentWrite, guard: Guard) -> FilterAndUpdate:
+        """Return a write under its guard, the life that is meant, and the lease."""
         check_id("session_id", session_id)
         check_id("agent_id", write.agent_id)
-        change = leased_update(guarded_update(session_id, write, guard), self._operations.leases.get(session_id))
-        return PreparedWrite(session_id, write, change)
+        change = self._operations.lives.named(session_id, guarded_update(session_id, write, guard))
+        return leased_update(change, self._operations.leases.get(session_id))
 
     def write_together(self, prepared: Sequence[PreparedWrite]) -> bool:
         """Send guarded writes of several agents in one command, which the driver does not retry.
@@ -217,6 +223,8 @@ class HistoryStore:
         for one in prepared:
             log_done("write_agent", one.session_id, one.write.agent_id, len(one.write.appended), started)
             self._sizes.grew(one.session_id, one.write.size)
+            if one.acknowledge is not None:
+                one.acknowledge()
         return True
 
     # Segments

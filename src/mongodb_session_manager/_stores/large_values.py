@@ -82,15 +82,18 @@ class LargeValues:
         """
         if not (values or replaces):
             return write()
-        if is_sent_again and values:
-            self.store(session_id, values)
-        if not (write() if is_sent_again else self.ahead(session_id, values, write)):
-            return False
-        with operation("keep_files", session_id):
-            self._files.keep(session_id, values)
-            if replaces:
-                self._files.remove_all_unused(session_id)
-        return True
+        with self._files.lives.held(session_id):
+            if is_sent_again and values:
+                self.store(session_id, values)
+            if not (write() if is_sent_again else self.ahead(session_id, values, write)):
+                if is_sent_again and values and self._files.lives.is_over(session_id):
+                    self._take_back(session_id, values)
+                return False
+            with operation("keep_files", session_id):
+                self._files.keep(session_id, values)
+                if replaces:
+                    self._files.remove_all_unused(session_id)
+            return True
 
     def ahead(self, session_id: str, values: Mapping[str, bytes], write: Callable[[], bool]) -> bool:
         """Upload values and write; if the write stores nothing, remove the values again.
@@ -99,15 +102,16 @@ class LargeValues:
         """
         if not values:
             return write()
-        try:
-            self.store(session_id, values)
-            written = write()
-        except MongoDBSessionError:
-            self._take_back(session_id, values)
-            raise
-        if not written:
-            self._take_back(session_id, values)
-        return written
+        with self._files.lives.held(session_id):
+            try:
+                self.store(session_id, values)
+                written = write()
+            except MongoDBSessionError:
+                self._take_back(session_id, values)
+                raise
+            if not written:
+                self._take_back(session_id, values)
+            return written
 
     def store(self, session_id: str, values: Mapping[str, bytes]) -> None:
         """Upload the values that the session does not hold yet."""
@@ -128,10 +132,6 @@ class LargeValues:
         """Remove values without a use: these, and values whose removal was announced."""
         with operation("remove_files", session_id):
             self._files.remove_unused(session_id, digests, removal)
-
-    def delete(self, session_id: str) -> None:
-        """Delete all values of a session."""
-        self._files.delete(session_id)
 
     def _take_back(self, session_id: str, values: Mapping[str, bytes]) -> None:
         with suppress(PyMongoError):  # the caller needs the outcome of the write, not of this

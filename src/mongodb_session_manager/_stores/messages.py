@@ -16,6 +16,7 @@ from .agents import AgentPosition, AgentReader
 from .histories import HistoryStore
 from .large_values import LargeValues
 from .operation import Operations, operation
+from .restoring import reading
 from .segments import MessageSegments
 
 __all__ = ["MessageStore"]
@@ -122,13 +123,16 @@ class MessageStore:
             return found
 
         found = self._values.whole(read)
-        return session_message(found[0]) if found else None
+        with reading(agent_label(session_id, agent_id), f"message {message_id}"):
+            return session_message(found[0]) if found else None
 
     def list_messages(
         self, session_id: str, agent_id: str, limit: int | None = None, offset: int = 0
     ) -> list[SessionMessage]:
         """Return an agent's messages, oldest first."""
-        return [session_message(stored) for stored in self.read_page(session_id, agent_id, limit, offset)]
+        page = self.read_page(session_id, agent_id, limit, offset)
+        with reading(agent_label(session_id, agent_id), "a message"):
+            return [session_message(stored) for stored in page]
 
     def read_page(
         self, session_id: str, agent_id: str, limit: int | None = None, offset: int = 0, *, sizes_only: bool = False
@@ -167,7 +171,8 @@ class MessageStore:
         stored = self._read_agent(session_id, agent_id, position_pipeline, message_id)
         moved = stored.get("moved_count") or 0
         if message_id is not None and stored["upto"] == 0 and moved:
-            with operation("list_messages", session_id, agent_id):
+            label = agent_label(session_id, agent_id)
+            with operation("list_messages", session_id, agent_id), reading(label, "a segment"):
                 found = self._segments.position(session_id, stored["segments"], message_id)
             if found is not None:
                 return found
@@ -180,7 +185,8 @@ class MessageStore:
         start = min(offset, MAX_MESSAGE_ID)
         end = None if limit is None else min(offset + limit, MAX_MESSAGE_ID)
         agent = self._read_agent(session_id, agent_id, page_pipeline, start, end)
-        return self._segments.page(session_id, agent, start, end)
+        with reading(agent_label(session_id, agent_id), "a segment"):
+            return self._segments.page(session_id, agent, start, end)
 
     def _read_agent(self, session_id: str, agent_id: str, *read: object) -> ReadAgentDoc:
         stored = self._operations.read_agent("list_messages", session_id, agent_id, *read)

@@ -12,10 +12,11 @@ from .._schema.data import little_metadata_update, metadata_deletion_update, met
 from .._schema.given import Outbox, metadata_keys, metadata_values, named, outbox_records
 from .._schema.ids import ends_in_number, has_number
 from .._schema.values import FilterAndUpdate, Stored, decode
-from ..errors import UnstorableValueError
+from ..errors import SessionConflictError, UnstorableValueError
 from .document_size import METADATA_BYTES, LargeMetadataError
-from .operation import Operations, operation
+from .operation import CONTENDED, Operations, operation
 from .outbox import OutboxStore
+from .restoring import reading
 
 __all__ = ["MetadataStore"]
 
@@ -43,6 +44,8 @@ class MetadataStore:
         with operation("update_metadata", session_id), _unreachable_fields(session_id, fields):
             if not self._send(session_id, fields, change, records):
                 self._operations.expect_stored(session_id)
+                if not any(map(has_number, fields)):
+                    raise SessionConflictError(session_id, None, CONTENDED)
                 raise UnstorableValueError(
                     f"Metadata of session {session_id!r}, {named(fields, has_number)}",
                     "a number in the key lies beyond the end of the list there, which would be filled with nulls. "
@@ -68,7 +71,8 @@ class MetadataStore:
         """Return ``{"metadata": {…}}``, or ``{}`` if there is none."""
         with operation("get_metadata", session_id):
             metadata = self._operations.find(session_id, _FIELDS).get("metadata")
-        return {"metadata": decode(metadata)} if metadata else {}
+        with reading(f"Session {session_id!r}", "metadata"):
+            return {"metadata": decode(metadata)} if metadata else {}
 
     def delete_metadata(self, session_id: str, keys: Iterable[str], outbox: Outbox, held: Mapping[str, Any]) -> bool:
         """Remove metadata fields, if the metadata holds the values in ``held``; return whether it did."""

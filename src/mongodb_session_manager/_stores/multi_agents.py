@@ -130,8 +130,9 @@ class MultiAgentStore:
     def _read(self, session_id: str, multi_agent_id: str) -> StoredState | None:
         pipeline = multi_agent_pipeline(session_id, multi_agent_id)
         with operation("read_multi_agent", session_id, multi_agent_id):
-            stored = cast("MultiAgentDoc | None", next(self._operations.sessions.aggregate(pipeline), None))
-        if stored is None or "state" not in stored:
+            stored = next(self._operations.sessions.aggregate(pipeline), {})
+            self._operations.lives.check(session_id, stored)
+        if "state" not in stored:
             return None
         label = multi_agent_label(session_id, multi_agent_id)
         with restoring(label, "state"):
@@ -141,4 +142,4 @@ class MultiAgentStore:
             files = self._values.read(session_id, multi_agent_id, wanted)
             if not files.keys() >= wanted:
                 raise MissingValueError(label, _REMEDY)
-            return decode_multi_agent(put_back_state(stored, files))
+            return decode_multi_agent(put_back_state(cast(MultiAgentDoc, stored), files))

@@ -50,6 +50,10 @@ class NewAgents:
         """Create an agent in one write; with many messages, the older ones go to segments first."""
         if write.size <= BUDGET_BYTES:
             return self._start(session_id, write)
+        with self._operations.lives.held(session_id):
+            return self._start_in_parts(session_id, write)
+
+    def _start_in_parts(self, session_id: str, write: AgentWrite) -> bool:
         with operation("store_segments", session_id, write.agent_id, len(write.appended)):
             moved, kept = self._segments.store(session_id, write.agent_id, write.appended)
         created = False

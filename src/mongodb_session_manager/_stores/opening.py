@@ -16,7 +16,7 @@ from pymongo.collection import Collection
 from pymongo.errors import DuplicateKeyError
 
 from .._schema.lease import Lease, taken_lease_update
-from .._schema.sessions import OPENING_PROJECTION, OpenedDoc, opening_projection, sessions_filter, upgrade_update
+from .._schema.sessions import OPENING_PROJECTION, OpenedDoc, opening_projection, sessions_filter
 from .._schema.values import Stored, Update
 from ..errors import SessionLockedError, SessionNotFoundError
 from .operation import HELD, Collections
@@ -94,10 +94,6 @@ class SessionOpener:
         if lease is not None:
             self._claim(session_id, {}, lease, create=False)
         return self._read(session_id, fields)
-
-    def upgrade(self, session_id: str) -> None:
-        """Give a session of the first version its ``schema_version``."""
-        self._sessions.update_one(*upgrade_update(session_id))
 
     def _upsert(self, session_id: str, update: Update, fields: Mapping[str, Any]) -> OpenedDoc | None:
         def upsert() -> OpenedDoc | None:

@@ -27,7 +27,9 @@ from .._schema.reads import ReadAgentDoc
 from .._schema.values import CODEC_OPTIONS, FilterAndUpdate, Pipeline, Stored
 from ..errors import SessionLockedError, SessionNotFoundError, SessionTooLargeError
 from ..types import LeaseDoc
+from .dates import ExpiryDates
 from .document_size import DocumentSizes
+from .lives import Lives
 
 __all__ = [
     "CONTENDED",
@@ -67,6 +69,8 @@ _LOST = (
 _ROOM_TRIES = 5
 # Seconds to wait for other movers, if there are no messages left to move.
 _ROOM_PAUSES = (0.05, 0.2)
+# How often a write is sent with a date of expiry; after that, without one.
+_DATED_TRIES = 2
 
 
 # Client and collections
@@ -107,6 +111,10 @@ class Collections:
         names = (name, f"{name}_segments", f"{name}_files.files", f"{name}_files.chunks")
         self.sessions, self.segments, self.files, self.chunks = (_collection(database, each) for each in names)
         self.can_compute = isinstance(client, MongoClient)
+
+    def lives(self) -> Lives:
+        """Return the lives of the sessions, as one repository knows them."""
+        return Lives(self.sessions, self.segments, self.files)
 
 
 # The next request of a service uses the collections of the one before.
@@ -169,15 +177,18 @@ class Operations:
         use: Of the client.
         collections: The collections.
         sizes: The sizes of the session documents.
+        lives: The lives of the sessions that are meant.
 
     Attributes:
         leases: The leases that are held, by session.
+        dates: The dates on which the opened sessions expire.
     """
 
-    def __init__(self, use: ClientUse, collections: Collections, sizes: DocumentSizes) -> None:
-        self.use, self.collections, self.sizes = use, collections, sizes
+    def __init__(self, use: ClientUse, collections: Collections, sizes: DocumentSizes, lives: Lives) -> None:
+        self.use, self.collections, self.sizes, self.lives = use, collections, sizes, lives
         self.sessions = collections.sessions
         self.leases: dict[str, Lease] = {}
+        self.dates = ExpiryDates(self.sessions)
 
     @property
     def can_compute(self) -> bool:
@@ -186,7 +197,8 @@ class Operations:
 
     def find(self, session_id: str, fields: Mapping[str, Any]) -> Stored:
         """Return fields of a session; raise if there is no such session."""
-        return self.found(session_id, self.sessions.find_one({"_id": session_id}, fields))
+        wanted, _ = self.lives.named(session_id, ({"_id": session_id}, {}))
+        return self.found(session_id, self.sessions.find_one(wanted, fields))
 
     def read_agent(self, verb: str, session_id: str, agent_id: str, pipeline: Any, *how: Any) -> ReadAgentDoc | None:
         """Return the result of a pipeline over one agent; None if there is no such session."""
@@ -194,6 +206,7 @@ class Operations:
         with operation(verb, session_id, agent_id) as outcome:
             found = cast("ReadAgentDoc | None", next(self.sessions.aggregate(stages), None))
             outcome.read(found)
+            self.lives.check(session_id, found or {})
             return found
 
     def bytes_of(self, session_id: str, name: str, without: Iterable[str] = ()) -> int:
@@ -217,6 +230,25 @@ class Operations:
 
     def send(self, session_id: str, change: FilterAndUpdate) -> bool:
         """Send a change of a session document; False if it changed nothing."""
+        return self.send_dated(session_id, self.lives.named(session_id, change))
+
+    def send_dated(self, session_id: str, change: FilterAndUpdate) -> bool:
+        """Send a change, with the session's date of expiry if that is due; False if it changed nothing."""
+        if session_id not in self.dates.lifetimes:
+            return self._send(session_id, change)
+        for _ in range(_DATED_TRIES):
+            dated, acknowledge = self.dates.dated(session_id, change)
+            if acknowledge is None:
+                break
+            if self._send(session_id, dated):
+                acknowledge()
+                return True
+            # It may have missed only because the session is held, or has another ttl by now.
+            if not self.dates.have_changed(session_id):
+                break
+        return self._send(session_id, change)
+
+    def _send(self, session_id: str, change: FilterAndUpdate) -> bool:
         return self.with_room(session_id, lambda: self.sessions.update_one(*change).matched_count > 0)
 
     def write_again(

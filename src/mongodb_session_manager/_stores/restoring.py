@@ -24,3 +24,22 @@ def restoring(label: str, field: str) -> Iterator[None]:
     except Exception as error:  # noqa: BLE001 - foreign code reads it, and may raise anything
         reason = f"has another shape than is read ({type(error).__name__})"
         raise unreadable(label, field, reason, REMEDY_FOR_AGENT) from None
+
+
+@contextmanager
+def reading(label: str, what: str) -> Iterator[None]:
+    """Replace an error about stored values that are read, and from which no agent is restored.
+
+    Args:
+        label: The label of the session or agent.
+        what: What is read.
+    """
+    try:
+        yield
+    except (MongoDBSessionError, PyMongoError):
+        raise
+    except Exception as error:  # noqa: BLE001 - anything may be stored there
+        raise MongoDBSessionError(
+            f"{label} cannot be read whole: {what} has another shape than is read ({type(error).__name__}). Restore "
+            "the document from a backup, or remove what stands there. The rest of the session can be read."
+        ) from None

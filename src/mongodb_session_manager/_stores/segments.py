@@ -26,12 +26,14 @@ from .._schema.histories import Guard, guard_of, rollover_update
 from .._schema.lease import Lease, leased_update
 from .._schema.limits import LIMITS, Limits
 from .._schema.listing import Position
+from .._schema.lives import Life
 from .._schema.messages import MessageEdit
 from .._schema.reads import ReadAgentDoc, embedded_messages_pipeline, is_numbered
 from .._schema.values import Stored
 from ..errors import SessionNotFoundError
 from ..types import MessageDoc, SegmentDoc, SegmentReferenceDoc
 from .indexes import ensure_segment_index
+from .lives import Lives
 from .operation import Collections
 
 SEGMENT_BYTES = 4 * 1024 * 1024
@@ -52,11 +54,13 @@ class MessageSegments:
 
     Args:
         collections: Where they are.
+        lives: Of the sessions.
         limits: How much of a history stays embedded.
     """
 
-    def __init__(self, collections: Collections, limits: Limits = LIMITS) -> None:
-        self._sessions, self._segments, self._limits = collections.sessions, collections.segments, limits
+    def __init__(self, collections: Collections, lives: Lives, limits: Limits = LIMITS) -> None:
+        self._sessions, self._segments = collections.sessions, collections.segments
+        self._lives, self._limits = lives, limits
 
     def index(self) -> None:
         """Have the segments indexed by their session, in the background."""
@@ -72,6 +76,13 @@ class MessageSegments:
         lease: Lease | None,
     ) -> EmbeddedSize | None:
         """Move an agent's oldest messages; None if there are none to move, or another writer was faster."""
+        with self._lives.held(session_id) as life:
+            return self._move_oldest(life, agent_id, guard, write_id, kept_bytes, lease)
+
+    def _move_oldest(
+        self, life: Life, agent_id: str, guard: Guard, write_id: ObjectId, kept_bytes: int | None, lease: Lease | None
+    ) -> EmbeddedSize | None:
+        session_id = life.session_id
         agent = next(self._sessions.aggregate(embedded_messages_pipeline(session_id, agent_id)), None)
         if agent is None:
             raise SessionNotFoundError(session_id)
@@ -80,14 +91,14 @@ class MessageSegments:
         moved, kept = self._split(agent["messages"], self._limits.kept_bytes if kept_bytes is None else kept_bytes)
         if not moved or not is_ordered(agent["messages"]):
             return None
-        pairs = new_segments(session_id, agent_id, moved)
+        pairs = new_segments(life, agent_id, moved)
         self._segments.insert_many([cast(Stored, segment) for segment, _ in pairs])
         references = [reference for _, reference in pairs]
         moved_count = agent.get("moved_count") or 0
         change = rollover_update(session_id, agent_id, guard, moved_count, references, write_id)
-        if self._sessions.update_one(*leased_update(change, lease)).matched_count:
+        if self._sessions.update_one(*leased_update(self._lives.named(session_id, change), lease)).matched_count:
             return EmbeddedSize(len(kept), total_size(kept))
-        self._segments.delete_many(segments_filter(session_id, references))
+        self._segments.delete_many(segments_filter(life, references))
         return None
 
     def store(
@@ -95,7 +106,7 @@ class MessageSegments:
     ) -> tuple[list[SegmentReferenceDoc], list[MessageDoc]]:
         """Store the older messages of a new agent; return the references to them, and the latest messages."""
         moved, kept = self._split(messages, self._limits.embedded_bytes)
-        pairs = new_segments(session_id, agent_id, moved)
+        pairs = new_segments(self._lives.of(session_id), agent_id, moved)
         if pairs:
             self.index()
             self._segments.insert_many([cast(Stored, segment) for segment, _ in pairs])
@@ -114,11 +125,7 @@ class MessageSegments:
 
     def take_back(self, session_id: str, references: Sequence[SegmentReferenceDoc]) -> None:
         """Delete segments whose references were not stored."""
-        self._segments.delete_many(segments_filter(session_id, references))
-
-    def delete(self, session_id: str) -> None:
-        """Delete all segments of a session, with or without a reference."""
-        self._segments.delete_many({"session_id": session_id})
+        self._segments.delete_many(segments_filter(self._lives.read(session_id), references))
 
     def page(self, session_id: str, agent: ReadAgentDoc, start: int, end: int | None) -> list[MessageDoc]:
         """Return the messages between two positions.
@@ -175,7 +182,7 @@ class MessageSegments:
     def _position_within(
         self, session_id: str, reference: SegmentReferenceDoc, message_id: int, before: int
     ) -> Position:
-        segment = self._segments.find_one(*segment_ids_projection(session_id, reference))
+        segment = self._segments.find_one(*segment_ids_projection(self._lives.read(session_id), reference))
         if segment is None:
             raise SessionNotFoundError(session_id)  # deleted between two reads
         ids = [message["message_id"] for message in _named(cast(SegmentDoc, segment), reference)]
@@ -189,9 +196,10 @@ class MessageSegments:
             return {}
         if len(spans) > MOST_SPANS:
             spans = [(min(first for first, _ in spans), None)]
-        read: Iterable[Stored] = self._segments.find(segments_filter(session_id, references))
+        life = self._lives.read(session_id)
+        read: Iterable[Stored] = self._segments.find(segments_filter(life, references))
         if spans:
-            read = self._segments.aggregate(segment_messages_pipeline(session_id, references, spans))
+            read = self._segments.aggregate(segment_messages_pipeline(life, references, spans))
         found = {segment["_id"]: cast(SegmentDoc, segment) for segment in read}
         if len(found) < len(references):
             raise SessionNotFoundError(session_id)  # deleted between two reads
@@ -199,16 +207,17 @@ class MessageSegments:
 
     def edit(self, session_id: str, agent_id: str, edit: MessageEdit) -> bool:
         """Change a message in every segment that holds it; False if none does."""
-        return self._segments.update_many(*segment_edit_update(session_id, agent_id, edit)).matched_count > 0
+        change = segment_edit_update(self._lives.read(session_id), agent_id, edit)
+        return self._segments.update_many(*change).matched_count > 0
 
     def tracked(self, session_id: str, agent_id: str, tracking_ids: Sequence[Any]) -> list[MessageDoc]:
         """Return the messages with one of some tracking ids, as stored, in segments with or without a reference."""
-        found = self._segments.find(tracked_segments_filter(session_id, [agent_id], tracking_ids))
+        found = self._segments.find(tracked_segments_filter(self._lives.read(session_id), [agent_id], tracking_ids))
         return [m for segment in found for m in segment["messages"] if m.get("tracking_id") in tracking_ids]
 
     def holds_tracked(self, session_id: str, agent_ids: Iterable[str], tracking_id: Any) -> bool:
         """Tell whether a segment holds a message with this tracking id, as stored."""
-        wanted = tracked_segments_filter(session_id, agent_ids, [tracking_id])
+        wanted = tracked_segments_filter(self._lives.read(session_id), agent_ids, [tracking_id])
         return self._segments.find_one(wanted, {"_id": 1}) is not None
 
 
@@ -217,11 +226,9 @@ def _named(segment: SegmentDoc, reference: SegmentReferenceDoc) -> list[MessageD
     return [message for message in segment["messages"] if message["message_id"] <= reference["last_id"]]
 
 
-def new_segments(
-    session_id: str, agent_id: str, messages: list[MessageDoc]
-) -> list[tuple[SegmentDoc, SegmentReferenceDoc]]:
+def new_segments(life: Life, agent_id: str, messages: list[MessageDoc]) -> list[tuple[SegmentDoc, SegmentReferenceDoc]]:
     """Return segments of messages, each well below MongoDB's limit, each with its reference."""
-    return [new_segment_doc(session_id, agent_id, part, total_size(part)) for part in _parts(messages)]
+    return [new_segment_doc(life, agent_id, part, total_size(part)) for part in _parts(messages)]
 
 
 def total_size(messages: Iterable[MessageDoc]) -> int:

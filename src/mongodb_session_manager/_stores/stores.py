@@ -51,16 +51,15 @@ class Stores:
         limits: Limits = LIMITS,
     ) -> None:
         self.use, self.handle, self.collections, self.limits = use, use.handle, collections, limits
-        mover = MessageMover(collections) if collections.can_compute else None
+        lives = collections.lives()
+        mover = MessageMover(collections, lives) if collections.can_compute else None
         sizes = DocumentSizes(use.handle, collections.sessions.full_name, mover)
-        self._operations = operations = Operations(use, collections, sizes)
-        self._segments = segments = MessageSegments(collections, limits)
-        self._values = values = LargeValues(SessionFiles(collections), limits)
+        self._operations = operations = Operations(use, collections, sizes, lives)
+        self._segments = segments = MessageSegments(collections, lives, limits)
+        self._values = values = LargeValues(SessionFiles(collections, lives), limits)
         self._reader, restorer = AgentReader(operations, segments), AgentRestorer(operations, segments, values)
         self.outbox = OutboxStore(operations)
-        self.sessions = SessionStore(
-            operations, self.outbox, segments, values, restorer, application_name, metadata_fields
-        )
+        self.sessions = SessionStore(operations, self.outbox, restorer, application_name, metadata_fields)
         self.histories = HistoryStore(operations, segments, values, self._reader, restorer)
 
     # Created when they are first used: a turn needs none of them.

@@ -1,5 +1,6 @@
 """One notification that is to be sent, and how sending it fails."""
 
+import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ class Delivery:
         send: Sends it; raises ``DeliveryRefusedError`` if another attempt would fail too.
         acknowledge: Removes it from the outbox; None for best effort.
         target: Its address; one target takes at most half of the threads.
+        made_at: When it was made, in seconds of the monotonic clock.
         tried: Is done when it was sent, has failed once, or waits in the outbox behind one that has failed.
         ended: Is done when the dispatcher has finished with it.
     """
@@ -39,6 +41,7 @@ class Delivery:
     send: Callable[[], None]
     acknowledge: Callable[[], None] | None = None
     target: Hashable = None
+    made_at: float = field(default_factory=time.monotonic)
     tried: "Future[None]" = field(default_factory=Future, repr=False)
     ended: "Future[None]" = field(default_factory=Future, repr=False)
 

@@ -37,6 +37,9 @@ OUTBOX_TIMEOUT: Final = 2.0
 
 # Seconds between the attempts at one at-least-once delivery; after the last it is left to the outbox.
 RETRY_DELAYS: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+# Seconds that a delivery waits for the request that made it: a call of boto3 takes a millisecond of the interpreter,
+# which that request would feel.
+START_DELAY: Final = 0.01
 # A full queue may overflow thousands of times a second.
 _SECONDS_BETWEEN_WARNINGS = 1.0
 
@@ -143,7 +146,10 @@ class Dispatcher:
 
     def _work(self) -> None:
         while True:
-            self._serve(self._next(wait=True))
+            lane = self._next(wait=True)
+            if lane is not None:
+                time.sleep(max(lane.first.made_at + START_DELAY - time.monotonic(), 0.0))
+            self._serve(lane)
 
     def _empty_here(self, timeout: float | None) -> None:
         deadline = None if timeout is None else time.monotonic() + timeout

@@ -303,6 +303,7 @@ class _EverySessionDoc(TypedDict):
     _id: str
     session_id: str
     session_type: str
+    instance: ObjectId
     schema_version: int
     application_name: str | None
     created_at: datetime
@@ -322,6 +323,7 @@ class SessionDoc(_EverySessionDoc, total=False):
         _id: The session id.
         session_id: The session id.
         session_type: ``"AGENT"``, or another type that the SDK gave.
+        instance: Tells this session from earlier and later ones with its id.
         schema_version: The version of this shape.
         application_name: None if none was given.
         created_at: When the session was created.
@@ -338,6 +340,9 @@ class SessionDoc(_EverySessionDoc, total=False):
         lease: The claim to be the only writer.
         outbox: Notifications of hooks that are not delivered yet; each has an ``id``.
         outbox_documents: References to further ones.
+        ttl_seconds: How long it lives after its last write; absent if it does not expire.
+        expires_at: When it expires; absent if it does not, or is held.
+        held: True while it is held: then it does not expire.
     """
 
     feedback_bytes: int
@@ -346,11 +351,15 @@ class SessionDoc(_EverySessionDoc, total=False):
     lease: LeaseDoc
     outbox: list[dict[str, Any]]
     outbox_documents: list[OutboxReferenceDoc]
+    ttl_seconds: int
+    expires_at: datetime
+    held: bool
 
 
 class _EverySegmentDoc(TypedDict):
     _id: ObjectId
     session_id: str
+    instance: ObjectId
     kind: Literal["messages"]
     agent_id: str
     messages: list[MessageDoc]
@@ -362,6 +371,7 @@ class SegmentDoc(_EverySegmentDoc, total=False):
     Attributes:
         _id: The segment.
         session_id: The session.
+        instance: The session's ``instance``.
         kind: ``"messages"``.
         agent_id: The agent.
         messages: Its messages, oldest first.
@@ -377,12 +387,14 @@ class FeedbackSegmentDoc(TypedDict):
     Attributes:
         _id: The segment.
         session_id: The session.
+        instance: The session's ``instance``.
         kind: ``"feedback"``.
         items: The entries, oldest first.
     """
 
     _id: ObjectId
     session_id: str
+    instance: ObjectId
     kind: Literal["feedback"]
     items: list[FeedbackDoc]
 
@@ -393,11 +405,13 @@ class OutboxDoc(TypedDict):
     Attributes:
         _id: The document.
         session_id: The session.
+        instance: The session's ``instance``.
         kind: ``"outbox"``.
         record: The notification.
     """
 
     _id: ObjectId
     session_id: str
+    instance: ObjectId
     kind: Literal["outbox"]
     record: dict[str, Any]

@@ -405,6 +405,51 @@ def test_an_old_summary_is_kept_until_the_list_drops_it(restart: Restart, stored
     assert texts(restart(agent, lambda: window(40)).messages) == texts(agent.messages)
 
 
+@pytest.mark.parametrize("make", [summarizing, lambda: window(40)], ids=["summarizing", "window"])
+def test_a_summary_is_kept_when_a_living_agent_gets_another_manager(
+    restart: Restart, make: Callable[[], ConversationManager]
+) -> None:
+    agent = restart(make=summarizing)
+    talk(agent, *"123")
+    overflow(agent, "In short")
+
+    agent.conversation_manager = make()
+    agent("Go on")
+
+    assert texts(agent.messages)[0] == "In short"
+    assert texts(restart(agent, make).messages) == texts(agent.messages)
+
+
+class Listing(NullConversationManager):
+    """Has a state that is a list, and messages of its own in a tuple."""
+
+    def get_state(self) -> Any:
+        return ["a", "state"]
+
+    def restore_from_session(self, state: dict[str, Any]) -> Any:
+        return (user("Of its own"),)
+
+
+def test_a_conversation_managers_state_is_an_object(new_manager: NewManager, new_agent: NewAgent) -> None:
+    agent = new_agent(new_manager())
+    agent("Hi")
+
+    agent.conversation_manager = Listing()
+    with pytest.raises(UnstorableValueError, match=r"'default' of session 's-1', conversation_manager_state.*list"):
+        agent("And?")
+    agent("Again")
+
+    assert new_agent(new_manager()).messages == agent.messages
+
+
+def test_a_conversation_manager_may_give_messages_in_anything(new_manager: NewManager, new_agent: NewAgent) -> None:
+    new_agent(new_manager(), conversation_manager=window())("Hi")
+
+    again = new_agent(new_manager(), conversation_manager=Listing())
+
+    assert texts(again.messages) == ["Of its own", "Hi", "Okay."]
+
+
 # Sessions without a live set
 
 

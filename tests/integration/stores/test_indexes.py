@@ -119,7 +119,7 @@ def test_nobody_waits(sessions: Sessions, mongo_client: Client, command_counter:
         assert eventually(lambda: log.index_builds == 1)
         wait_for_indexes()
     assert indexed(sessions) == ALWAYS | {"metadata.priority"}
-    assert indexed(sessions.database.agent_sessions_segments) == {"session_id"}
+    assert indexed(sessions.database.agent_sessions_segments) == {"session_id", "instance"}
     assert log.index_builds == 2
 
 
@@ -182,7 +182,7 @@ def test_old_messages_move_meanwhile(mongo_client: Client, database_name: str, n
         assert time.monotonic() - started < 1
         assert segments.count_documents({}) == 1
         wait_for_indexes()
-    assert indexed(segments) == {"session_id"}
+    assert indexed(segments) == {"session_id", "instance"}
     manager.close()
 
 

@@ -92,7 +92,7 @@ class Bucket:
         marks = [mark for file in self.files.find() for mark in file["metadata"].get("removals", ())]
         ids = {file["_id"] for file in self.files.find()}
         return bool(
-            all(state == {"session_id", "sha256"} for state in states)
+            all(state == {"session_id", "instance", "sha256"} for state in states)
             and not marks
             and ids.issubset(self.chunks.distinct("files_id"))
             and self.chunks.count_documents({"files_id": {"$nin": list(ids)}}) == 0
@@ -869,7 +869,7 @@ def test_the_indexes_are_those_that_gridfs_asks_for(
 
     chunks = bucket.chunks.index_information()["files_id_1_n_1"]
     assert chunks["unique"]
-    assert "metadata.session_id_1" in bucket.files.index_information()
+    assert "metadata.session_id_1_metadata.instance_1" in bucket.files.index_information()
     assert log.names.count("createIndexes") == 2
 
 

@@ -1,5 +1,6 @@
 """What another version or a hand has put into a session is refused by name, and the rest of the session is readable."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -99,6 +100,41 @@ def test_a_pending_interrupt_of_another_version(
 
     with pytest.raises(MongoDBSessionError, match=r"'a' of session 's-1'.*_internal_state"):
         new_agent(new_manager(), agent_id="a", tools=[ask])
+
+
+SUMMARY: dict[str, Any] = {"role": "user", "content": [{"text": "In short"}]}
+
+
+@pytest.mark.parametrize(
+    "summary",
+    [True, SECRET, [SECRET], {"role": "user"}, SUMMARY | {"role": 5}, SUMMARY | {"content": [SECRET]}],
+    ids=str,
+)
+def test_a_summary_that_is_no_message(
+    new_manager: NewManager, new_agent: NewAgent, observer: MongoClient[dict[str, Any]], database: str, summary: Any
+) -> None:
+    new_agent(new_manager(), agent_id="a", conversation_manager=SummarizingConversationManager())("Hi")
+    path = f"{DATA}.conversation_manager_state.summary_message"
+    observer[database].agent_sessions.update_one({}, {"$set": {path: summary}})
+
+    with pytest.raises(MongoDBSessionError, match=r"'a' of session 's-1'.*: conversation_manager_state") as caught:
+        new_agent(new_manager(), agent_id="a", conversation_manager=SummarizingConversationManager())
+
+    assert SECRET not in str(caught.value)
+    assert texts(new_agent(new_manager(), agent_id="a").messages) == ["Hi", "Okay."]
+
+
+@pytest.mark.parametrize("kept", [[5], [{"%int": SECRET}], [{"role": "user", "content": SECRET}]], ids=str)
+def test_a_kept_message_that_is_none(
+    new_manager: NewManager, new_agent: NewAgent, observer: MongoClient[dict[str, Any]], database: str, kept: Any
+) -> None:
+    new_agent(new_manager(), agent_id="a")("Hi")
+    observer[database].agent_sessions.update_one({}, {"$set": {"agents.a.live": {"from": 0, "kept": kept}}})
+
+    with pytest.raises(MongoDBSessionError, match="'a' of session 's-1' cannot be restored: live") as caught:
+        new_agent(new_manager(), agent_id="a")
+
+    assert SECRET not in str(caught.value)
 
 
 @pytest.mark.parametrize("value", [None, {}])
@@ -201,3 +237,80 @@ def test_a_state_of_a_graph_that_is_none(
         new_manager().session_repository.read_multi_agent("s-1", "g")
 
     assert SECRET not in str(caught.value)
+
+
+BROKEN = {"%int": SECRET}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "read"),
+    [
+        ("metadata.a", BROKEN, lambda manager: manager.get_metadata()),
+        ("feedbacks.0.comment", BROKEN, lambda manager: manager.get_feedbacks()),
+        ("feedbacks", 5, lambda manager: manager.get_feedbacks()),
+        (f"{DATA}.prompt_metadata", BROKEN, lambda manager: manager.list_agents()),
+        (f"{DATA}.system_prompt", BROKEN, lambda manager: manager.get_agent_config("a")),
+        (f"{MESSAGE}.message_id", SECRET, lambda manager: manager.session_repository.list_messages("s-1", "a")),
+    ],
+)
+def test_what_cannot_be_read_is_named(
+    new_manager: NewManager,
+    new_agent: NewAgent,
+    observer: MongoClient[dict[str, Any]],
+    database: str,
+    field: str,
+    value: Any,
+    read: Callable[[MongoDBSessionManager], Any],
+) -> None:
+    manager = new_manager()
+    new_agent(manager, agent_id="a")("Hi")
+    manager.update_metadata({"a": 1})
+    manager.add_feedback({"rating": "up"})
+    observer[database].agent_sessions.update_one({}, {"$set": {field: value}})
+
+    with pytest.raises(MongoDBSessionError, match=r"'s-1' cannot be read whole.*backup") as caught:
+        read(manager)
+
+    assert SECRET not in str(caught.value)
+    assert manager.get_usage_summary()["model_calls"] == 1
+
+
+@pytest.mark.parametrize("value", [[{"message_id": SECRET}], None], ids=str)
+def test_a_segment_that_cannot_be_read_is_named(
+    new_manager: NewManager, new_agent: NewAgent, observer: MongoClient[dict[str, Any]], database: str, value: Any
+) -> None:
+    manager = new_manager()
+    manager.update_metadata({"a": 1})
+    said: Any = [{"role": role, "content": [{"text": "m" * 3_000}]} for role in ("user", "assistant") * 100]
+    new_agent(manager, agent_id="a", messages=said)
+    change = {"$unset": {"messages": ""}} if value is None else {"$set": {"messages": value}}
+    assert observer[database].agent_sessions_segments.update_one({}, change).matched_count
+
+    for read in (
+        lambda: manager.list_messages("a"),
+        lambda: manager.list_messages("a", after=5),
+        lambda: manager.session_repository.list_messages("s-1", "a"),
+        lambda: manager.session_repository.read_message("s-1", "a", 1),
+        manager.get_usage_summary,
+        lambda: new_agent(new_manager(), agent_id="a"),
+    ):
+        with pytest.raises(MongoDBSessionError, match="Agent 'a' of session 's-1' cannot be") as caught:
+            read()
+        assert SECRET not in str(caught.value)
+
+    assert len(manager.list_messages("a", newest_first=True, limit=10)) == 10
+    assert manager.get_metadata() == {"metadata": {"a": 1}}
+
+
+def test_a_part_of_a_file_that_cannot_be_read(
+    new_manager: NewManager, new_agent: NewAgent, observer: MongoClient[dict[str, Any]], database: str
+) -> None:
+    manager = new_manager()
+    picture: Any = {"image": {"format": "png", "source": {"bytes": b"p" * 400_000}}}
+    new_agent(manager, agent_id="a")([picture])
+    observer[database]["agent_sessions_files.chunks"].update_one({}, {"$set": {"data": ["p"]}})
+
+    with pytest.raises(MongoDBSessionError, match="'a' of session 's-1', message 0"):
+        manager.list_messages("a")
+    with pytest.raises(MongoDBSessionError, match="'a' of session 's-1', message 0"):
+        new_agent(new_manager(), agent_id="a")
