@@ -21,13 +21,14 @@ from ._client.off_loop import Steps, go_through, go_through_off_loop
 from ._client.options import Client, check_client_arguments
 from ._client.spelling import OPTIONS, spelling_hint
 from ._schema.given import check_names
-from ._schema.ids import check_id, shown
+from ._schema.ids import check_id
 from ._schema.lease import Lease
 from ._schema.limits import LIMITS, Limits
 from ._schema.values import Stored
-from ._session.arguments import NotAsynchronous, with_new_spellings
+from ._session.arguments import NotAsynchronous, check_agent_ids, with_new_spellings
 from ._session.deliveries import Deliveries
 from ._session.openings import Opening, OpeningLine, SharedReads
+from ._session.sweeps import Sweeps
 from ._stores.opening import read_sessions
 from ._stores.operation import namespace_of, open_collections
 from .errors import FactoryNotInitializedError, MongoDBSessionError, SessionLockedError
@@ -123,6 +124,7 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
             self._handle = ClientHandle.of(client)
             self._handle.acquire(self, owner=True)
         self._shared_reads = SharedReads(self._handle.shortest_timeout, _limits)
+        self._sweeps = Sweeps(self._handle, self._left, _limits)
 
     def __repr__(self) -> str:
         if "_handle" not in vars(self):  # in the traceback of a constructor that failed
@@ -172,6 +174,9 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
             self._check_open()  # closed meanwhile: that is what the caller should read
             raise
         self._keep(manager)
+        if arguments.get("ttl") is not None:
+            names = arguments.get("database_name"), arguments.get("collection_name")
+            self._sweeps.include(open_collections(self._handle, *names))
         return manager
 
     def _arguments(self, overrides: dict[str, Any]) -> dict[str, Any]:
@@ -202,10 +207,8 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
             ValueError: An id is not fit; nothing was sent then.
         """
         self._check_open()
-        if isinstance(agent_ids, str) or not isinstance(agent_ids, Iterable):
-            raise TypeError(f"agent_ids must be a list of ids, got the {type(agent_ids).__name__} {shown(agent_ids)}")
+        wanted = check_agent_ids(agent_ids)
         check_id("session_id", session_id)
-        wanted = [check_id("agent_id", agent_id) for agent_id in agent_ids]
         manager = await self._opened(session_id, wanted, self._arguments(with_new_spellings(overrides)))
         try:
             yield manager
@@ -323,7 +326,8 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
             if self._ended is not None:
                 return False
             self._ended = how
-            return True
+        self._sweeps.stop()
+        return True
 
     def _check_open(self) -> None:
         if self._ended is not None:

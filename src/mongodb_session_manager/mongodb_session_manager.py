@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from contextvars import ContextVar
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
 import pymongo
@@ -51,13 +52,14 @@ from ._history.sending import Sending
 from ._history.unsent import flush_unsent
 from ._history.writer import AgentHistory
 from ._override import override
+from ._schema.expiry import check_ttl
 from ._schema.given import check_names, index_fields
 from ._schema.ids import agent_label, check_id
 from ._schema.lease import LEASE_DURATION, LEASE_TIMEOUT, Lease
 from ._schema.limits import LIMITS, Limits
 from ._schema.messages import with_blocks, with_tracking_id
 from ._schema.values import Stored
-from ._session.arguments import NotAsynchronous, check_choices, check_message, with_new_spellings
+from ._session.arguments import NotAsynchronous, check_agent_ids, check_choices, check_message, with_new_spellings
 from ._session.data import SessionData
 from ._session.deliveries import flush_hooks
 from ._session.guardrail_trace import guardrail_event
@@ -127,6 +129,9 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         lease_timeout: With ``exclusive``, seconds to wait for another such manager.
         lease_duration: With ``exclusive``, seconds without a write after which others may take over, as from a
             process that has died. What this one writes afterwards is refused then.
+        ttl: How long the session lives after its last write, 1 minute to 100 years; then it is deleted. It is stored
+            with the session, where the longest one counts. By default what is stored is kept: a session without a
+            ttl lives until it is deleted.
         create: Whether to create the session where it is not there. With False that is an error, and opening is a
             read: it writes nothing but the lease, where one is wanted.
         **client_options: Options for the ``MongoClient`` made from ``connection_string``; pymongo validates them.
@@ -163,6 +168,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         exclusive: bool = False,
         lease_timeout: float = LEASE_TIMEOUT,
         lease_duration: float = LEASE_DURATION,
+        ttl: timedelta | None = None,
         create: bool = True,
         _agent_ids: Sequence[str] = (),
         _found: Stored | None = None,
@@ -171,6 +177,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
     ) -> None:
         check_id("session_id", session_id)
         check_choices(durability, on_error, create)
+        check_ttl(ttl)
         lease = Lease.wanted(exclusive, lease_timeout, lease_duration)
         options = with_new_spellings({**client_options, "metadata_hook": metadata_hook, "feedback_hook": feedback_hook})
         hooks = [as_hooks(options.pop(name), name) for name in ("metadata_hook", "feedback_hook")]
@@ -186,7 +193,9 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         )
         sessions = stores_of(repository).sessions
         try:
-            opened = sessions.open_session(session_id, lease=lease, create=create, agent_ids=_agent_ids, found=_found)
+            opened = sessions.open_session(
+                session_id, lease, ttl=ttl, create=create, agent_ids=_agent_ids, found=_found
+            )
             self._adopt(repository, opened, lease, durability, on_error)
             self._set_hooks(*hooks)
         except BaseException:
@@ -278,8 +287,9 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
 
         Raises:
             SessionNotFoundError: The session was deleted.
+            TypeError: ``agent_ids`` is a string.
         """
-        self._agents.prefetch(agent_ids)
+        self._agents.prefetch(check_agent_ids(agent_ids))
 
     # Messages and state
 
@@ -550,14 +560,21 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         failed = [error for error in [*errors, *self._agents.errors] if error is not None]
         return {"ok": not failed, "pending": self._pending(), "last_error": failed[-1] if failed else None}
 
-    def delete_session(self) -> bool:
+    def delete_session(self, *, even_held: bool = False) -> bool:
         """Delete the session and everything that belongs to it; False where it was gone already.
 
         Later calls raise ``SessionNotFoundError``.
+
+        Args:
+            even_held: Whether it is deleted also if it is held.
+
+        Raises:
+            SessionHeldError: It is held, and ``even_held`` is False; nothing was deleted.
         """
         self._agents.check_open()
+        deleted = self.session_repository.delete_session(self.session_id, even_held=even_held)
         self._agents.invalidate(SessionNotFoundError(self.session_id))
-        return self.session_repository.delete_session(self.session_id)
+        return deleted
 
     def flush(self, timeout: float | None = None) -> None:
         """Return when everything captured so far is acknowledged.
@@ -660,6 +677,7 @@ def check_defaults(arguments: Mapping[str, Any]) -> None:
         as_hooks(given.get(hook), hook)
     check_choices(given.get("durability", "sync"), given.get("on_error", "raise"), given.get("create", True))
     Lease.wanted(**{name: given[name] for name in ("exclusive", "lease_timeout", "lease_duration") if name in given})
+    check_ttl(given.get("ttl"))
 
 
 @atexit.register

@@ -118,9 +118,19 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         """
         return self._stores.sessions.read_session(session_id)
 
-    def delete_session(self, session_id: str, **kwargs: Any) -> bool:
-        """Delete the session and everything that belongs to it; False if there was none."""
-        return self._stores.sessions.delete_session(session_id)
+    def delete_session(self, session_id: str, *, even_held: bool = False, **kwargs: Any) -> bool:
+        """Delete the session and everything that belongs to it; False if there was none.
+
+        Args:
+            session_id: The session.
+            even_held: Whether it is deleted also if it is held.
+            **kwargs: Ignored.
+
+        Raises:
+            SessionHeldError: It is held, and ``even_held`` is False; nothing was deleted.
+            TypeError: ``even_held`` is not a bool.
+        """
+        return self._stores.sessions.delete_session(session_id, even_held=even_held)
 
     # Agents
 

@@ -18,14 +18,20 @@ from ._stores.catalog import CatalogStores
 from ._stores.operation import ClientUse
 from ._stores.reading import ReadSettings
 from .types import (
+    DeletionReceipt,
+    DeletionReport,
     FeedbackEntry,
+    Finding,
+    IndexReport,
     Page,
     Part,
     SessionDetails,
     SessionFilter,
     SessionSort,
     SessionSummary,
+    SweepReport,
     Transcript,
+    UpgradeReport,
     UsageKey,
     UsageRow,
 )
@@ -41,6 +47,7 @@ _T = TypeVar("_T")
 
 # In the class, ``list`` is its method.
 _UsageRows: TypeAlias = list[UsageRow]
+_Findings: TypeAlias = list[Finding]
 _BY: tuple[UsageKey, ...] = ("application_name",)
 _EVERY = SessionFilter()
 
@@ -245,6 +252,15 @@ class ReadOnlyCatalog(NotCopied):
         """
         return self._stores.reports.usage(filter, by, since, until)
 
+    def check(self) -> _Findings:
+        """Return what the collection holds that lists cannot show, which indexes are missing, and what is not seen.
+
+        It reads the whole collection.
+        """
+        return self._stores.checks.check()
+
+    # On the client's threads
+
     atranscript, apart, afeedback, ausage = _twin(transcript), _twin(part), _twin(feedback), _twin(usage)
     alist, acount, aget = _twin(list), _twin(count), _twin(get)  # noqa: A003 - the method is meant
 
@@ -256,6 +272,8 @@ class ReadOnlyCatalog(NotCopied):
         while (batch := await self._off_loop(functools.partial(next, batches, None))) is not None:
             for session in batch:
                 yield session
+
+    acheck = _twin(check)
 
     async def _off_loop(self, call: Callable[[], _T]) -> _T:
         result: _T = await run_off_loop(self._stores.handle.executor, call)
@@ -326,6 +344,116 @@ class SessionCatalog(ReadOnlyCatalog):
         use = ClientUse(handle, owner=client is None)
         super().__init__(CatalogStores.open(use, database_name, collection_name, settings))
 
+    # Deletions
+
+    def delete(self, session_id: str, *, even_held: bool = False) -> DeletionReceipt:
+        """Delete a session with everything that belongs to it; what is left of an earlier one is removed too.
+
+        A manager that has the session open raises ``SessionNotFoundError`` with its next write, and brings nothing
+        back. The receipt holds no content. It does not speak of what a deletion does not reach: the server's journal,
+        oplog and backups, forks of the session, and what hooks have sent.
+
+        Args:
+            session_id: The session.
+            even_held: Whether it is deleted also if it is held.
+
+        Returns:
+            What was deleted; ``deleted`` is False if there was no such session.
+
+        Raises:
+            SessionHeldError: It is held, and ``even_held`` is False; nothing was deleted.
+            TypeError: An argument has a wrong type.
+            ValueError: ``session_id`` is not valid.
+        """
+        return self._stores.deletions.delete(session_id, even_held=even_held)
+
+    def delete_many(
+        self,
+        filter: SessionFilter,
+        *,
+        dry_run: bool = False,
+        at_most: int | None = None,
+        on_progress: "Callable[[DeletionReport], object] | None" = None,
+    ) -> DeletionReport:
+        """Delete the sessions for which a filter holds, with everything that belongs to them.
+
+        Held sessions are left out. A session for which the filter does not hold any more when its turn comes stays.
+        A batch that fails does not end the deletion, unless three do: ``failed`` and ``errors`` tell of it, and a
+        sweep removes what was left halfway.
+
+        Args:
+            filter: Which sessions; without a condition it must say ``everything=True``.
+            dry_run: Whether they are only counted.
+            at_most: If more sessions match, none is deleted.
+            on_progress: Is called after each batch of 500 with what is done by then. What it raises ends the
+                deletion; what was deleted before is gone.
+
+        Raises:
+            TypeError: An argument has a wrong type.
+            ValueError: The filter has no condition or a ``text``, or more sessions match than ``at_most``.
+        """
+        return self._stores.many_deletions.delete(filter, dry_run=dry_run, at_most=at_most, on_progress=on_progress)
+
+    # Lifetimes
+
+    def hold(self, session_id: str) -> None:
+        """Keep a session: until it is released it does not expire, and only ``even_held=True`` deletes it.
+
+        Raises:
+            SessionNotFoundError: There is no such session, or it has expired.
+            TypeError: ``session_id`` is not a string.
+            ValueError: ``session_id`` is not valid.
+        """
+        self._stores.lifetimes.hold(session_id)
+
+    def release(self, session_id: str) -> None:
+        """End the hold of a session. One with a ttl expires that long from now, unless it is written before.
+
+        Raises:
+            SessionNotFoundError: There is no such session.
+            TypeError: ``session_id`` is not a string.
+            ValueError: ``session_id`` is not valid.
+        """
+        self._stores.lifetimes.release(session_id)
+
+    def set_ttl(self, sessions: "str | SessionFilter", ttl: timedelta | None) -> int:
+        """Let sessions live so long from now on, and after each later write; also shorter than before.
+
+        Held sessions are left out. Managers with a longer ``ttl`` of their own give it to the session again with the
+        next opening. A manager that is open learns of the new ttl within an hour.
+
+        Args:
+            sessions: A session id, or a filter; without a condition it must say ``everything=True``.
+            ttl: 1 minute to 100 years; None: they live until they are deleted.
+
+        Returns:
+            The number of sessions.
+
+        Raises:
+            SessionNotFoundError: There is no session with this id, or it has expired.
+            TypeError: An argument has a wrong type.
+            ValueError: ``ttl`` is out of range, or the id or the filter is not valid.
+        """
+        return self._stores.lifetimes.set_ttl(sessions, ttl)
+
+    def sweep(self, *, older_than: timedelta = timedelta(hours=1)) -> SweepReport:
+        """Remove sessions that have expired and that the server has not removed, and what belongs to no session.
+
+        Factories with a ``ttl`` do this every 15 minutes. It is also safe while sessions are written.
+
+        Args:
+            older_than: The age of segments and files without a session that are removed. A fork writes its own before
+                its session, so this must be longer than a fork takes.
+
+        Raises:
+            TypeError: ``older_than`` is not a ``timedelta``.
+            ValueError: It is negative, or longer than 100 years.
+        """
+        return self._stores.sweeper.sweep(older_than)
+
+    adelete, adelete_many, asweep = _twin(delete), _twin(delete_many), _twin(sweep)
+    ahold, arelease, aset_ttl = _twin(hold), _twin(release), _twin(set_ttl)
+
     def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
         """Release the client; one that was made from a connection string is closed. Idempotent.
 
@@ -353,3 +481,32 @@ class SessionCatalog(ReadOnlyCatalog):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.aclose()
+
+    # Maintenance
+
+    def create_indexes(self, metadata_fields: Collection[str] = (), *, replace: bool = False) -> IndexReport:
+        """Make the indexes for lists that are not there, and wait for them.
+
+        Session managers make some of them; these make all: by the times, by application, by agent, by down-votes, by
+        interrupts, and by metadata fields. Reads and writes go on while they are built.
+
+        Args:
+            metadata_fields: The metadata fields to index; a dot reaches into a nested one.
+            replace: Whether to drop single-field indexes that these make needless, as versions before 0.6.0 made them.
+                Only an index without options is dropped.
+
+        Raises:
+            TypeError: An argument has a wrong type.
+            ValueError: A metadata field is not a valid name.
+        """
+        return self._stores.indexes.create(metadata_fields, replace)
+
+    def upgrade(self) -> UpgradeReport:
+        """Bring sessions of the first version up to date, so that lists and filters find them.
+
+        Times that are text become dates, and agents that are not listed in ``agent_ids`` are. Nothing else changes,
+        and managers may write meanwhile. It may be called again at any time.
+        """
+        return self._stores.checks.upgrade()
+
+    acreate_indexes, aupgrade = _twin(create_indexes), _twin(upgrade)

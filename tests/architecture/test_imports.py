@@ -351,7 +351,7 @@ def test_a_verb_of_the_repository_is_one_line_into_a_store() -> None:
     for verb in verbs:
         _, line = verb.body
         assert isinstance(line, ast.Expr | ast.Return)
-        assert re.fullmatch(r"(return )?self\._stores\.\w+\.\w+\([\w, ]*\)", ast.unparse(line)), verb.name
+        assert re.fullmatch(r"(return )?self\._stores\.\w+\.\w+\([\w, =]*\)", ast.unparse(line)), verb.name
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if module != "__main__"])

@@ -104,9 +104,9 @@ class LiveAgents:
         )
 
     def prefetch(self, agent_ids: Iterable[str]) -> None:
-        """Read agents ahead of ``add``."""
+        """Read agents ahead of ``add``; what is read of one that is bound would be old when it is bound again."""
         self.check_open()
-        self._binder.prefetch(agent_ids)
+        self._binder.prefetch(agent_id for agent_id in agent_ids if self.by_id.get(agent_id) is None)
 
     def store_new(self, agent_id: str | None = None) -> None:
         """Store one agent, or all, that would come with its first message only; the others cost nothing."""

@@ -50,7 +50,8 @@ def items_expression(value: str) -> Stored:
 
 def number_expression(value: Any) -> Stored:
     """Return a number between 0 and 2^53; 0 for what is not a number."""
-    return {"$max": [0, {"$min": [{"$sum": [value]}, _MOST]}]}
+    # A sum over one value would be one over the items of a list.
+    return {"$max": [0, {"$min": [{"$sum": [value, 0]}, _MOST]}]}
 
 
 def time_expression(value: str) -> Stored:

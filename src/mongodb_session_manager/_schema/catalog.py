@@ -171,7 +171,7 @@ def search_pipeline(
 
 
 def _has_text(text: str) -> Stored:
-    pattern = re.escape(text).replace("\0", "x00")
+    pattern = re.escape(text).replace("\0", r"\x00")
     found = {"$regexMatch": {"input": "$$block.text", "regex": pattern, "options": "i"}}
     has = {"$cond": [is_a("$$block.text", "string"), found, False]}
     of_message = let({"content": content_expression("$$message")}, any_of(list_expression("$$content"), "block", has))

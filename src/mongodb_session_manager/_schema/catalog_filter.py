@@ -129,9 +129,15 @@ def living_filter(conditions: Iterable[Conditions], more: Iterable[Either] = ())
     return {"$or": [{"$and": [*kept, *each]} for each in itertools.product(*split)]}
 
 
-def living_session_filter(session_id: str, conditions: Iterable[Conditions]) -> Stored:
+def any_session_filter(conditions: Iterable[Conditions], more: Iterable[Either] = ()) -> Stored:
+    """Return the filter of the sessions for which all conditions hold, also of those that have expired."""
+    parts = [*(part for each in conditions for part in each.all), *more, *_SESSIONS_EVEN_EXPIRED]
+    return {"$and": [part[0] if len(part) == 1 else {"$or": [*part]} for part in parts]}
+
+
+def living_session_filter(session_id: str, conditions: Iterable[Conditions], more: Iterable[Either] = ()) -> Stored:
     """Return the filter of one session, if it lives and all conditions hold."""
-    return living_filter(conditions, [({"_id": check_id("session_id", session_id)},)])
+    return living_filter(conditions, [({"_id": check_id("session_id", session_id)},), *more])
 
 
 def time_conditions(name: str, span: TimeRange) -> list[Either]:
@@ -159,6 +165,7 @@ _SESSIONS: Final[tuple[Either, ...]] = (
     ({"_id": {"$gte": ""}},),
     ({"$expr": {"$and": [_SHORT_ID, _NOT_EXPIRED]}},),
 )
+_SESSIONS_EVEN_EXPIRED: Final[tuple[Either, ...]] = (({"_id": {"$gte": ""}},), ({"$expr": _SHORT_ID},))
 _MOST_ALTERNATIVES: Final = 32
 
 

@@ -79,7 +79,7 @@ class FeedbackQuery:
         return found
 
     def chosen(self, entries: Any, session_id: str) -> Stored:
-        """Return the latest of a session's entries, ``{f, n, at}``, that are meant."""
+        """Return those of a session's entries, ``{f, n, at}``, that are meant."""
         tests: list[Any] = [is_a("$$entry.f", "object")]
         if self._ratings is not None:
             tests.append(let({"each": "$$entry.f"}, self._ratings))
@@ -87,7 +87,7 @@ class FeedbackQuery:
             tests.append({"$gte": ["$$entry.at", self.since]})
         if self.after.session_id is not None:
             tests.append(self._is_after(session_id))
-        return {"$slice": [chosen(entries, "entry", {"$and": tests}), -self.limit]}
+        return chosen(entries, "entry", {"$and": tests})
 
     def _is_after(self, session_id: str) -> Stored:
         at, last = self.after.at, {"$literal": self.after.session_id}
@@ -138,26 +138,28 @@ def feedback_pipeline(conditions: Iterable[Conditions], query: FeedbackQuery) ->
         },
         {
             "$facet": {
-                "entries": [
-                    {"$unwind": "$entry"},
-                    {
-                        "$replaceRoot": {
-                            "newRoot": {"$mergeObjects": [{"_id": "$_id", "instance": "$instance"}, "$entry"]}
-                        }
-                    },
-                    {"$sort": _NEWEST_FIRST},
-                    {"$limit": query.limit},
-                ],
+                "entries": _latest("$_id", query.limit),
                 "moved": [
                     {"$match": {"references.0": {"$exists": True}}},
                     {"$project": {"instance": 1, "segments": "$references"}},
                 ],
             }
         },
-        {"$project": {"row": {"$concatArrays": ["$entries", "$moved"]}}},
-        {"$unwind": "$row"},
-        {"$replaceRoot": {"newRoot": "$row"}},
+        *_rows("entries", "moved"),
     ]
+
+
+def _latest(session_id: str, limit: int) -> Pipeline:
+    """Return the stages that make the latest of all ``entry`` to rows."""
+    # Hosts' clocks differ, so the entries of a session need not be in the order of their times.
+    row = {"$mergeObjects": [{"_id": session_id, "instance": "$instance"}, "$entry"]}
+    return [{"$unwind": "$entry"}, {"$replaceRoot": {"newRoot": row}}, {"$sort": _NEWEST_FIRST}, {"$limit": limit}]
+
+
+def _rows(*facets: str) -> Pipeline:
+    """Return the stages that make the results of facets to rows, which are together larger than a document may be."""
+    rows = {"$concatArrays": [f"${name}" for name in facets]}
+    return [{"$project": {"row": rows}}, {"$unwind": "$row"}, {"$replaceRoot": {"newRoot": "$row"}}]
 
 
 def _entries(feedbacks: str, first: Any) -> Stored:
@@ -253,7 +255,7 @@ def _turn_at(agent_id: Any) -> Stored:
 
 
 def moved_pipeline(feedback: Sequence[Stored], entries: Sequence[Stored], query: FeedbackQuery) -> Pipeline:
-    """Return the aggregation that reads feedback in segments, and turns in segments.
+    """Return the aggregation that reads feedback and turns in segments; a row has ``turns``, or is an entry.
 
     Args:
         feedback: The rows of sessions with references to segments of feedback.
@@ -268,19 +270,21 @@ def moved_pipeline(feedback: Sequence[Stored], entries: Sequence[Stored], query:
         sessions = {"$in": [row["_id"] for row in tracked]}
         tracking_ids = {"$in": [row["f"]["tracking_id"] for row in tracked]}
         wanted.append({"session_id": sessions, "messages.tracking_id": tracking_ids})
-    is_feedback = {"$eq": ["$kind", "feedback"]}
+    entries_of = query.chosen(_entries("$items", _first(feedback)), "$session_id")
+    fields = {"session_id": "$session_id", "instance": "$instance"}
     return [
         {"$match": {"$or": wanted}},
         {
-            "$project": {
-                "session_id": "$session_id",
-                "instance": "$instance",
-                "entries": {
-                    "$cond": [is_feedback, query.chosen(_entries("$items", _first(feedback)), "$session_id"), []]
-                },
-                "turns": {"$cond": [is_feedback, [], _turns(entries)]},
+            "$facet": {
+                "entries": [
+                    {"$match": {"kind": "feedback"}},
+                    {"$project": {**fields, "entry": entries_of}},
+                    *_latest("$session_id", query.limit),
+                ],
+                "turns": [{"$match": {"kind": "messages"}}, {"$project": {**fields, "turns": _turns(entries)}}],
             }
         },
+        *_rows("entries", "turns"),
     ]
 
 

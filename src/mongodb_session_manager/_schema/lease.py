@@ -81,7 +81,8 @@ def _seconds(name: str, value: object) -> float:
 def taken_lease_update(session_id: str, update: Update, lease: Lease) -> FilterAndUpdate:
     """Return filter and update that open a session and take its lease, if the lease is free."""
     at = now()
-    free: Stored = {"_id": session_id, "$or": [{"lease": None}, {"lease.expires_at": {"$lte": at}}]}
+    others = [{"lease": None}, {"lease.expires_at": {"$lte": at}}]
+    free: Stored = {"_id": session_id, "$or": [*others, {"lease.owner": lease.owner}]}
     held = {"owner": lease.owner, "expires_at": lease.renewed(at)}
     return free, {**update, "$set": {"lease": held}}
 

@@ -35,6 +35,9 @@ class Limits:
         outage_pause: Seconds between looks for a server that is away.
         probe_timeout: Seconds for a look.
         close_timeout: Seconds that closing takes at most.
+        first_sweep: Seconds until a process sweeps for the first time, at random: a process that begins has other
+            things to do.
+        sweep_interval: Seconds until the next time; other processes may do it meanwhile.
     """
 
     value_bytes: int = 256 * 1024
@@ -54,6 +57,8 @@ class Limits:
     outage_pause: float = 2.0
     probe_timeout: float = 4.0
     close_timeout: float = 10.0
+    first_sweep: tuple[float, float] = (30.0, 90.0)
+    sweep_interval: float = 900.0
 
 
 LIMITS: Final = Limits()

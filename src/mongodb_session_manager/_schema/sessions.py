@@ -1,18 +1,21 @@
 """New sessions, and how a session is opened."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
 from bson import ObjectId
 
+from .expiry import EXPIRED, IS_EXPIRED
 from .ids import now
 from .nested import is_nested_expression, may_be_nested, own_and_nested
 from .reads import messages_expression, restore_pipeline
 from .values import Stored, Update
 
 SCHEMA_VERSION = 2
+
+_NOTHING: Mapping[str, Any] = {}
 
 # The fields that the constructor of a manager reads; never the agents, which hold the histories.
 OPENING_PROJECTION = dict.fromkeys(
@@ -27,6 +30,10 @@ OPENING_PROJECTION = dict.fromkeys(
         "agent_ids",
         "outbox",
         "outbox_documents",
+        "expires_at",
+        "ttl_seconds",
+        "held",
+        "has_files",
     ),
     1,
 )
@@ -54,9 +61,11 @@ def new_session_doc(session_id: str, session_type: str, application_name: str | 
     }
 
 
-def opening_update(session_id: str, session_type: str, application_name: str | None) -> tuple[Stored, Update]:
+def opening_update(
+    session_id: str, session_type: str, application_name: str | None, lifetime: Mapping[str, Any] = _NOTHING
+) -> tuple[Stored, Update]:
     """Return the upsert that opens a session, new or existing, and what a new one starts with."""
-    fresh = new_session_doc(session_id, session_type, application_name, now())
+    fresh = new_session_doc(session_id, session_type, application_name, now()) | dict(lifetime)
     return fresh, {"$setOnInsert": {"schema_version": SCHEMA_VERSION, **fresh}}
 
 
@@ -68,10 +77,10 @@ def sessions_filter(session_ids: Iterable[str]) -> Stored:
 def opening_projection(agent_ids: Iterable[str]) -> Stored:
     """Return what opening a session reads: with it come agents, each as ``restore_pipeline`` reads it.
 
-    And how large all agents are.
+    And how large all agents are, and whether the session has expired.
     """
     agents = [_brought(agent_id) for agent_id in agent_ids]
-    fields = {**OPENING_PROJECTION, AGENTS_BYTES: {"$bsonSize": {"agents": "$agents"}}}
+    fields = {**OPENING_PROJECTION, EXPIRED: IS_EXPIRED, AGENTS_BYTES: {"$bsonSize": {"agents": "$agents"}}}
     return {**fields, BROUGHT: agents} if agents else fields
 
 

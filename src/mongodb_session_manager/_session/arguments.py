@@ -1,13 +1,13 @@
 """Checks of users' arguments: old spellings, invalid messages, and ``async with`` where it is not supported."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, get_args
 
-from .._schema.ids import shown
+from .._schema.ids import check_id, shown
 from ..types import Durability, OnError
 
-__all__ = ["NotAsynchronous", "check_choices", "check_message", "with_new_spellings"]
+__all__ = ["NotAsynchronous", "check_agent_ids", "check_choices", "check_message", "with_new_spellings"]
 
 _OLD_SPELLINGS = {"metadataHook": "metadata_hook", "feedbackHook": "feedback_hook"}
 _ROLES = ("user", "assistant")
@@ -35,6 +35,18 @@ def with_new_spellings(arguments: Mapping[str, Any], *, stacklevel: int = 3) -> 
         warnings.warn(f"{old} is the old spelling of {new}", DeprecationWarning, stacklevel=stacklevel)
         renamed[new] = renamed.pop(old)
     return renamed
+
+
+def check_agent_ids(agent_ids: object) -> list[str]:
+    """Return the ids of agents.
+
+    Raises:
+        TypeError: They are not in a list, but for instance one string.
+        ValueError: One is not valid.
+    """
+    if isinstance(agent_ids, str) or not isinstance(agent_ids, Iterable):
+        raise TypeError(f"agent_ids must be a list of ids, got the {type(agent_ids).__name__} {shown(agent_ids)}")
+    return [check_id("agent_id", agent_id) for agent_id in agent_ids]
 
 
 def check_message(value: object) -> None:

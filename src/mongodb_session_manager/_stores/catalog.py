@@ -3,10 +3,17 @@
 from functools import cached_property
 
 from .._schema.catalog_filter import scope_of
+from .catalog_checks import CatalogChecks
+from .catalog_indexes import CatalogIndexes
+from .deleting import DeletionStore
+from .deleting_many import ManyDeletions
 from .feedback_lists import FeedbackLists
+from .lifetimes import LifetimeStore
 from .operation import ClientUse, Collections, open_collections
 from .reading import CatalogReads, ReadSettings
 from .session_lists import SessionLists
+from .sweeping import Sweeper
+from .text_search import TextSearch
 from .transcripts import Transcripts
 from .usage import UsageReports
 
@@ -57,7 +64,7 @@ class CatalogStores:
     @cached_property
     def lists(self) -> SessionLists:
         """Lists of sessions, their number, and one of them."""
-        return SessionLists(self.reads)
+        return SessionLists(self.reads, TextSearch(self.reads))
 
     @cached_property
     def transcripts(self) -> Transcripts:
@@ -73,3 +80,33 @@ class CatalogStores:
     def reports(self) -> UsageReports:
         """The usage of models."""
         return UsageReports(self.reads)
+
+    @cached_property
+    def checks(self) -> CatalogChecks:
+        """Checks, and bringing sessions up to date."""
+        return CatalogChecks(self.collections, self.reads)
+
+    @cached_property
+    def indexes(self) -> CatalogIndexes:
+        """Indexes."""
+        return CatalogIndexes(self.collections)
+
+    @cached_property
+    def deletions(self) -> DeletionStore:
+        """Deletions of single sessions."""
+        return DeletionStore(self.collections, self.reads.max_time_ms)
+
+    @cached_property
+    def many_deletions(self) -> ManyDeletions:
+        """Deletions of all sessions for which a filter holds."""
+        return ManyDeletions(self.collections, self.reads.max_time_ms)
+
+    @cached_property
+    def lifetimes(self) -> LifetimeStore:
+        """Holds, and changes of ttls."""
+        return LifetimeStore(self.collections)
+
+    @cached_property
+    def sweeper(self) -> Sweeper:
+        """Sweeps."""
+        return Sweeper(self.collections)

@@ -71,7 +71,7 @@ class FeedbackStore:
         # Another process may have added agents; this also tells whether the session exists.
         others = {config["agent_id"] for config in self._configs.list_agent_configs(session_id)} - set(agent_ids)
         if not (target.anywhere and self._push(session_id, stored, target.session_filter(others), records)):
-            raise MessageNotFoundError(session_id, target.agent_id, target.message or "")
+            raise MessageNotFoundError(session_id, target.agent_id, "" if target.message is None else target.message)
 
     def get_feedbacks(self, session_id: str) -> list[dict[str, Any]]:
         """Return all feedback of the session, oldest first."""

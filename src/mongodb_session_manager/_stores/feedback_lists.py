@@ -1,5 +1,7 @@
 """The feedback of sessions, newest first."""
 
+from typing import Any
+
 from .._schema.catalog_arguments import check_limit
 from .._schema.catalog_filter import Conditions, conditions_of, filter_digest
 from .._schema.cursors import decode_cursor, encode_cursor
@@ -54,14 +56,21 @@ class FeedbackLists:
         if not (moved or elsewhere):
             return rows
         pipeline = moved_pipeline(moved, elsewhere, query)
-        segments = self._reads.aggregate_in(self._reads.segments, pipeline, batchSize=_BATCH)
+        read = self._reads.aggregate_in(self._reads.segments, pipeline, batchSize=_BATCH, allowDiskUse=True)
         instances = {row["_id"]: row.get("instance") for row in found}
-        own = [each for each in segments if each.get("instance") in (None, instances.get(each["session_id"]))]
         for row in elsewhere:
-            turns = (turn for each in own if each["session_id"] == row["_id"] for turn in each["turns"])
+            segments = [each for each in read if "turns" in each and each["session_id"] == row["_id"]]
+            turns = (turn for each in segments if _is_own(each, instances) for turn in each["turns"])
             row["turn"] = next((turn for turn in turns if is_of(turn, row)), row["turn"])
-        rows += [{**entry, "_id": each["session_id"]} for each in own for entry in each["entries"]]
+        rows += [
+            each for each in read if "turns" not in each and _is_own({**each, "session_id": each["_id"]}, instances)
+        ]
         return newest_first(rows)[: query.limit]
+
+
+def _is_own(segment: Stored, instances: dict[str, Any]) -> bool:
+    """Tell whether a segment belongs to the life of the session that was read."""
+    return segment.get("instance") in (None, instances.get(segment["session_id"]))
 
 
 _BATCH = 100_000

@@ -24,6 +24,7 @@ from .._schema.reads import NO_MESSAGE
 from .._schema.values import FilterAndUpdate, Stored
 from ..errors import SessionConflictError
 from .agents import AgentPosition, AgentReader
+from .dates import Acknowledge
 from .large_values import LargeValues
 from .new_agents import NewAgents
 from .operation import CONTENDED, Operations, log_done, operation, timed
@@ -47,11 +48,13 @@ class PreparedWrite:
         session_id: The session.
         write: The write.
         change: Filter and update.
+        acknowledge: Notes the session's new date of expiry; None if it sets none.
     """
 
     session_id: str
     write: AgentWrite = field(repr=False)
     change: FilterAndUpdate = field(repr=False)
+    acknowledge: Acknowledge | None = field(default=None, repr=False)
 
 
 class HistoryStore:
@@ -196,7 +199,7 @@ class HistoryStore:
         """Return the command of ``write_agent`` for ``write_together``; only for a write without files."""
         change = self._operations.lives.named(session_id, guarded_update(session_id, write, guard))
         change = leased_update(change, self._operations.leases.get(session_id))
-        return PreparedWrite(session_id, write, change)
+        return PreparedWrite(session_id, write, *self._operations.dates.dated(session_id, change))
 
     def write_together(self, prepared: Sequence[PreparedWrite]) -> bool:
         """Send guarded writes of several agents in one command, which the driver does not retry.
@@ -214,6 +217,8 @@ class HistoryStore:
         for one in prepared:
             log_done("write_agent", one.session_id, one.write.agent_id, len(one.write.appended), started)
             self._sizes.grew(one.session_id, one.write.size)
+            if one.acknowledge is not None:
+                one.acknowledge()
         return True
 
     # Segments

@@ -18,7 +18,7 @@ from pymongo import IndexModel, MongoClient
 from pymongo.collection import Collection
 from pymongo.errors import InvalidOperation, OperationFailure, PyMongoError
 
-__all__ = ["Index", "ensure_file_indexes", "ensure_indexes", "ensure_segment_index"]
+__all__ = ["Index", "ensure_expiry_index", "ensure_file_indexes", "ensure_indexes", "ensure_segment_index"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +38,12 @@ class Index:
     Attributes:
         keys: Its fields, each with 1 or -1.
         unique: Whether it is unique.
+        expiring: Whether the server deletes documents whose date in its field is over.
     """
 
     keys: tuple[tuple[str, int], ...]
     unique: bool = False
+    expiring: bool = False
 
     def __str__(self) -> str:
         return " ".join(name for name, _ in self.keys)
@@ -49,10 +51,14 @@ class Index:
     @property
     def model(self) -> IndexModel:
         """The index as the driver takes it."""
-        return IndexModel(list(self.keys), unique=True) if self.unique else IndexModel(list(self.keys))
+        options: dict[str, Any] = {"unique": True} if self.unique else {}
+        if self.expiring:
+            options = {"expireAfterSeconds": 0, "partialFilterExpression": {self.keys[0][0]: {"$exists": True}}}
+        return IndexModel(list(self.keys), **options)
 
 
 _ALWAYS: Final = tuple(Index(((name, 1),)) for name in ("created_at", "updated_at", "application_name"))
+_EXPIRY: Final = Index((("expires_at", 1),), expiring=True)
 # By these the children of one life of a session are found; a sweep reads nothing else of them.
 _SEGMENTS: Final = Index((("session_id", 1), ("instance", 1)))
 _FILES: Final = Index((("metadata.session_id", 1), ("metadata.instance", 1)))
@@ -148,7 +154,9 @@ _lock = threading.Lock()
 _clients: dict[int, tuple["weakref.ref[Any]", _Builder, dict[str, _Namespace]]] = {}
 
 
-def ensure_indexes(collection: Collection[dict[str, Any]], metadata_fields: Iterable[str] | None = None) -> None:
+def ensure_indexes(
+    collection: Collection[dict[str, Any]], metadata_fields: Iterable[str] | None = None, *, expiring: bool = False
+) -> None:
     """Have missing indexes created, in one command; a failure is a warning, since everything works without them.
 
     The caller does not wait. After a lasting failure (no privilege, another index in its place) an index is not tried
@@ -157,8 +165,15 @@ def ensure_indexes(collection: Collection[dict[str, Any]], metadata_fields: Iter
     Args:
         collection: The collection of the sessions.
         metadata_fields: Metadata fields to index too; a dot reaches into a nested field.
+        expiring: Whether the server is to delete sessions that have expired.
     """
-    _ensure(collection, (*_ALWAYS, *(Index(((f"metadata.{field}", 1),)) for field in metadata_fields or ())))
+    fields = (Index(((f"metadata.{field}", 1),)) for field in metadata_fields or ())
+    _ensure(collection, (*_ALWAYS, *fields, *((_EXPIRY,) if expiring else ())))
+
+
+def ensure_expiry_index(collection: Collection[dict[str, Any]]) -> None:
+    """Have the index created by which the server deletes sessions that have expired, as ``ensure_indexes`` does."""
+    _ensure(collection, (_EXPIRY,))
 
 
 def ensure_segment_index(collection: Collection[dict[str, Any]]) -> None:

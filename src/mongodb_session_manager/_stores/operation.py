@@ -25,6 +25,7 @@ from .._schema.ids import check_id
 from .._schema.lease import Lease, expired_lease_update, has_expired, leased_update
 from .._schema.values import CODEC_OPTIONS, FilterAndUpdate, Pipeline, Stored
 from ..errors import SessionLockedError, SessionNotFoundError, SessionTooLargeError
+from .dates import ExpiryDates
 from .document_size import DocumentSizes
 from .lives import Lives
 
@@ -41,6 +42,7 @@ __all__ = [
     "namespace_of",
     "open_collections",
     "operation",
+    "timed",
 ]
 
 logger = logging.getLogger(__name__)
@@ -64,6 +66,8 @@ _LOST = (
 _ROOM_TRIES = 5
 # Seconds to wait for other movers, if there are no messages left to move.
 _ROOM_PAUSES = (0.05, 0.2)
+# How often a write is sent with a date of expiry; after that, without one.
+_DATED_TRIES = 2
 
 
 # Client and collections
@@ -174,12 +178,14 @@ class Operations:
 
     Attributes:
         leases: The leases that are held, by session.
+        dates: The dates on which the opened sessions expire.
     """
 
     def __init__(self, use: ClientUse, collections: Collections, sizes: DocumentSizes, lives: Lives) -> None:
         self.use, self.collections, self.sizes, self.lives = use, collections, sizes, lives
         self.sessions = collections.sessions
         self.leases: dict[str, Lease] = {}
+        self.dates = ExpiryDates(self.sessions)
 
     @property
     def can_compute(self) -> bool:
@@ -221,8 +227,24 @@ class Operations:
 
     def send(self, session_id: str, change: FilterAndUpdate) -> bool:
         """Send a change of a session document; False if it changed nothing."""
-        named = self.lives.named(session_id, change)
-        return self.with_room(session_id, lambda: self.sessions.update_one(*named).matched_count > 0)
+        return self.send_dated(session_id, self.lives.named(session_id, change))
+
+    def send_dated(self, session_id: str, change: FilterAndUpdate) -> bool:
+        """Send a change, with the session's date of expiry if that is due; False if it changed nothing."""
+        for _ in range(_DATED_TRIES):
+            dated, acknowledge = self.dates.dated(session_id, change)
+            if acknowledge is None:
+                break
+            if self._send(session_id, dated):
+                acknowledge()
+                return True
+            # It may have missed only because the session is held, or has another ttl by now.
+            if not self.dates.have_changed(session_id):
+                break
+        return self._send(session_id, change)
+
+    def _send(self, session_id: str, change: FilterAndUpdate) -> bool:
+        return self.with_room(session_id, lambda: self.sessions.update_one(*change).matched_count > 0)
 
     def write_again(
         self,

@@ -32,10 +32,11 @@ class SessionLists:
 
     Args:
         reads: The collections, and the scope.
+        search: Searches in them for a text.
     """
 
-    def __init__(self, reads: CatalogReads) -> None:
-        self._reads, self._search = reads, TextSearch(reads)
+    def __init__(self, reads: CatalogReads, search: TextSearch) -> None:
+        self._reads, self._search = reads, search
 
     def page(self, given: object, sort: object, limit: object, cursor: object) -> Page[SessionSummary]:
         """Return a page of summaries."""

@@ -15,8 +15,7 @@ __all__ = ["Found", "TextSearch"]
 
 MOST_CANDIDATES = 2000
 MOST_BYTES = 64 * 1024 * 1024
-# The server tells how far it has come after so many bytes.
-_BATCH_BYTES = 16 * 1024 * 1024
+BATCH_BYTES = 16 * 1024 * 1024
 
 
 @dataclass
@@ -41,10 +40,18 @@ class TextSearch:
         reads: The collections.
         candidates: Sessions to look through at most.
         most_bytes: The size of these sessions at most.
+        batch_bytes: After so many bytes, the server tells how far it has come.
     """
 
-    def __init__(self, reads: CatalogReads, candidates: int = MOST_CANDIDATES, most_bytes: int = MOST_BYTES) -> None:
-        self._reads, self._candidates, self._most_bytes = reads, candidates, most_bytes
+    def __init__(
+        self,
+        reads: CatalogReads,
+        candidates: int = MOST_CANDIDATES,
+        most_bytes: int = MOST_BYTES,
+        batch_bytes: int = BATCH_BYTES,
+    ) -> None:
+        self._reads, self._candidates = reads, candidates
+        self._most_bytes, self._batch_bytes = most_bytes, batch_bytes
 
     def find(self, conditions: Sequence[Conditions], order: Order, place: Place, limit: int) -> Found:
         """Return the sessions with a text after a place, as far as the limits of work and time allow."""
@@ -66,7 +73,7 @@ class TextSearch:
         begin, taken = found.after or Place(), self._taken(candidates)
         pipeline = search_pipeline(conditions, order, begin, [each["_id"] for each in taken])
         found.after = order.beginning(taken[0], begin)
-        batch = max(1, len(taken) * _BATCH_BYTES // max(1, sum(each["bytes"] for each in taken)))
+        batch = max(1, len(taken) * self._batch_bytes // max(1, sum(each["bytes"] for each in taken)))
         for row in self._reads.stream(pipeline, batchSize=batch, allowDiskUse=True):
             found.examined += 1
             found.after = order.after(row, begin)

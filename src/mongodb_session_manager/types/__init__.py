@@ -1,6 +1,7 @@
 """Protocols, dictionaries and constants that users' own code can name."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
 from typing import Any, Final, Literal, Protocol, TypeAlias, TypedDict
 
 from .catalog import (
@@ -306,6 +307,7 @@ class SessionOptions(TypedDict, total=False):
     exclusive: bool
     lease_timeout: float
     lease_duration: float
+    ttl: timedelta | None
     create: bool
 
 
@@ -334,4 +336,5 @@ class SessionOverrides(OldSpellings, total=False):
     exclusive: bool | None
     lease_timeout: float | None
     lease_duration: float | None
+    ttl: timedelta | None
     create: bool | None

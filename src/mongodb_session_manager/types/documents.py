@@ -340,6 +340,9 @@ class SessionDoc(_EverySessionDoc, total=False):
         lease: The claim to be the only writer.
         outbox: Notifications of hooks that are not delivered yet; each has an ``id``.
         outbox_documents: References to further ones.
+        ttl_seconds: How long it lives after its last write; absent if it does not expire.
+        expires_at: When it expires; absent if it does not, or is held.
+        held: True while it is held: then it does not expire.
     """
 
     feedback_bytes: int
@@ -348,6 +351,9 @@ class SessionDoc(_EverySessionDoc, total=False):
     lease: LeaseDoc
     outbox: list[dict[str, Any]]
     outbox_documents: list[OutboxReferenceDoc]
+    ttl_seconds: int
+    expires_at: datetime
+    held: bool
 
 
 class _EverySegmentDoc(TypedDict):

@@ -314,6 +314,8 @@ async def test_agent_ids_that_are_none(factory: MongoDBSessionManagerFactory) ->
         with pytest.raises(TypeError, match="agent_ids must be a list of ids"):
             async with factory.session("s-1", wrong):
                 pass
+        with pytest.raises(TypeError, match="agent_ids must be a list of ids"):
+            factory.create_session_manager("s-1").prefetch(wrong)
 
 
 # Closed things

@@ -280,9 +280,10 @@ def test_feedback_about_no_message_is_refused(
 ) -> None:
     before = stored()
 
-    with pytest.raises(MessageNotFoundError, match="'s-1'"):
+    with pytest.raises(MessageNotFoundError, match="'s-1'") as caught:
         talked.add_feedback({"rating": "up", **about})
 
+    assert str(caught.value.message) == str(about.get("message_id", about.get("tracking_id")))
     assert stored() == before
 
 

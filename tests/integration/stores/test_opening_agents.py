@@ -252,6 +252,24 @@ def test_an_agent_made_late_without_prefetch_too(
     assert len(agent.messages) == 4
 
 
+def test_a_prefetch_of_an_agent_that_is_there_is_not_what_it_is_made_from_later(
+    new_manager: NewManager, new_agent: NewAgent, history: History
+) -> None:
+    manager = new_manager()
+    agent = new_agent(manager, agent_id="x")
+    agent("Hi")
+
+    manager.prefetch(["x"])
+    agent("And?")
+    said = agent.messages
+    del agent
+    again = new_agent(manager, agent_id="x")
+    again("Go on")
+
+    assert again.messages[:4] == said
+    assert history(agent_id="x") == again.messages
+
+
 async def test_a_prefetch_inside_a_request(
     factory: MongoDBSessionManagerFactory, new_manager: NewManager, new_agent: NewAgent, history: History
 ) -> None:
