@@ -40,7 +40,7 @@ def _model(agent: "LocalAgent") -> dict[str, str]:
 
 
 def _counted(agent: "LocalAgent", name: str) -> dict[Any, Any] | None:
-    """Return one of the SDK's counts; None where the agent has no such count."""
+    """Return one of the SDK's counts; None if the agent has no such count."""
     try:
         try:
             counts = agent.event_loop_metrics
@@ -53,7 +53,7 @@ def _counted(agent: "LocalAgent", name: str) -> dict[Any, Any] | None:
 
 
 class CallMeter:
-    """Tells what a model call took, and what the tools did since the last answer; the SDK only counts totals."""
+    """Computes the figures of a model call, and of the tools since the last answer; the SDK only counts totals."""
 
     def __init__(self, agent: "LocalAgent") -> None:
         self._counted = _tool_totals(agent) or {}
@@ -64,7 +64,7 @@ class CallMeter:
         Args:
             message: The message.
             agent: The agent.
-            given: What the SDK announced, where the message was made of that.
+            given: The announced message, if the message was made of another one.
         """
         tools = self._since(agent)
         metrics = call_metrics(given or message, agent) or {}

@@ -5,6 +5,7 @@ from typing import Any
 
 import bson
 
+from ..types import OutboxReferenceDoc
 from .ids import agent_path, is_number, list_index, metadata_path, multi_agent_path, now
 from .interrupts import interrupted_update, multi_agent_name
 from .lives import Life
@@ -133,7 +134,7 @@ def recorded_update(change: FilterAndUpdate, outbox: list[Stored], most: int | N
     return wanted, {**update, "$push": pushed}
 
 
-def recorded_apart_update(change: FilterAndUpdate, references: list[Stored]) -> FilterAndUpdate:
+def recorded_apart_update(change: FilterAndUpdate, references: list[OutboxReferenceDoc]) -> FilterAndUpdate:
     """Return the change with references to notifications in documents of their own."""
     wanted, update = change
     return wanted, {**update, "$push": {**update.get("$push", {}), "outbox_documents": {"$each": references}}}

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from bson import ObjectId
 
-from ..types import GuardDoc, LiveDoc
+from ..types import GuardDoc, LiveDoc, MessageDoc, SegmentReferenceDoc
 from .ids import agent_path, now
 from .interrupts import agent_name, interrupted_update
 from .messages import MessageEdit
@@ -103,7 +103,7 @@ class AgentWrite:
     """
 
     agent_id: str
-    appended: list[Stored] = field(default_factory=list, repr=False)
+    appended: list[MessageDoc] = field(default_factory=list, repr=False)
     edited: MessageEdit | None = None
     data: Stored = field(default_factory=dict, repr=False)
     live: LiveDoc | None = field(default=None, repr=False)
@@ -111,7 +111,7 @@ class AgentWrite:
     guardrail_events: list[Stored] = field(default_factory=list, repr=False)
     size: int = 0
     files: dict[str, bytes] = field(default_factory=dict, repr=False)
-    moved: list[Stored] = field(default_factory=list, repr=False)
+    moved: list[SegmentReferenceDoc] = field(default_factory=list, repr=False)
     moved_usage: Usage = field(default_factory=dict, repr=False)
     interrupted: bool | None = None
     keeps_revision: bool = False
@@ -239,13 +239,13 @@ def _change(path: str, write: AgentWrite) -> Update:
     if write.edited is not None:
         changed |= {f"{path}.messages.$.{name}": value for name, value in write.edited.fields.items()}
         update["$unset"] = {f"{path}.messages.$.{name}": "" for name in write.edited.dropped}
-    pushed = {f"{path}.messages": write.appended, "guardrail_events": write.guardrail_events}
+    pushed: dict[str, list[Any]] = {f"{path}.messages": write.appended, "guardrail_events": write.guardrail_events}
     if any(pushed.values()):
         update["$push"] = {name: _all_of(items) for name, items in pushed.items() if items}
     return update
 
 
-def _all_of(items: list[Stored]) -> Stored:
+def _all_of(items: list[Any]) -> Any:
     return items[0] if len(items) == 1 else {"$each": items}
 
 
@@ -293,7 +293,7 @@ def rollover_update(
     agent_id: str,
     guard: Guard,
     moved_count: int,
-    references: list[Stored],
+    references: list[SegmentReferenceDoc],
     write_id: ObjectId,
     usage: Usage = _NO_USAGE,
 ) -> FilterAndUpdate:
@@ -333,8 +333,8 @@ def agent_rollover_update(
     session_id: str,
     agent_id: str,
     agent: Stored,
-    references: list[Stored],
-    longer: Stored | None = None,
+    references: list[SegmentReferenceDoc],
+    longer: SegmentReferenceDoc | None = None,
     usage: Usage = _NO_USAGE,
 ) -> FilterAndUpdate:
     """Return ``rollover_update`` for an agent that ``embedded_agents_pipeline`` read.

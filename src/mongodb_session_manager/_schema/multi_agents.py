@@ -217,7 +217,7 @@ def _mark(content: bytes) -> dict[str, Any]:
     return {_MARK: True, "data": base64.b64encode(content).decode()}
 
 
-def decode_multi_agent(fields: Stored) -> StoredState:
+def decode_multi_agent(fields: Mapping[str, Any]) -> StoredState:
     """Return the serialised states of stored fields."""
     bytes_in = _BytesIn(fields.get("encoded"))
     state = bytes_in.of(decode(fields["state"]))

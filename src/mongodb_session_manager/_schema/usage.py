@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar, cast
 from ..types import ToolUsage, UsageTotals
 from .ids import MAX_ID_BYTES, now
 from .messages import aware
-from .values import Stored, decode, escape_key
+from .values import decode, escape_key
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +156,9 @@ _MOST: Final = 2**53
 _MOST_INT: Final = 2**40
 
 
-def moved_usage(messages: Iterable[Stored], kept: Iterable[Stored]) -> dict[str, dict[str, float]]:
+def moved_usage(
+    messages: Iterable[Mapping[str, Any]], kept: Iterable[Mapping[str, Any]]
+) -> dict[str, dict[str, float]]:
     """Return what the calls of messages used that leave the session document.
 
     Args:
@@ -178,7 +180,9 @@ def moved_usage(messages: Iterable[Stored], kept: Iterable[Stored]) -> dict[str,
     }
 
 
-def _moved_calls(messages: Iterable[Stored], kept: Iterable[Stored]) -> list[tuple[str, dict[str, float]]]:
+def _moved_calls(
+    messages: Iterable[Mapping[str, Any]], kept: Iterable[Mapping[str, Any]]
+) -> list[tuple[str, dict[str, float]]]:
     """Return the calls of messages, with the figures of each.
 
     The first version stored only accumulated figures. The first call that stays counts those of all calls before it
@@ -217,7 +221,7 @@ def _moved_figures(usage: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict
     return {name: min(max(value, 0), _MOST) for name, value in found.items()}
 
 
-def _key(message: Stored, call: Mapping[str, Any]) -> str:
+def _key(message: Mapping[str, Any], call: Mapping[str, Any]) -> str:
     model = observed("model", lambda: decode(call.get("model")), None)
     known = model if isinstance(model, str) and len(model.encode("utf-8", "surrogatepass")) <= MAX_ID_BYTES else ""
     at = observed("day", lambda: aware(message["created_at"]).astimezone(timezone.utc), None) or now()

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from .._schema.blobs import file_digests, offload_state, put_back_state
 from .._schema.data import (
@@ -23,6 +23,7 @@ from .._schema.multi_agents import (
 )
 from .._schema.values import Stored, escape_key
 from ..errors import AgentNotFoundError, SessionConflictError, SessionTooLargeError
+from ..types import LeaseDoc, MultiAgentDoc
 from .large_values import LargeValues, MissingValueError
 from .operation import CONTENDED, Operations, operation
 from .restoring import restoring
@@ -39,7 +40,7 @@ _REMEDY = "another state in its place with the repository's update_multi_agent()
 class _Seen:
     """The result of a look at the state that was to be written."""
 
-    lease: Stored | None
+    lease: LeaseDoc | None
     is_in_file: bool
 
 
@@ -126,7 +127,7 @@ class MultiAgentStore:
         """Raise if a state cannot be written; otherwise return the lease, and whether the state is in a file."""
         with operation("read_multi_agent", session_id, multi_agent_id):
             session = self._operations.find(session_id, multi_agent_projection(multi_agent_id))
-        stored = session.get("multi_agents", {}).get(escape_key(multi_agent_id))
+        stored: MultiAgentDoc | None = session.get("multi_agents", {}).get(escape_key(multi_agent_id))
         if stored is not None and create:
             raise SessionConflictError(session_id, multi_agent_id, "exists already; update it instead.")
         if stored is None and not create:
@@ -153,4 +154,4 @@ class MultiAgentStore:
             files = self._values.read(session_id, multi_agent_id, wanted)
             if not files.keys() >= wanted:
                 raise MissingValueError(label, _REMEDY)
-            return decode_multi_agent(put_back_state(stored, files))
+            return decode_multi_agent(put_back_state(cast(MultiAgentDoc, stored), files))

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from .._schema.histories import MOST_AGENTS, AgentWrite, guard_of, new_agent_beside_update, new_agent_update
 from .._schema.ids import agent_label
 from .._schema.usage import moved_usage
-from .._schema.values import Stored
 from ..errors import MongoDBSessionError, SessionConflictError, UnstorableValueError
+from ..types import LeaseDoc
 from .agents import AgentReader
 from .document_size import BUDGET_BYTES
 from .large_values import LargeValues
@@ -24,7 +24,7 @@ _TRIES = 5
 class _AgentTail:
     """The result of a look at an agent that was to be created."""
 
-    lease: Stored | None
+    lease: LeaseDoc | None
     is_there: bool
 
 
