@@ -172,7 +172,7 @@ def test_a_manager_that_is_open_learns_of_a_shorter_ttl(
     catalog.set_ttl("s-1", HOUR)
     sessions.update_one({}, {"$set": {"expires_at": in_time(HOUR / 2)}})
     # The next step of the ttl that it knows, up to an hour from now.
-    manager._stores._operations.dates._lifetimes["s-1"].until = in_time(HOUR)
+    manager._stores._operations.dates.lifetimes["s-1"].until = in_time(HOUR)
 
     manager.update_metadata({"a": 1})
 

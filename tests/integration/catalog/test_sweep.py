@@ -165,7 +165,7 @@ def test_a_session_that_lives_again_stays(
 
     manager = new_manager(ttl=HOUR)
     expire(parts["sessions"], ago=6 * MINUTE)
-    manager._stores._operations.dates._lifetimes["s-1"].until = in_time(-HOUR)
+    manager._stores._operations.dates.lifetimes["s-1"].until = in_time(-HOUR)
     interruption = Interruption()
     with (
         Client(mongodb_uri, tz_aware=True, event_listeners=[interruption]) as client,

@@ -88,7 +88,7 @@ def test_a_held_session_outlives_its_ttl(found: Any) -> None:
     opened(found, "s-2", ttl=HOUR)
     with SessionCatalog(client=found.client, database_name=found.name) as catalog:
         catalog.hold("s-1")
-        manager._stores._operations.dates._lifetimes["s-1"].until = None
+        manager._stores._operations.dates.lifetimes["s-1"].until = None
         manager.update_metadata({"a": 1})
         expire(found[COLLECTION], "s-2")
 

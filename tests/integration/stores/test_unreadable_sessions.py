@@ -23,6 +23,7 @@ ODD: list[tuple[str, Any, str]] = [
     (f"{DATA}.state", SECRET, "state"),
     (f"{DATA}.state", {"blob": b"no JSON"}, "state"),
     (f"{DATA}.state", {"a": {"%int": SECRET}}, "agent_data"),
+    (f"{DATA}.state", {"%file": {"id": SECRET}}, "agent_data"),
     ("agents.a.guard", [SECRET], "guard"),
     (f"{DATA}.conversation_manager_state", [SECRET], "conversation_manager_state"),
     (f"{DATA}.conversation_manager_state", {"removed_message_count": 0}, "conversation_manager_state"),
