@@ -24,7 +24,7 @@ from ._schema.given import check_names
 from ._schema.ids import check_id
 from ._schema.lease import Lease
 from ._schema.limits import LIMITS, Limits
-from ._schema.values import Stored
+from ._schema.sessions import OpenedDoc
 from ._session.arguments import NotAsynchronous, check_agent_ids, with_new_spellings
 from ._session.deliveries import Deliveries
 from ._session.openings import Opening, OpeningLine, SharedReads
@@ -164,7 +164,7 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
         return self._make(session_id, self._arguments(with_new_spellings(overrides)))
 
     def _make(
-        self, session_id: str, arguments: dict[str, Any], agent_ids: Sequence[str] = (), found: Stored | None = None
+        self, session_id: str, arguments: dict[str, Any], agent_ids: Sequence[str] = (), found: OpenedDoc | None = None
     ) -> MongoDBSessionManager:
         self._check_open()
         try:
@@ -231,7 +231,7 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
     async def _opened(
         self, session_id: str, agent_ids: Sequence[str], arguments: dict[str, Any]
     ) -> MongoDBSessionManager:
-        """Open a session on the client's threads; a lease is waited for without one, whoever has it needs them."""
+        """Open a session on the client's threads. Waiting for a lease takes none: its holder needs them to write."""
         lease = Lease.wanted(**{name: arguments[name] for name in _LEASE_ARGUMENTS if name in arguments})
         pauses = lease.pauses() if lease else iter(())
         while True:
@@ -283,7 +283,7 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
             ``status`` (``connected``, ``external_client`` for a borrowed client that answers, ``error`` when the
             server does not answer, ``not_initialized`` when the factory's client is closed), ``server_version``,
             ``pool_config`` (milliseconds; None for no limit) and ``connections`` (``created``, ``closed``, ``open``,
-            ``in_use``, ``waiting``, ``checkout_failures``; None each for a borrowed client, whose pool nobody counts).
+            ``in_use``, ``waiting``, ``checkout_failures``; None each for a borrowed client, whose pool is not counted).
         """
         return self._handle.stats() if self._ended is None else not_initialized_stats()
 

@@ -58,7 +58,7 @@ from ._schema.ids import agent_label, check_id
 from ._schema.lease import LEASE_DURATION, LEASE_TIMEOUT, Lease
 from ._schema.limits import LIMITS, Limits
 from ._schema.messages import with_blocks, with_tracking_id
-from ._schema.values import Stored
+from ._schema.sessions import OpenedDoc
 from ._session.arguments import NotAsynchronous, check_agent_ids, check_choices, check_message, with_new_spellings
 from ._session.data import SessionData
 from ._session.deliveries import flush_hooks
@@ -123,9 +123,8 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
             the invocation. A redaction is written at once under each.
         on_error: ``"raise"``: a failed write fails the invocation. ``"degrade"``: the conversation goes on, the log
             and ``health`` tell, and the next write catches up; a conflict is raised all the same.
-        exclusive: Whether to be the only writer of the session, from here to ``close()``. Others may read it; what
-            they write to its histories and states is refused with ``SessionLockedError``. Metadata and feedback are
-            everybody's.
+        exclusive: Whether to be the only writer of the session, from here to ``close()``. Others may read it; their
+            writes of histories and states raise ``SessionLockedError``. Metadata and feedback stay open to all.
         lease_timeout: With ``exclusive``, seconds to wait for another such manager.
         lease_duration: With ``exclusive``, seconds without a write after which others may take over, as from a
             process that has died. What this one writes afterwards is refused then.
@@ -171,7 +170,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         ttl: timedelta | None = None,
         create: bool = True,
         _agent_ids: Sequence[str] = (),
-        _found: Stored | None = None,
+        _found: OpenedDoc | None = None,
         _limits: Limits = LIMITS,
         **client_options: "Unpack[OtherOptions]",
     ) -> None:
@@ -181,25 +180,15 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         lease = Lease.wanted(exclusive, lease_timeout, lease_duration)
         options = with_new_spellings({**client_options, "metadata_hook": metadata_hook, "feedback_hook": feedback_hook})
         hooks = [as_hooks(options.pop(name), name) for name in ("metadata_hook", "feedback_hook")]
-        repository = MongoDBSessionRepository(
-            connection_string,
-            database_name,
-            collection_name,
-            client,
-            metadata_fields,
-            application_name,
-            _limits=_limits,
-            **options,
-        )
-        sessions = stores_of(repository).sessions
+        place = (connection_string, database_name, collection_name, client)
+        repository = MongoDBSessionRepository(*place, metadata_fields, application_name, _limits=_limits, **options)
+        store = stores_of(repository).sessions
         try:
-            opened = sessions.open_session(
-                session_id, lease, ttl=ttl, create=create, agent_ids=_agent_ids, found=_found
-            )
+            opened = store.open_session(session_id, lease, ttl=ttl, create=create, agent_ids=_agent_ids, found=_found)
             self._adopt(repository, opened, lease, durability, on_error)
             self._set_hooks(*hooks)
         except BaseException:
-            _release_lease(sessions, session_id, UNUSED_LEASE_TIMEOUT)
+            _release_lease(store, session_id, UNUSED_LEASE_TIMEOUT)
             repository.close()
             raise
 
@@ -259,7 +248,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         registry.add_callback(MessageAddedEvent, self._on_message_added)
         registry.add_callback(MessageUpdatedEvent, self._on_message_updated)
         registry.add_callback(AfterInvocationEvent, self._on_invocation_ending, order=HookOrder.SDK_FIRST)
-        # After everybody else's, so that what their callbacks changed is captured too.
+        # After all other callbacks, so that their changes are captured too.
         registry.add_callback(AfterInvocationEvent, self._on_invocation_end, order=HookOrder.SDK_LAST + 1)
         registry.add_callback(BidiAgentStopEvent, self._on_invocation_end, order=HookOrder.SDK_LAST + 1)
         registry.add_callback(MultiAgentInitializedEvent, self._multi_agents.on_initialized)
@@ -471,7 +460,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         await self._alook_up(binding, event.agent, binding.unknown(event.agent))
         self._capture_state(binding, event.agent)
         if binding.history.has_only_window_state:
-            # Nobody needs to wait for a moved window: an older one restores to the same conversation. It goes out
+            # A moved window needs no waiting: an older one restores to the same conversation. It goes out
             # when the caller has the answer, so as not to compete with that for the interpreter.
             asyncio.get_running_loop().call_soon(self._sending.send_left, binding.history)
         elif (sent := self._sending.flush(binding, ends=True)) is not None:

@@ -449,7 +449,7 @@ def test_the_repository_refuses(witness: Any, confidential: Confidential) -> Non
         stores_of(repository).multi_agents.write_multi_agent("s-1", "m", state, create=True)
     with witness.error(AgentNotFoundError):
         stores_of(repository).multi_agents.write_multi_agent("s-1", "n", state)
-    write = AgentWrite("a", [{"text": witness.secret("text")}], data=state)
+    write = AgentWrite("a", [{"message_id": 0, "content": witness.secret("text")}], data=state)
     witness.hear(write, agent.agent_id, repository.read_session("s-1"))
 
 

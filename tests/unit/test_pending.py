@@ -16,6 +16,7 @@ from mongodb_session_manager._schema.blobs import LargeValues
 from mongodb_session_manager._schema.histories import AgentWrite, Guard
 from mongodb_session_manager._schema.limits import Limits
 from mongodb_session_manager._schema.messages import MessageEdit
+from mongodb_session_manager.types import MessageDoc
 
 HUGE = "huge"
 LIMITS = Limits(pending=40, joined_bytes=100, shared_bytes=100)
@@ -92,7 +93,7 @@ class Walk:
     def append(self) -> None:
         tracking_id, content = f"t-{self.next()}", self.new_value()
         data = self.fields() if self.dice.random() < 0.3 else {}
-        stored = {"message_id": self.queue.next_message_id, "tracking_id": tracking_id, "content": content}
+        stored: MessageDoc = {"message_id": self.queue.next_message_id, "tracking_id": tracking_id, "content": content}
         self.add(Change(stored, data=data, size=self.dice.choice([10, 40, 120])))
         self.messages[tracking_id] = content
         self.expect(data)

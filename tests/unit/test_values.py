@@ -7,7 +7,7 @@ import math
 import re
 import uuid
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -86,7 +86,7 @@ def through_bson(value: Any) -> Any:
     return decode(bson.decode(raw, codec_options=CODEC_OPTIONS)["value"])
 
 
-def stored_through_bson(stored: dict[str, Any]) -> dict[str, Any]:
+def stored_through_bson(stored: Mapping[str, Any]) -> Any:
     return bson.decode(bson.encode(stored), codec_options=CODEC_OPTIONS)
 
 
@@ -582,7 +582,8 @@ def test_a_plain_message_is_stored_readable() -> None:
 def with_metrics(message: Message) -> dict[str, Any]:
     metadata = cast("dict[str, Any]", message["metadata"])
     call = {name: dict(metadata.get(name) or {}) for name in METADATA}
-    return stored_through_bson(message_doc(message, 7, AT, LABEL, {"accumulated_usage": {"inputTokens": 9}, **call}))
+    metrics = {"accumulated_usage": {"inputTokens": 9}, **call}
+    return cast("dict[str, Any]", stored_through_bson(message_doc(message, 7, AT, LABEL, metrics)))
 
 
 def test_the_figures_of_a_call_are_stored_once() -> None:
@@ -678,8 +679,8 @@ V1_ELEMENT = {
 }
 
 
-def elements() -> dict[str, dict[str, Any]]:
-    new = {name: message_doc(message, 7, AT, LABEL) for name, message in ORIGINALS.items()}
+def elements() -> dict[str, Any]:
+    new: dict[str, Any] = {name: message_doc(message, 7, AT, LABEL) for name, message in ORIGINALS.items()}
     guarded = {**message_doc(PLAIN, 7, AT, LABEL), "guardrail_event": {"action": "BLOCKED"}}
     return {**new, "guarded": guarded, "v1": V1_ELEMENT}
 
@@ -876,7 +877,7 @@ def test_content_becomes_blocks(content: Any, expected: list[Any]) -> None:
 SMALL = Limits(value_bytes=6, small_value_bytes=2, message_bytes=500)
 
 
-def offloaded(message: Message, limits: Limits = SMALL) -> tuple[dict[str, Any], Files]:
+def offloaded(message: Message, limits: Limits = SMALL) -> tuple[Any, Files]:
     stored = message_doc(message, 7, AT, LABEL)
     size, files = offload(stored, "s", "a", 7, limits)
     assert size == len(bson.encode(stored))

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor
 from functools import partial
 from typing import Generic, TypeAlias, TypeVar
 
@@ -72,9 +72,4 @@ def submit(executor: Executor, work: Callable[[], None], give_up: Callable[[], N
     Raises:
         RuntimeError: The threads have ended.
     """
-
-    def check(sent: "Future[None]") -> None:
-        if sent.cancelled():
-            give_up()
-
-    executor.submit(work).add_done_callback(check)
+    executor.submit(work).add_done_callback(lambda sent: give_up() if sent.cancelled() else None)

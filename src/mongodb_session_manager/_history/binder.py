@@ -18,6 +18,7 @@ from .._stores.contents import SessionContents
 from .._stores.histories import HistoryStore, RestoredAgent
 from .._stores.restoring import restoring
 from ..errors import MongoDBSessionError, SessionConflictError, SessionLockedError, SessionTooLargeError
+from ..types import MessageDoc
 from .agent_state import AgentStateTracker
 from .binding import AgentBinding, live_view
 from .live_records import is_pinned
@@ -34,12 +35,12 @@ class AgentBinder:
     """Makes the bindings of one session.
 
     Args:
-        store: Where it is stored.
+        store: The store of its agents.
         session_id: The session.
-        contents: What the session is known to hold.
-        prefetched: What was read ahead for agents that are about to be made; None where there is no such agent yet.
+        contents: The known contents of the session.
+        prefetched: Agents that were read ahead, by id; None for one that the session does not hold yet.
         mend: Makes a restored history valid for a model.
-        announce: Captures messages of a new agent in the application's own way; None where it has none.
+        announce: Captures messages of a new agent in the application's own way; None if it has none.
         syncs_apart: Whether the state is captured by itself only.
         limits: How much of each agent's history waits, stays embedded, and goes out together.
     """
@@ -81,7 +82,7 @@ class AgentBinder:
         return self._restore(agent, restored) or self._start_later(agent)
 
     def label(self, agent_id: str) -> str:
-        """Return what the agent is called in errors."""
+        """Return the agent's label in errors."""
         return agent_label(self._session_id, agent_id)
 
     def _read(self, agent_id: str) -> RestoredAgent | None:
@@ -90,7 +91,7 @@ class AgentBinder:
         return self._store.restore_agent(self._session_id, agent_id)
 
     def _start(self, agent: "LocalAgent") -> AgentBinding:
-        """Store a new agent; where another process was faster, go on from what that one stored."""
+        """Store a new agent; if another process was faster, go on from the stored agent."""
         if self._announce is not None:
             return self._start_announced(agent)
         agent_id, at = agent.agent_id, now()
@@ -111,7 +112,7 @@ class AgentBinder:
             binding.begin(agent, stored=live)
             binding.set_document_size(len(messages), size, bool(files))
             if left:
-                binding.capture_fields(left)  # what of it fits comes with the first message
+                binding.capture_fields(left)  # the fields that fit come with the first message
             return binding
         found = self._restore(agent, self._store.restore_agent(self._session_id, agent_id))
         if found is None:
@@ -122,14 +123,14 @@ class AgentBinder:
         return found
 
     def _start_fitting(self, write: AgentWrite) -> tuple[bool, Stored]:
-        """Store a new agent; where it is too large, without its fields, which are returned then."""
+        """Store a new agent; if it is too large, without its fields, which are returned then."""
         try:
             return self._store.start_agent(self._session_id, write), {}
         except SessionTooLargeError:
             left, write.data = write.data, {}
             return self._store.start_agent(self._session_id, write), left
 
-    def _offload(self, agent_id: str, messages: list[Stored]) -> tuple[int, Files]:
+    def _offload(self, agent_id: str, messages: list[MessageDoc]) -> tuple[int, Files]:
         size, files = 0, Files()
         for stored in messages:
             part, values = offload(stored, self._session_id, agent_id, stored["message_id"], self._limits)
@@ -175,7 +176,8 @@ class AgentBinder:
             restored = self._recounted(agent, restored, own.removed)
         # A model that keeps the conversation on its own side gets no messages.
         if not (isinstance(agent, Agent) and agent.model.stateful):
-            agent.messages = live_messages(restored, own, self._mend)
+            with restoring(label, "messages"):
+                agent.messages = live_messages(restored, own, self._mend)
         tracker = AgentStateTracker(label)
         tracker.adopt(agent, restored.data, rewrite=restored.guard.revision is None)
         binding = self._bound(agent, tracker, restored.guard, restored.messages)
@@ -184,7 +186,7 @@ class AgentBinder:
         return binding
 
     def _recounted(self, agent: Agent, restored: RestoredAgent, removed: int) -> RestoredAgent:
-        """Read again where no live set is stored, and the conversation manager has come to another count."""
+        """Read again if no live set is stored and the conversation manager has come to another count."""
         if restored.live is not None or removed == restored.removed:
             return restored
         return self._store.restore_agent(self._session_id, agent.agent_id, removed) or restored

@@ -47,7 +47,7 @@ class _Request:
 
     Attributes:
         history: The history.
-        answer: What the caller waits for; None where nobody waits.
+        answer: The future that the caller awaits; None if no caller waits.
         context: The caller's.
     """
 
@@ -74,8 +74,7 @@ def begin_flush(handle: ClientHandle, history: AgentHistory) -> Answer:
     """Send everything that is queued in a history, on the client's threads.
 
     Returns:
-        What is to be awaited, and raises what ``AgentHistory.flush`` raises; a cancelled caller does not tear the
-        write.
+        A future to await; it raises what ``AgentHistory.flush`` raises. A cancelled caller does not tear the write.
     """
     answer: Answer = asyncio.get_running_loop().create_future()
     _join(handle, history.namespace, _Request(history, answer))
@@ -105,7 +104,7 @@ def _give_up(answer: Answer, history: AgentHistory, waited: float) -> None:
 
 
 def send_behind(handle: ClientHandle, history: AgentHistory) -> None:
-    """Do what ``AgentHistory.send_behind`` does, on the client's threads; nobody is told what came of it."""
+    """Do what ``AgentHistory.send_behind`` does, on the client's threads; no caller learns the outcome."""
     _join(handle, f"{history.namespace}, behind", _Request(history, context=contextvars.Context()))
 
 
@@ -266,11 +265,11 @@ class _Helpers:
 
 
 def _send_alone(batch: _Batch, timeout: float | None = None) -> None:
-    """Send one history, for all who wait for that."""
+    """Send one history, for all requests that wait for it."""
     error: BaseException | None = None
     try:
         batch[0].context.run(batch[0].send, timeout)
-    except BaseException as caught:  # noqa: BLE001 - it is raised where somebody waits
+    except BaseException as caught:  # noqa: BLE001 - the requests that wait raise it
         error = caught
     _resolve((request, error) for request in batch)
 

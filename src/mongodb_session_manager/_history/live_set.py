@@ -1,6 +1,6 @@
 """Which stored messages stand in ``agent.messages``, and under which ids; pure.
 
-Conversation managers, hooks and applications change that list as they like and tell nobody, so it is compared with
+Conversation managers, hooks and applications change that list without an event, so it is compared with
 the list that was seen last. Messages are told apart by identity and by tracking id, never by content, but for a new
 object that bears the tracking id of a stored message.
 """
@@ -26,7 +26,7 @@ class LiveMessages:
 
     Attributes:
         records: The messages that may stand there, or may be asked for.
-        snapshot: What stood in the list when it was looked at.
+        snapshot: The list when it was looked at.
     """
 
     def __init__(self, records: Iterable[Record] = ()) -> None:
@@ -58,12 +58,12 @@ class LiveMessages:
         self.look(replace(view, with_pins=True), closely=True)
 
     def has_grown(self, live: Sequence[Message]) -> bool:
-        """Tell by a glance whether the list seen last is longer by one, and else the same."""
+        """Tell quickly whether the list is the one seen last with one message more."""
         seen = self._seen
         return len(live) == len(seen) + 1 and (not seen or (live[0] is seen[0] and live[-2] is seen[-1]))
 
     def append(self, record: Record, view: View) -> bool:
-        """Add a record, and its message where the list only grew by that; False where it has to be looked at."""
+        """Add a record, and its message if the list only grew by that; False if the list has to be compared."""
         self.records.append(record)
         stands = self.has_grown(view.messages) and record.is_same(view.messages[-1])
         if is_pinned(record.message):
@@ -82,7 +82,7 @@ class LiveMessages:
         return self.is_seen(live) and not any(record.matches(message) for message in live)
 
     def look(self, view: View, *, closely: bool = False) -> bool:
-        """Compare the list with the one seen last; False where nothing is different.
+        """Compare the list with the one seen last; False if nothing is different.
 
         Args:
             view: The list.
@@ -121,7 +121,7 @@ class LiveMessages:
         return 0 < len(live) < len(self._seen) and not any(map(is_not, live, self._seen[-len(live) :]))
 
     def _slots_left(self, live: Sequence[Message]) -> list[Slot] | None:
-        """Return the slots of a list that lost its head; None where one of its messages was dropped."""
+        """Return the slots of a list that lost its oldest messages; None if one of its messages was dropped."""
         slots = self._slots[-len(live) :]
         return None if any(record.is_gone for slot in slots for record in slot.records) else slots
 
@@ -160,7 +160,7 @@ class LiveMessages:
         return True
 
     def _pinned(self, slots: Sequence[Slot], with_pins: bool) -> frozenset[Record]:
-        """Return what carries the pin flag; of what is not in the list, what carried it."""
+        """Return the records with the pin flag; for those that are not in the list, the flag that they had."""
         if not with_pins:
             return self.snapshot.pinned
         # Each is looked at with each turn, and most have no metadata that may hold the flag.
@@ -224,7 +224,7 @@ class LiveMessages:
             return list(map(Slot, live, matched))
         places = {id(message): place for place, message in enumerate(self._seen)}
         is_anew = places.keys().isdisjoint(map(id, live))
-        # Copies of nobody's messages take their places.
+        # Copies of messages that are not stored take their places.
         strangers = {
             tracking_id_of(slot.message): place
             for place, slot in enumerate(self._slots)
@@ -286,7 +286,7 @@ class LiveMessages:
         return [each for record in found for each in (*unseen[record], record)] + unseen[None]
 
     def _begin_with_user(self, slots: Sequence[Slot], records: list[Record]) -> None:
-        """Have a history that begins with nobody's message restored from a user's on, not from an answer."""
+        """Have a history whose first message is not stored restored from a user's message on, not from an answer."""
         if not any(slot.records for slot in slots):
             self._user_before = None  # the conversation begins anew
             return

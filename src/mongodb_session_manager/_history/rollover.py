@@ -84,7 +84,7 @@ class Rollover:
         return self.size // 2 if is_large and self._store.is_crowded(self._session_id) else None
 
     def begin_if_due(self, move: Callable[[int], bool]) -> None:
-        """Have the oldest messages moved by the client's threads, where they should.
+        """Have the client's threads move the oldest messages, if any are due.
 
         Args:
             move: Moves all but the latest messages of so many bytes.
@@ -105,7 +105,7 @@ class Rollover:
             kept_bytes = self.kept_bytes
             if kept_bytes is not None:
                 move(kept_bytes)
-        except InvalidOperation:  # somebody closed the client
+        except InvalidOperation:  # the client was closed
             logger.debug("session_id=<%s> | closed, the next process moves old messages", self._session_id)
         except (PyMongoError, MongoDBSessionError) as error:
             logger.warning(

@@ -9,12 +9,13 @@ import hashlib
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import bson
 
 from .._override import override
 from ..errors import SessionTooLargeError
+from ..types import MessageDoc, MultiAgentDoc
 from .limits import LIMITS, Limits
 from .messages import AGENT_FIELDS, MessageEdit
 from .values import CODEC_OPTIONS, Stored
@@ -76,12 +77,12 @@ def _utf8(text: str) -> bytes:
 
 
 def begin_offload(
-    fields: Stored, session_id: str, agent_id: str, message_id: int, limits: Limits = LIMITS
+    element: MessageDoc | Stored, session_id: str, agent_id: str, message_id: int, limits: Limits = LIMITS
 ) -> tuple[int, LargeValues]:
     """Replace a message's large values by marks; fast, since nothing is hashed.
 
     Args:
-        fields: The element to store, or the fields of it to change. They are changed in place, and again by ``hash``.
+        element: The element to store, or the fields of it to change. They are changed in place, and again by ``hash``.
         session_id: For the error.
         agent_id: For the error.
         message_id: For the error.
@@ -93,7 +94,7 @@ def begin_offload(
     Raises:
         SessionTooLargeError: What remains is still larger than a document can be.
     """
-    values = LargeValues()
+    values, fields = LargeValues(), cast(Stored, element)
     # Large values leave before anything encodes the message.
     if _weight(fields) * 4 > limits.value_bytes:
         _take_out(fields, limits.value_bytes, values)
@@ -112,16 +113,16 @@ def begin_offload(
 
 
 def offload(
-    fields: Stored, session_id: str, agent_id: str, message_id: int, limits: Limits = LIMITS
+    message: MessageDoc, session_id: str, agent_id: str, message_id: int, limits: Limits = LIMITS
 ) -> tuple[int, Files]:
     """Replace large values by complete marks; return the size of what remains, and the values by digest.
 
     Raises:
         SessionTooLargeError: What remains is still larger than a document can be.
     """
-    size, values = begin_offload(fields, session_id, agent_id, message_id, limits)
+    size, values = begin_offload(message, session_id, agent_id, message_id, limits)
     files = values.hash()
-    return len(bson.encode(fields)) if files else size, files
+    return len(bson.encode(message)) if files else size, files
 
 
 def begin_offload_edit(
@@ -153,7 +154,7 @@ def offload_state(fields: Stored, limit: int = STATE_BYTES) -> tuple[Stored, Fil
     return {"state": _mark(document, "bson", files), "files": sorted(files)}, files
 
 
-def put_back_state(stored: Stored, files: Mapping[str, bytes]) -> Stored:
+def put_back_state(stored: MultiAgentDoc, files: Mapping[str, bytes]) -> Stored:
     """Return the fields of a state that is in a file."""
     fields: Stored = _value(stored["state"][_MARK], files)
     return fields
@@ -248,19 +249,20 @@ def _mark(content: bytes, kind: str, files: Files) -> Stored:
     return {_MARK: {"sha256": digest, "length": len(content), "kind": kind}}
 
 
-def file_digests(messages: Iterable[Stored]) -> set[str]:
+def file_digests(messages: Iterable[Mapping[str, Any]]) -> set[str]:
     """Return the digests of the offloaded values of stored messages."""
     readable = (message for message in messages if isinstance(message, Mapping))
     return {digest for message in readable for digest in message.get("files", ())}
 
 
-def put_back_values(stored: Stored, files: Mapping[str, bytes]) -> Stored:
+def put_back_values(message: MessageDoc, files: Mapping[str, bytes]) -> MessageDoc:
     """Replace the marks in a stored message by their values, in place, and return it."""
+    stored = cast(Stored, message)
     if "files" in stored:
         for name in _FIELDS:
             if name in stored:
                 stored[name] = _with_large(stored[name], files)
-    return stored
+    return message
 
 
 class Unread(bytes):
@@ -274,8 +276,9 @@ class Unread(bytes):
         return self.length
 
 
-def leave_unread(stored: Stored) -> None:
+def leave_unread(message: MessageDoc) -> None:
     """Replace the marks of a message's offloaded bytes by ``Unread``, for a caller who needs only their size."""
+    stored = cast(Stored, message)
     # In an escaped message, bytes may be a text; a content offloaded as one value may hold anything.
     if "files" not in stored or "escaped" in stored:
         return

@@ -1,20 +1,23 @@
 """Segments of messages and feedback, and files of offloaded values."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 from bson import ObjectId
 from bson.int64 import Int64
 
+from ..types import FeedbackReferenceDoc, MessageDoc, OutboxReferenceDoc, SegmentDoc, SegmentReferenceDoc
 from .histories import edited_message_filter
 from .ids import now
 from .lives import Life
 from .messages import MessageEdit
 from .values import FilterAndUpdate, Pipeline, Stored, Update
 
+Reference: TypeAlias = SegmentReferenceDoc | FeedbackReferenceDoc | OutboxReferenceDoc
+
 
 def segment_messages_pipeline(
-    life: Life, references: Iterable[Stored], spans: Sequence[tuple[int, int | None]]
+    life: Life, references: Iterable[Reference], spans: Sequence[tuple[int, int | None]]
 ) -> Pipeline:
     """Return the aggregation that reads the messages of segments with ids in one of the spans, ends included."""
     wanted = {"$or": [_in_span(*span) for span in spans]}
@@ -27,12 +30,14 @@ def _in_span(first: int, last: int | None) -> Stored:
     return {"$and": bounds if last is None else [*bounds, {"$lte": ["$$message.message_id", last]}]}
 
 
-def segments_filter(life: Life, references: Iterable[Stored]) -> Stored:
+def segments_filter(life: Life, references: Iterable[Reference]) -> Stored:
     """Return the filter of the segments that references name."""
     return {"_id": {"$in": [reference["_id"] for reference in references]}, **life.children}
 
 
-def moved_feedback_update(session_id: str, count: int, segments: int, reference: Stored) -> FilterAndUpdate:
+def moved_feedback_update(
+    session_id: str, count: int, segments: int, reference: FeedbackReferenceDoc
+) -> FilterAndUpdate:
     """Return filter and update that replace feedback by a reference to its segment.
 
     Feedback is only appended or moved, so it is unchanged if the numbers of entries and segments are.
@@ -45,16 +50,24 @@ def moved_feedback_update(session_id: str, count: int, segments: int, reference:
     return wanted, {"$set": {"feedbacks": [], "feedback_bytes": 0}, "$push": {"feedback_segments": reference}}
 
 
-def new_segment_doc(life: Life, agent_id: str, messages: list[Stored], size: int) -> tuple[Stored, Stored]:
+def new_segment_doc(
+    life: Life, agent_id: str, messages: list[MessageDoc], size: int
+) -> tuple[SegmentDoc, SegmentReferenceDoc]:
     """Return a segment of messages, of so many bytes, and the reference to it."""
     segment_id = ObjectId()
-    segment = {"_id": segment_id, **life.fields, "kind": "messages", "agent_id": agent_id}
-    ids = {"first_id": messages[0]["message_id"], "last_id": messages[-1]["message_id"]}
-    return {**segment, "messages": messages}, {"_id": segment_id, "count": len(messages), "bytes": size, **ids}
+    segment = {"_id": segment_id, **life.fields, "kind": "messages", "agent_id": agent_id, "messages": messages}
+    reference: SegmentReferenceDoc = {
+        "_id": segment_id,
+        "count": len(messages),
+        "bytes": size,
+        "first_id": messages[0]["message_id"],
+        "last_id": messages[-1]["message_id"],
+    }
+    return cast(SegmentDoc, segment), reference
 
 
 def extended_segment_update(
-    life: Life, reference: Stored, messages: list[Stored], move_id: ObjectId
+    life: Life, reference: SegmentReferenceDoc, messages: list[MessageDoc], move_id: ObjectId
 ) -> FilterAndUpdate:
     """Return filter and update that append messages to a segment, if it ends where its reference says.
 
@@ -64,12 +77,12 @@ def extended_segment_update(
     return wanted, {"$push": {"messages": {"$each": messages}}, "$set": {"move_id": move_id}}
 
 
-def extended_segments_filter(life: Life, references: Iterable[Stored], move_id: ObjectId) -> Stored:
+def extended_segments_filter(life: Life, references: Iterable[Reference], move_id: ObjectId) -> Stored:
     """Return the filter of the segments that a move has appended to."""
     return {**segments_filter(life, references), "move_id": move_id}
 
 
-def shortened_segment_update(life: Life, reference: Stored) -> FilterAndUpdate:
+def shortened_segment_update(life: Life, reference: SegmentReferenceDoc) -> FilterAndUpdate:
     """Return filter and update that remove the messages of a segment that its reference does not name."""
     return segments_filter(life, [reference]), {"$pull": {"messages": {"message_id": {"$gt": reference["last_id"]}}}}
 
@@ -82,7 +95,7 @@ def segment_edit_update(life: Life, agent_id: str, edit: MessageEdit) -> FilterA
     return {**life.children, "agent_id": agent_id, **edited_message_filter("messages", edit)}, update
 
 
-def segment_ids_projection(life: Life, reference: Stored) -> tuple[Stored, dict[str, int]]:
+def segment_ids_projection(life: Life, reference: SegmentReferenceDoc) -> tuple[Stored, dict[str, int]]:
     """Return filter and projection of the message ids in one segment."""
     return segments_filter(life, [reference]), {"messages.message_id": 1}
 

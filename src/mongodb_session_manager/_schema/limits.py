@@ -25,7 +25,7 @@ class Limits:
             fit.
         shared_bytes: Messages and state up to this size share a command with those of other histories, which wait for
             it.
-        behind_timeout: Seconds for a write that nobody waits for.
+        behind_timeout: Seconds for a write that no caller waits for.
         most_shared: Histories, or openings, in one command at most. A part takes the server about 0.1 ms, or 0.5 ms,
             and each waits for all of them.
         attempt_timeout: Seconds for a shared command. A session that is held up holds up no others longer than this.

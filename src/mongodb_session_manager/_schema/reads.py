@@ -5,6 +5,7 @@ from typing import Any
 
 from bson.int64 import Int64
 
+from ..types import AgentDoc, LeaseDoc
 from .ids import agent_path, check_message_id
 from .nested import is_object_expression, lifted_pipeline, list_expression
 from .values import Pipeline, Stored
@@ -12,6 +13,34 @@ from .values import Pipeline, Stored
 NO_MESSAGE = 2**31 - 1
 _LOWEST_ID = Int64(-(2**63))
 _AGENT_COUNTERS = ("guard", "moved_count", "created_at", "updated_at")
+
+
+class ReadAgentDoc(AgentDoc, total=False):
+    """An agent as one of these pipelines reads it; each computes what its reader needs.
+
+    Attributes:
+        count: The number of its embedded messages.
+        embedded_bytes: Their size.
+        last_message_id: The highest id of them.
+        before: The number of embedded messages before a message.
+        upto: The same with this message.
+        has_files: Whether a large value of a message of the session was ever stored as a file.
+        is_nested: Whether the agent is nested, see ``agent_path``.
+        is_there: Whether its field is an object.
+        agents: The number of the session's agents.
+        lease: The session's lease.
+    """
+
+    count: int
+    embedded_bytes: int
+    last_message_id: int | None
+    before: int
+    upto: int
+    has_files: bool
+    is_nested: bool
+    is_there: bool
+    agents: int
+    lease: LeaseDoc
 
 
 def agent_pipeline(session_id: str, agent_id: str, messages: Any = None) -> Pipeline:

@@ -3,14 +3,15 @@
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 from bson import ObjectId
 
+from ..types import SessionDoc
 from .expiry import EXPIRED, IS_EXPIRED
 from .ids import now
 from .nested import is_nested_expression, may_be_nested, own_and_nested
-from .reads import messages_expression, restore_pipeline
+from .reads import ReadAgentDoc, messages_expression, restore_pipeline
 from .values import Stored, Update
 
 SCHEMA_VERSION = 2
@@ -39,8 +40,20 @@ OPENING_PROJECTION = dict.fromkeys(
 )
 
 # The fields in which the agents come that an opening brings along, and how large all of them are.
-BROUGHT = "brought"
-AGENTS_BYTES = "agents_bytes"
+BROUGHT: Final = "brought"
+AGENTS_BYTES: Final = "agents_bytes"
+
+
+class OpenedDoc(SessionDoc, total=False):
+    """A session as its opening reads it.
+
+    Attributes:
+        brought: The agents that come along.
+        agents_bytes: The size of all agents.
+    """
+
+    brought: list[ReadAgentDoc]
+    agents_bytes: int
 
 
 def new_session_doc(session_id: str, session_type: str, application_name: str | None, at: datetime) -> Stored:

@@ -21,7 +21,7 @@ from .._client.handle import in_background
 from .._client.line import Line, submit
 from .._client.off_loop import Answer, Outcome, dropped, hand_over
 from .._schema.limits import LIMITS, Limits
-from .._schema.values import Stored
+from .._schema.sessions import OpenedDoc
 
 __all__ = ["Opening", "OpeningLine", "SharedReads"]
 
@@ -52,7 +52,7 @@ class Opening(Generic[_Manager]):
         may_share: Whether the session may be read together with others.
     """
 
-    def __init__(self, session_id: str, make: Callable[[Stored | None], _Manager]) -> None:
+    def __init__(self, session_id: str, make: Callable[[OpenedDoc | None], _Manager]) -> None:
         self.session_id = session_id
         self._make = make
         self._loop = asyncio.get_running_loop()
@@ -62,14 +62,14 @@ class Opening(Generic[_Manager]):
         self._made: _Manager | None = None
         self._given_up = False
 
-    def begin(self, executor: Executor, found: Stored | None = None, until: float = math.inf) -> None:
+    def begin(self, executor: Executor, found: OpenedDoc | None = None, until: float = math.inf) -> None:
         """Have a thread make the manager; the arguments are those of ``run``."""
         try:
             submit(executor, functools.partial(self.run, found, until), self.cancel)
         except RuntimeError:  # these threads have ended
             self.cancel()
 
-    def run(self, found: Stored | None = None, until: float = math.inf) -> None:
+    def run(self, found: OpenedDoc | None = None, until: float = math.inf) -> None:
         """Make the manager, and hand it over.
 
         Args:
@@ -82,7 +82,7 @@ class Opening(Generic[_Manager]):
             outcome = None, error
         hand_over([(self.answer, outcome)])
 
-    def _run(self, found: Stored | None) -> _Manager:
+    def _run(self, found: OpenedDoc | None) -> _Manager:
         if self._given_up:
             raise dropped()
         # ``give_up`` does the same in the other order, so that one of both sees the other.
@@ -141,7 +141,7 @@ class OpeningLine:
         shared: Of the client.
     """
 
-    def __init__(self, read: Callable[[Sequence[str]], Mapping[str, Stored]], shared: SharedReads) -> None:
+    def __init__(self, read: Callable[[Sequence[str]], Mapping[str, OpenedDoc]], shared: SharedReads) -> None:
         self._read, self._shared = read, shared
         self._line: Line[Opening[Any]] = Line(shared.limits.most_shared)
 
@@ -171,7 +171,7 @@ class OpeningLine:
             _cancel(openings)  # no request waits for ever
             raise
 
-    def _read_together(self, session_ids: Sequence[str]) -> dict[str, Stored]:
+    def _read_together(self, session_ids: Sequence[str]) -> dict[str, OpenedDoc]:
         if time.monotonic() < self._shared.begin:
             return {}
         try:

@@ -3,11 +3,13 @@
 A deletion that ended halfway is finished by the next one, or by a sweep.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from .._schema.deletion import NOT_HELD, children_of, ended_lives_filter
 from .._schema.expiry import EXPIRED, expired_filter
 from .._schema.ids import now
 from .._schema.lives import Life, ended_life_filter, instance_of
-from .._schema.values import Stored
 from ..errors import SessionConflictError, SessionHeldError
 from .children import ChildrenEraser
 from .lives import Lives
@@ -56,7 +58,7 @@ class SessionEraser:
                 raise SessionHeldError(life.session_id)
         raise SessionConflictError(life.session_id, None, CONTENDED)
 
-    def remove_expired(self, session_id: str, stored: Stored) -> None:
+    def remove_expired(self, session_id: str, stored: Mapping[str, Any]) -> None:
         """Delete a session that had expired when it was read, unless it lives again, or is in another life by now."""
         at, life = None if EXPIRED in stored else now(), Life(session_id, instance_of(stored))
         wanted = {**expired_filter(session_id, at), **ended_life_filter(life)}

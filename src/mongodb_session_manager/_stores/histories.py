@@ -21,8 +21,9 @@ from .._schema.ids import agent_label, check_id, check_message_id
 from .._schema.lease import leased_update
 from .._schema.messages import MessageEdit, agent_data_doc
 from .._schema.reads import NO_MESSAGE
-from .._schema.values import FilterAndUpdate, Stored
+from .._schema.values import FilterAndUpdate
 from ..errors import SessionConflictError
+from ..types import LeaseDoc
 from .agents import AgentPosition, AgentReader
 from .dates import Acknowledge
 from .large_values import LargeValues
@@ -170,7 +171,7 @@ class HistoryStore:
         """Return the end of an agent's history, with the tracking ids of the messages from an id on."""
         return self._reader.locate(session_id, agent_id, from_message_id)
 
-    def check_lease(self, session_id: str, stored: Stored | None) -> None:
+    def check_lease(self, session_id: str, stored: LeaseDoc | None) -> None:
         """Raise if another manager's lease blocks our writes; clear a lease that has expired."""
         self._operations.check_lease(session_id, stored)
 
@@ -180,26 +181,31 @@ class HistoryStore:
         Values of messages are uploaded before it; the caller keeps or removes them afterwards.
         """
         if write.files:
+            check_id("agent_id", write.agent_id)
             self._values.store(session_id, write.files)
         if not write.data:
-            return self._send(self.prepare_write(session_id, write, guard))
-        return self._values.with_state(
-            session_id, write, lambda apart: self._send(self.prepare_write(session_id, apart, guard))
-        )
+            return self._send(session_id, write, guard)
+        return self._values.with_state(session_id, write, lambda apart: self._send(session_id, apart, guard))
 
-    def _send(self, prepared: PreparedWrite) -> bool:
-        session_id, write = prepared.session_id, prepared.write
+    def _send(self, session_id: str, write: AgentWrite, guard: Guard) -> bool:
+        change = self._change(session_id, write, guard)
         with timed("write_agent", session_id, write.agent_id, len(write.appended)) as outcome:
-            written = outcome.of(self._operations.send(session_id, prepared.change))
+            written = outcome.of(self._operations.send_dated(session_id, change))
         if written:
             self._sizes.grew(session_id, write.size)
         return written
 
     def prepare_write(self, session_id: str, write: AgentWrite, guard: Guard) -> PreparedWrite:
         """Return the command of ``write_agent`` for ``write_together``; only for a write without files."""
-        change = self._operations.lives.named(session_id, guarded_update(session_id, write, guard))
-        change = leased_update(change, self._operations.leases.get(session_id))
+        change = self._change(session_id, write, guard)
         return PreparedWrite(session_id, write, *self._operations.dates.dated(session_id, change))
+
+    def _change(self, session_id: str, write: AgentWrite, guard: Guard) -> FilterAndUpdate:
+        """Return a write under its guard, the life that is meant, and the lease."""
+        check_id("session_id", session_id)
+        check_id("agent_id", write.agent_id)
+        change = self._operations.lives.named(session_id, guarded_update(session_id, write, guard))
+        return leased_update(change, self._operations.leases.get(session_id))
 
     def write_together(self, prepared: Sequence[PreparedWrite]) -> bool:
         """Send guarded writes of several agents in one command, which the driver does not retry.

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from bson import ObjectId
 from pymongo.errors import PyMongoError
@@ -20,6 +20,7 @@ from .._schema.limits import LIMITS, Limits
 from .._schema.messages import AGENT_FIELDS
 from .._schema.values import Stored
 from ..errors import MongoDBSessionError
+from ..types import AgentDataDoc, MessageDoc
 from .files import SessionFiles
 from .operation import operation
 
@@ -143,7 +144,7 @@ class LargeValues:
         data, files = offload_data(write.data, self.limits)
         if not (files or self._replaces_files(session_id, write)):
             return send(write)
-        apart = replace(write, data=data, files={**write.files, **files})
+        apart = replace(write, data=data, files={**write.files, **files}, interrupted=write.waits)
         if not self.around(session_id, files, lambda: send(apart), replaces=True, is_sent_again=is_sent_again):
             return False
         self._states.add((session_id, write.agent_id))
@@ -170,7 +171,7 @@ class LargeValues:
         with operation("read_files", session_id, of, messages=messages):
             return self._files.read(session_id, digests)
 
-    def put_back_messages(self, session_id: str, agent_id: str, messages: Sequence[Stored]) -> None:
+    def put_back_messages(self, session_id: str, agent_id: str, messages: Sequence[MessageDoc]) -> None:
         """Replace the marks in messages by their values."""
         wanted = file_digests(messages)
         if not wanted:
@@ -181,7 +182,7 @@ class LargeValues:
                 raise MissingValueError(agent_label(session_id, agent_id, message["message_id"]), _REMEDY_FOR_MESSAGE)
             put_back_values(message, files)
 
-    def put_back_state(self, session_id: str, agent_id: str, data: Stored) -> None:
+    def put_back_state(self, session_id: str, agent_id: str, data: AgentDataDoc) -> None:
         """Replace the marks in an agent's state by the fields."""
         wanted = data_digests(data)
         if not wanted:
@@ -190,4 +191,4 @@ class LargeValues:
         files = self.read(session_id, agent_id, wanted)
         if not files.keys() >= wanted:
             raise MissingValueError(agent_label(session_id, agent_id), _REMEDY_FOR_AGENT)
-        put_back_data(data, files)
+        put_back_data(cast(Stored, data), files)

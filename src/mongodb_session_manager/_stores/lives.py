@@ -106,7 +106,7 @@ class Lives:
             if is_new:
                 del vars(self._held)[session_id]
 
-    def begin(self, session_id: str, stored: Stored) -> Life:
+    def begin(self, session_id: str, stored: Mapping[str, Any]) -> Life:
         """Return the life of a session that was read, which gets an instance if an older version has stored it.
 
         Raises:

@@ -5,7 +5,7 @@ from typing import TypeAlias
 
 from .._schema.expiry import Lifetime, has_expired
 from .._schema.ids import now
-from .._schema.values import Stored
+from .._schema.sessions import OpenedDoc
 from ..errors import SessionConflictError, SessionNotFoundError
 from .erasing import SessionEraser
 from .operation import CONTENDED, Operations
@@ -13,7 +13,7 @@ from .operation import CONTENDED, Operations
 __all__ = ["LivingSessions"]
 
 # Opens a session, and returns its fields, and whether it is new.
-Open: TypeAlias = Callable[[], tuple[Stored, bool]]
+Open: TypeAlias = Callable[[], tuple[OpenedDoc, bool]]
 
 # How often a session is opened that others delete, hold or give another ttl meanwhile.
 _TRIES = 5
@@ -31,8 +31,8 @@ class LivingSessions:
         self._operations, self._eraser = operations, eraser
 
     def open(
-        self, session_id: str, lifetime: Lifetime, open_one: Open, found: Stored | None, *, create: bool
-    ) -> tuple[Stored, bool]:
+        self, session_id: str, lifetime: Lifetime, open_one: Open, found: OpenedDoc | None, *, create: bool
+    ) -> tuple[OpenedDoc, bool]:
         """Return the fields of a session that has not expired, and whether it is new.
 
         Args:
@@ -52,7 +52,7 @@ class LivingSessions:
                 return stored, created
         raise SessionConflictError(session_id, None, CONTENDED)
 
-    def _is_living(self, session_id: str, stored: Stored, lifetime: Lifetime, *, create: bool) -> bool:
+    def _is_living(self, session_id: str, stored: OpenedDoc, lifetime: Lifetime, *, create: bool) -> bool:
         """Tell whether a session can be used as it was read; one that has expired is deleted."""
         if not has_expired(stored, now()):
             lifetime.found(stored, now())
@@ -62,7 +62,7 @@ class LivingSessions:
         self._eraser.remove_expired(session_id, stored)
         return False
 
-    def _move_date(self, session_id: str, stored: Stored, lifetime: Lifetime) -> bool:
+    def _move_date(self, session_id: str, stored: OpenedDoc, lifetime: Lifetime) -> bool:
         """Move the date along if that is due; False if the session is not as it was read."""
         until = lifetime.due_when_opened(now())
         if until is None:

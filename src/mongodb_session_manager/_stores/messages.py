@@ -9,9 +9,9 @@ from .._schema.histories import AgentWrite
 from .._schema.ids import MAX_MESSAGE_ID, agent_label, check_message_id, now
 from .._schema.listing import Listing, Position
 from .._schema.messages import MessageEdit, message_doc, redaction, replacement, session_message
-from .._schema.reads import count_pipeline, page_pipeline, position_pipeline
-from .._schema.values import Stored
+from .._schema.reads import ReadAgentDoc, count_pipeline, page_pipeline, position_pipeline
 from ..errors import AgentNotFoundError, MessageNotFoundError, SessionConflictError
+from ..types import MessageDoc
 from .agents import AgentPosition, AgentReader
 from .histories import HistoryStore
 from .large_values import LargeValues
@@ -117,7 +117,7 @@ class MessageStore:
     def read_message(self, session_id: str, agent_id: str, message_id: int) -> SessionMessage | None:
         """Return one message, or None if there is no such message, agent or session."""
 
-        def read() -> list[Stored]:
+        def read() -> list[MessageDoc]:
             found = self._reader.find_message(session_id, agent_id, message_id)
             self._values.put_back_messages(session_id, agent_id, found)
             return found
@@ -136,24 +136,25 @@ class MessageStore:
 
     def read_page(
         self, session_id: str, agent_id: str, limit: int | None = None, offset: int = 0, *, sizes_only: bool = False
-    ) -> list[Stored]:
+    ) -> list[MessageDoc]:
         """Return an agent's messages as the codec stores them, oldest first.
 
         With ``sizes_only``, large bytes have only their length, and are not read if the mark holds it.
         """
 
-        def read() -> list[Stored]:
+        def read() -> list[MessageDoc]:
             messages = self._read_page(session_id, agent_id, limit, offset)
-            for message in messages if sizes_only else ():
-                leave_unread(message)
-            self._values.put_back_messages(session_id, agent_id, messages)
+            with reading(agent_label(session_id, agent_id), "a message"):
+                for message in messages if sizes_only else ():
+                    leave_unread(message)
+                self._values.put_back_messages(session_id, agent_id, messages)
             return messages
 
         return self._values.whole(read)
 
     def read_listing(
         self, session_id: str, agent_id: str, listing: Listing, *, sizes_only: bool = False
-    ) -> list[Stored]:
+    ) -> list[MessageDoc]:
         """Return the messages of a page, in its order, as the codec stores them; bytes as in ``read_page``."""
         if listing.begins_at_start:
             return self.read_page(session_id, agent_id, listing.limit, listing.offset, sizes_only=sizes_only)
@@ -178,7 +179,7 @@ class MessageStore:
                 return found
         return Position(moved + stored["before"], moved + stored["upto"])
 
-    def _read_page(self, session_id: str, agent_id: str, limit: int | None, offset: int) -> list[Stored]:
+    def _read_page(self, session_id: str, agent_id: str, limit: int | None, offset: int) -> list[MessageDoc]:
         check_numbers(limit=limit, offset=offset)
         if offset < 0 or (limit is not None and limit < 0):
             raise ValueError(f"limit and offset must not be negative, got limit={limit!r}, offset={offset!r}")
@@ -188,8 +189,9 @@ class MessageStore:
         with reading(agent_label(session_id, agent_id), "a segment"):
             return self._segments.page(session_id, agent, start, end)
 
-    def _read_agent(self, session_id: str, agent_id: str, *read: object) -> Stored:
+    def _read_agent(self, session_id: str, agent_id: str, *read: object) -> ReadAgentDoc:
         stored = self._operations.read_agent("list_messages", session_id, agent_id, *read)
-        if not self._operations.found(session_id, stored).get("agent_data"):
+        found = self._operations.found(session_id, stored)
+        if not found.get("agent_data"):
             raise AgentNotFoundError(session_id, agent_id)
-        return stored or {}
+        return found

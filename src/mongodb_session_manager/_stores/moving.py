@@ -8,6 +8,7 @@ in the document, because its writers tell the end of the history by it.
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 from bson import ObjectId
 from pymongo import UpdateOne
@@ -17,8 +18,10 @@ from .._schema.agents import embedded_agents_pipeline, sizes_pipeline
 from .._schema.files import extended_segment_update, extended_segments_filter, segments_filter, shortened_segment_update
 from .._schema.histories import agent_rollover_update, batch_command, combined_update, guard_of
 from .._schema.lives import Life
+from .._schema.usage import moved_usage
 from .._schema.values import FilterAndUpdate, Stored, unescape_key
 from ..errors import MongoDBSessionError
+from ..types import MessageDoc, SegmentReferenceDoc
 from .all_agents import read_agents
 from .document_size import BUDGET_BYTES, AgentSize, DocumentSize, leaving
 from .indexes import ensure_segment_index
@@ -48,35 +51,37 @@ class _Move:
         references: The references to the new segments that hold them.
         longer: Instead of these, the new form of the last reference, if the last segment takes them up.
         size: Their bytes.
+        usage: What their model calls used.
     """
 
     agent_id: str
     agent: Stored = field(repr=False)
-    messages: list[Stored] = field(repr=False)
-    references: list[Stored] = field(default_factory=list)
-    longer: Stored | None = None
+    messages: list[MessageDoc] = field(repr=False)
+    references: list[SegmentReferenceDoc] = field(default_factory=list)
+    longer: SegmentReferenceDoc | None = None
 
     def __post_init__(self) -> None:
         self.size = total_size(self.messages)
+        self.usage = moved_usage(self.messages, self.agent["messages"][len(self.messages) :])
 
     @property
-    def last(self) -> Stored:
+    def last(self) -> SegmentReferenceDoc:
         """The last reference before the move; empty if there is none."""
-        found: list[Stored] = self.agent["segments"]
-        return found[-1] if found else {}
+        found: list[SegmentReferenceDoc] = self.agent["segments"]
+        return found[-1] if found else cast(SegmentReferenceDoc, {})
 
     @property
     def may_lengthen(self) -> bool:
         """Whether the last segment is small enough to take the messages up."""
         return bool(self.last.get("bytes", GROWN_SEGMENT_BYTES) + self.size <= GROWN_SEGMENT_BYTES)
 
-    def lengthened(self) -> Stored:
+    def lengthened(self) -> SegmentReferenceDoc:
         """Return the new form of the last reference, with the messages in its segment."""
         count, size = self.last["count"] + len(self.messages), self.last["bytes"] + self.size
         return {**self.last, "count": count, "bytes": size, "last_id": self.messages[-1]["message_id"]}
 
     def change(self, session_id: str) -> FilterAndUpdate:
-        return agent_rollover_update(session_id, self.agent_id, self.agent, self.references, self.longer)
+        return agent_rollover_update(session_id, self.agent_id, self.agent, self.references, self.longer, self.usage)
 
     def is_undisturbed(self, agent: Stored) -> bool:
         """Tell whether an agent, read again, is as it was."""
@@ -190,7 +195,7 @@ class MessageMover:
         for move in moves:
             pairs = new_segments(life, move.agent_id, move.messages)
             move.references = [reference for _, reference in pairs]
-            segments += [segment for segment, _ in pairs]
+            segments += [cast(Stored, segment) for segment, _ in pairs]
         if segments:
             self._segments.insert_many(segments)
 
@@ -227,13 +232,13 @@ class MessageMover:
             self._segments.bulk_write(shorten, ordered=False)
 
 
-def _movable(agent: Stored) -> list[Stored]:
+def _movable(agent: Stored) -> list[MessageDoc]:
     """Return the messages that may move."""
-    messages: list[Stored] = agent["messages"]
+    messages: list[MessageDoc] = agent["messages"]
     return messages if guard_of(agent).revision is not None else messages[:-1]
 
 
-def _oldest(messages: list[Stored], share: int) -> list[Stored]:
+def _oldest(messages: list[MessageDoc], share: int) -> list[MessageDoc]:
     """Return the oldest messages, of so many bytes or a little more."""
     size = 0
     for number, message in enumerate(messages):

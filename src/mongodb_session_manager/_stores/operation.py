@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from pymongo import MongoClient, ReadPreference
@@ -23,8 +23,10 @@ from .._client.handle import ClientHandle
 from .._schema.data import bytes_pipeline
 from .._schema.ids import check_id
 from .._schema.lease import Lease, expired_lease_update, has_expired, leased_update
+from .._schema.reads import ReadAgentDoc
 from .._schema.values import CODEC_OPTIONS, FilterAndUpdate, Pipeline, Stored
 from ..errors import SessionLockedError, SessionNotFoundError, SessionTooLargeError
+from ..types import LeaseDoc
 from .dates import ExpiryDates
 from .document_size import DocumentSizes
 from .lives import Lives
@@ -48,6 +50,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+_Found = TypeVar("_Found")
 _Seen = TypeVar("_Seen", bound="Looked")
 
 DEFAULT_DATABASE = "database_name"
@@ -163,7 +166,7 @@ class Looked(Protocol):
     """The result of a look at a session after a write has missed."""
 
     @property
-    def lease(self) -> Stored | None:
+    def lease(self) -> LeaseDoc | None:
         """The session's lease; None if it has none."""
 
 
@@ -197,11 +200,11 @@ class Operations:
         wanted, _ = self.lives.named(session_id, ({"_id": session_id}, {}))
         return self.found(session_id, self.sessions.find_one(wanted, fields))
 
-    def read_agent(self, verb: str, session_id: str, agent_id: str, pipeline: Any, *how: Any) -> Stored | None:
+    def read_agent(self, verb: str, session_id: str, agent_id: str, pipeline: Any, *how: Any) -> ReadAgentDoc | None:
         """Return the result of a pipeline over one agent; None if there is no such session."""
         stages: Pipeline = pipeline(check_id("session_id", session_id), check_id("agent_id", agent_id), *how)
         with operation(verb, session_id, agent_id) as outcome:
-            found = next(self.sessions.aggregate(stages), None)
+            found = cast("ReadAgentDoc | None", next(self.sessions.aggregate(stages), None))
             outcome.read(found)
             self.lives.check(session_id, found or {})
             return found
@@ -211,7 +214,7 @@ class Operations:
         found = next(self.sessions.aggregate(bytes_pipeline(session_id, name, without)), {})
         return int(found.get("bytes", 0))
 
-    def found(self, session_id: str, stored: Stored | None) -> Stored:
+    def found(self, session_id: str, stored: _Found | None) -> _Found:
         """Return what was read; raise if there is no such session."""
         if stored is None:
             raise SessionNotFoundError(session_id)
@@ -231,6 +234,8 @@ class Operations:
 
     def send_dated(self, session_id: str, change: FilterAndUpdate) -> bool:
         """Send a change, with the session's date of expiry if that is due; False if it changed nothing."""
+        if session_id not in self.dates.lifetimes:
+            return self._send(session_id, change)
         for _ in range(_DATED_TRIES):
             dated, acknowledge = self.dates.dated(session_id, change)
             if acknowledge is None:
@@ -276,7 +281,7 @@ class Operations:
             seen = looked
         return write(seen)
 
-    def check_lease(self, session_id: str, stored: Stored | None) -> None:
+    def check_lease(self, session_id: str, stored: LeaseDoc | None) -> None:
         """Raise if another manager's lease blocks our writes; clear a lease that has expired.
 
         Raises:
@@ -322,9 +327,9 @@ class Outcome:
     messages: int
     text: str = "done"
 
-    def read(self, found: Stored | None) -> None:
+    def read(self, found: ReadAgentDoc | None) -> None:
         """Note the result of a read of an agent."""
-        self.messages = len((found or {}).get("messages") or ())
+        self.messages = len((found and found.get("messages")) or ())
         if found is None:
             self.text = "found no such session"
 

@@ -14,8 +14,10 @@ from bson import ObjectId
 from .._schema.data import acknowledged_update, outbox_documents_filter, recorded_apart_update, recorded_update
 from .._schema.files import segments_filter
 from .._schema.lives import Life
+from .._schema.sessions import OpenedDoc
 from .._schema.values import FilterAndUpdate, Stored
 from ..errors import SessionNotFoundError
+from ..types import OutboxReferenceDoc
 from .indexes import ensure_segment_index
 from .operation import Operations, operation
 
@@ -55,7 +57,7 @@ class OutboxStore:
                 self._operations.expect_stored(session_id)
             return written
 
-    def undelivered(self, session_id: str, session: Stored) -> list[Stored]:
+    def undelivered(self, session_id: str, session: OpenedDoc) -> list[Stored]:
         """Return the undelivered notifications of a session that was read."""
         embedded, apart = list(session.get("outbox", ())), session.get("outbox_documents")
         if not apart:
@@ -83,7 +85,7 @@ class OutboxStore:
     def _fits(self, session_id: str, records: list[Stored], most: int) -> bool:
         return self._operations.bytes_of(session_id, "outbox") + len(bson.encode({"outbox": records})) <= most
 
-    def _store(self, life: Life, records: Sequence[Stored]) -> list[Stored]:
+    def _store(self, life: Life, records: Sequence[Stored]) -> list[OutboxReferenceDoc]:
         """Store notifications as documents, and return the references to them."""
         logger.warning(
             "session_id=<%s>, notifications=<%d> | the notifications of this session are not delivered; they are kept "
@@ -92,14 +94,14 @@ class OutboxStore:
             len(records),
         )
         ensure_segment_index(self._segments)
-        references = [{"_id": ObjectId(), "id": record["id"]} for record in records]
+        references: list[OutboxReferenceDoc] = [{"_id": ObjectId(), "id": record["id"]} for record in records]
         self._segments.insert_many(
             {"_id": reference["_id"], **life.fields, "kind": "outbox", "record": record}
             for reference, record in zip(references, records, strict=True)
         )
         return references
 
-    def _read(self, session_id: str, references: Sequence[Stored]) -> list[Stored]:
+    def _read(self, session_id: str, references: Sequence[OutboxReferenceDoc]) -> list[Stored]:
         """Return the oldest notifications that are referred to."""
         wanted = references[:MOST_READ]
         life = self._operations.lives.read(session_id)

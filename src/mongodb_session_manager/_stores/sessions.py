@@ -15,10 +15,12 @@ from .._schema.ids import check_id, now
 from .._schema.lease import Lease, released_lease_update, renewed_lease_update
 from .._schema.lives import instance_of
 from .._schema.messages import times
+from .._schema.reads import ReadAgentDoc
 from .._schema.sessions import (
     AGENTS_BYTES,
     BROUGHT,
     SCHEMA_VERSION,
+    OpenedDoc,
     new_session_doc,
     opening_update,
 )
@@ -91,7 +93,7 @@ class SessionStore:
         ttl: timedelta | None = None,
         create: bool = True,
         agent_ids: Iterable[str] = (),
-        found: Stored | None = None,
+        found: OpenedDoc | None = None,
     ) -> OpenedSession:
         """Open the session, and create it where it is not there.
 
@@ -114,7 +116,7 @@ class SessionStore:
         with operation("open_session", session_id) as outcome:
             lifetime, fields = Lifetime(ttl), opened_fields(self._operations.collections, brought)
 
-            def opened() -> tuple[Stored, bool]:
+            def opened() -> tuple[OpenedDoc, bool]:
                 return self._open(session_id, lease, lifetime, fields, create=create)
 
             stored, created = self._living.open(session_id, lifetime, opened, found, create=create)
@@ -125,16 +127,12 @@ class SessionStore:
         self._operations.sizes.set_document_size(session_id, stored.get(AGENTS_BYTES, 0))
         if create:
             ensure_indexes(self._sessions, self._metadata_fields, expiring=ttl is not None)
-        return OpenedSession(
-            session=session,
-            created=created,
-            application_name=stored.get("application_name"),
-            agent_ids=_recorded_ids(stored.get("agent_ids")),
-            outbox=tuple(decode(record) for record in self._outbox.undelivered(session_id, stored)),
-            agents={each: None if created else self._brought(session_id, each, parts.get(each)) for each in wanted},
-        )
+        agents = {each: None if created else self._brought(session_id, each, parts.get(each)) for each in wanted}
+        outbox = tuple(decode(record) for record in self._outbox.undelivered(session_id, stored))
+        ids = _recorded_ids(stored.get("agent_ids"))
+        return OpenedSession(session, created, stored.get("application_name"), ids, outbox, agents)
 
-    def _note_life(self, session_id: str, stored: Stored, *, upgrade: bool) -> None:
+    def _note_life(self, session_id: str, stored: OpenedDoc, *, upgrade: bool) -> None:
         """Mean the life that was opened; a session of an older version gets what it has not."""
         lives, instance = self._operations.lives, instance_of(stored)
         if upgrade and (instance is None or stored.get("schema_version") is None):
@@ -143,7 +141,7 @@ class SessionStore:
 
     def _open(
         self, session_id: str, lease: Lease | None, lifetime: Lifetime, fields: Stored, *, create: bool
-    ) -> tuple[Stored, bool]:
+    ) -> tuple[OpenedDoc, bool]:
         """Return a session as it is stored, and whether it is new."""
         with_room = self._operations.with_room
         if not create:
@@ -151,9 +149,9 @@ class SessionStore:
         begun = lifetime.begun(now())
         fresh, update = opening_update(session_id, SessionType.AGENT.value, self._application_name, begun)
         found, created = with_room(session_id, lambda: self._opener.create(session_id, update, lease, fields))
-        return fresh if found is None else found, created
+        return cast(OpenedDoc, fresh) if found is None else found, created
 
-    def _brought(self, session_id: str, agent_id: str, stored: Stored | None) -> RestoredAgent | None:
+    def _brought(self, session_id: str, agent_id: str, stored: ReadAgentDoc | None) -> RestoredAgent | None:
         """Return an agent that came with the opening, or read it where it has not."""
         with suppress(MissingValueError):
             if stored is not None:
@@ -202,7 +200,7 @@ class SessionStore:
             self._sessions.insert_one({"_id": session_id, "schema_version": SCHEMA_VERSION, **fresh})
 
     def read_session(self, session_id: str) -> Session | None:
-        """Return the session, or None where there is none."""
+        """Return the session, or None if there is none."""
         with operation("read_session", session_id):
             stored = self._find(session_id)
         return None if stored is None or has_expired(stored, now()) else _session(session_id, stored)

@@ -167,7 +167,7 @@ def test_every_write_moves_a_date_that_is_due(
     manager = new_manager(ttl=ttl)
     agent = new_agent(manager)
     sessions.update_one({}, {"$set": {"expires_at": in_time(HOUR / 2)}})
-    manager._stores._operations.dates._lifetimes["s-1"].until = in_time(HOUR / 2)
+    manager._stores._operations.dates.lifetimes["s-1"].until = in_time(HOUR / 2)
 
     with command_counter.counting() as log:
         act(manager, agent)
@@ -246,7 +246,7 @@ def test_writes_that_share_a_command_move_their_dates(
     agents = [new_agent(manager) for manager in managers]
     sessions.update_many({}, {"$set": {"expires_at": in_time(HOUR / 2)}})
     for manager in managers:
-        manager._stores._operations.dates._lifetimes[manager.session_id].until = in_time(HOUR / 2)
+        manager._stores._operations.dates.lifetimes[manager.session_id].until = in_time(HOUR / 2)
 
     async def talk() -> None:
         await asyncio.gather(*(agent.invoke_async("Hi") for agent in agents))
@@ -262,7 +262,7 @@ def test_a_holder_of_the_lease_at_work_moves_the_date(
 ) -> None:
     manager = new_manager(ttl=HOUR, exclusive=True)
     sessions.update_one({}, {"$set": {"expires_at": in_time(HOUR / 2)}})
-    manager._stores._operations.dates._lifetimes["s-1"].until = in_time(HOUR / 2)
+    manager._stores._operations.dates.lifetimes["s-1"].until = in_time(HOUR / 2)
 
     assert manager._stores.sessions.renew_lease("s-1") is True
 
@@ -278,7 +278,7 @@ def test_a_write_to_a_session_that_is_held_gives_it_no_date(
 ) -> None:
     manager = new_manager(ttl=HOUR)
     agent = new_agent(manager)
-    manager._stores._operations.dates._lifetimes["s-1"].until = None
+    manager._stores._operations.dates.lifetimes["s-1"].until = None
     sessions.update_one({}, {"$set": {"held": True}, "$unset": {"expires_at": ""}})
     before = stored()["updated_at"]
 
@@ -286,6 +286,22 @@ def test_a_write_to_a_session_that_is_held_gives_it_no_date(
 
     assert stored()["updated_at"] > before
     assert "expires_at" not in stored()
+
+
+def test_a_message_to_a_session_that_is_held_costs_one_look(
+    new_manager: NewManager, new_agent: NewAgent, sessions: Any, command_counter: CommandCounter
+) -> None:
+    manager = new_manager(ttl=HOUR)
+    agent = new_agent(manager)
+    manager._stores._operations.dates.lifetimes["s-1"].until = None
+    sessions.update_one({}, {"$set": {"held": True}, "$unset": {"expires_at": ""}})
+
+    with command_counter.counting() as log:
+        agent("Hi")
+        agent("And now?")
+
+    # The first write misses with its date, and goes through without it.
+    assert log.names == ["update", "find", "update", "update", "update", "update"]
 
 
 def test_opening_a_session_that_is_held_gives_it_no_date(
@@ -308,8 +324,8 @@ def test_a_ttl_that_was_changed_meanwhile_stays(
 ) -> None:
     manager = new_manager(ttl=HOUR)
     other = new_manager()
-    manager._stores._operations.dates._lifetimes["s-1"].until = None
-    other._stores._operations.dates._lifetimes["s-1"].until = None
+    manager._stores._operations.dates.lifetimes["s-1"].until = None
+    other._stores._operations.dates.lifetimes["s-1"].until = None
     change = {"$set": {"ttl_seconds": seconds}} if seconds else {"$unset": {"ttl_seconds": "", "expires_at": ""}}
     sessions.update_one({}, change)
     sessions.update_one({}, {"$unset": {"expires_at": ""}})
@@ -434,7 +450,7 @@ def test_a_living_writer_revives_a_session_that_is_still_there(
     agent = new_agent(manager := new_manager(ttl=HOUR))
     agent("First")
     expire(sessions)
-    manager._stores._operations.dates._lifetimes["s-1"].until = in_time(-HOUR)
+    manager._stores._operations.dates.lifetimes["s-1"].until = in_time(-HOUR)
 
     agent("Second")
 
