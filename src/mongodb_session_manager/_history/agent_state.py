@@ -234,14 +234,14 @@ def _fields(agent: "LocalAgent") -> dict[str, Callable[[], Any]]:
 def _configuration(agent: "LocalAgent") -> dict[str, str | None]:
     """Return ``model`` (its id, or None) and ``system_prompt``, without those that cannot be read."""
     try:
-        return {"model": _model_id(agent.model), "system_prompt": _text(agent.system_prompt)}
+        return {"model": model_id(agent.model), "system_prompt": _text(agent.system_prompt)}
     except Exception:  # noqa: BLE001 - each by itself then
         return _told_configuration(agent)
 
 
 def _told_configuration(agent: "LocalAgent") -> dict[str, str | None]:
     looks: dict[str, Callable[[], str | None]] = {
-        "model": lambda: _model_id(agent.model),
+        "model": lambda: model_id(agent.model),
         "system_prompt": lambda: _text(agent.system_prompt),
     }
     found = {name: observed(name, look, _UNKNOWN) for name, look in looks.items()}
@@ -253,7 +253,8 @@ def _text(value: Any) -> str | None:
     return None if value is None else str.__str__(value)
 
 
-def _model_id(model: Any) -> str | None:
+def model_id(model: Any) -> str | None:
+    """Return the id of a model; None if it has none."""
     try:
         found = _first_text(_configured_ids(model))
     except Exception:

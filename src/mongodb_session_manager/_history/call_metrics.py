@@ -4,8 +4,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from strands.types.content import Message
 
+from .._schema.ids import MAX_ID_BYTES
 from .._schema.usage import as_number, call_figures, fell, not_observed, observed, subtracted
 from ..types import ToolUsage
+from .agent_state import model_id
 
 if TYPE_CHECKING:
     from strands.types.agent import LocalAgent
@@ -20,10 +22,21 @@ def call_metrics(message: Message, agent: "LocalAgent") -> dict[str, Any] | None
         if message["role"] != "assistant":
             return None
         counts = {name: _counted(agent, name) or {} for name in ("accumulated_usage", "accumulated_metrics")}
-        return call_figures(message.get("metadata"), counts)
+        figures = call_figures(message.get("metadata"), counts)
+        return figures and {**figures, **_model(agent)}
     except Exception as error:  # noqa: BLE001 - foreign code may raise anything, and a figure is only information
         not_observed("event_loop_metrics", error)
         return None
+
+
+def _model(agent: "LocalAgent") -> dict[str, str]:
+    """Return the model that the call was made to, if its id can be a field name of sums."""
+    try:
+        found = model_id(agent.model)
+        return {"model": found} if found and len(found.encode()) <= MAX_ID_BYTES else {}
+    except Exception as error:  # noqa: BLE001 - foreign code may raise anything, and a figure is only information
+        not_observed("model", error)
+        return {}
 
 
 def _counted(agent: "LocalAgent", name: str) -> dict[Any, Any] | None:

@@ -83,10 +83,10 @@ def segments_of_sessions_filter(session_ids: Iterable[str]) -> Stored:
 
 
 def segment_sizes_pipeline(session_ids: Iterable[str]) -> Pipeline:
-    """Return the aggregation that counts and measures the segments of some sessions, life by life."""
+    """Return the aggregation that measures the segments of some sessions, life by life."""
     life = {"session_id": "$session_id", "instance": "$instance"}
-    sums = {"count": {"$sum": 1}, "bytes": {"$sum": {"$bsonSize": "$$ROOT"}}}
-    return [{"$match": segments_of_sessions_filter(session_ids)}, {"$group": {"_id": life, **sums}}]
+    size = {"$sum": {"$bsonSize": "$$ROOT"}}
+    return [{"$match": segments_of_sessions_filter(session_ids)}, {"$group": {"_id": life, "bytes": size}}]
 
 
 def files_of_sessions_filter(session_ids: Iterable[str]) -> Stored:

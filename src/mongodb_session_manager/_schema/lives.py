@@ -1,6 +1,6 @@
 """One life of a session id, from its creation to its deletion, and the documents that belong to it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -80,26 +80,6 @@ def adopted_files_update(life: Life) -> FilterAndUpdate:
 def ended_life_filter(life: Life) -> Stored:
     """Return the filter of the session in this life, for its deletion."""
     return {"_id": life.session_id, "instance": life.instance}
-
-
-def children_of_session(session_id: str) -> tuple[Stored, Stored]:
-    """Return filter and projection of the instances of a session's segments, of all lives; an index holds both."""
-    return {"session_id": session_id}, {"_id": 0, "instance": 1}
-
-
-def files_of_session(session_id: str) -> tuple[Stored, Stored]:
-    """Return filter and projection of a session's files, of all lives."""
-    return {"metadata.session_id": session_id}, {"metadata.instance": 1}
-
-
-def children_of_lives_filter(session_id: str, instances: Iterable[ObjectId]) -> Stored:
-    """Return the filter of the segments of some lives."""
-    return {"session_id": session_id, "instance": {"$in": sorted(instances)}}
-
-
-def old_children_filter(session_id: str) -> Stored:
-    """Return the filter of the segments that have no instance and were not written just now."""
-    return {"session_id": session_id, "instance": None, "_id": {"$lt": youngest_old_id()}}
 
 
 def youngest_old_id() -> ObjectId:

@@ -83,9 +83,8 @@ def encode_multi_agent(session_id: str, multi_agent_id: str, state: Mapping[str,
     """
     inside = state.inner.items() if isinstance(state, StoredState) else ()
     inner = [(path, inner_state, None) for path, inner_state in inside]
-    return MultiAgentState(
-        multi_agent_id, _fields(multi_agent_label(session_id, multi_agent_id), dict(state), None, inner)
-    )
+    fields = _fields(multi_agent_label(session_id, multi_agent_id), dict(state), None, inner)
+    return MultiAgentState(multi_agent_id, fields, waits=state.get("status") == Status.INTERRUPTED.value)
 
 
 _State = tuple[Path, dict[str, Any], Any]

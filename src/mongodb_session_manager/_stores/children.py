@@ -29,19 +29,23 @@ __all__ = ["Children", "ChildrenEraser", "life_of"]
 
 # Ids in one command; the server takes 16 MiB.
 _AT_A_TIME = 100_000
+# Rows in one answer.
+_ROWS = 10_000
 
 
 @dataclass
 class Children:
-    """Segments and files that were found.
+    """Segments and files that were found, or deleted.
 
     Attributes:
-        segments: Their number and size, by life.
+        segments: The size of segments, by life.
         files: Their lives and sizes, by id.
+        deleted: The number of segments that were deleted.
     """
 
-    segments: dict[Life, tuple[int, int]] = field(default_factory=dict)
+    segments: dict[Life, int] = field(default_factory=dict)
     files: dict[ObjectId, tuple[Life, int]] = field(default_factory=dict)
+    deleted: int = 0
 
     @property
     def lives(self) -> set[Life]:
@@ -50,19 +54,19 @@ class Children:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many there are."""
-        return {"segments": sum(count for count, _ in self.segments.values()), "files": len(self.files)}
+        """How many were deleted."""
+        return {"segments": self.deleted, "files": len(self.files)}
 
     @property
     def bytes(self) -> int:
         """Their size."""
-        return sum(size for _, size in (*self.segments.values(), *self.files.values()))
+        return sum(self.segments.values()) + sum(size for _, size in self.files.values())
 
     def of(self, lives: Collection[Life]) -> "Children":
         """Return those of some lives that may go."""
         old = youngest_old_id()
         return Children(
-            {life: sizes for life, sizes in self.segments.items() if life in lives},
+            {life: size for life, size in self.segments.items() if life in lives},
             {
                 file_id: file
                 for file_id, file in self.files.items()
@@ -94,7 +98,7 @@ class ChildrenEraser:
         others = found.lives - over
         gone = found.of(over | self.over(others) if others else over)
         if gone.segments:
-            self._collections.segments.delete_many(children_of(gone.segments))
+            gone.deleted = self._collections.segments.delete_many(children_of(gone.segments)).deleted_count
         self.delete_files(list(gone.files))
         return gone
 
@@ -108,7 +112,7 @@ class ChildrenEraser:
     def over(self, lives: Iterable[Life]) -> set[Life]:
         """Return which of the lives are over."""
         wanted = sessions_filter({life.session_id for life in lives})
-        found = self._collections.sessions.find(wanted, {"instance": 1})
+        found = self._collections.sessions.find(wanted, {"instance": 1}, batch_size=_ROWS)
         living = {session["_id"]: instance_of(session) for session in found}
         return {life for life in lives if _is_over(life, living)}
 
@@ -116,8 +120,9 @@ class ChildrenEraser:
         found = Children()
         for row in self._segments_of(session_ids):
             if life := life_of(row["_id"]):
-                found.segments[life] = row["count"], row["bytes"]
-        for file in self._collections.files.find(files_of_sessions_filter(session_ids), FILE_PROJECTION):
+                found.segments[life] = row["bytes"]
+        wanted = files_of_sessions_filter(session_ids)
+        for file in self._collections.files.find(wanted, FILE_PROJECTION, batch_size=_ROWS):
             if life := life_of(file.get("metadata")):
                 found.files[file["_id"]] = life, added_up([file.get("length")])
         return found
@@ -125,9 +130,9 @@ class ChildrenEraser:
     def _segments_of(self, session_ids: Collection[str]) -> Iterable[Stored]:
         segments = self._collections.segments
         if self._collections.can_compute:
-            return segments.aggregate(segment_sizes_pipeline(session_ids))
+            return segments.aggregate(segment_sizes_pipeline(session_ids), batchSize=_ROWS)
         found = segments.find(segments_of_sessions_filter(session_ids), SEGMENT_LIFE)
-        return [{"_id": segment, "count": 1, "bytes": 0} for segment in found]
+        return [{"_id": segment, "bytes": 0} for segment in found]
 
 
 def _is_over(life: Life, living: dict[str, Any]) -> bool:

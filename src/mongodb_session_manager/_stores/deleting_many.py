@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from pymongo.errors import ConnectionFailure, PyMongoError
 
@@ -19,7 +19,6 @@ from .._schema.given import check_flag
 from .._schema.ids import shown
 from .._schema.lives import Life
 from .._schema.values import Stored
-from ..errors import SessionNotFoundError
 from ..types.reports import DeletionReport
 from .children import ChildrenEraser
 from .operation import Collections
@@ -47,7 +46,7 @@ class ManyDeletions:
 
     def __init__(self, collections: Collections, max_time_ms: int) -> None:
         self._sessions, self._max_time_ms = collections.sessions, max_time_ms
-        self._eraser, self._lives = ChildrenEraser(collections), collections.lives()
+        self._eraser = ChildrenEraser(collections)
 
     def delete(
         self, given: object, *, dry_run: bool = False, at_most: int | None = None, on_progress: Progress | None = None
@@ -109,32 +108,20 @@ class ManyDeletions:
         if most <= 0:
             return []
         following, limit = lives_after_filter(last, wanted), min(_AT_A_TIME, most)
-        found = self._sessions.find(
-            following, LIFE_PROJECTION, sort=[("_id", 1)], limit=limit, max_time_ms=self._max_time_ms
-        )
-        return list(found)
+        how: dict[str, Any] = {"limit": limit, "batch_size": limit, "max_time_ms": self._max_time_ms}
+        return list(self._sessions.find(following, LIFE_PROJECTION, sort=[("_id", 1)], **how))
 
     def _delete_batch(self, wanted: Stored, found: list[Stored], report: DeletionReport) -> DeletionReport:
-        lives = {session["_id"]: self._ending(session) for session in found}
-        gone = self._delete_documents(wanted, [life for life in lives.values() if life is not None])
+        lives = [Life(session["_id"], session["instance"]) for session in found]
+        gone = self._delete_documents(wanted, lives)
         if gone:
             _again_if_cut(lambda: self._eraser.delete(gone))
         # One that had expired was there for nobody, and is not counted.
-        deleted = sum(not session[EXPIRED] for session in found if lives[session["_id"]] in gone)
+        deleted = sum(life in gone and not session[EXPIRED] for life, session in zip(lives, found, strict=True))
         return replace(report, deleted=report.deleted + deleted, remaining=max(report.remaining - deleted, 0))
-
-    def _ending(self, session: Stored) -> Life | None:
-        """Return the life that is to end; one of an older version gets an instance. None if it has ended."""
-        session_id, instance = session["_id"], session["instance"]
-        try:
-            return self._lives.of(session_id) if instance is None else Life(session_id, instance)
-        except SessionNotFoundError:
-            return None
 
     def _delete_documents(self, wanted: Stored, lives: list[Life]) -> set[Life]:
         """Delete session documents, unless they changed and do not match any more; return the lives that are over."""
-        if not lives:
-            return set()
         deleted = _again_if_cut(lambda: self._sessions.delete_many(ended_lives_filter(lives, [wanted])).deleted_count)
         if deleted == len(lives):
             return set(lives)

@@ -144,7 +144,7 @@ class LargeValues:
         data, files = offload_data(write.data, self.limits)
         if not (files or self._replaces_files(session_id, write)):
             return send(write)
-        apart = replace(write, data=data, files={**write.files, **files})
+        apart = replace(write, data=data, files={**write.files, **files}, interrupted=write.waits)
         if not self.around(session_id, files, lambda: send(apart), replaces=True, is_sent_again=is_sent_again):
             return False
         self._states.add((session_id, write.agent_id))

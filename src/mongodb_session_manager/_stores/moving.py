@@ -18,6 +18,7 @@ from .._schema.agents import embedded_agents_pipeline, sizes_pipeline
 from .._schema.files import extended_segment_update, extended_segments_filter, segments_filter, shortened_segment_update
 from .._schema.histories import agent_rollover_update, batch_command, combined_update, guard_of
 from .._schema.lives import Life
+from .._schema.usage import moved_usage
 from .._schema.values import FilterAndUpdate, Stored, unescape_key
 from ..errors import MongoDBSessionError
 from ..types import MessageDoc, SegmentReferenceDoc
@@ -50,6 +51,7 @@ class _Move:
         references: The references to the new segments that hold them.
         longer: Instead of these, the new form of the last reference, if the last segment takes them up.
         size: Their bytes.
+        usage: What their model calls used.
     """
 
     agent_id: str
@@ -60,6 +62,7 @@ class _Move:
 
     def __post_init__(self) -> None:
         self.size = total_size(self.messages)
+        self.usage = moved_usage(self.messages, self.agent["messages"][len(self.messages) :])
 
     @property
     def last(self) -> SegmentReferenceDoc:
@@ -78,7 +81,7 @@ class _Move:
         return {**self.last, "count": count, "bytes": size, "last_id": self.messages[-1]["message_id"]}
 
     def change(self, session_id: str) -> FilterAndUpdate:
-        return agent_rollover_update(session_id, self.agent_id, self.agent, self.references, self.longer)
+        return agent_rollover_update(session_id, self.agent_id, self.agent, self.references, self.longer, self.usage)
 
     def is_undisturbed(self, agent: Stored) -> bool:
         """Tell whether an agent, read again, is as it was."""

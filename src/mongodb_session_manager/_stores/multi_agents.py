@@ -73,27 +73,32 @@ class MultiAgentStore:
             state = encode_multi_agent(session_id, multi_agent_id, state)
         fields, files = offload_state(state.fields)
         try:
-            self._store(session_id, multi_agent_id, fields, files, create=create)
+            self._store(session_id, multi_agent_id, fields, files, create=create, waits=state.waits)
         except SessionTooLargeError:
             if files:
                 raise
             # The session document has no room left.
             fields, files = offload_state(state.fields, limit=0)
-            self._store(session_id, multi_agent_id, fields, files, create=create)
+            self._store(session_id, multi_agent_id, fields, files, create=create, waits=state.waits)
 
     def _store(
-        self, session_id: str, multi_agent_id: str, fields: Stored, files: Mapping[str, bytes], *, create: bool
+        self,
+        session_id: str,
+        multi_agent_id: str,
+        fields: Stored,
+        files: Mapping[str, bytes],
+        *,
+        create: bool,
+        waits: bool,
     ) -> None:
+        def send(*, over_files: bool = False) -> bool:
+            return self._write(session_id, multi_agent_id, fields, create=create, over_files=over_files, waits=waits)
+
         def write(seen: _Seen | None) -> bool:
             if seen is None:  # a state in files is uploaded only once a look has shown that it can be written
-                return not files and self._write(session_id, multi_agent_id, fields, create=create)
+                return not files and send()
             in_files = bool(files) or seen.is_in_file
-            return self._values.around(
-                session_id,
-                files,
-                lambda: self._write(session_id, multi_agent_id, fields, create=create, over_files=in_files),
-                replaces=in_files,
-            )
+            return self._values.around(session_id, files, lambda: send(over_files=in_files), replaces=in_files)
 
         def look() -> _Seen:
             return self._look(session_id, multi_agent_id, create=create)
@@ -102,12 +107,19 @@ class MultiAgentStore:
             raise SessionConflictError(session_id, multi_agent_id, CONTENDED)
 
     def _write(
-        self, session_id: str, multi_agent_id: str, fields: Stored, *, create: bool, over_files: bool = False
+        self,
+        session_id: str,
+        multi_agent_id: str,
+        fields: Stored,
+        *,
+        create: bool,
+        over_files: bool = False,
+        waits: bool = False,
     ) -> bool:
         """Write a state; False if the stored one is not as expected, or if it is in a file that would be left over."""
         shape = new_multi_agent_update if create else multi_agent_update
         condition = {} if create or over_files else without_state_file_filter(multi_agent_id)
-        wanted, update = shape(session_id, multi_agent_id, fields)
+        wanted, update = shape(session_id, multi_agent_id, fields, interrupted=waits)
         with operation("write_multi_agent", session_id, multi_agent_id):
             return self._operations.update(session_id, ({**wanted, **condition}, update))
 

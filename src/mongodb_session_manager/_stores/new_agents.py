@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from .._schema.histories import MOST_AGENTS, AgentWrite, guard_of, new_agent_beside_update, new_agent_update
 from .._schema.ids import agent_label
+from .._schema.usage import moved_usage
 from ..errors import MongoDBSessionError, SessionConflictError, UnstorableValueError
 from ..types import LeaseDoc
 from .agents import AgentReader
@@ -58,8 +59,8 @@ class NewAgents:
             moved, kept = self._segments.store(session_id, write.agent_id, write.appended)
         created = False
         try:
-            size = total_size(kept)
-            created = self._start(session_id, replace(write, appended=kept, moved=moved, size=size))
+            size, usage = total_size(kept), moved_usage(write.appended[: len(write.appended) - len(kept)], kept)
+            created = self._start(session_id, replace(write, appended=kept, moved=moved, moved_usage=usage, size=size))
         except MongoDBSessionError:
             self._segments.take_back(session_id, moved)
             raise

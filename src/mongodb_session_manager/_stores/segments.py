@@ -29,6 +29,7 @@ from .._schema.listing import Position
 from .._schema.lives import Life
 from .._schema.messages import MessageEdit
 from .._schema.reads import ReadAgentDoc, embedded_messages_pipeline, is_numbered
+from .._schema.usage import moved_usage
 from .._schema.values import Stored
 from ..errors import SessionNotFoundError
 from ..types import MessageDoc, SegmentDoc, SegmentReferenceDoc
@@ -95,7 +96,9 @@ class MessageSegments:
         self._segments.insert_many([cast(Stored, segment) for segment, _ in pairs])
         references = [reference for _, reference in pairs]
         moved_count = agent.get("moved_count") or 0
-        change = rollover_update(session_id, agent_id, guard, moved_count, references, write_id)
+        change = rollover_update(
+            session_id, agent_id, guard, moved_count, references, write_id, moved_usage(moved, kept)
+        )
         if self._sessions.update_one(*leased_update(self._lives.named(session_id, change), lease)).matched_count:
             return EmbeddedSize(len(kept), total_size(kept))
         self._segments.delete_many(segments_filter(life, references))
