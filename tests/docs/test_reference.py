@@ -81,3 +81,11 @@ def test_an_argument_is_shown_with_type_default_and_meaning() -> None:
 
 def test_where_the_index_of_the_first_version_leads() -> None:
     assert "Metadata hooks" in _headings("hooks.md")
+
+
+def test_each_fixture_for_users_has_its_line() -> None:
+    plugin = (ROOT / "src/mongodb_session_manager/testing/pytest_plugin.py").read_text("utf-8")
+    fixtures = set(re.findall(r"^@pytest\.fixture.*\ndef (\w+)", plugin, re.MULTILINE))
+    page = (ROOT / "docs/user-guide/testing-your-code.md").read_text("utf-8")
+
+    assert fixtures == set(re.findall(r"^\| `(\w+)` \|", page.partition("## Fixtures")[2], re.MULTILINE))

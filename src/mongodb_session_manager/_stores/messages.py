@@ -144,9 +144,10 @@ class MessageStore:
 
         def read() -> list[MessageDoc]:
             messages = self._read_page(session_id, agent_id, limit, offset)
-            for message in messages if sizes_only else ():
-                leave_unread(message)
-            self._values.put_back_messages(session_id, agent_id, messages)
+            with reading(agent_label(session_id, agent_id), "a message"):
+                for message in messages if sizes_only else ():
+                    leave_unread(message)
+                self._values.put_back_messages(session_id, agent_id, messages)
             return messages
 
         return self._values.whole(read)

@@ -96,7 +96,8 @@ class AgentRestorer:
             return None
         label = agent_label(session_id, agent_id)
         check_fields(label, stored["agent_data"])
-        self._values.put_back_state(session_id, agent_id, stored["agent_data"])
+        with restoring(label, "agent_data"):
+            self._values.put_back_state(session_id, agent_id, stored["agent_data"])
         live = LiveIds.of(stored.get("live"))
         if live is None and stored.get("live") is not None:  # the server could not use it either
             stored = self._with_all_messages(session_id, agent_id, stored)
@@ -108,7 +109,8 @@ class AgentRestorer:
         with restoring(label, "guard"):
             guard = guard_of(stored)
         embedded_bytes = _embedded_bytes(stored)  # before the large values are put back, which are stored elsewhere
-        self._values.put_back_messages(session_id, agent_id, messages)
+        with restoring(label, "messages"):
+            self._values.put_back_messages(session_id, agent_id, messages)
         return RestoredAgent(
             agent=agent,
             data=stored["agent_data"],

@@ -23,6 +23,7 @@ ODD: list[tuple[str, Any, str]] = [
     (f"{DATA}.state", SECRET, "state"),
     (f"{DATA}.state", {"blob": b"no JSON"}, "state"),
     (f"{DATA}.state", {"a": {"%int": SECRET}}, "agent_data"),
+    (f"{DATA}.state", {"%file": {"id": SECRET}}, "agent_data"),
     ("agents.a.guard", [SECRET], "guard"),
     (f"{DATA}.conversation_manager_state", [SECRET], "conversation_manager_state"),
     (f"{DATA}.conversation_manager_state", {"removed_message_count": 0}, "conversation_manager_state"),
@@ -43,6 +44,8 @@ ODD: list[tuple[str, Any, str]] = [
     (f"{MESSAGE}.content", None, "message 1"),
     (f"{MESSAGE}.content", 5, "message 1"),
     (f"{MESSAGE}.content", [SECRET], "message 1"),
+    (f"{MESSAGE}.content", [{"toolUse": SECRET}], "messages"),
+    (f"{MESSAGE}.content", [{"toolUse": {}}], "messages"),
     (f"{MESSAGE}.role", None, "message 1"),
     (f"{MESSAGE}.role", {"a": SECRET}, "message 1"),
 ]
