@@ -47,7 +47,7 @@ def fill(client: MongoClient[dict[str, Any]], database: str, count: int) -> None
             if session_id == MOVED:
                 repository = manager.session_repository
                 guard = stores_of(repository).histories.locate_agent(session_id, "default").guard
-                assert stores_of(repository).histories.roll_over(session_id, "default", guard, ObjectId())
+                assert stores_of(repository).histories.move_oldest(session_id, "default", guard, ObjectId())
 
 
 def restore(client: MongoClient[dict[str, Any]], database: str, session_id: str, count: int) -> float:

@@ -16,6 +16,9 @@ from mongodb_session_manager.testing import ScriptedModel, Turn
 WINDOW = 40
 MESSAGE_BYTES = 500
 
+# As long as the ids of Bedrock's models.
+MODEL_ID = "us.anthropic.claude-sonnet-4-20250514-v1:0"[:42]
+
 PROMPT = "p" * MESSAGE_BYTES
 REPLY = "r" * MESSAGE_BYTES
 TOOL_CALL = {"toolUse": {"toolUseId": "t-1", "name": "look_up", "input": {"word": "w" * (MESSAGE_BYTES // 2)}}}
@@ -84,7 +87,7 @@ def new_agent(
     window = SlidingWindowConversationManager(window_size=WINDOW)
     window.removed_message_count = removed
     return Agent(
-        model=Model(script, cycle=True, latency_ms=latency_ms),
+        model=Model(script, cycle=True, latency_ms=latency_ms, model_id=MODEL_ID),
         messages=list(messages),
         tools=[look_up],
         conversation_manager=window,

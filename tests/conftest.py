@@ -15,6 +15,7 @@ from strands import Agent
 from strands.types.content import Message
 
 from mongodb_session_manager import MongoDBSessionManager, MongoDBSessionManagerFactory, MongoDBSessionRepository
+from mongodb_session_manager._schema.limits import Limits
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel
 from tests.aliases import Client, Document, Everything, Failing, History, Insert, NewAgent, NewManager
 from tests.watching import wait_for_indexes
@@ -22,6 +23,10 @@ from tests.watching import wait_for_indexes
 pytest_plugins = ["mongodb_session_manager.testing.pytest_plugin"]
 
 COLLECTION = "agent_sessions"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "limits(**smaller): the limits of the test's managers")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -75,14 +80,21 @@ def database(observer: Client, shared_database: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def new_manager(mongo_client: Client, database: str) -> Iterator[NewManager]:
+def limits(request: pytest.FixtureRequest) -> Limits:
+    """The limits of the test's managers; its ``limits`` marks make them smaller, so that little is much."""
+    marks = reversed([*request.node.iter_markers("limits")])
+    return Limits(**{name: value for mark in marks for name, value in mark.kwargs.items()})
+
+
+@pytest.fixture
+def new_manager(mongo_client: Client, database: str, limits: Limits) -> Iterator[NewManager]:
     """Make managers in the test's database, on the counted client unless told otherwise; closed in the end."""
     with ExitStack() as stack:
 
         def make(session_id: str = "s-1", **options: Any) -> MongoDBSessionManager:
             if "connection_string" not in options:
                 options.setdefault("client", mongo_client)
-            manager = MongoDBSessionManager(session_id, database_name=database, **options)
+            manager = MongoDBSessionManager(session_id, database_name=database, **{"_limits": limits, **options})
             wait_for_indexes()
             return stack.enter_context(closing(manager))
 
@@ -90,9 +102,9 @@ def new_manager(mongo_client: Client, database: str) -> Iterator[NewManager]:
 
 
 @pytest.fixture
-def factory(mongo_client: Client, database: str) -> Iterator[MongoDBSessionManagerFactory]:
+def factory(mongo_client: Client, database: str, limits: Limits) -> Iterator[MongoDBSessionManagerFactory]:
     """On the counted client; the collection's indexes are there."""
-    with MongoDBSessionManagerFactory(client=mongo_client, database_name=database) as made:
+    with MongoDBSessionManagerFactory(client=mongo_client, database_name=database, _limits=limits) as made:
         made.create_session_manager("another session").close()
         wait_for_indexes()
         yield made

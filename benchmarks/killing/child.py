@@ -16,7 +16,7 @@ from strands.types.content import Message
 from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager.types import Durability
 
-from .script import Conversation, Step, endless, every_kind, small_documents
+from .script import SMALL_DOCUMENTS, Conversation, Step, endless, every_kind
 
 Moment = Literal["started", "succeeded"]
 
@@ -66,7 +66,6 @@ class Report:
 
 def write(reports: "Connection[Report, None]", plan: Plan) -> None:
     """Hold the conversation; the target of a process."""
-    small_documents()
     killer = Killer(plan.moment, plan.kill_at)
     with MongoClient[dict[str, Any]](plan.uri, appname=plan.session_id, event_listeners=[killer]) as client:
         steps = every_kind() if plan.kill_at else endless(plan.first)
@@ -133,7 +132,11 @@ class Writer:
     def _open(self) -> Conversation:
         plan = self._plan
         manager = MongoDBSessionManager(
-            plan.session_id, client=self._client, database_name=plan.database, durability=plan.durability
+            plan.session_id,
+            client=self._client,
+            database_name=plan.database,
+            durability=plan.durability,
+            _limits=SMALL_DOCUMENTS,
         )
         conversation = Conversation(manager)
         self._reports.send(Report(conversation.messages()))

@@ -10,10 +10,12 @@ from strands.agent.conversation_manager import SlidingWindowConversationManager
 from strands.types.content import Message, Messages
 
 from mongodb_session_manager import MongoDBSessionManager
-from mongodb_session_manager._stores import segments as _segments
+from mongodb_session_manager._schema.limits import Limits
 from mongodb_session_manager.testing import Redaction, ScriptedModel, Turn
 
 WINDOW = 6
+# Messages move as soon as a document holds more than eight.
+SMALL_DOCUMENTS = Limits(kept_messages=4, embedded_bytes=1)
 HIDDEN = "[hidden]"
 SECRET = "secret-"
 
@@ -97,12 +99,6 @@ def endless(first: int) -> Iterator[Step]:
         yield counting(number + 1)
         yield blocked(secret(number))
         number += 2
-
-
-def small_documents() -> None:
-    """Have this process move messages as soon as a document holds more than eight."""
-    _segments.KEPT_MESSAGES = 4
-    _segments.EMBEDDED_BYTES = 1
 
 
 class Conversation:

@@ -69,7 +69,7 @@ class Service:
             history = session.history(AGENT)
             self._figures.found(list(history.compare(talk.live())))
             await self._turn(talk)
-            await self._settle(manager)
+            await self._flush(manager)
             history.acknowledge(talk.live())
         self._figures.did("request")
 
@@ -77,17 +77,17 @@ class Service:
         number = self._number
         talk.replies.extend((tool_call(number), f"Counted {number}.") if number % 4 == 0 else (f"Answer {number}.",))
         turn = talk.agent.invoke_async(f"Prompt {number} " + "x" * self._choices.randint(0, LONGEST_TEXT))
-        patience = None
+        leaves_after = None
         if self._choices.random() < CANCELLED:
-            patience = self._choices.uniform(0, CANCELLED_WITHIN)
+            leaves_after = self._choices.uniform(0, CANCELLED_WITHIN)
         try:
-            await asyncio.wait_for(turn, patience)
+            await asyncio.wait_for(turn, leaves_after)
         except asyncio.TimeoutError:
             self._figures.did("request cancelled")
         except PyMongoError as error:
             self._figures.failed(error)
 
-    async def _settle(self, manager: MongoDBSessionManager) -> None:
+    async def _flush(self, manager: MongoDBSessionManager) -> None:
         while True:
             try:
                 return await manager.aflush()

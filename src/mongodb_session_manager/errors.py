@@ -11,10 +11,12 @@ if TYPE_CHECKING:
 __all__ = [
     "AgentNotFoundError",
     "FactoryNotInitializedError",
+    "InvalidCursorError",
     "MessageNotFoundError",
     "MongoDBSessionError",
     "SchemaVersionError",
     "SessionConflictError",
+    "SessionHeldError",
     "SessionLockedError",
     "SessionNotFoundError",
     "SessionTooLargeError",
@@ -58,11 +60,16 @@ class MessageNotFoundError(MongoDBSessionError, ValueError):
 
 
 class UnstorableValueError(MongoDBSessionError, ValueError):
-    """A value that MongoDB would not give back equal; it is refused before anything is written."""
+    """A value that MongoDB would not give back equal; it is refused before anything is written.
 
-    def __init__(self, place: str, reason: str) -> None:
-        self.place, self.reason = place, reason
-        super().__init__(f"{place} cannot be stored: {reason}")
+    Attributes:
+        label: Where the value is: the session, the agent or message, and the path to it.
+        reason: Why it cannot be stored.
+    """
+
+    def __init__(self, label: str, reason: str) -> None:
+        self.label, self.reason = label, reason
+        super().__init__(f"{label} cannot be stored: {reason}")
 
 
 class SessionConflictError(MongoDBSessionError):
@@ -82,6 +89,17 @@ class SessionConflictError(MongoDBSessionError):
 
 class SessionLockedError(SessionConflictError):
     """Another manager holds the session's lease, or has taken it over from this one."""
+
+
+class SessionHeldError(MongoDBSessionError):
+    """The session is held, so it is not deleted."""
+
+    def __init__(self, session_id: str) -> None:
+        self.session_id = session_id
+        super().__init__(
+            f"Session {session_id!r} is held and was not deleted. Call the catalog's release() first, or pass "
+            "even_held=True to its delete()."
+        )
 
 
 class SessionTooLargeError(MongoDBSessionError, ValueError):
@@ -125,6 +143,16 @@ class SchemaVersionError(MongoDBSessionError):
         super().__init__(
             f"Session {session_id!r} has schema_version {found!r}; this version of mongodb-session-manager reads "
             f"up to {supported}. Upgrade the library to open it."
+        )
+
+
+class InvalidCursorError(MongoDBSessionError, ValueError):
+    """A cursor is not one that this list gave."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(
+            f"The cursor {reason}. Pass next_cursor of a page of the same list as it is, or None to begin at the start."
         )
 
 

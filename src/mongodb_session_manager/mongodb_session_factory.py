@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from pymongo.errors import InvalidOperation
 
-from ._client.handle import CLOSE_TIMEOUT, ClientHandle
+from ._client.handle import ClientHandle
 from ._client.monitor import not_initialized_stats
 from ._client.not_copied import NotCopied
 from ._client.off_loop import Steps, go_through, go_through_off_loop
@@ -23,15 +23,18 @@ from ._client.spelling import OPTIONS, spelling_hint
 from ._schema.given import check_names
 from ._schema.ids import check_id
 from ._schema.lease import Lease
-from ._schema.values import Stored
+from ._schema.limits import LIMITS, Limits
+from ._schema.sessions import OpenedDoc
 from ._session.arguments import NotAsynchronous, check_agent_ids, with_new_spellings
 from ._session.deliveries import Deliveries
 from ._session.openings import Opening, OpeningLine, SharedReads
+from ._session.sweeps import Sweeps
 from ._stores.opening import read_sessions
 from ._stores.operation import namespace_of, open_collections
 from .errors import FactoryNotInitializedError, MongoDBSessionError, SessionLockedError
 from .mongodb_connection_pool import MongoDBConnectionPool
 from .mongodb_session_manager import MongoDBSessionManager, check_defaults
+from .session_catalog import SessionCatalog
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -91,8 +94,11 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
         client: Client | None = None,
         metadata_fields: Sequence[str] | None = None,
         application_name: str | None = None,
+        *,
+        _limits: Limits = LIMITS,
         **arguments: "Unpack[FactoryOptions]",
     ) -> None:
+        self._limits = _limits
         given = with_new_spellings(arguments)
         client_kwargs = {name: value for name, value in given.items() if name not in OPTIONS}
         self._defaults: dict[str, Any] = {
@@ -117,7 +123,8 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
         else:
             self._handle = ClientHandle.of(client)
             self._handle.acquire(self, owner=True)
-        self._shared_reads = SharedReads(self._handle.shortest_timeout)
+        self._shared_reads = SharedReads(self._handle.shortest_timeout, _limits)
+        self._sweeps = Sweeps(self._handle, self._left, _limits)
 
     def __repr__(self) -> str:
         if "_handle" not in vars(self):  # in the traceback of a constructor that failed
@@ -127,6 +134,17 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
             self._handle.client, self._defaults["database_name"], self._defaults["collection_name"]
         )
         return f"MongoDBSessionManagerFactory({namespace!r}, {state})"
+
+    @property
+    def sessions(self) -> SessionCatalog:
+        """The catalog of the sessions in the factory's collection, on the factory's client.
+
+        Raises:
+            MongoDBSessionError: The factory has been closed or replaced; it is a RuntimeError too.
+        """
+        self._check_open()
+        names = self._defaults["database_name"], self._defaults["collection_name"]
+        return SessionCatalog(None, *names, client=self._handle.client)
 
     def create_session_manager(self, session_id: str, **overrides: "Unpack[SessionOverrides]") -> MongoDBSessionManager:
         """Make a manager for one session, on the factory's client.
@@ -146,16 +164,19 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
         return self._make(session_id, self._arguments(with_new_spellings(overrides)))
 
     def _make(
-        self, session_id: str, arguments: dict[str, Any], agent_ids: Sequence[str] = (), found: Stored | None = None
+        self, session_id: str, arguments: dict[str, Any], agent_ids: Sequence[str] = (), found: OpenedDoc | None = None
     ) -> MongoDBSessionManager:
         self._check_open()
         try:
-            arguments = {**arguments, "_agent_ids": agent_ids, "_found": found}
+            arguments = {**arguments, "_agent_ids": agent_ids, "_found": found, "_limits": self._limits}
             manager = MongoDBSessionManager(session_id, client=self._handle.client, **arguments)
         except InvalidOperation:
             self._check_open()  # closed meanwhile: that is what the caller should read
             raise
         self._keep(manager)
+        if arguments.get("ttl") is not None:
+            names = arguments.get("database_name"), arguments.get("collection_name")
+            self._sweeps.include(open_collections(self._handle, *names))
         return manager
 
     def _arguments(self, overrides: dict[str, Any]) -> dict[str, Any]:
@@ -210,7 +231,7 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
     async def _opened(
         self, session_id: str, agent_ids: Sequence[str], arguments: dict[str, Any]
     ) -> MongoDBSessionManager:
-        """Open a session on the client's threads; a lease is waited for without one, whoever has it needs them."""
+        """Open a session on the client's threads. Waiting for a lease takes none: its holder needs them to write."""
         lease = Lease.wanted(**{name: arguments[name] for name in _LEASE_ARGUMENTS if name in arguments})
         pauses = lease.pauses() if lease else iter(())
         while True:
@@ -262,7 +283,7 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
             ``status`` (``connected``, ``external_client`` for a borrowed client that answers, ``error`` when the
             server does not answer, ``not_initialized`` when the factory's client is closed), ``server_version``,
             ``pool_config`` (milliseconds; None for no limit) and ``connections`` (``created``, ``closed``, ``open``,
-            ``in_use``, ``waiting``, ``checkout_failures``; None each for a borrowed client, whose pool nobody counts).
+            ``in_use``, ``waiting``, ``checkout_failures``; None each for a borrowed client, whose pool is not counted).
         """
         return self._handle.stats() if self._ended is None else not_initialized_stats()
 
@@ -274,11 +295,11 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
         """
         if not self._end("closed"):
             return
-        deadline = time.monotonic() + CLOSE_TIMEOUT
+        deadline = time.monotonic() + self._limits.close_timeout
         with self._lock:
             managers = list(self._managers)
         try:
-            _close_all(managers)
+            _close_all(managers, self._limits.close_timeout)
             while (left := list(self._left)) and time.monotonic() < deadline:
                 wait(left, deadline - time.monotonic())
             go_through(self._deliveries.waits(deadline))
@@ -305,7 +326,8 @@ class MongoDBSessionManagerFactory(NotCopied, NotAsynchronous):
             if self._ended is not None:
                 return False
             self._ended = how
-            return True
+        self._sweeps.stop()
+        return True
 
     def _check_open(self) -> None:
         if self._ended is not None:
@@ -334,7 +356,7 @@ def _check_overrides(overrides: Collection[str]) -> None:
         )
 
 
-def _close_all(managers: Sequence[MongoDBSessionManager]) -> None:
+def _close_all(managers: Sequence[MongoDBSessionManager], timeout: float) -> None:
     """Close side by side, so that one that hangs does not take the time of the others."""
     threads = ThreadPoolExecutor(_CLOSING_THREADS, thread_name_prefix="mongodb-session-manager-close")
     try:
@@ -343,7 +365,7 @@ def _close_all(managers: Sequence[MongoDBSessionManager]) -> None:
         for manager in managers:
             manager.close()
         return
-    done, late = wait(closing, CLOSE_TIMEOUT)
+    done, late = wait(closing, timeout)
     for failed in (future for future in done if future.exception()):
         # By its kind only: what a hook's flush() raises may say anything.
         logger.warning(
@@ -351,9 +373,7 @@ def _close_all(managers: Sequence[MongoDBSessionManager]) -> None:
         )
     threads.shutdown(wait=not late, cancel_futures=True)
     if late:
-        logger.warning(
-            "managers=<%d>, seconds=<%s> | closed with managers that were not done", len(late), CLOSE_TIMEOUT
-        )
+        logger.warning("managers=<%d>, seconds=<%s> | closed with managers that were not done", len(late), timeout)
 
 
 _global_lock = threading.Lock()

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from contextvars import ContextVar
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
 import pymongo
@@ -39,7 +40,6 @@ from strands.types.content import Message
 from strands.types.session import Session
 
 from ._client.failures import Failures
-from ._client.handle import CLOSE_TIMEOUT
 from ._client.heartbeat import Heartbeat
 from ._client.not_copied import NotCopied
 from ._client.off_loop import Run, Steps, all_done, go_through, go_through_off_loop, here, in_thread, run_off_loop
@@ -52,11 +52,13 @@ from ._history.sending import Sending
 from ._history.unsent import flush_unsent
 from ._history.writer import AgentHistory
 from ._override import override
+from ._schema.expiry import check_ttl
 from ._schema.given import check_names, index_fields
 from ._schema.ids import agent_label, check_id
 from ._schema.lease import LEASE_DURATION, LEASE_TIMEOUT, Lease
+from ._schema.limits import LIMITS, Limits
 from ._schema.messages import with_blocks, with_tracking_id
-from ._schema.values import Stored
+from ._schema.sessions import OpenedDoc
 from ._session.arguments import NotAsynchronous, check_agent_ids, check_choices, check_message, with_new_spellings
 from ._session.data import SessionData
 from ._session.deliveries import flush_hooks
@@ -121,12 +123,14 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
             the invocation. A redaction is written at once under each.
         on_error: ``"raise"``: a failed write fails the invocation. ``"degrade"``: the conversation goes on, the log
             and ``health`` tell, and the next write catches up; a conflict is raised all the same.
-        exclusive: Whether to be the only writer of the session, from here to ``close()``. Others may read it; what
-            they write to its histories and states is refused with ``SessionLockedError``. Metadata and feedback are
-            everybody's.
+        exclusive: Whether to be the only writer of the session, from here to ``close()``. Others may read it; their
+            writes of histories and states raise ``SessionLockedError``. Metadata and feedback stay open to all.
         lease_timeout: With ``exclusive``, seconds to wait for another such manager.
         lease_duration: With ``exclusive``, seconds without a write after which others may take over, as from a
             process that has died. What this one writes afterwards is refused then.
+        ttl: How long the session lives after its last write, 1 minute to 100 years; then it is deleted. It is stored
+            with the session, where the longest one counts. By default what is stored is kept: a session without a
+            ttl lives until it is deleted.
         create: Whether to create the session where it is not there. With False that is an error, and opening is a
             read: it writes nothing but the lease, where one is wanted.
         **client_options: Options for the ``MongoClient`` made from ``connection_string``; pymongo validates them.
@@ -163,32 +167,28 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         exclusive: bool = False,
         lease_timeout: float = LEASE_TIMEOUT,
         lease_duration: float = LEASE_DURATION,
+        ttl: timedelta | None = None,
         create: bool = True,
         _agent_ids: Sequence[str] = (),
-        _found: Stored | None = None,
+        _found: OpenedDoc | None = None,
+        _limits: Limits = LIMITS,
         **client_options: "Unpack[OtherOptions]",
     ) -> None:
         check_id("session_id", session_id)
         check_choices(durability, on_error, create)
+        check_ttl(ttl)
         lease = Lease.wanted(exclusive, lease_timeout, lease_duration)
         options = with_new_spellings({**client_options, "metadata_hook": metadata_hook, "feedback_hook": feedback_hook})
         hooks = [as_hooks(options.pop(name), name) for name in ("metadata_hook", "feedback_hook")]
-        repository = MongoDBSessionRepository(
-            connection_string,
-            database_name,
-            collection_name,
-            client,
-            metadata_fields,
-            application_name,
-            **options,
-        )
-        sessions = stores_of(repository).sessions
+        place = (connection_string, database_name, collection_name, client)
+        repository = MongoDBSessionRepository(*place, metadata_fields, application_name, _limits=_limits, **options)
+        store = stores_of(repository).sessions
         try:
-            opened = sessions.open_session(session_id, lease=lease, create=create, agent_ids=_agent_ids, found=_found)
+            opened = store.open_session(session_id, lease, ttl=ttl, create=create, agent_ids=_agent_ids, found=_found)
             self._adopt(repository, opened, lease, durability, on_error)
             self._set_hooks(*hooks)
         except BaseException:
-            _release_lease(sessions, session_id, UNUSED_LEASE_TIMEOUT)
+            _release_lease(store, session_id, UNUSED_LEASE_TIMEOUT)
             repository.close()
             raise
 
@@ -200,7 +200,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         durability: Durability,
         on_error: OnError,
     ) -> None:
-        session_id = opened.session.session_id
+        session_id, limits = opened.session.session_id, stores_of(repository).limits
         super().__init__(session_id, cast(SessionRepository, _OpenedRepository(opened.session)))
         self.session_repository, self._stores = repository, stores_of(repository)
         self._application_name, self._outbox = opened.application_name, opened.outbox
@@ -213,18 +213,17 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
             self._fix_broken_tool_use,
             self._announce if self._is_overridden("append_message") or self._is_overridden("sync_agent") else None,
             syncs_apart=self._is_overridden("sync_agent"),
+            limits=limits,
         )
         self._agents = LiveAgents(session_id, binder, contents)
         handle, steps = self._stores.handle, durability != "exit"
-        self._failures = Failures(session_id, outage_of(handle), on_error == "degrade", self._pending)
+        self._failures = Failures(session_id, outage_of(handle, limits), on_error == "degrade", self._pending)
         self._multi_agents = MultiAgents(
             session_id, self._stores, contents, self._failures, self._off_loop, steps=steps
         )
-        self._sending = Sending(handle, self._agents, self._multi_agents, self._failures, durability)
+        self._sending = Sending(handle, self._agents, self._multi_agents, self._failures, durability, limits)
         renew = functools.partial(self._stores.sessions.renew_lease, session_id)
-        self._heartbeat: Heartbeat | None = None
-        if lease is not None:
-            self._heartbeat = Heartbeat(lease, self._is_at_work, renew, lambda: handle.executor)
+        self._heartbeat = None if lease is None else Heartbeat(lease, self._is_at_work, renew, lambda: handle.executor)
 
     def _is_at_work(self) -> bool:
         return not self._agents.is_closed and (self._multi_agents.is_running or self._agents.at_work)
@@ -249,7 +248,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         registry.add_callback(MessageAddedEvent, self._on_message_added)
         registry.add_callback(MessageUpdatedEvent, self._on_message_updated)
         registry.add_callback(AfterInvocationEvent, self._on_invocation_ending, order=HookOrder.SDK_FIRST)
-        # After everybody else's, so that what their callbacks changed is captured too.
+        # After all other callbacks, so that their changes are captured too.
         registry.add_callback(AfterInvocationEvent, self._on_invocation_end, order=HookOrder.SDK_LAST + 1)
         registry.add_callback(BidiAgentStopEvent, self._on_invocation_end, order=HookOrder.SDK_LAST + 1)
         registry.add_callback(MultiAgentInitializedEvent, self._multi_agents.on_initialized)
@@ -349,15 +348,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         check_message(redact_message)
         binding = self._agents.bound(agent)
         event = guardrail_event(action, stop_reason, guardrail_trace, agent_label(self.session_id, agent.agent_id))
-        binding.history.check_open()
-        copies: set[int] = set()
-        try:
-            with self._failures.tolerated(binding.history):
-                copies = binding.latest_copies()
-        finally:  # without a look at the server, what is known here is redacted all the same
-            binding.redact_latest(with_blocks(redact_message), event, copies)
-        with self._failures.tolerated(binding.history):
-            binding.history.flush()
+        binding.redact_latest(with_blocks(redact_message), event, self._failures.tolerated)
 
     @override
     def sync_agent(self, agent: "LocalAgent", **kwargs: Any) -> None:
@@ -401,8 +392,9 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
     async def _on_invocation_start(self, event: BeforeInvocationEvent) -> None:
         binding = self._agents.bound(event.agent)
         binding.invoked, binding.failure = True, None
-        await self._alook_up(binding, event.agent, binding.unknown(event.agent))
-        binding.look(event.agent)
+        if unknown := binding.look(event.agent):
+            await self._alook_up(binding, event.agent, unknown)
+            binding.look(event.agent)
         self._show_life()
 
     async def _on_tool_call(self, event: "BeforeToolCallEvent[Any]") -> None:
@@ -468,7 +460,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         await self._alook_up(binding, event.agent, binding.unknown(event.agent))
         self._capture_state(binding, event.agent)
         if binding.history.has_only_window_state:
-            # Nobody needs to wait for a moved window: an older one restores to the same conversation. It goes out
+            # A moved window needs no waiting: an older one restores to the same conversation. It goes out
             # when the caller has the answer, so as not to compete with that for the interpreter.
             asyncio.get_running_loop().call_soon(self._sending.send_left, binding.history)
         elif (sent := self._sending.flush(binding, ends=True)) is not None:
@@ -557,14 +549,21 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         failed = [error for error in [*errors, *self._agents.errors] if error is not None]
         return {"ok": not failed, "pending": self._pending(), "last_error": failed[-1] if failed else None}
 
-    def delete_session(self) -> bool:
+    def delete_session(self, *, even_held: bool = False) -> bool:
         """Delete the session and everything that belongs to it; False where it was gone already.
 
         Later calls raise ``SessionNotFoundError``.
+
+        Args:
+            even_held: Whether it is deleted also if it is held.
+
+        Raises:
+            SessionHeldError: It is held, and ``even_held`` is False; nothing was deleted.
         """
         self._agents.check_open()
+        deleted = self.session_repository.delete_session(self.session_id, even_held=even_held)
         self._agents.invalidate(SessionNotFoundError(self.session_id))
-        return self.session_repository.delete_session(self.session_id)
+        return deleted
 
     def flush(self, timeout: float | None = None) -> None:
         """Return when everything captured so far is acknowledged.
@@ -610,7 +609,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         """Close step by step; ``run`` makes a blocking call that must not be made by the client's threads."""
         if not self._agents.close():
             return
-        deadline = time.monotonic() + CLOSE_TIMEOUT
+        deadline = time.monotonic() + self._stores.limits.close_timeout
         yield from self._sending.last(left, deadline)
         if self._heartbeat is not None:
             release = functools.partial(
@@ -667,6 +666,7 @@ def check_defaults(arguments: Mapping[str, Any]) -> None:
         as_hooks(given.get(hook), hook)
     check_choices(given.get("durability", "sync"), given.get("on_error", "raise"), given.get("create", True))
     Lease.wanted(**{name: given[name] for name in ("exclusive", "lease_timeout", "lease_duration") if name in given})
+    check_ttl(given.get("ttl"))
 
 
 @atexit.register

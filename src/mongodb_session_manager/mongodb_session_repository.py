@@ -13,6 +13,7 @@ from ._client.not_copied import NotCopied
 from ._client.options import check_client_arguments
 from ._override import override
 from ._schema.given import Outbox, check_names, index_fields
+from ._schema.limits import LIMITS, Limits
 from ._schema.multi_agents import StoredState
 from ._schema.values import Stored
 from ._stores.operation import ClientUse, open_collections
@@ -59,13 +60,15 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         client: "MongoClient[dict[str, Any]] | None" = None,
         metadata_fields: Sequence[str] | None = None,
         application_name: str | None = None,
+        *,
+        _limits: Limits = LIMITS,
         **client_options: "Unpack[ClientOptions]",
     ) -> None:
         check_names(database_name, collection_name, application_name)
         fields = index_fields(metadata_fields)
         use = ClientUse(_open_handle(connection_string, client, client_options), owner=client is None)
         collections = open_collections(use.handle, database_name, collection_name)
-        self._stores = Stores(use, collections, application_name, fields)
+        self._stores = Stores(use, collections, application_name, fields, _limits)
 
     def __repr__(self) -> str:
         return f"MongoDBSessionRepository({self.namespace!r}, {self._stores.handle.state})"
@@ -115,9 +118,19 @@ class MongoDBSessionRepository(NotCopied, SessionRepository):
         """
         return self._stores.sessions.read_session(session_id)
 
-    def delete_session(self, session_id: str, **kwargs: Any) -> bool:
-        """Delete the session and everything that belongs to it; False if there was none."""
-        return self._stores.sessions.delete_session(session_id)
+    def delete_session(self, session_id: str, *, even_held: bool = False, **kwargs: Any) -> bool:
+        """Delete the session and everything that belongs to it; False if there was none.
+
+        Args:
+            session_id: The session.
+            even_held: Whether it is deleted also if it is held.
+            **kwargs: Ignored.
+
+        Raises:
+            SessionHeldError: It is held, and ``even_held`` is False; nothing was deleted.
+            TypeError: ``even_held`` is not a bool.
+        """
+        return self._stores.sessions.delete_session(session_id, even_held=even_held)
 
     # Agents
 

@@ -24,7 +24,13 @@ COMMANDS = {"sh", "console"}
 SHOWN = {"", "js", "json", "mermaid", "text", "yaml"}
 # What would change the environment of these tests, or ask somebody else for something.
 OUTWARD = re.compile(r"\b(?:pip|pipx|uvx?|docker|apt|apt-get|git|curl|mongosh)\b|-m (?:venv|build)\b")
-TOOLS = {"python": (), "pytest": ("-m", "pytest"), "ruff": ("-m", "ruff"), "mypy": ("-m", "mypy")}
+TOOLS = {
+    "python": (),
+    "pytest": ("-m", "pytest"),
+    "ruff": ("-m", "ruff"),
+    "mypy": ("-m", "mypy"),
+    "mkdocs": ("-m", "mkdocs"),
+}
 
 
 @dataclass(frozen=True)

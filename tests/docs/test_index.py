@@ -10,8 +10,39 @@ from mongodb_session_manager import __version__
 ROOT = Path(__file__).parents[2]
 INDEX = (ROOT / "docs/README.md").read_text("utf-8")
 LINKS = {path.partition("#")[0] for path in re.findall(r"\]\(([^)]+)\)", INDEX)}
-# Places that readers have kept from the documentation of the first version.
+# Pages and places that readers have kept from the documentation of the first version.
 PLACES = {
+    "../CHANGELOG.md",
+    "api-reference/hooks.md",
+    "api-reference/hooks.md#metadata-hooks",
+    "api-reference/mongodb-connection-pool.md",
+    "api-reference/mongodb-session-factory.md",
+    "api-reference/mongodb-session-manager.md",
+    "api-reference/mongodb-session-repository.md",
+    "architecture/data-model.md",
+    "architecture/design-decisions.md",
+    "architecture/overview.md",
+    "architecture/performance.md",
+    "development/contributing.md",
+    "development/releasing.md",
+    "development/setup.md",
+    "development/testing.md",
+    "examples/aws-patterns.md",
+    "examples/basic-usage.md",
+    "examples/fastapi-integration.md",
+    "examples/feedback-patterns.md",
+    "examples/metadata-patterns.md",
+    "faq.md",
+    "getting-started/basic-concepts.md",
+    "getting-started/installation.md",
+    "getting-started/quickstart.md",
+    "user-guide/async-streaming.md",
+    "user-guide/aws-integrations.md",
+    "user-guide/connection-pooling.md",
+    "user-guide/factory-pattern.md",
+    "user-guide/feedback-system.md",
+    "user-guide/metadata-management.md",
+    "user-guide/session-management.md",
     "getting-started/quickstart.md#creating-a-session-manager",
     "user-guide/async-streaming.md#streaming-responses",
     "user-guide/aws-integrations.md#sns-feedback-notifications",
@@ -34,7 +65,15 @@ def test_each_example_is_in_the_index(example: str) -> None:
 
 @pytest.mark.parametrize("place", sorted(PLACES))
 def test_places_that_readers_know_are_in_the_index(place: str) -> None:
-    assert f"]({place})" in INDEX
+    assert f"]({place})" in INDEX  # that they lead somewhere is tested with the other links
+
+
+@pytest.mark.parametrize("example", sorted(path.name for path in ROOT.glob("examples/*.py")))
+def test_each_example_has_a_page(example: str) -> None:
+    page = re.search(rf"\({re.escape(f'../examples/{example}')}\) \| \[.+?\]\(([^)#]+)", INDEX)
+
+    assert page
+    assert f"examples/{example}" in (ROOT / "docs" / page[1]).read_text("utf-8")
 
 
 def test_the_index_is_of_this_version() -> None:

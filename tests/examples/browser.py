@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
+import pytest
 from websockets.sync.client import ClientConnection, connect
 
 FLAGS = (
@@ -32,12 +33,13 @@ class Tab:
     def __init__(self, connection: ClientConnection) -> None:
         self._connection = connection
         self._calls = 0
+        self.events: list[dict[str, Any]] = []
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         self._calls += 1
         self._connection.send(json.dumps({"id": self._calls, "method": method, "params": parameters}))
         while (reply := json.loads(self._connection.recv(timeout=30))).get("id") != self._calls:
-            pass  # an event
+            self.events.append(reply)
         assert "error" not in reply, reply
         result: dict[str, Any] = reply["result"]
         return result
@@ -59,8 +61,15 @@ class Tab:
 
     def reload(self) -> None:
         """Load the page again, and wait until it is another document."""
+        self._load("Page.reload")
+
+    def visit(self, url: str) -> None:
+        """Load another page, and wait for it."""
+        self._load("Page.navigate", url=url)
+
+    def _load(self, method: str, **parameters: Any) -> None:
         self.run("window.isOld = true")
-        self.call("Page.reload")
+        self.call(method, **parameters)
         self.wait_for("!window.isOld && document.readyState === 'complete'")
 
 
@@ -87,6 +96,19 @@ class Browser:
 
     def close(self) -> None:
         self._http.close()
+
+
+@contextmanager
+def browser_of_tests(config: pytest.Config, folder: Path) -> Iterator[Browser]:
+    """Start the browser of these tests; where there is none they are skipped, or fail if they must not be."""
+    chromium = find_chromium()
+    if chromium is None:
+        reason = "there is no Chromium: neither CHROMIUM nor PATH names one"
+        if config.getoption("--require-browser"):  # what CI runs with
+            raise RuntimeError(reason)
+        pytest.skip(reason)
+    with running_browser(chromium, folder) as running:
+        yield running
 
 
 @contextmanager

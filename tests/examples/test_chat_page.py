@@ -11,7 +11,7 @@ from urllib.parse import quote
 import pytest
 from pymongo import MongoClient
 
-from tests.examples.browser import Browser, find_chromium, running_browser
+from tests.examples.browser import Browser, browser_of_tests
 from tests.examples.test_fastapi_examples import STREAMING, Service
 from tests.watching import eventually
 
@@ -41,13 +41,7 @@ def service(
 
 @pytest.fixture(scope="module")
 def browser(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    chromium = find_chromium()
-    if chromium is None:
-        reason = "there is no Chromium: neither CHROMIUM nor PATH names one"
-        if pytestconfig.getoption("--require-browser"):  # what CI runs with
-            raise RuntimeError(reason)
-        pytest.skip(reason)
-    with running_browser(chromium, tmp_path_factory.mktemp("browser")) as running:
+    with browser_of_tests(pytestconfig, tmp_path_factory.mktemp("browser")) as running:
         yield running
 
 

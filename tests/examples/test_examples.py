@@ -93,7 +93,7 @@ def test_says_so_where_there_is_no_server(
 
 
 COMMAND = re.compile(r"^    (?:AWS_ENDPOINT_URL=\S+ )?(python examples/\S+|curl .+)$", re.MULTILINE)
-SERVICES = ("example_fastapi.py", "example_fastapi_streaming.py")
+SERVICES = ("example_fastapi.py", "example_fastapi_streaming.py", "example_sidebar.py")
 
 
 @pytest.mark.parametrize("name", sorted({*NAMES} - {"example_aws_hooks.py", *SERVICES}))

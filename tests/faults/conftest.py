@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
@@ -10,13 +11,11 @@ import pytest
 from pymongo import common
 
 from mongodb_session_manager import MongoDBSessionManager
-from mongodb_session_manager._history.binder import AgentBinder
-from mongodb_session_manager._history.changes import Limits
+from mongodb_session_manager._schema.limits import Limits
 from tests.aliases import Failing
 from tests.faults.conversation import Conversation, Converse
 from tests.faults.cutting_proxy import HOST, CuttingProxy, running_proxy
 from tests.faults.fault import ALWAYS, Fault
-from tests.limits import embed_at_most
 
 
 @pytest.fixture(autouse=True)
@@ -24,18 +23,16 @@ def quick_recovery(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waiting is not what is tested here."""
     # The driver looks for a lost server again after 0.5 s at the earliest, and these tests lose many.
     monkeypatch.setattr(common, "MIN_HEARTBEAT_INTERVAL", 0.02)
-    # So long a write that nobody waits for is repeated.
-    monkeypatch.setattr(AgentBinder, "limits", Limits(behind_timeout=0.2))
 
 
 @pytest.fixture
-def small_documents(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Move messages often, so that this too meets what happens."""
-    embed_at_most(monkeypatch, 8, size=1)
+def limits(limits: Limits) -> Limits:
+    """So long a write that nobody waits for is repeated."""
+    return replace(limits, behind_timeout=0.2)
 
 
 @pytest.fixture
-def converse(mongodb_uri: str, database: str) -> Iterator[Converse]:
+def converse(mongodb_uri: str, database: str, limits: Limits) -> Iterator[Converse]:
     """Begin a conversation, on a client of its own."""
     with ExitStack() as stack:
 
@@ -51,7 +48,7 @@ def converse(mongodb_uri: str, database: str) -> Iterator[Converse]:
             options = {"heartbeatFrequencyMS": 20, **how, **options}
 
             def open_manager(**options: Any) -> MongoDBSessionManager:
-                return MongoDBSessionManager(session_id, uri, database, **options)
+                return MongoDBSessionManager(session_id, uri, database, _limits=limits, **options)
 
             conversation = Conversation(partial(open_manager, **options), open_manager, degrades=on_error == "degrade")
             stack.enter_context(closing(conversation.manager))

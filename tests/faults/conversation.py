@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
+import pytest
 from pymongo.errors import PyMongoError
 from strands import Agent, ToolContext, tool
 from strands.agent.conversation_manager import NullConversationManager
@@ -13,6 +14,9 @@ from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager.testing import ScriptedModel
 
 LONGEST_WAIT = 60.0
+
+# Messages move often, so that this too meets what happens.
+moving_often = pytest.mark.limits(kept_messages=8, embedded_bytes=1)
 
 _Result = TypeVar("_Result")
 

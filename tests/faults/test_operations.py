@@ -15,10 +15,10 @@ from tests.aliases import Client, Inject
 from tests.faults.conversation import Conversation, Converse, make_agent
 from tests.faults.cutting_proxy import CuttingProxy
 from tests.faults.fault import CLOSED, LOST, UNCONFIRMED, Fault
-from tests.limits import embed_at_most
 from tests.watching import wait_for_indexes
 
 SESSIONS, SEGMENTS = "agent_sessions", "agent_sessions_segments"
+few_embedded = pytest.mark.limits(kept_messages=3)
 SECRET = "my number is 555-0199"
 
 FAULTS = [
@@ -119,9 +119,14 @@ def redact(conversation: Conversation) -> None:
     conversation.manager.redact_latest_message(agent.messages[-1], agent)
 
 
+def outgrow(conversation: Conversation) -> None:
+    """Have all but the latest messages move next."""
+    conversation.manager._agents.live()[0].history.rollover.set_document_size(100, 200_000)
+
+
 def move(conversation: Conversation) -> None:
     history = conversation.manager._agents.live()[0].history
-    history.rollover.move_quietly(history.roll_over)
+    history.rollover.move_quietly(history.move_oldest)
     wait_for_indexes()
 
 
@@ -173,19 +178,18 @@ CASES = [
 
 
 @pytest.fixture
-def conversation(
-    converse: Converse, proxy: CuttingProxy, operation: Operation, fault: Fault, monkeypatch: pytest.MonkeyPatch
-) -> Conversation:
+def conversation(converse: Converse, proxy: CuttingProxy, operation: Operation, fault: Fault) -> Conversation:
     conversation = converse(**({"uri": proxy.uri} if fault.loses_replies else {}))
     conversation.manager.update_metadata({"topic": "orders"})
     conversation.talk_until_acknowledged(with_tool=True)
     conversation.talk_until_acknowledged(with_tool=True)
     append(conversation, SECRET)
     if operation.act is move:
-        embed_at_most(monkeypatch, 3, size=1)
+        outgrow(conversation)
     return conversation
 
 
+@few_embedded
 @pytest.mark.parametrize(("operation", "fault"), CASES)
 def test_an_operation_fails_and_is_repeated(
     conversation: Conversation,
@@ -211,6 +215,7 @@ def test_an_operation_fails_and_is_repeated(
         assert SECRET.encode() not in everything()
 
 
+@few_embedded
 @pytest.mark.parametrize("collection", [SESSIONS, SEGMENTS])
 @pytest.mark.parametrize("fault", FAULTS, ids=str)
 def test_deleting_a_session_can_be_repeated(
@@ -221,12 +226,11 @@ def test_deleting_a_session_can_be_repeated(
     database: str,
     fault: Fault,
     collection: str,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     conversation = converse(**({"uri": proxy.uri} if fault.loses_replies else {}))
     for _ in range(2):
         conversation.talk_until_acknowledged(with_tool=True)
-    embed_at_most(monkeypatch, 3, size=1)
+    outgrow(conversation)
     move(conversation)
 
     with inject(fault, "delete", collection=collection), suppress(PyMongoError):

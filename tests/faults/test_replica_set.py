@@ -12,12 +12,12 @@ from pymongo.errors import WriteConcernError
 from mongodb_session_manager import SessionConflictError
 from mongodb_session_manager._stores.indexes import ensure_segment_index
 from mongodb_session_manager.testing import Mongod, MongodSet
-from tests.faults.conversation import Converse
+from tests.faults.conversation import Converse, moving_often
 from tests.faults.stream import stream_of
 from tests.watching import wait_for_indexes
 
 # Messages move in between.
-pytestmark = pytest.mark.usefixtures("small_documents")
+pytestmark = moving_often
 
 
 MAJORITY = {"w": "majority"}
@@ -112,7 +112,7 @@ def test_an_index_does_not_wait_for_a_member_that_is_down(
         with dead(replica_set, replica_set.secondaries()[0]):
             ensure_segment_index(segments)
             wait_for_indexes()
-            segments.drop_index("session_id_1")
+            segments.drop_index("session_id_1_instance_1")
 
     assert not caplog.records
 

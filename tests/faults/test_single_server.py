@@ -6,14 +6,12 @@ from contextlib import contextmanager
 
 import pytest
 
-from mongodb_session_manager._history.binder import AgentBinder
-from mongodb_session_manager._history.changes import Limits
 from mongodb_session_manager.testing import Mongod
-from tests.faults.conversation import Converse
+from tests.faults.conversation import Converse, moving_often
 from tests.faults.stream import Stream, stream_of
 
 # Messages move in between.
-pytestmark = pytest.mark.usefixtures("small_documents")
+pytestmark = moving_often
 
 
 MINUTE = 60.0
@@ -81,11 +79,8 @@ def test_a_server_that_was_killed(converse: Converse, server: Mongod) -> None:
     stream.check()
 
 
-def test_a_server_that_comes_back_after_a_minute(
-    converse: Converse, server: Mongod, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Who goes on without waiting says much in a minute.
-    monkeypatch.setattr(AgentBinder, "limits", Limits(pending=100_000, behind_timeout=0.2))
+@pytest.mark.limits(pending=100_000)  # whoever goes on without waiting says much in a minute
+def test_a_server_that_comes_back_after_a_minute(converse: Converse, server: Mongod) -> None:
     stream = stream_of(converse, uri=server.uri, w="majority", serverSelectionTimeoutMS=2_000)
 
     with stream.talking():

@@ -13,6 +13,7 @@ import pytest
 
 from mongodb_session_manager.hooks import dispatcher as dispatcher_module
 from mongodb_session_manager.hooks.dispatcher import (
+    START_DELAY,
     THREADS,
     Delivery,
     DeliveryError,
@@ -67,6 +68,16 @@ def test_keeps_the_order_of_each_lane_and_uses_a_few_threads(dispatcher: Dispatc
         assert [name for name in sink.sent if int(name) % 70 == lane] == names[lane::70]
     assert len(sink.sent) == 1000
     assert len(dispatcher) == 0
+
+
+def test_a_delivery_leaves_the_interpreter_to_the_request_that_made_it(dispatcher: Dispatcher) -> None:
+    begun: list[float] = []
+    delivery = Delivery("1", "s", "s", lambda: begun.append(time.monotonic()))
+
+    dispatcher.submit(delivery)
+    dispatcher.flush(10)
+
+    assert begun[0] - delivery.made_at >= START_DELAY
 
 
 def test_a_lane_sends_one_at_a_time(dispatcher: Dispatcher) -> None:
@@ -311,7 +322,7 @@ def test_few_of_those_are_remembered(sink: Sink) -> None:
         dispatcher.submit(sink.delivery(name, durable=True))
         assert dispatcher.flush(10) == 0
     assert eventually(lambda: len(dispatcher) == 0)
-    assert len(dispatcher._acknowledged) == 2
+    assert len(dispatcher._queue._acknowledged) == 2
 
 
 def test_an_acknowledgement_that_fails_does_no_harm(
@@ -343,9 +354,10 @@ def test_sends_from_the_caller_where_no_thread_can_start(
 
 FOLDER = str(Path(dispatcher_module.__file__).parent)
 CHILD = """
-import logging, os, sys, time
-sys.path.insert(0, FOLDER)  # the package around it takes seconds to import
-from dispatcher import Delivery, shared_dispatcher
+import logging, os, sys, time, types
+sys.modules["hooks"] = types.ModuleType("hooks")  # the package around it takes seconds to import
+sys.modules["hooks"].__path__ = [FOLDER]
+from hooks.dispatcher import Delivery, shared_dispatcher
 logging.basicConfig(format="%(message)s", stream=sys.stdout)
 dispatcher = shared_dispatcher()
 

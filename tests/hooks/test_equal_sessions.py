@@ -16,6 +16,7 @@ from mongodb_session_manager import (
     create_metadata_sqs_hook,
     create_metadata_websocket_hook,
 )
+from mongodb_session_manager._schema.limits import Limits
 from mongodb_session_manager.hooks.dispatcher import Dispatcher
 from mongodb_session_manager.testing import running_mongodb
 from tests.aliases import Client
@@ -199,14 +200,13 @@ def test_a_manager_that_goes_takes_nothing_of_another_ones(kind: Any, delivery: 
 
 
 def test_what_is_queued_outlives_its_manager_and_factory(
-    kind: Any, delivery: str, tenants: list[Tenant], mongodb_uri: str, monkeypatch: pytest.MonkeyPatch
+    kind: Any, delivery: str, tenants: list[Tenant], mongodb_uri: str
 ) -> None:
     """The client stays open until the delivery is done, though everybody who waits has given up."""
     kind.prepare(tenants)
-    for module in ("mongodb_session_manager", "mongodb_session_factory"):
-        monkeypatch.setattr(f"mongodb_session_manager.{module}.CLOSE_TIMEOUT", 0.1)
     tenant = tenants[0]
     place: dict[str, Any] = {"database_name": tenant.database, "collection_name": tenant.collection}
+    place["_limits"] = Limits(close_timeout=0.1)
     kind.aws.fail({**kind.fault, "latency": 1000})
 
     with MongoDBSessionManager(SESSION, mongodb_uri, **place, **kind.options) as manager:

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
 
+import boto3  # type: ignore[import-untyped]
 import pytest
+from botocore.config import Config  # type: ignore[import-untyped]
 from strands import Agent, tool
 
 from mongodb_session_manager import (
@@ -16,6 +18,7 @@ from mongodb_session_manager import (
     MongoDBSessionManagerFactory,
     create_metadata_sqs_hook,
 )
+from mongodb_session_manager._schema.limits import Limits
 from mongodb_session_manager.hooks.dispatcher import THREADS, Dispatcher
 from mongodb_session_manager.testing import ScriptedModel
 from tests.aliases import Client
@@ -130,15 +133,13 @@ def test_closing_waits_no_longer_than_agreed(
     mongodb_uri: str,
     database_name: str,
     gate: Gate,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     timeout: float,
 ) -> None:
-    for module in ("mongodb_session_manager", "mongodb_session_factory"):
-        monkeypatch.setattr(f"mongodb_session_manager.{module}.CLOSE_TIMEOUT", timeout)
-    manager = MongoDBSessionManager("s-1", mongodb_uri, database_name, metadata_hook=hook_on(gate))
+    limits = Limits(close_timeout=timeout)
+    manager = MongoDBSessionManager("s-1", mongodb_uri, database_name, metadata_hook=hook_on(gate), _limits=limits)
     manager.update_metadata({"a": 1})
-    factory = MongoDBSessionManagerFactory(mongodb_uri, database_name)
+    factory = MongoDBSessionManagerFactory(mongodb_uri, database_name, _limits=limits)
     with factory.create_session_manager("s-1", metadata_hook=hook_on(gate)) as made:
         made.update_metadata({"a": 1})
 
@@ -289,8 +290,9 @@ async def test_forty_users_and_a_silent_queue(
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    monkeypatch.setattr("mongodb_session_manager.hooks._aws.READ_TIMEOUT", LONG)
-    hook = create_metadata_sqs_hook(f"http://127.0.0.1:{silent.getsockname()[1]}/000000000000/changes")
+    url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+    client = boto3.client("sqs", "eu-west-1", endpoint_url=url, config=Config(read_timeout=LONG))
+    hook = create_metadata_sqs_hook(f"{url}/000000000000/changes", client=client)
     hook._dispatcher = Dispatcher()
 
     async def user(number: int) -> None:

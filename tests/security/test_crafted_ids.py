@@ -262,7 +262,7 @@ class World:
     def store(self, target: Target) -> None:
         """Store something of each kind, also a message that has moved into a segment."""
         repository = self.repository
-        for verb in (*FIRST[1:], "roll_over", "update_metadata", "add_feedback", "update_agent_config"):
+        for verb in (*FIRST[1:], "move_oldest", "update_metadata", "add_feedback", "update_agent_config"):
             if verb not in ("create_multi_agent",) or target.multi_agent_id:
                 call(repository, verb, self.guarded(target))
         call(repository, "create_message", replace(target, message_id=1, tracking_id="t-1"))

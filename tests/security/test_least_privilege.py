@@ -134,7 +134,7 @@ def move(client: Client, database: str) -> None:
         agent = make_agent(manager, messages=[*messages, text(0)])
         repository = manager.session_repository
         guard = stores_of(repository).histories.locate_agent("s-2", "a").guard
-        assert stores_of(repository).histories.roll_over("s-2", "a", guard, ObjectId(), kept_bytes=10_000)
+        assert stores_of(repository).histories.move_oldest("s-2", "a", guard, ObjectId(), kept_bytes=10_000)
         assert [found["content"] for found in manager.list_messages("a", limit=60)] == [m["content"] for m in messages]
         moved = repository.read_message("s-2", "a", 0)
         assert moved is not None

@@ -143,7 +143,7 @@ def test_a_long_conversation(witness: Any, confidential: Confidential) -> None:
     agent = confidential.agent(manager, messages=[confidential.message() for _ in range(120)])
     repository = manager.session_repository
     guard = stores_of(repository).histories.locate_agent("s-1", "a").guard
-    witness.hear(stores_of(repository).histories.roll_over("s-1", "a", guard, ObjectId(), kept_bytes=0), guard)
+    witness.hear(stores_of(repository).histories.move_oldest("s-1", "a", guard, ObjectId(), kept_bytes=0), guard)
     manager.list_messages("a")
     restored = stores_of(repository).histories.restore_agent("s-1", "a")
     witness.hear(
@@ -347,7 +347,7 @@ def test_a_segment_that_the_server_refuses(
         guard = stores_of(repository).histories.locate_agent("s-1", "a").guard
 
         with witness.error(BulkWriteError):
-            stores_of(repository).histories.roll_over("s-1", "a", guard, ObjectId(), kept_bytes=0)
+            stores_of(repository).histories.move_oldest("s-1", "a", guard, ObjectId(), kept_bytes=0)
 
         (error,) = witness.errors
         assert error.details["writeErrors"][0]["code"] == 121
@@ -449,7 +449,7 @@ def test_the_repository_refuses(witness: Any, confidential: Confidential) -> Non
         stores_of(repository).multi_agents.write_multi_agent("s-1", "m", state, create=True)
     with witness.error(AgentNotFoundError):
         stores_of(repository).multi_agents.write_multi_agent("s-1", "n", state)
-    write = AgentWrite("a", [{"text": witness.secret("text")}], data=state)
+    write = AgentWrite("a", [{"message_id": 0, "content": witness.secret("text")}], data=state)
     witness.hear(write, agent.agent_id, repository.read_session("s-1"))
 
 

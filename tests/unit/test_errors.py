@@ -11,10 +11,12 @@ from mongodb_session_manager import errors
 from mongodb_session_manager.errors import (
     AgentNotFoundError,
     FactoryNotInitializedError,
+    InvalidCursorError,
     MessageNotFoundError,
     MongoDBSessionError,
     SchemaVersionError,
     SessionConflictError,
+    SessionHeldError,
     SessionLockedError,
     SessionNotFoundError,
     SessionTooLargeError,
@@ -39,6 +41,7 @@ SAMPLES: dict[str, tuple[MongoDBSessionError, list[object], str]] = {
         [SESSION, AGENT],
         "read it again",
     ),
+    "SessionHeldError": (SessionHeldError(SESSION), [SESSION], "release()"),
     "SessionLockedError": (SessionLockedError(SESSION, None, "is held; wait."), [SESSION], "is held; wait."),
     "SessionTooLargeError": (
         SessionTooLargeError(SESSION, AGENT, 7, 17_000_000),
@@ -46,6 +49,7 @@ SAMPLES: dict[str, tuple[MongoDBSessionError, list[object], str]] = {
         "keep large data outside",
     ),
     "SchemaVersionError": (SchemaVersionError(SESSION, 9, 2), [SESSION, 9, 2], "Upgrade the library"),
+    "InvalidCursorError": (InvalidCursorError("is not base64."), [], "next_cursor of a page"),
     "FactoryNotInitializedError": (FactoryNotInitializedError(), [], "initialize_global_factory("),
 }
 ALSO: dict[type[Exception], list[type[Exception]]] = {
@@ -54,6 +58,7 @@ ALSO: dict[type[Exception], list[type[Exception]]] = {
         AgentNotFoundError,
         MessageNotFoundError,
         UnstorableValueError,
+        InvalidCursorError,
     ],
     RuntimeError: [FactoryNotInitializedError],
     SessionConflictError: [SessionLockedError],
@@ -85,7 +90,9 @@ def test_an_error_can_be_caught_as_the_documents_promise(kind: type[Exception], 
     assert issubclass(kind, base)
 
 
-@pytest.mark.parametrize("kind", [SessionConflictError, SessionLockedError, SchemaVersionError, MongoDBSessionError])
+@pytest.mark.parametrize(
+    "kind", [SessionConflictError, SessionHeldError, SessionLockedError, SchemaVersionError, MongoDBSessionError]
+)
 def test_an_error_that_is_no_bad_argument_is_no_value_error(kind: type[Exception]) -> None:
     """Or ``except ValueError`` around bad input would swallow a conflict."""
     assert not issubclass(kind, ValueError | RuntimeError)

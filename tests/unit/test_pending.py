@@ -10,11 +10,13 @@ import pytest
 from bson import ObjectId
 
 from mongodb_session_manager import MongoDBSessionError
-from mongodb_session_manager._history.changes import Change, Limits, NextWrite
+from mongodb_session_manager._history.changes import Change, NextWrite
 from mongodb_session_manager._history.pending import PendingChanges
 from mongodb_session_manager._schema.blobs import LargeValues
 from mongodb_session_manager._schema.histories import AgentWrite, Guard
+from mongodb_session_manager._schema.limits import Limits
 from mongodb_session_manager._schema.messages import MessageEdit
+from mongodb_session_manager.types import MessageDoc
 
 HUGE = "huge"
 LIMITS = Limits(pending=40, joined_bytes=100, shared_bytes=100)
@@ -91,7 +93,7 @@ class Walk:
     def append(self) -> None:
         tracking_id, content = f"t-{self.next()}", self.new_value()
         data = self.fields() if self.dice.random() < 0.3 else {}
-        stored = {"message_id": self.queue.next_message_id, "tracking_id": tracking_id, "content": content}
+        stored: MessageDoc = {"message_id": self.queue.next_message_id, "tracking_id": tracking_id, "content": content}
         self.add(Change(stored, data=data, size=self.dice.choice([10, 40, 120])))
         self.messages[tracking_id] = content
         self.expect(data)
@@ -183,7 +185,7 @@ class Walk:
         self.seen["recognised"] += 1
 
     def make_smaller(self, following: NextWrite) -> None:
-        self.queue.withdraw(following.write.write_id)
+        self.queue.forget_write(following.write.write_id)
         if self.queue.make_smaller(following.joined):
             self.seen["made smaller"] += 1
             return
@@ -274,7 +276,7 @@ def test_an_older_edit_does_not_undo_a_newer_one() -> None:
         is_done, _ = queue.edit(edit, values)
         if not is_done:
             queue.add(Change(edited=edit, values=values))
-        queue.withdraw(first.write.write_id)  # it is known that it did not arrive
+        queue.forget_write(first.write.write_id)  # it is known that it did not arrive
 
     assert [message["content"] for message in stored(queue)] == ["zero", "newer"]
 
@@ -304,7 +306,7 @@ def test_a_moved_window_may_come_late_unless_something_is_in_doubt() -> None:
     assert following is not None
     assert not following.write.keeps_revision
     assert queue.next_plain() is None, "it may have arrived"
-    queue.withdraw(following.write.write_id)
+    queue.forget_write(following.write.write_id)
     assert queue.next_plain() is not None
 
 

@@ -50,6 +50,8 @@ def test_the_options_are_those_of_the_manager() -> None:
         ("durabilty", "durability"),
         ("Durability", "durability"),
         ("onerror", "on_error"),
+        ("TTL", "ttl"),
+        ("t_tl", "ttl"),
         ("exclusve", "exclusive"),
         ("lease_time_out", "lease_timeout"),
         ("databaseName", "database_name"),

@@ -67,7 +67,9 @@ PIPELINES: dict[str, Callable[[], Pipeline]] = {
     "message_pipeline": lambda: message_pipeline(SESSION, AGENT, 3),
     "multi_agent_pipeline": lambda: multi_agent_pipeline(SESSION, AGENT),
 }
+OF_LIFE = {f"life.{name}" for name in ("children", "fields", "files", "own_files", "session_id")}
 IDS = {"'_id'", "'session_id'", "'metadata.session_id'"}
+NAMED = {"session_id", "check_id('session_id', session_id)"}
 SCHEMA = sorted(Path(ids.__file__).parent.glob("*.py"))
 RETURNED = {
     "FilterAndUpdate": "_update",
@@ -92,7 +94,7 @@ def builders() -> dict[str, ast.FunctionDef]:
     return {
         function.name: function
         for function in functions()
-        if [each.arg for each in function.args.args[:1]] == ["session_id"]
+        if [each.arg for each in function.args.args[:1]] in (["session_id"], ["life"])
         and function.name.startswith("_") | function.name.endswith(SENT)
         and function.name not in WITHOUT_FILTER
     }
@@ -109,11 +111,15 @@ def names_the_session(node: ast.AST) -> bool:
     """Whether it is ``{"_id": session_id, …}``, a segment's or file's ``session_id``, or another such builder."""
     if isinstance(node, ast.Call):
         names = [ast.unparse(node.func), *map(ast.unparse, node.args[:1])]
-        return names[0] in builders() and names[1:] == ["session_id"]
+        return names[0] in builders() and names[1:] in (["session_id"], ["life"])
+    if isinstance(node, ast.Attribute):
+        return ast.unparse(node) in {
+            f"life.{name}" for name in ("children", "fields", "files", "own_files", "session_id")
+        }
     keys = node.keys if isinstance(node, ast.Dict) else []
     values = node.values if isinstance(node, ast.Dict) else []
     return any(
-        key is not None and ast.unparse(key) in IDS and ast.unparse(value) == "session_id"
+        key is not None and ast.unparse(key) in IDS and ast.unparse(value) in NAMED
         for key, value in zip(keys, values, strict=True)
     )
 

@@ -7,7 +7,8 @@ import math
 import re
 import uuid
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum, IntEnum
@@ -20,8 +21,8 @@ from hypothesis import strategies as st
 from strands.types.content import Message
 from strands.types.session import SessionAgent
 
-from mongodb_session_manager._schema import blobs
 from mongodb_session_manager._schema.blobs import Files, offload, offload_edit, put_back_values
+from mongodb_session_manager._schema.limits import LIMITS, Limits
 from mongodb_session_manager._schema.messages import (
     AGENT_FIELDS,
     MessageEdit,
@@ -85,7 +86,7 @@ def through_bson(value: Any) -> Any:
     return decode(bson.decode(raw, codec_options=CODEC_OPTIONS)["value"])
 
 
-def stored_through_bson(stored: dict[str, Any]) -> dict[str, Any]:
+def stored_through_bson(stored: Mapping[str, Any]) -> Any:
     return bson.decode(bson.encode(stored), codec_options=CODEC_OPTIONS)
 
 
@@ -451,7 +452,7 @@ def test_a_refusal_below_the_marked_depth_names_the_whole_path() -> None:
     with pytest.raises(UnstorableValueError) as caught:
         encode(value, "here")
 
-    assert caught.value.place == "here" + ".k" * 150
+    assert caught.value.label == "here" + ".k" * 150
 
 
 def test_a_refusal_hides_the_machinery() -> None:
@@ -581,7 +582,8 @@ def test_a_plain_message_is_stored_readable() -> None:
 def with_metrics(message: Message) -> dict[str, Any]:
     metadata = cast("dict[str, Any]", message["metadata"])
     call = {name: dict(metadata.get(name) or {}) for name in METADATA}
-    return stored_through_bson(message_doc(message, 7, AT, LABEL, {"accumulated_usage": {"inputTokens": 9}, **call}))
+    metrics = {"accumulated_usage": {"inputTokens": 9}, **call}
+    return cast("dict[str, Any]", stored_through_bson(message_doc(message, 7, AT, LABEL, metrics)))
 
 
 def test_the_figures_of_a_call_are_stored_once() -> None:
@@ -677,8 +679,8 @@ V1_ELEMENT = {
 }
 
 
-def elements() -> dict[str, dict[str, Any]]:
-    new = {name: message_doc(message, 7, AT, LABEL) for name, message in ORIGINALS.items()}
+def elements() -> dict[str, Any]:
+    new: dict[str, Any] = {name: message_doc(message, 7, AT, LABEL) for name, message in ORIGINALS.items()}
     guarded = {**message_doc(PLAIN, 7, AT, LABEL), "guardrail_event": {"action": "BLOCKED"}}
     return {**new, "guarded": guarded, "v1": V1_ELEMENT}
 
@@ -872,21 +874,16 @@ def test_content_becomes_blocks(content: Any, expected: list[Any]) -> None:
 # Large values, here all above a few bytes
 
 
-@pytest.fixture
-def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    limits = {"VALUE_BYTES": 6, "SMALL_VALUE_BYTES": 2, "MESSAGE_BYTES": 500}
-    for name, limit in limits.items():
-        monkeypatch.setattr(blobs, name, limit)
+SMALL = Limits(value_bytes=6, small_value_bytes=2, message_bytes=500)
 
 
-def offloaded(message: Message) -> tuple[dict[str, Any], Files]:
+def offloaded(message: Message, limits: Limits = SMALL) -> tuple[Any, Files]:
     stored = message_doc(message, 7, AT, LABEL)
-    size, files = offload(stored, "s", "a", 7)
+    size, files = offload(stored, "s", "a", 7, limits)
     assert size == len(bson.encode(stored))
     return stored, files
 
 
-@pytest.mark.usefixtures("small_limits")
 @settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.dictionaries(keys, values | st.binary(max_size=40) | st.text(max_size=40), max_size=3), max_size=4),
@@ -907,10 +904,9 @@ def test_any_message_comes_back_from_files(blocks: list[dict[str, Any]], more: d
     assert all(hashlib.sha256(value).hexdigest() == digest for digest, value in files.items())
 
 
-@pytest.mark.usefixtures("small_limits")
-def test_only_values_over_the_threshold_are_off_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mongodb_session_manager._schema.blobs.MESSAGE_BYTES", 1000)
-    stored, files = offloaded(a_message({"text": "123456", "é": "ééé", "n": 2**40}, {"text": "1234567", "b": b"1" * 7}))
+def test_only_values_over_the_threshold_are_offloaded() -> None:
+    message = a_message({"text": "123456", "é": "ééé", "n": 2**40}, {"text": "1234567", "b": b"1" * 7})
+    stored, files = offloaded(message, replace(SMALL, message_bytes=1000))
 
     assert stored["content"][0] == {"text": "123456", "é": "ééé", "n": 2**40}
     assert [stored["content"][1][name]["%file"]["kind"] for name in ("text", "b")] == ["text", "bytes"]
@@ -918,7 +914,6 @@ def test_only_values_over_the_threshold_are_off_loaded(monkeypatch: pytest.Monke
     assert set(files.values()) == {b"1234567", b"1111111"}
 
 
-@pytest.mark.usefixtures("small_limits")
 def test_what_measures_a_message_stays_with_it() -> None:
     metadata = {"usage": {"inputTokens": 10}, "custom": {"large": "x" * 20}}
 
@@ -929,22 +924,21 @@ def test_what_measures_a_message_stays_with_it() -> None:
 
 
 def test_a_message_below_the_threshold_is_not_looked_through() -> None:
-    stored, files = offloaded(a_message({"text": "x" * 200_000}))
+    stored, files = offloaded(a_message({"text": "x" * 200_000}), LIMITS)
 
     assert "files" not in stored
     assert files == {}
 
 
 @pytest.mark.parametrize("edit", [replacement, redaction])
-@pytest.mark.usefixtures("small_limits")
 def test_an_edit_sets_or_drops_the_files_of_a_message(edit: Any) -> None:
     stored, _ = offloaded(a_message({"text": "x" * 9}))
 
-    large, files = offload_edit(edit(a_message({"text": "y" * 9}), 7, LATER, LABEL), "s", "a")
+    large, files = offload_edit(edit(a_message({"text": "y" * 9}), 7, LATER, LABEL), "s", "a", SMALL)
     large.apply(stored)
     assert stored["files"] == list(files)
     assert "files" not in large.dropped
-    small, files = offload_edit(edit(a_message({"t": "y"}), 7, LATER, LABEL), "s", "a")
+    small, files = offload_edit(edit(a_message({"t": "y"}), 7, LATER, LABEL), "s", "a", SMALL)
     small.apply(stored)
 
     assert files == {}

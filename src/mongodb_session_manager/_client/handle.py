@@ -15,6 +15,7 @@ import pymongo
 from pymongo import MongoClient
 from pymongo.errors import InvalidOperation, PyMongoError
 
+from .._schema.limits import LIMITS
 from ..errors import MongoDBSessionError
 from .monitor import PoolMonitor, not_initialized_stats
 from .off_loop import here
@@ -36,7 +37,7 @@ __all__ = ["CLOSE_TIMEOUT", "ClientHandle", "in_background"]
 
 logger = logging.getLogger(__name__)
 
-CLOSE_TIMEOUT: Final = 10.0
+CLOSE_TIMEOUT: Final = LIMITS.close_timeout
 """Seconds that closing waits for what is pending."""
 THREAD_NAME: Final = "mongodb-session-manager"
 

@@ -11,14 +11,14 @@ import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from typing import Final
+from typing import Final, Protocol
 
 import pymongo
 from pymongo.errors import InvalidOperation, PyMongoError
 
 from .._schema.lease import Lease
 
-__all__ = ["Heartbeat"]
+__all__ = ["Heartbeat", "Tended", "watch"]
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +27,13 @@ THREAD_NAME: Final = "mongodb-session-manager-leases"
 _BEATS_PER_LEASE: Final = 3
 # Seconds; threads and sockets cannot wait as long as a lease may last.
 _LONGEST_INTERVAL: Final = 3600.0
+
+
+class Tended(Protocol):
+    """Something that has to be done from time to time."""
+
+    def tend(self) -> float | None:
+        """Do it if it is due; return the seconds until the next look, or None if there is none."""
 
 
 class Heartbeat:
@@ -94,10 +101,10 @@ class _Heart:
     def reset(self) -> None:
         # Reentrant: a collected object may call this again, in the thread that holds the lock.
         self._lock, self._woken = threading.RLock(), threading.Event()
-        self._heartbeats: weakref.WeakSet[Heartbeat] = weakref.WeakSet()
+        self._heartbeats: weakref.WeakSet[Tended] = weakref.WeakSet()
         self._thread: threading.Thread | None = None
 
-    def add(self, heartbeat: Heartbeat) -> None:
+    def add(self, heartbeat: Tended) -> None:
         with self._lock:
             self._heartbeats.add(heartbeat)
             if self._thread is None:
@@ -126,7 +133,7 @@ class _Heart:
                 self._thread = None
             return min(pauses, default=None)
 
-    def _tend_one(self, heartbeat: Heartbeat) -> float | None:
+    def _tend_one(self, heartbeat: Tended) -> float | None:
         pause = heartbeat.tend()
         if pause is None:
             self._heartbeats.discard(heartbeat)
@@ -134,6 +141,12 @@ class _Heart:
 
 
 _heart = _Heart()
+
+
+def watch(tended: Tended) -> None:
+    """Have the thread look after something else too, for as long as it lives; it is held weakly."""
+    _heart.add(tended)
+
 
 if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(after_in_child=_heart.reset)

@@ -2,32 +2,63 @@
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
-from typing import Generic, TypeVar
+from concurrent.futures import Executor
+from functools import partial
+from typing import Generic, TypeAlias, TypeVar
 
 __all__ = ["Line", "submit"]
 
 _T = TypeVar("_T")
+Serve: TypeAlias = Callable[[list[_T], bool], None]
+GiveUp: TypeAlias = Callable[[list[_T]], None]
 
 
 class Line(Generic[_T]):
-    """Requests in the order in which they came."""
+    """Requests in the order in which they came; a thread that is called takes the oldest.
 
-    def __init__(self) -> None:
+    Args:
+        most: The number of requests that a thread takes at most.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
         self._lock = threading.Lock()
         self._waiting: list[_T] = []
         # Whether a thread was called for them.
         self._called = False
 
-    def join(self, request: _T) -> bool:
-        """Add a request; return whether the caller must call a thread for it."""
+    def join(self, executor: Executor, request: _T, serve: Serve[_T], give_up: GiveUp[_T]) -> None:
+        """Add a request, and call a thread if none is called.
+
+        Args:
+            executor: The threads.
+            request: The request.
+            serve: Is given the requests that the thread takes, and whether more wait, for which it calls the next.
+            give_up: Is given requests that no thread will take.
+        """
         with self._lock:
             self._waiting.append(request)
             called, self._called = self._called, True
-        return not called
+        if not called:
+            self.call(executor, serve, give_up)
 
-    def take(self, most: int | None = None) -> tuple[list[_T], bool]:
-        """Take the oldest requests, or all; return also whether more wait, for which the caller must call a thread."""
+    def call(self, executor: Executor, serve: Serve[_T], give_up: GiveUp[_T]) -> None:
+        """Call a thread; the arguments are those of ``join``."""
+        dismiss = partial(self.dismiss, give_up)
+        try:
+            submit(executor, partial(self.work, serve), dismiss)
+        except RuntimeError:  # these threads have ended
+            dismiss()
+
+    def work(self, serve: Serve[_T]) -> None:
+        """Serve the oldest requests, on this thread."""
+        serve(*self._take(self._most))
+
+    def dismiss(self, give_up: GiveUp[_T]) -> None:
+        """Give up all requests."""
+        give_up(self._take(None)[0])
+
+    def _take(self, most: int | None) -> tuple[list[_T], bool]:
         with self._lock:
             taken = self._waiting[:most]
             self._waiting = self._waiting[len(taken) :]
@@ -41,9 +72,4 @@ def submit(executor: Executor, work: Callable[[], None], give_up: Callable[[], N
     Raises:
         RuntimeError: The threads have ended.
     """
-
-    def check(sent: "Future[None]") -> None:
-        if sent.cancelled():
-            give_up()
-
-    executor.submit(work).add_done_callback(check)
+    executor.submit(work).add_done_callback(lambda sent: give_up() if sent.cancelled() else None)

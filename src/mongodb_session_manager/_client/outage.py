@@ -19,6 +19,7 @@ import pymongo
 from pymongo import MongoClient
 from pymongo.errors import InvalidOperation, NetworkTimeout, PyMongoError, ServerSelectionTimeoutError
 
+from .._schema.limits import LIMITS, Limits
 from .handle import ClientHandle
 from .off_loop import all_done
 
@@ -31,11 +32,8 @@ THREAD_NAME: Final = "mongodb-session-manager-outage"
 # answers and fails.
 SLOW = 0.02
 SLOW_ANSWER = 0.15
-# Seconds between two looks; a server that answers and refuses is asked less and less often.
-PAUSE = 2.0
+# Seconds between two looks at most; a server that answers and refuses is asked less and less often.
 LONGEST_PAUSE = 60.0
-# Seconds for a look.
-PROBE_TIMEOUT = 4.0
 # Seconds that a write waits for a look that has just begun, if the driver sees a server.
 GRACE = 0.03
 # Senders tried until one shows that the server takes writes; one of them may fail for a reason of its own.
@@ -62,10 +60,11 @@ class Outage:
 
     Args:
         handle: The client; it is held weakly.
+        limits: How often the server is looked for, and for how long.
     """
 
-    def __init__(self, handle: ClientHandle) -> None:
-        self._handle = weakref.ref(handle)
+    def __init__(self, handle: ClientHandle, limits: Limits) -> None:
+        self._handle, self._limits = weakref.ref(handle), limits
         self.reset()
         _outages.add(self)
 
@@ -144,12 +143,12 @@ class Outage:
     # On a thread of its own
 
     def _work(self) -> None:
-        pause = PAUSE
+        pause = self._limits.outage_pause
         while self._has_work():
             self._woken.wait(pause)
             if self._pending():
                 self._look_now()
-            pause = PAUSE if self.is_on else min(pause * 2, LONGEST_PAUSE)
+            pause = self._limits.outage_pause if self.is_on else min(pause * 2, LONGEST_PAUSE)
 
     def _has_work(self) -> bool:
         # Under the lock, so that a sender that is added meanwhile is seen.
@@ -181,12 +180,12 @@ class Outage:
 
     def _probe(self, handle: ClientHandle) -> Exception | None:
         """Return why the server is still away; an error that only one sender meets does not count."""
-        error = _attempt(lambda: handle.client.admin.command("ping"))
+        error = self._attempt(lambda: handle.client.admin.command("ping"))
         if error is not None:
             return error
         for sender in self._pending()[:_TRIED]:
             started = time.monotonic()
-            error = _attempt(sender.send_if_idle)
+            error = self._attempt(sender.send_if_idle)
             if error is None or time.monotonic() - started < SLOW_ANSWER:
                 return None
         return error
@@ -194,24 +193,22 @@ class Outage:
     def _send_all(self, handle: ClientHandle) -> None:
         with suppress(InvalidOperation, RuntimeError):  # the client was closed
             for sender in self._pending():
-                handle.executor.submit(_send, sender)
+                handle.executor.submit(self._send, sender)
 
+    def _send(self, sender: Sender) -> None:
+        error = self._attempt(sender.send_if_idle)
+        if error is not None:
+            logger.debug("error=<%s> | what was pending was not sent, the next look tries again", type(error).__name__)
 
-def _attempt(call: Callable[[], Any]) -> Exception | None:
-    try:
-        with pymongo.timeout(PROBE_TIMEOUT):
-            call()
-    except PyMongoError as error:
-        return error
-    except Exception as error:  # noqa: BLE001 - the sender keeps its error, and the server has answered
-        logger.debug("error=<%s> | what was pending was refused", type(error).__name__)
-    return None
-
-
-def _send(sender: Sender) -> None:
-    error = _attempt(sender.send_if_idle)
-    if error is not None:
-        logger.debug("error=<%s> | what was pending was not sent, the next look tries again", type(error).__name__)
+    def _attempt(self, call: Callable[[], Any]) -> Exception | None:
+        try:
+            with pymongo.timeout(self._limits.probe_timeout):
+                call()
+        except PyMongoError as error:
+            return error
+        except Exception as error:  # noqa: BLE001 - the sender keeps its error, and the server has answered
+            logger.debug("error=<%s> | what was pending was refused", type(error).__name__)
+        return None
 
 
 _outages: "weakref.WeakSet[Outage]" = weakref.WeakSet()
@@ -219,12 +216,12 @@ _by_handle: "weakref.WeakKeyDictionary[ClientHandle, Outage]" = weakref.WeakKeyD
 _lock = threading.Lock()
 
 
-def outage_of(handle: ClientHandle) -> Outage:
+def outage_of(handle: ClientHandle, limits: Limits = LIMITS) -> Outage:
     """Return the outage of a client, which all its users share."""
     with _lock:
         found = _by_handle.get(handle)
         if found is None:
-            found = _by_handle[handle] = Outage(handle)
+            found = _by_handle[handle] = Outage(handle, limits)
         return found
 
 

@@ -30,13 +30,13 @@ _UNKNOWN: Any = object()
 
 @dataclass
 class _Capture:
-    """What a look at an agent found.
+    """The result of comparing an agent with its last capture.
 
     Attributes:
-        has_version: Whether the state tells its version, so that one that is looked at has changed.
+        has_version: Whether the state has a version; then it is compared only if that has changed.
         changed: The changed fields, as they are stored.
-        digests: Of the fields that were looked at, as they are stored.
-        plain: Those of them whose stored form is the value itself.
+        digests: The digests of the compared fields in their stored form.
+        plain: The compared fields whose stored form is the value itself.
         refused: Why a changed field cannot be stored, by field.
     """
 
@@ -48,13 +48,13 @@ class _Capture:
 
 
 class AgentStateTracker:
-    """Compares an agent with what was captured of it last.
+    """Compares an agent with its last capture.
 
     Args:
-        label: What the agent is called in errors.
+        label: The agent's label in errors.
 
     Attributes:
-        refused: Why fields are left out, by field, as long as nobody was told.
+        refused: Why fields are left out, by field, until that is told.
     """
 
     def __init__(self, label: str) -> None:
@@ -66,12 +66,12 @@ class AgentStateTracker:
         self._config: dict[str, str | None] | None = None
         self.refused: dict[str, Exception] = {}
 
-    def adopt(self, agent: "LocalAgent", stored: Stored, *, rewrite: bool = False) -> None:
-        """Take the stored ``agent_data``, from which the agent was just restored, as captured.
+    def adopt(self, agent: "LocalAgent", stored: Mapping[str, Any], *, rewrite: bool = False) -> None:
+        """Take the stored ``agent_data`` that the agent was just restored from as captured.
 
         Args:
             agent: The agent.
-            stored: What it was restored from.
+            stored: Its ``agent_data``.
             rewrite: Whether it is in the form of the first version, which the next write is to replace.
         """
         captured = None if rewrite else stored.get("captured")
@@ -127,7 +127,7 @@ class AgentStateTracker:
             raise UnstorableValueError(f"{self._label}, {name}", reason)
 
     def _is_unchanged(self, name: str, value: Any) -> bool:
-        """Tell it of a field whose stored form is the value itself, without making that."""
+        """Tell whether a field is unchanged, without encoding it, if its stored form is the value itself."""
         if name not in self._plain:
             return False
         try:
@@ -136,7 +136,7 @@ class AgentStateTracker:
             return False
 
     def _refuse(self, capture: _Capture, name: str, value: Any, error: Exception) -> None:
-        """Note why a field is left out; once, as long as it stays what it is."""
+        """Note why a field is left out; once, until the field changes."""
         rest, _ = encode_tolerant({name: value}, f"{self._label}, {name}")
         capture.digests[name] = _digest([type(error).__name__, observed("error", lambda: str(error), ""), rest])
         is_known_new = name == "state" and capture.has_version
@@ -144,9 +144,9 @@ class AgentStateTracker:
             capture.refused[name] = _detached(error)
 
     def _changed_config(self, config: Mapping[str, str | None], captured: Stored) -> Stored:
-        """Model and prompt, where the agent's own differ from what an agent last wrote.
+        """Return the model and prompt if they differ from those that an agent stored last.
 
-        That is kept apart under ``captured``, since users may change what is stored and expect it to stay.
+        The latter are kept apart under ``captured``, since users may change the stored ones and expect them to stay.
         """
         known = self._captured
         changed = {name: config[name] for name in config if name not in known or known[name] != captured[name]}
@@ -156,7 +156,7 @@ class AgentStateTracker:
 
 
 def _detached(error: Exception) -> Exception:
-    """Return an error without the frames that it came through: they hold the agent, and it may be kept for long."""
+    """Return an error without its frames: these hold the agent, and the error may be kept for long."""
     each: BaseException | None = error
     while each is not None and each.__traceback__ is not None:
         each.__traceback__ = None
@@ -194,13 +194,13 @@ def _captured(config: Mapping[str, Any], names: Iterable[str]) -> Stored:
 
 
 def _digest(stored: Any) -> bytes:
-    """Compares values as they are stored: types, signs of zeros and the order of keys count, and NaN is itself."""
+    """Return a digest of the stored form: types, signs of zeros and the order of keys count, and NaN equals NaN."""
     return hashlib.blake2b(bson.encode({"": stored}), digest_size=16).digest()
 
 
 @functools.lru_cache(maxsize=64)
 def _prompt_digest(prompt: str) -> str:
-    """Prompts are long, and to see whether one changed its digest is enough."""
+    """Return the digest of a prompt: prompts are long, and a digest tells whether one changed."""
     return hashlib.blake2b(prompt.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
@@ -232,16 +232,16 @@ def _fields(agent: "LocalAgent") -> dict[str, Callable[[], Any]]:
 
 
 def _configuration(agent: "LocalAgent") -> dict[str, str | None]:
-    """Return ``model`` (its id, or None) and ``system_prompt``, without what cannot be told."""
+    """Return ``model`` (its id, or None) and ``system_prompt``, without those that cannot be read."""
     try:
-        return {"model": _model_id(agent.model), "system_prompt": _text(agent.system_prompt)}
+        return {"model": model_id(agent.model), "system_prompt": _text(agent.system_prompt)}
     except Exception:  # noqa: BLE001 - each by itself then
         return _told_configuration(agent)
 
 
 def _told_configuration(agent: "LocalAgent") -> dict[str, str | None]:
     looks: dict[str, Callable[[], str | None]] = {
-        "model": lambda: _model_id(agent.model),
+        "model": lambda: model_id(agent.model),
         "system_prompt": lambda: _text(agent.system_prompt),
     }
     found = {name: observed(name, look, _UNKNOWN) for name, look in looks.items()}
@@ -249,11 +249,12 @@ def _told_configuration(agent: "LocalAgent") -> dict[str, str | None]:
 
 
 def _text(value: Any) -> str | None:
-    # What looks like a string may be a subclass whose own methods do otherwise.
+    # A subclass of str may have methods of its own.
     return None if value is None else str.__str__(value)
 
 
-def _model_id(model: Any) -> str | None:
+def model_id(model: Any) -> str | None:
+    """Return the id of a model; None if it has none."""
     try:
         found = _first_text(_configured_ids(model))
     except Exception:

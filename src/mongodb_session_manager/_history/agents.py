@@ -44,14 +44,14 @@ class LiveAgents:
     # The manager is open, or closed
 
     def check_open(self) -> None:
-        """Raise an error where the manager is closed."""
+        """Raise an error if the manager is closed."""
         if self.is_closed:
             raise MongoDBSessionError(
                 f"The manager of session {self._session_id!r} is closed; make a new one to go on with the session."
             )
 
     def close(self) -> bool:
-        """Take no more agents; False where that was so already."""
+        """Take no more agents; False if it was closed already."""
         with self._lock:
             was_closed, self.is_closed = self.is_closed, True
             return not was_closed
@@ -59,7 +59,7 @@ class LiveAgents:
     # Agents come
 
     def add(self, agent: "LocalAgent") -> None:
-        """Bind an agent, restored or new; one that is bound stays as it is.
+        """Bind an agent, restored or new; a bound one stays as it is.
 
         Raises:
             MongoDBSessionError: Another agent object has its id, or the manager is closed.
@@ -74,7 +74,7 @@ class LiveAgents:
             raise
 
     def _reserve(self, agent_id: str, agent: "LocalAgent") -> bool:
-        """Take an id for an agent; False where it is this agent's already."""
+        """Take an id for an agent; False if it is this agent's already."""
         with self._lock:
             bound = self.by_id.get(agent_id)
             if bound is not None and bound.agent() is agent:
@@ -154,7 +154,7 @@ class LiveAgents:
 
     @property
     def errors(self) -> list[str]:
-        """The names of what went wrong with the latest writes, and of why fields are left out."""
+        """The names of the latest writes' errors, and of the errors because of which fields are left out."""
         each = (binding.history.error or binding.left_out for binding in self.live())
         return [error if isinstance(error, str) else type(error).__name__ for error in each if error is not None]
 

@@ -10,6 +10,7 @@ from strands.types.content import Message
 from .._schema.blobs import Files, offload
 from .._schema.histories import AgentWrite, Guard
 from .._schema.ids import agent_label, now
+from .._schema.limits import LIMITS, Limits
 from .._schema.live_ids import LiveIds
 from .._schema.messages import check_complete, message_doc, with_tracking_id
 from .._schema.values import Stored
@@ -17,9 +18,9 @@ from .._stores.contents import SessionContents
 from .._stores.histories import HistoryStore, RestoredAgent
 from .._stores.restoring import restoring
 from ..errors import MongoDBSessionError, SessionConflictError, SessionLockedError, SessionTooLargeError
+from ..types import MessageDoc
 from .agent_state import AgentStateTracker
 from .binding import AgentBinding, live_view
-from .changes import LIMITS, Limits
 from .live_records import is_pinned
 from .restore import OwnMessages, live_messages, restore_manager
 from .writer import AgentHistory
@@ -34,19 +35,15 @@ class AgentBinder:
     """Makes the bindings of one session.
 
     Args:
-        store: Where it is stored.
+        store: The store of its agents.
         session_id: The session.
-        contents: What the session is known to hold.
-        prefetched: What was read ahead for agents that are about to be made; None where there is no such agent yet.
+        contents: The known contents of the session.
+        prefetched: Agents that were read ahead, by id; None for one that the session does not hold yet.
         mend: Makes a restored history valid for a model.
-        announce: Captures messages of a new agent in the application's own way; None where it has none.
+        announce: Captures messages of a new agent in the application's own way; None if it has none.
         syncs_apart: Whether the state is captured by itself only.
-
-    Attributes:
-        limits: How much of each agent's history waits, and goes out together.
+        limits: How much of each agent's history waits, stays embedded, and goes out together.
     """
-
-    limits: Limits = LIMITS
 
     def __init__(
         self,
@@ -58,7 +55,9 @@ class AgentBinder:
         announce: Callable[..., None] | None = None,
         *,
         syncs_apart: bool = False,
+        limits: Limits = LIMITS,
     ) -> None:
+        self._limits = limits
         self._announce, self._syncs_apart = announce, syncs_apart
         self._store, self._session_id = store, session_id
         self._contents, self._prefetched = contents, dict(prefetched)
@@ -83,7 +82,7 @@ class AgentBinder:
         return self._restore(agent, restored) or self._start_later(agent)
 
     def label(self, agent_id: str) -> str:
-        """Return what the agent is called in errors."""
+        """Return the agent's label in errors."""
         return agent_label(self._session_id, agent_id)
 
     def _read(self, agent_id: str) -> RestoredAgent | None:
@@ -92,7 +91,7 @@ class AgentBinder:
         return self._store.restore_agent(self._session_id, agent_id)
 
     def _start(self, agent: "LocalAgent") -> AgentBinding:
-        """Store a new agent; where another process was faster, go on from what that one stored."""
+        """Store a new agent; if another process was faster, go on from the stored agent."""
         if self._announce is not None:
             return self._start_announced(agent)
         agent_id, at = agent.agent_id, now()
@@ -113,7 +112,7 @@ class AgentBinder:
             binding.begin(agent, stored=live)
             binding.set_document_size(len(messages), size, bool(files))
             if left:
-                binding.capture_fields(left)  # what of it fits comes with the first message
+                binding.capture_fields(left)  # the fields that fit come with the first message
             return binding
         found = self._restore(agent, self._store.restore_agent(self._session_id, agent_id))
         if found is None:
@@ -124,17 +123,17 @@ class AgentBinder:
         return found
 
     def _start_fitting(self, write: AgentWrite) -> tuple[bool, Stored]:
-        """Store a new agent; where it is too large, without its fields, which are returned then."""
+        """Store a new agent; if it is too large, without its fields, which are returned then."""
         try:
             return self._store.start_agent(self._session_id, write), {}
         except SessionTooLargeError:
             left, write.data = write.data, {}
             return self._store.start_agent(self._session_id, write), left
 
-    def _offload(self, agent_id: str, messages: list[Stored]) -> tuple[int, Files]:
+    def _offload(self, agent_id: str, messages: list[MessageDoc]) -> tuple[int, Files]:
         size, files = 0, Files()
         for stored in messages:
-            part, values = offload(stored, self._session_id, agent_id, stored["message_id"])
+            part, values = offload(stored, self._session_id, agent_id, stored["message_id"], self._limits)
             size, files = size + part, files | values
         return size, files
 
@@ -187,7 +186,7 @@ class AgentBinder:
         return binding
 
     def _recounted(self, agent: Agent, restored: RestoredAgent, removed: int) -> RestoredAgent:
-        """Read again where no live set is stored, and the conversation manager has come to another count."""
+        """Read again if no live set is stored and the conversation manager has come to another count."""
         if restored.live is not None or removed == restored.removed:
             return restored
         return self._store.restore_agent(self._session_id, agent.agent_id, removed) or restored
@@ -199,7 +198,7 @@ class AgentBinder:
         guard: Guard | None,
         messages: list[tuple[int, Message]],
     ) -> AgentBinding:
-        history = AgentHistory(self._store, self._session_id, agent.agent_id, guard, messages, self.limits)
+        history = AgentHistory(self._store, self._session_id, agent.agent_id, guard, messages, self._limits)
         return AgentBinding(agent, tracker, history, syncs_apart=self._syncs_apart)
 
 

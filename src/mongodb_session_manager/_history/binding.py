@@ -4,7 +4,7 @@ import gc
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
@@ -23,6 +23,7 @@ from .agent_state import AgentStateTracker
 from .call_metrics import CallMeter
 from .capture import HistoryCapture
 from .live_records import View, is_message
+from .redaction import Tolerated, redact_latest
 from .restore import OwnMessages
 from .unsent import ALL_UNSENT
 from .writer import AgentHistory
@@ -188,24 +189,25 @@ class AgentBinding:
         """Queue changed fields of ``agent_data``."""
         self._capture.change(fields)
 
-    def redact_latest(self, message: Message, event: Stored, copies: Iterable[int]) -> None:
-        """Queue the redaction of the latest message and of its copies, as ``HistoryCapture`` says."""
-        self._capture.redact_latest(message, event, copies)
+    def redact_latest(self, message: Message, event: Stored, tolerated: Tolerated) -> None:
+        """Redact the latest message and its copies; the arguments are those of ``redact_latest`` of a history."""
+        redact_latest(self.history, self._capture, message, event, tolerated)
 
     def is_pending(self, message: Message) -> bool:
         """Tell whether this very message waits to be sent."""
         return self._capture.is_pending(message)
 
-    def look(self, agent: "LocalAgent") -> None:
-        """Note which messages are live, before others take the place of those that left."""
+    def look(self, agent: "LocalAgent") -> set[str]:
+        """Note which messages are live, before others take the place of those that left; return what is unknown."""
         view = live_view(agent)
-        if view is not None:
-            with self.history.lock:
-                self.history.live.look(view)
+        if view is None:
+            return set()
+        with self.history.lock:
+            return self.history.live.look(view, self.history.queue.next_message_id)
 
     def unknown(self, agent: "LocalAgent", announced: Message | None = None) -> set[str]:
         """Return the tracking ids of live messages that may be stored, but are not known here."""
-        if live_view(agent) is None:
+        if self.history.live.knows_all(self.history.queue.next_message_id) or live_view(agent) is None:
             return set()
         with self.history.lock:
             return self.history.live.unknown(agent.messages, announced, self.history.queue.next_message_id)
@@ -221,15 +223,6 @@ class AgentBinding:
             return
         with history.lock:
             history.live.recover(found, live)
-
-    def latest_copies(self) -> set[int]:
-        """Find the messages that a prompt which was sent again is stored as; some may have left the live history."""
-        history = self.history
-        latest = history.live.latest
-        tracking_id = latest.message.get("tracking_id") if latest else None
-        if not isinstance(tracking_id, str):
-            return set()
-        return history.store.tracked_ids(history.session_id, history.agent_id, tracking_id)
 
     @property
     def left_out(self) -> Exception | None:

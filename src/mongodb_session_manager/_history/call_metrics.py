@@ -4,8 +4,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from strands.types.content import Message
 
+from .._schema.ids import MAX_ID_BYTES
 from .._schema.usage import as_number, call_figures, fell, not_observed, observed, subtracted
 from ..types import ToolUsage
+from .agent_state import model_id
 
 if TYPE_CHECKING:
     from strands.types.agent import LocalAgent
@@ -20,14 +22,25 @@ def call_metrics(message: Message, agent: "LocalAgent") -> dict[str, Any] | None
         if message["role"] != "assistant":
             return None
         counts = {name: _counted(agent, name) or {} for name in ("accumulated_usage", "accumulated_metrics")}
-        return call_figures(message.get("metadata"), counts)
+        figures = call_figures(message.get("metadata"), counts)
+        return figures and {**figures, **_model(agent)}
     except Exception as error:  # noqa: BLE001 - foreign code may raise anything, and a figure is only information
         not_observed("event_loop_metrics", error)
         return None
 
 
+def _model(agent: "LocalAgent") -> dict[str, str]:
+    """Return the model that the call was made to, if its id can be a field name of sums."""
+    try:
+        found = model_id(agent.model)
+        return {"model": found} if found and len(found.encode()) <= MAX_ID_BYTES else {}
+    except Exception as error:  # noqa: BLE001 - foreign code may raise anything, and a figure is only information
+        not_observed("model", error)
+        return {}
+
+
 def _counted(agent: "LocalAgent", name: str) -> dict[Any, Any] | None:
-    """Return one of the SDK's counts; None where the agent has no such count."""
+    """Return one of the SDK's counts; None if the agent has no such count."""
     try:
         try:
             counts = agent.event_loop_metrics
@@ -40,7 +53,7 @@ def _counted(agent: "LocalAgent", name: str) -> dict[Any, Any] | None:
 
 
 class CallMeter:
-    """Tells what a model call took, and what the tools did since the last answer; the SDK only counts totals."""
+    """Computes the figures of a model call, and of the tools since the last answer; the SDK only counts totals."""
 
     def __init__(self, agent: "LocalAgent") -> None:
         self._counted = _tool_totals(agent) or {}
@@ -51,7 +64,7 @@ class CallMeter:
         Args:
             message: The message.
             agent: The agent.
-            given: What the SDK announced, where the message was made of that.
+            given: The announced message, if the message was made of another one.
         """
         tools = self._since(agent)
         metrics = call_metrics(given or message, agent) or {}

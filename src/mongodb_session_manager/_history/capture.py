@@ -59,7 +59,7 @@ class HistoryCapture:
             label = agent_label(history.session_id, history.agent_id, message_id)
             stored = message_doc(message, message_id, now(), label, metrics)
             # What is too large is refused here: queued, it could never be sent, and all after it would wait for ever.
-            size, values = begin_offload(stored, history.session_id, history.agent_id, message_id)
+            size, values = begin_offload(stored, history.session_id, history.agent_id, message_id, history.queue.limits)
             live, lost_head = self._live.capture(view, message_id, Record(message_id, message, given))
             self._add(Change(stored, data=data, live=live, lost_head=lost_head, size=size, values=values))
 
@@ -142,7 +142,7 @@ class HistoryCapture:
     def _edit(self, edit: MessageEdit, along: Change) -> None:
         """Change a message that waits to be sent, and have the server change it where it may be stored already."""
         history = self._history
-        edit, values = begin_offload_edit(edit, history.session_id, history.agent_id)
+        edit, values = begin_offload_edit(edit, history.session_id, history.agent_id, history.queue.limits)
         is_done, given_up = self._queue.edit(edit, values)
         history.transfers.uploads.give_up(given_up)
         if not is_done:

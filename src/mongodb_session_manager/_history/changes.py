@@ -1,39 +1,16 @@
 """One step of an agent's history that is not acknowledged, and the steps that go out together; pure."""
 
 from dataclasses import dataclass, field, replace
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from .._schema.blobs import LargeValues
 from .._schema.histories import AgentWrite, Guard, is_window_state
 from .._schema.messages import MessageEdit
 from .._schema.values import Stored
+from ..types import MessageDoc
 from .live_records import Snapshot
 
-__all__ = ["LIMITS", "MAX_PENDING", "Change", "Limits", "NextWrite"]
-
-MAX_PENDING = 1000
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much of one agent's history waits, and how much of it goes out together.
-
-    Attributes:
-        pending: The most changes that are held.
-        joined_bytes: Changes are joined into one update up to this size, so that what is joined fits where its parts
-            fit.
-        shared_bytes: Messages and state up to this size share a command with those of other histories, which wait for
-            it.
-        behind_timeout: Seconds for a write that nobody waits for.
-    """
-
-    pending: int = MAX_PENDING
-    joined_bytes: int = 4 * 1024 * 1024
-    shared_bytes: int = 64 * 1024
-    behind_timeout: float = 4.0
-
-
-LIMITS: Final = Limits()
+__all__ = ["Change", "NextWrite"]
 
 
 @dataclass
@@ -44,14 +21,14 @@ class Change:
         appended: A new message in its stored form.
         edited: A change of a message that may be stored already.
         data: Changed fields of ``agent_data``.
-        guardrail_events: What is recorded on the session.
-        live: What stood in the live history when this was captured, where that is to be stored.
-        lost_head: Whether the live history has only lost its head, which may be stored late.
-        size: The bytes of what is appended.
-        values: Offloaded values of what is appended or edited.
+        guardrail_events: Events to record on the session.
+        live: The live messages when this was captured; None if they are not to be stored.
+        lost_head: Whether the live list has only lost its oldest messages, which may be stored late.
+        size: The bytes of the appended message.
+        values: Offloaded values of the appended or edited message.
     """
 
-    appended: Stored | None = field(default=None, repr=False)
+    appended: MessageDoc | None = field(default=None, repr=False)
     edited: MessageEdit | None = None
     data: Stored = field(default_factory=dict, repr=False)
     guardrail_events: list[Stored] = field(default_factory=list, repr=False)
@@ -73,26 +50,26 @@ class Change:
 
     @property
     def moves_window(self) -> bool:
-        """Whether it may come late: it tells how far a window has moved, and nothing else."""
+        """Whether it may be stored late: it only tells how far a window has moved."""
         if self.appended or self.edited or self.guardrail_events or (self.live is not None and not self.lost_head):
             return False
         return is_window_state(self.data) if self.data else self.live is not None
 
     @property
     def is_of_window(self) -> bool:
-        """Whether it tells of a moved window alone, which may be lost."""
+        """Whether it only tells of a moved window, which may be lost."""
         return self.lost_head and replace(self, live=None).is_empty
 
     def put_into(self, write: AgentWrite, next_message_id: int) -> None:
         """Join it with the changes that a write holds already.
 
         Args:
-            write: Where it goes.
+            write: The write.
             next_message_id: The id of the first message that the write appends.
         """
         write.edited = write.edited or self.edited
         if self.appended:
-            write.appended.append(dict(self.appended))  # an edit may change the queued one meanwhile
+            write.appended.append(self.appended.copy())  # an edit may change the queued one meanwhile
         write.data |= self.data
         if self.live is not None:
             write.live = self.live.ids(next_message_id + len(write.appended)).stored
@@ -102,7 +79,7 @@ class Change:
         write.files |= self.values.files
 
     def renumber_without(self, dropped: int) -> None:
-        """Follow the numbers of the messages when one of them is taken out."""
+        """Adapt message numbers after one message was taken out."""
         if self.appended is not None:
             self.appended["message_id"] -= 1
         if self.edited is not None and self.edited.message_id > dropped:
@@ -115,10 +92,10 @@ class NextWrite(NamedTuple):
     """The changes that go out next, as one write.
 
     Attributes:
-        write: What is sent.
-        joined: How many changes it holds.
-        guard: Where the stored history must stand.
-        after: Where it stands when the write has arrived.
+        write: The write.
+        joined: The number of changes in it.
+        guard: The guard that the stored history must have.
+        after: The guard after the write.
     """
 
     write: AgentWrite

@@ -1,4 +1,4 @@
-"""The next write of one history, lent to whoever sends it together with those of others."""
+"""The next write of one history, lent to a group that sends it together with others."""
 
 from dataclasses import dataclass, field
 
@@ -16,8 +16,8 @@ class Claim:
         store: Where it goes.
         prepared: What is sent.
         following: The changes that it holds, which are all.
-        sent: Whether it is acknowledged; None where nobody has sent it.
-        error: What is to be told nevertheless, when the claim has ended: the session was deleted meanwhile.
+        sent: Whether it is acknowledged; None if it was not sent.
+        error: The error of the end of the claim: the session was deleted meanwhile.
     """
 
     store: HistoryStore
@@ -27,7 +27,7 @@ class Claim:
     error: Exception | None = None
 
     def finish(self, *, sent: bool) -> None:
-        """Note that somebody has sent it; what is not acknowledged may have arrived all the same.
+        """Note that it was sent; a write without an acknowledgement may have arrived all the same.
 
         Args:
             sent: Whether it is acknowledged.

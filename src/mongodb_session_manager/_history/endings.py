@@ -25,7 +25,7 @@ class _Ended(Protocol):
 
 
 def conflict(history: _Ended, stored: Guard) -> SessionConflictError:
-    """Return the error of a history that somebody else has written; whoever calls holds its lock.
+    """Return the error of a history that another writer has changed; the caller holds its lock.
 
     Args:
         history: The history.
@@ -33,8 +33,8 @@ def conflict(history: _Ended, stored: Guard) -> SessionConflictError:
     """
     expected, messages = history.queue.guard.revision, _messages(history.queue.changes)
     logger.warning(
-        "session_id=<%s>, agent_id=<%s>, stored_revision=<%s>, expected_revision=<%s>, pending=<%d> | somebody "
-        "else wrote the history, this agent writes no more",
+        "session_id=<%s>, agent_id=<%s>, stored_revision=<%s>, expected_revision=<%s>, pending=<%d> | another "
+        "writer changed the history, this agent writes no more",
         history.session_id,
         history.agent_id,
         stored.revision,
@@ -44,7 +44,7 @@ def conflict(history: _Ended, stored: Guard) -> SessionConflictError:
     return SessionConflictError(
         history.session_id,
         history.agent_id,
-        f"was written by somebody else: revision {stored.revision} is stored, {expected} was expected. "
+        f"was changed by another writer: revision {stored.revision} is stored, {expected} was expected. "
         f"{len(messages)} message(s) of this process are not stored (see .pending). Make a new manager and agent to "
         "go on from what is stored.",
         messages,

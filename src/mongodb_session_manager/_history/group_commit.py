@@ -28,6 +28,7 @@ from .._client.caller import may_share
 from .._client.handle import ClientHandle
 from .._client.line import Line, submit
 from .._client.off_loop import Answer, dropped, hand_over
+from .._schema.limits import Limits
 from ..errors import MongoDBSessionError
 from .claim import Claim
 from .writer import AgentHistory
@@ -36,10 +37,7 @@ __all__ = ["begin_flush", "flush_off_loop", "send_behind"]
 
 logger = logging.getLogger(__name__)
 
-# A shared command takes the server about 0.1 ms for each part, and each waits for all of it.
-MOST_SHARED = 16
-# Seconds. One session that is held up holds up no others longer than this, and then not for so long.
-ATTEMPT_TIMEOUT = 0.5
+# Seconds without shared commands after one that was held up.
 PAUSE = 10.0
 
 
@@ -49,7 +47,7 @@ class _Request:
 
     Attributes:
         history: The history.
-        answer: What the caller waits for; None where nobody waits.
+        answer: The future that the caller awaits; None if no caller waits.
         context: The caller's.
     """
 
@@ -76,8 +74,7 @@ def begin_flush(handle: ClientHandle, history: AgentHistory) -> Answer:
     """Send everything that is queued in a history, on the client's threads.
 
     Returns:
-        What is to be awaited, and raises what ``AgentHistory.flush`` raises; a cancelled caller does not tear the
-        write.
+        A future to await; it raises what ``AgentHistory.flush`` raises. A cancelled caller does not tear the write.
     """
     answer: Answer = asyncio.get_running_loop().create_future()
     _join(handle, history.namespace, _Request(history, answer))
@@ -107,7 +104,7 @@ def _give_up(answer: Answer, history: AgentHistory, waited: float) -> None:
 
 
 def send_behind(handle: ClientHandle, history: AgentHistory) -> None:
-    """Do what ``AgentHistory.send_behind`` does, on the client's threads; nobody is told what came of it."""
+    """Do what ``AgentHistory.send_behind`` does, on the client's threads; no caller learns the outcome."""
     _join(handle, f"{history.namespace}, behind", _Request(history, context=contextvars.Context()))
 
 
@@ -117,36 +114,30 @@ class _Group:
     Args:
         timeout: Seconds that the client gives an operation, if it limits them.
         shortest_timeout: Seconds that it waits for anything.
+        limits: How many share a command, and for how long.
     """
 
-    def __init__(self, timeout: float | None, shortest_timeout: float) -> None:
+    def __init__(self, timeout: float | None, shortest_timeout: float, limits: Limits) -> None:
         self._timeout = timeout
         # Something is left of the time to send alone.
-        self._attempt_timeout = min(ATTEMPT_TIMEOUT, shortest_timeout / 2)
-        self._line: Line[_Request] = Line()
+        self._attempt_timeout = min(limits.attempt_timeout, shortest_timeout / 2)
+        self._line: Line[_Request] = Line(limits.most_shared)
         # When they may share a command again.
         self._sharing_from = 0.0
 
     def join(self, executor: Executor, request: _Request) -> None:
-        if self._line.join(request):
-            try:
-                submit(executor, functools.partial(self._send, executor), self._dismiss)
-            except RuntimeError:
-                self._dismiss()
-
-    def _dismiss(self) -> None:
-        _cancel(self._line.take()[0])
+        self._line.join(executor, request, functools.partial(self._send, executor), _cancel)
 
     # On a thread of the client
 
-    def _send(self, executor: Executor) -> None:
-        batch, more = self._line.take(MOST_SHARED)
+    def _send(self, executor: Executor, batch: _Batch, more: bool) -> None:
         if len(batch) == 1 and not more:
             _send_alone(batch)
             return
         with _Helpers(executor) as helpers:
             if more:
-                helpers.run(functools.partial(self._send, executor), self._dismiss)
+                work = functools.partial(self._line.work, functools.partial(self._send, executor))
+                helpers.run(work, functools.partial(self._line.dismiss, _cancel))
             try:
                 self._send_batch(helpers, batch)
             except Exception as error:
@@ -229,7 +220,10 @@ def _join(handle: ClientHandle, name: str, request: _Request) -> None:
     groups = _groups.get(executor)
     if groups is None:
         groups = _groups.setdefault(executor, {})
-    group = groups.get(name) or groups.setdefault(name, _Group(handle.timeout, handle.shortest_timeout))
+    group = groups.get(name)
+    if group is None:
+        limits = request.history.queue.limits
+        group = groups.setdefault(name, _Group(handle.timeout, handle.shortest_timeout, limits))
     group.join(executor, request)
 
 
@@ -271,11 +265,11 @@ class _Helpers:
 
 
 def _send_alone(batch: _Batch, timeout: float | None = None) -> None:
-    """Send one history, for all who wait for that."""
+    """Send one history, for all requests that wait for it."""
     error: BaseException | None = None
     try:
         batch[0].context.run(batch[0].send, timeout)
-    except BaseException as caught:  # noqa: BLE001 - it is raised where somebody waits
+    except BaseException as caught:  # noqa: BLE001 - the requests that wait raise it
         error = caught
     _resolve((request, error) for request in batch)
 

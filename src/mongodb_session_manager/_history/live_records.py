@@ -54,16 +54,30 @@ class Snapshot:
     """What stands in a live history at one moment.
 
     Attributes:
-        records: The stored messages, in live order.
+        listed: The stored messages, in live order, and maybe others behind: later snapshots share the list.
+        count: How many of them are its own.
         pinned: Those of them that carry the pin flag.
         at: How many stand before the conversation manager's own messages; None where those have left.
         kept: Own messages that no conversation manager's state holds.
     """
 
-    records: tuple[Record, ...] = field(default=(), repr=False)
+    listed: list[Record] = field(default_factory=list, repr=False)
+    count: int = 0
     pinned: frozenset[Record] = field(default=frozenset(), repr=False)
     at: int | None = 0
     kept: tuple[Message, ...] = field(default=(), repr=False)
+
+    @property
+    def records(self) -> list[Record]:
+        """The stored messages, in live order."""
+        return self.listed[: self.count]
+
+    def and_then(self, record: Record) -> "Snapshot":
+        """Return what stands there when one more message does."""
+        # Ten thousand are not copied with each message: what stood there before is never changed.
+        listed = self.listed if len(self.listed) == self.count else self.records
+        listed.append(record)
+        return replace(self, listed=listed, count=len(listed))
 
     def ids(self, next_id: int) -> LiveIds:
         """Return the set in its stored form.
@@ -81,10 +95,9 @@ class Snapshot:
 
     def only_lost_head(self, before: "Snapshot") -> bool:
         """Tell whether this is what was before, less some of the first messages: restoring either is equivalent."""
-        count = len(self.records)
-        if not count or self.kept or before.kept or self.at != 0:
+        if not self.count or self.kept or before.kept or self.at != 0:
             return False
-        return before.records[-count:] == self.records and self.pinned == before.pinned.intersection(self.records)
+        return before.records[-self.count :] == self.records and self.pinned == before.pinned.intersection(self.records)
 
 
 def _stored(kept: Iterable[Message]) -> Iterator[Stored]:

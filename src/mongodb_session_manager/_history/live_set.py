@@ -1,6 +1,6 @@
 """Which stored messages stand in ``agent.messages``, and under which ids; pure.
 
-Conversation managers, hooks and applications change that list as they like and tell nobody, so it is compared with
+Conversation managers, hooks and applications change that list without an event, so it is compared with
 the list that was seen last. Messages are told apart by identity and by tracking id, never by content, but for a new
 object that bears the tracking id of a stored message.
 """
@@ -10,7 +10,7 @@ from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from operator import is_
+from operator import is_not
 
 from strands.types.content import Message
 
@@ -26,7 +26,7 @@ class LiveMessages:
 
     Attributes:
         records: The messages that may stand there, or may be asked for.
-        snapshot: What stood in the list when it was looked at.
+        snapshot: The list when it was looked at.
     """
 
     def __init__(self, records: Iterable[Record] = ()) -> None:
@@ -58,12 +58,12 @@ class LiveMessages:
         self.look(replace(view, with_pins=True), closely=True)
 
     def has_grown(self, live: Sequence[Message]) -> bool:
-        """Tell by a glance whether the list seen last is longer by one, and else the same."""
+        """Tell quickly whether the list is the one seen last with one message more."""
         seen = self._seen
         return len(live) == len(seen) + 1 and (not seen or (live[0] is seen[0] and live[-2] is seen[-1]))
 
     def append(self, record: Record, view: View) -> bool:
-        """Add a record, and its message where the list only grew by that; False where it has to be looked at."""
+        """Add a record, and its message if the list only grew by that; False if the list has to be compared."""
         self.records.append(record)
         stands = self.has_grown(view.messages) and record.is_same(view.messages[-1])
         if is_pinned(record.message):
@@ -75,15 +75,14 @@ class LiveMessages:
             record.has_stood = True
             self._seen.append(view.messages[-1])
             self._slots.append(Slot(view.messages[-1], record))
-        before = self.snapshot
-        self.snapshot = Snapshot((*before.records, record), before.pinned, before.at, before.kept)
+        self.snapshot = self.snapshot.and_then(record)
         return True
 
     def _stays_away(self, record: Record, live: Sequence[Message]) -> bool:
         return self.is_seen(live) and not any(record.matches(message) for message in live)
 
     def look(self, view: View, *, closely: bool = False) -> bool:
-        """Compare the list with the one seen last; False where nothing is different.
+        """Compare the list with the one seen last; False if nothing is different.
 
         Args:
             view: The list.
@@ -100,7 +99,8 @@ class LiveMessages:
         records = self._in_order(slots)
         self._begin_with_user(slots, records)
         pinned = self._pinned(slots, view.with_pins).intersection(records)
-        self.snapshot = Snapshot(tuple(records), pinned, self._place_of_own(slots, records), tuple(self._kept))
+        at = self._place_of_own(slots, records)
+        self.snapshot = Snapshot(records, len(records), pinned, at, tuple(self._kept))
         self._seen, self._slots = list(live), slots
         self._prune()
         return True
@@ -114,14 +114,14 @@ class LiveMessages:
 
     def is_seen(self, live: Sequence[Message]) -> bool:
         """Tell whether the list is the one seen last."""
-        return len(live) == len(self._seen) and all(map(is_, live, self._seen))
+        return len(live) == len(self._seen) and not any(map(is_not, live, self._seen))
 
     def lost_head(self, live: Sequence[Message]) -> bool:
         """Tell whether the list is the end of the one seen last."""
-        return 0 < len(live) < len(self._seen) and all(map(is_, live, self._seen[-len(live) :]))
+        return 0 < len(live) < len(self._seen) and not any(map(is_not, live, self._seen[-len(live) :]))
 
     def _slots_left(self, live: Sequence[Message]) -> list[Slot] | None:
-        """Return the slots of a list that lost its head; None where one of its messages was dropped."""
+        """Return the slots of a list that lost its oldest messages; None if one of its messages was dropped."""
         slots = self._slots[-len(live) :]
         return None if any(record.is_gone for slot in slots for record in slot.records) else slots
 
@@ -160,13 +160,18 @@ class LiveMessages:
         return True
 
     def _pinned(self, slots: Sequence[Slot], with_pins: bool) -> frozenset[Record]:
-        """Return what carries the pin flag; of what is not in the list, what carried it."""
+        """Return the records with the pin flag; for those that are not in the list, the flag that they had."""
         if not with_pins:
             return self.snapshot.pinned
         # Each is looked at with each turn, and most have no metadata that may hold the flag.
-        told = [(slot.record, slot.message, slot.message.get("metadata")) for slot in slots if slot.record]
         pinned = frozenset(
-            r for r, message, each in told if isinstance(each, dict) and "custom" in each and is_pinned(message)
+            slot.record
+            for slot in slots
+            if (metadata := slot.message.get("metadata"))
+            and isinstance(metadata, dict)
+            and "custom" in metadata
+            and slot.record
+            and is_pinned(slot.message)
         )
         if not self.snapshot.pinned:
             return pinned
@@ -219,7 +224,7 @@ class LiveMessages:
             return list(map(Slot, live, matched))
         places = {id(message): place for place, message in enumerate(self._seen)}
         is_anew = places.keys().isdisjoint(map(id, live))
-        # Copies of nobody's messages take their places.
+        # Copies of messages that are not stored take their places.
         strangers = {
             tracking_id_of(slot.message): place
             for place, slot in enumerate(self._slots)
@@ -230,7 +235,9 @@ class LiveMessages:
             places.pop(id(message), None if record else strangers.pop(tracking_id_of(message), None))
             for message, record in zip(live, matched, strict=True)
         ]
-        merged = {slot.record: slot for slot in self._slots if slot.stands_for and slot.record}
+        merged: dict[Record | None, Slot] = {
+            slot.record: slot for slot in self._slots if slot.stands_for and slot.record
+        }
         slots = [
             Slot(
                 message,
@@ -286,7 +293,7 @@ class LiveMessages:
         return [each for record in found for each in (*unseen[record], record)] + unseen[None]
 
     def _begin_with_user(self, slots: Sequence[Slot], records: list[Record]) -> None:
-        """Have a history that begins with nobody's message restored from a user's on, not from an answer."""
+        """Have a history whose first message is not stored restored from a user's message on, not from an answer."""
         if not any(slot.records for slot in slots):
             self._user_before = None  # the conversation begins anew
             return

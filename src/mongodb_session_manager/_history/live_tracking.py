@@ -133,15 +133,26 @@ class LiveTracking:
 
     # Looking
 
-    def look(self, view: View) -> None:
-        """Note how the live messages have changed since the last look; what is captured next tells it."""
+    def look(self, view: View, next_id: int) -> set[str]:
+        """Note how the live messages have changed since the last look; what is captured next tells it.
+
+        Returns:
+            What ``unknown`` gives; where that is anything, nothing is noted.
+        """
+        found = self.unknown(view.messages, None, next_id)
         self._has_looked |= not self._is_unsure and self._has_changed(view, None)
+        return found
+
+    def knows_all(self, next_id: int) -> bool:
+        """Tell whether all that is stored is known here."""
+        return len(self._messages.records) >= next_id
 
     def unknown(self, live: Sequence[Message], announced: Message | None, next_id: int) -> set[str]:
         """Return the tracking ids of live messages that may be stored, but are not known here: to be looked up."""
         messages = self._messages
-        grew = messages.has_grown(live) and live[-1] is announced
-        if grew or messages.is_seen(live) or messages.lost_head(live) or len(messages.records) >= next_id:
+        if self.knows_all(next_id) or (messages.has_grown(live) and live[-1] is announced):
+            return set()
+        if messages.is_seen(live) or messages.lost_head(live):
             return set()
         found = messages.unknown(live, announced)
         self._is_unsure = bool(found)

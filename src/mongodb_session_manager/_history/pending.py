@@ -13,10 +13,11 @@ from bson import ObjectId
 
 from .._schema.blobs import Files, LargeValues
 from .._schema.histories import AgentWrite, Guard
+from .._schema.limits import LIMITS, Limits
 from .._schema.messages import MessageEdit
 from ..errors import MongoDBSessionError, SessionTooLargeError
 from .agent_state import fitting, parts
-from .changes import LIMITS, Change, Limits, NextWrite
+from .changes import Change, NextWrite
 
 __all__ = ["PendingChanges"]
 
@@ -27,17 +28,17 @@ class PendingChanges:
     Args:
         session_id: The session.
         agent_id: The agent.
-        guard: Where the stored history stands; None where the agent comes with the first write.
+        guard: The guard of the stored history; None if the first write creates the agent.
         limits: How much waits, and goes out together.
 
     Attributes:
-        changes: Those that are not acknowledged, oldest first.
-        guard: Where the stored history stands, as far as writes are acknowledged.
+        changes: The changes that are not acknowledged, oldest first.
+        guard: The guard of the stored history after the last acknowledged write.
         is_stored: Whether the agent is stored.
         next_message_id: The id that the next message gets.
         limits: How much waits, and goes out together.
-        ended: Why nothing can be stored any more: somebody else wrote, or what was to be written to is gone.
-        refused: Why fields of the agent are left out, by field, as long as nobody was told.
+        ended: Why nothing can be stored any more: another writer changed the history, or its session is gone.
+        refused: Why fields of the agent are left out, by field, until that is told.
     """
 
     def __init__(self, session_id: str, agent_id: str, guard: Guard | None, limits: Limits = LIMITS) -> None:
@@ -53,7 +54,7 @@ class PendingChanges:
         self._most_joined = limits.pending
         # How many pending changes each write held whose answer is missing, by write id.
         self._unanswered: dict[ObjectId, int] = {}
-        # Writes in a row that others' leases were in the way of.
+        # Writes in a row that another manager's lease stopped.
         self._misses = 0
 
     def first(self, count: int = 1) -> list[Change]:
@@ -74,7 +75,7 @@ class PendingChanges:
             raise self.ended.with_traceback(None)
 
     def check_room(self) -> None:
-        """Refuse one more change where this has ended, or as many wait as are held."""
+        """Refuse one more change if this has ended, or if the queue is full."""
         if self.ended is not None:
             self.check_open()
         if len(self.changes) >= self.limits.pending:
@@ -84,12 +85,12 @@ class PendingChanges:
             )
 
     def expect(self, messages: int) -> None:
-        """Have room for the messages that a new agent begins with, however many."""
+        """Make room for all messages that a new agent begins with."""
         self.limits = replace(self.limits, pending=self.limits.pending + messages)
         self._most_joined = self.limits.pending
 
     def add(self, change: Change) -> bool:
-        """Queue a change; False where nothing of it can be stored, and fields are left out instead."""
+        """Queue a change; False if all of its fields are too large, and are left out."""
         if len(self.changes) >= self.limits.pending:
             self.check_room()
         if change.data and self._leave_out_large(change) and change.is_empty:
@@ -100,7 +101,7 @@ class PendingChanges:
         return True
 
     def _leave_out_large(self, change: Change) -> bool:
-        """Take out the fields that no document can hold; False where each fits."""
+        """Take out the fields that no document can hold; False if each fits."""
         for name, _ in parts(change.data):
             self.refused.pop(name, None)
         change.data, too_large = fitting(change.data, self._session_id, self._agent_id)
@@ -108,15 +109,15 @@ class PendingChanges:
         return bool(too_large)
 
     def edit(self, edit: MessageEdit, values: LargeValues) -> tuple[bool, list[Files]]:
-        """Change a message that waits, and let nothing of it wait that a redaction takes out.
+        """Change a message that waits; a redaction leaves nothing of the original in the queue.
 
         Args:
             edit: The change.
-            values: Offloaded values of what it puts into the message.
+            values: Offloaded values of the new content.
 
         Returns:
-            Whether that is all: else the server is to change the message too, which may be stored already. And the
-            values by their digests that waiting changes hold no more.
+            Whether nothing is left to do; if not, the message may be stored already, and the server is to change it
+            too. And the values that waiting changes hold no more, by their digests.
         """
         waiting = [c for c in self.changes if c.appended and c.appended["message_id"] == edit.message_id]
         given_up = [change.values.files for change in waiting]
@@ -132,7 +133,7 @@ class PendingChanges:
         return bool(waiting) and not (self._unanswered or is_followed), given_up
 
     def _drop_edits(self, message_id: int) -> list[Files]:
-        """Take back what waits to be put into a message that is redacted: it would be stored for a moment."""
+        """Take back waiting edits of a message that is redacted: their content would be stored for a moment."""
         given_up = []
         for change in self.changes:
             if change.edited is not None and change.edited.message_id == message_id:
@@ -150,11 +151,11 @@ class PendingChanges:
     # Sending
 
     def unhashed(self) -> list[LargeValues]:
-        """Return the values whose digests are to be computed before anything that refers to them is sent."""
+        """Return the values without digests; these are computed before a change that refers to them is sent."""
         return [change.values for change in self.changes if not change.values.is_hashed]
 
     def next(self) -> NextWrite | None:
-        """Join as many changes as one update can hold, and take the write as sent; None where nothing waits.
+        """Join as many changes as one update can hold, and take the write as sent; None if no change waits.
 
         Their values are to be hashed.
         """
@@ -164,7 +165,7 @@ class PendingChanges:
         return following
 
     def next_plain(self) -> NextWrite | None:
-        """Join all that waits, where that is some messages and state of a stored agent, and nothing is in doubt."""
+        """Join all that waits, if it is messages and state of a stored agent, and nothing is in doubt; else None."""
         is_sure = (
             self.is_stored
             and self.guard.revision is not None
@@ -182,18 +183,18 @@ class PendingChanges:
         write, guard = AgentWrite(self._agent_id), self.guard
         for change in changes:
             change.put_into(write, guard.next_message_id)
-        # What is still unanswered may hold the same changes; then the guard has to tell which of the two arrived.
+        # An unanswered write may hold the same changes; then the guard has to tell which of the two arrived.
         write.keeps_revision = write.moves_window and guard.revision is not None and not self._unanswered
         return NextWrite(write, len(changes), guard, write.leads_to(guard))
 
     def _joined(self) -> list[Change]:
-        """Return the changes of the next write: an edit begins a write, and what follows it there is agent data."""
+        """Return the changes of the next write: an edit begins a write, and only agent data follow it."""
         joined: list[Change] = []
         size, has_edit = 0, False
         for change in self.changes:
             if joined and (change.edited or (change.appended and has_edit)):
                 break
-            # A new agent comes whole: who stopped in between would leave a part that is taken for all of it.
+            # A new agent comes whole: a process that stopped in between would leave a part that reads as the whole.
             is_full = self.is_stored and size + change.size > self.limits.joined_bytes
             if joined and (is_full or len(joined) >= self._most_joined):
                 break
@@ -205,7 +206,7 @@ class PendingChanges:
         """Note a write that is about to be sent, and how many changes it holds."""
         self._unanswered[write_id] = count
 
-    def withdraw(self, write_id: ObjectId) -> None:
+    def forget_write(self, write_id: ObjectId) -> None:
         """Note that a write did not arrive, and will not."""
         self._unanswered.pop(write_id, None)
 
@@ -220,7 +221,7 @@ class PendingChanges:
         return done
 
     def acknowledge_edit(self, change: Change) -> None:
-        """Take the edit out of a change, as one that was made elsewhere, and keep what stands beside it."""
+        """Take the edit out of a change after it was made elsewhere; keep the rest of the change."""
         self._misses = 0
         change.edited = None
         if not (change.data or change.guardrail_events):
@@ -228,11 +229,11 @@ class PendingChanges:
         self._unanswered.clear()
 
     def arrived(self, write_id: object, tracking_ids: Mapping[int, str | None]) -> int | None:
-        """Return how many changes an unanswered write has brought; None where none did.
+        """Return how many changes an unanswered write has stored; None if none has arrived.
 
         Args:
-            write_id: Of the latest write that is stored.
-            tracking_ids: Those of the messages that are stored, by message id.
+            write_id: The id of the latest stored write.
+            tracking_ids: The tracking ids of stored messages, by message id.
         """
         count = self._unanswered.get(write_id) if isinstance(write_id, ObjectId) else None
         return self._recognised(tracking_ids) or None if count is None else count
@@ -250,7 +251,7 @@ class PendingChanges:
         return recognised
 
     def missed(self) -> int:
-        """Count a write that others' leases were in the way of; return how many in a row there were."""
+        """Count a write that another manager's lease stopped; return how many in a row there were."""
         self._misses += 1
         return self._misses
 
@@ -262,16 +263,16 @@ class PendingChanges:
             self.changes.popleft()
 
     def make_smaller(self, count: int) -> bool:
-        """Have the next write hold less than one that was too large, or leave a field out; False where it cannot.
+        """Make the next write smaller than one that was too large, or leave a field out; False if it cannot.
 
         Args:
-            count: How many changes that one held.
+            count: The number of changes in that one.
         """
         self._most_joined = 1  # until one has arrived
         return count > 1 or self._split() or self._leave_out_field()
 
     def _split(self) -> bool:
-        """Part the first change into its fields and the rest; False where there is nothing to part."""
+        """Part the first change into its fields and the rest; False if it cannot be parted."""
         head = self.changes[0]
         parted = [] if head.is_of_fields else [replace(head, data={})]
         parted += [Change(data=data) for _, data in parts(head.data)]
@@ -284,7 +285,7 @@ class PendingChanges:
         return True
 
     def _leave_out_field(self) -> bool:
-        """Go on without a field that does not fit; False where the first change is something else."""
+        """Go on without a field that does not fit; False if the first change is not of fields alone."""
         if not self.changes[0].is_of_fields:
             return False
         head = self.changes.popleft()
@@ -296,7 +297,7 @@ class PendingChanges:
         """Take out a first change that no document can hold, and renumber what comes after its message.
 
         Returns:
-            The change, which holds nothing that is pending still but fields, events and live messages.
+            The change; of it only fields, events and live messages are still pending.
         """
         change = self.changes.popleft()
         if change.appended is None:

@@ -24,9 +24,9 @@ class OwnMessages:
     """A conversation manager's own messages.
 
     Attributes:
-        kept: Those that no manager's state holds any more.
-        given: Those that the manager gave when it was restored.
-        removed: How many messages it says it had removed.
+        kept: Messages that no manager's state holds any more.
+        given: Messages that the manager gave when it was restored.
+        removed: The number of messages that it had removed, as it says.
     """
 
     kept: list[Message] = field(default_factory=list, repr=False)
@@ -40,12 +40,12 @@ class OwnMessages:
 
 
 def restore_manager(agent: Agent, restored: RestoredAgent, label: str) -> OwnMessages:
-    """Give the conversation manager its stored state, if that is one of its class.
+    """Give the conversation manager its stored state, if the state is of its class.
 
     Args:
         agent: The agent.
-        restored: What is stored.
-        label: What the agent is called in the log.
+        restored: The stored agent.
+        label: The agent's label in the log.
     """
     manager, state = agent.conversation_manager, restored.agent.conversation_manager_state
     with restoring(label, "live"):
@@ -91,7 +91,7 @@ def live_messages(restored: RestoredAgent, own: OwnMessages, mend: _Mend) -> lis
     """Return ``agent.messages``: stored and own messages in live order, pinned as they were, with whole pairs.
 
     Args:
-        restored: What is stored.
+        restored: The stored agent.
         own: The conversation manager's own messages.
         mend: The SDK's own way to make a history valid for a model; in memory only.
     """

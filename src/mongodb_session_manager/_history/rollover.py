@@ -7,9 +7,9 @@ from contextlib import AbstractContextManager
 from bson import ObjectId
 from pymongo.errors import InvalidOperation, PyMongoError
 
+from .._schema.limits import LIMITS, Limits
 from .._stores.document_size import LEAST_MOVE_BYTES
 from .._stores.histories import HistoryStore
-from .._stores.segments import KEPT_BYTES, outgrown
 from ..errors import MongoDBSessionError
 from .changes import Change
 from .pending import PendingChanges
@@ -26,14 +26,15 @@ class Rollover:
         store: Where it is stored.
         session_id: The session.
         agent_id: The agent.
+        limits: How much of it the document may hold.
 
     Attributes:
         count: How many messages are embedded in the session document.
         size: Their bytes.
     """
 
-    def __init__(self, store: HistoryStore, session_id: str, agent_id: str) -> None:
-        self._store = store
+    def __init__(self, store: HistoryStore, session_id: str, agent_id: str, limits: Limits = LIMITS) -> None:
+        self._store, self._limits = store, limits
         self._session_id, self._agent_id = session_id, agent_id
         self.count = self.size = 0
 
@@ -47,23 +48,23 @@ class Rollover:
             self.count += change.appended is not None
             self.size += change.size
 
-    def move(self, queue: PendingChanges, lock: AbstractContextManager[object], kept_bytes: int) -> bool:
+    def move(self, queue: PendingChanges, lock: AbstractContextManager[object], kept_bytes: int | None) -> bool:
         """Move all but the latest messages of so many bytes; True if any moved. Nothing else is sent meanwhile.
 
         Args:
             queue: The agent's.
             lock: Its lock, held to read and change it, and not while the server is asked.
-            kept_bytes: What stays.
+            kept_bytes: What stays; by default as the limits say.
         """
         write_id = ObjectId()
         with lock:
             queue.check_open()
             queue.await_answer(write_id)
             guard = queue.guard
-        rolled = self._store.roll_over(self._session_id, self._agent_id, guard, write_id, kept_bytes)
+        rolled = self._store.move_oldest(self._session_id, self._agent_id, guard, write_id, kept_bytes)
         with lock:
             queue.check_open()
-            queue.withdraw(write_id)
+            queue.forget_write(write_id)
             if rolled is None:
                 self.set_document_size(0, 0)  # not again before as much has come again
                 return False
@@ -75,13 +76,15 @@ class Rollover:
     @property
     def kept_bytes(self) -> int | None:
         """How much of the latest messages stays where the others should move; None where they need not."""
-        if outgrown(self.count, self.size):
-            return KEPT_BYTES
+        limits = self._limits
+        is_long = self.count > 2 * limits.kept_messages and self.size > limits.embedded_bytes
+        if is_long or (self.count > 1 and self.size > 2 * limits.kept_bytes):
+            return limits.kept_bytes
         is_large = self.size >= LEAST_MOVE_BYTES
         return self.size // 2 if is_large and self._store.is_crowded(self._session_id) else None
 
     def begin_if_due(self, move: Callable[[int], bool]) -> None:
-        """Have the oldest messages moved by the client's threads, where they should.
+        """Have the client's threads move the oldest messages, if any are due.
 
         Args:
             move: Moves all but the latest messages of so many bytes.
@@ -102,7 +105,7 @@ class Rollover:
             kept_bytes = self.kept_bytes
             if kept_bytes is not None:
                 move(kept_bytes)
-        except InvalidOperation:  # somebody closed the client
+        except InvalidOperation:  # the client was closed
             logger.debug("session_id=<%s> | closed, the next process moves old messages", self._session_id)
         except (PyMongoError, MongoDBSessionError) as error:
             logger.warning(

@@ -11,13 +11,13 @@ from pymongo.errors import InvalidOperation
 from strands import Agent
 
 from .._client.failures import Failures
-from .._client.handle import CLOSE_TIMEOUT, ClientHandle
+from .._client.handle import ClientHandle
 from .._client.off_loop import Steps
 from .._client.outage import Sender
+from .._schema.limits import LIMITS, Limits
 from ..types import Durability
 from .agents import LiveAgents
 from .binding import AgentBinding
-from .changes import MAX_PENDING
 from .group_commit import begin_flush, flush_off_loop, send_behind
 from .writer import AgentHistory
 
@@ -26,20 +26,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Sending", "States"]
 
-# Seconds that a conversation which goes on without the server waits for it, before it does.
+# Seconds that a conversation waits for the server before it goes on without it.
 LONGEST_WAIT: Final = 10.0
 
 
 class States(Protocol):
-    """What else a session has to send: the states of Graphs and Swarms."""
+    """The states of Graphs and Swarms, which a session has to send too."""
 
     @property
     def writers(self) -> Sequence[Sender]:
-        """All that send some."""
+        """The senders of states."""
 
     @property
     def unsent(self) -> Sequence[Sender]:
-        """Those that have something to send."""
+        """The senders with a state that waits."""
 
     @property
     def pending(self) -> int:
@@ -47,21 +47,28 @@ class States(Protocol):
 
 
 class Sending:
-    """Sends what was captured, off the event loop.
+    """Sends captured changes, off the event loop.
 
     Args:
         handle: The client.
-        agents: Whose histories they are.
-        states: What else is to be sent.
-        failures: Takes what fails.
-        durability: When they go out.
+        agents: The agents of the histories.
+        states: States to be sent too.
+        failures: Handles failed writes.
+        durability: Says when they are sent.
+        limits: How long closing takes.
     """
 
     def __init__(
-        self, handle: ClientHandle, agents: LiveAgents, states: States, failures: Failures, durability: Durability
+        self,
+        handle: ClientHandle,
+        agents: LiveAgents,
+        states: States,
+        failures: Failures,
+        durability: Durability,
+        limits: Limits = LIMITS,
     ) -> None:
         self._handle, self._agents, self._states = handle, agents, states
-        self._failures, self._durability = failures, durability
+        self._failures, self._durability, self._limits = failures, durability, limits
 
     # One history
 
@@ -69,14 +76,14 @@ class Sending:
         """Send, or leave it to the end of the invocation; a message outside of one is sent at once.
 
         Returns:
-            What is to be awaited; None where the caller does not wait.
+            An awaitable; None if the caller does not wait.
         """
         ends_later = binding.invoked or not isinstance(agent, Agent)
         if self._durability == "sync" or not ends_later:
             return self.flush(binding)
         history = binding.history
-        is_due = self._durability == "async" or history.pending >= MAX_PENDING // 2
-        # What fails is met by the flush at the end of the invocation, where there is one.
+        is_due = self._durability == "async" or history.pending >= history.queue.limits.pending // 2
+        # A failure is raised by the flush at the end of the invocation.
         if is_due and not self._failures.holds(history):
             send_behind(self._handle, history)
         return None
@@ -89,7 +96,7 @@ class Sending:
             ends: Whether its invocation ends.
 
         Returns:
-            What is to be awaited; None where nothing is queued.
+            An awaitable; None if nothing is queued.
         """
         queue = binding.history.queue
         if queue.ended is not None:
@@ -106,7 +113,7 @@ class Sending:
                 await flush_off_loop(self._handle, history, LONGEST_WAIT)
 
     def send_left(self, history: AgentHistory) -> "Future[None] | None":
-        """Send a moved window behind; None where it is not sent.
+        """Send a moved window in the background; None if it is not sent.
 
         By now ``close()``, or the next message, may have taken it along.
         """
@@ -132,9 +139,12 @@ class Sending:
 
     def _all(self, histories: Iterable[AgentHistory], send: Callable[[AgentHistory], None]) -> "list[Future[None]]":
         calls = [functools.partial(send, history) for history in histories]
-        # For as long as closing waits.
-        calls += [functools.partial(_bounded, writer.send_if_idle) for writer in self._states.unsent]
+        calls += [functools.partial(self._send_state, writer) for writer in self._states.unsent]
         return self._handle.call_each(calls)
+
+    def _send_state(self, writer: Sender) -> None:
+        with pymongo.timeout(self._limits.close_timeout):
+            writer.send_if_idle()
 
     def check_flushed(self, sent: "Sequence[Future[None]]") -> None:
         """Raise what failed, what ended a history, or why fields of an agent are left out.
@@ -158,7 +168,7 @@ class Sending:
         """Leave moved windows to the client's threads, and return the histories that have nothing else to send.
 
         Args:
-            leave: Is told what they do.
+            leave: Is given the future of each write.
         """
         left = [history for history in self._agents.unsent() if history.has_only_window_state]
         for history in left:
@@ -168,11 +178,11 @@ class Sending:
         return left
 
     def last(self, left: Collection[AgentHistory], deadline: float) -> Steps:
-        """Send all that waits for the last time; what fails is told in the log.
+        """Send all that waits for the last time; failures are logged.
 
         Args:
             left: Histories whose moved windows are left to the client's threads.
-            deadline: Until when, by the monotonic clock.
+            deadline: The latest time, by the monotonic clock.
         """
         unsent = self._agents.unsent()
         waiting = [history for history in unsent if not (history in left and history.has_only_window_state)]
@@ -190,8 +200,3 @@ class Sending:
             binding.history.unregister()
             if binding.left_out is not None:
                 self._failures.log_unstored(binding.left_out)
-
-
-def _bounded(call: Callable[[], None]) -> None:
-    with pymongo.timeout(CLOSE_TIMEOUT):
-        call()

@@ -24,7 +24,7 @@ class Transfers:
 
     Attributes:
         uploads: The values in flight.
-        lock: Whoever changes them holds this.
+        lock: Is held while they change.
     """
 
     def __init__(self, store: HistoryStore, session_id: str, agent_id: str) -> None:
@@ -41,7 +41,7 @@ class Transfers:
             self._store.mark_files(self._session_id, self._agent_id, removal.edit, removal.unused, removal.id)
 
     def complete(self, changes: Iterable[Change]) -> None:
-        """Changes have arrived: what they refer to must be there still, and what they took out must go."""
+        """Keep the values that stored changes refer to, and remove those that they took out."""
         files = {digest: value for change in changes for digest, value in change.values.files.items()}
         self._store.keep_files(self._session_id, files)
         with self.lock:
@@ -52,9 +52,9 @@ class Transfers:
             self.uploads.finish(files, removal)
 
     def take_back(self) -> None:
-        """Remove what was uploaded for changes that will never be stored: nobody else may know of it.
+        """Remove the values that were uploaded for changes that will never be stored.
 
-        And end a removal that was announced for such a change: what is used still loses its mark.
+        A removal that was announced for such a change ends too: values that are still used lose its mark.
         """
         with self.lock:
             removal = self.uploads.take_back()

@@ -26,11 +26,11 @@ __all__ = ["ALL_UNSENT", "Entry", "LeftBehind", "Unsent", "flush_unsent", "is_be
 
 logger = logging.getLogger(__name__)
 
-# How many histories, and for how many seconds.
+# The number of histories without a holder that are kept, and for how many seconds.
 MAX_LEFT: Final = 100
 LEFT_SECONDS: Final = 600.0
-# Seconds for all that is left when the interpreter ends: 10 together with what nobody waits for, and with the attempt
-# to send the first in company.
+# Seconds for all that is left when the interpreter ends: 10 together with a write that no caller waits for, and with
+# the attempt to send the first in a shared command.
 EXIT_TIMEOUT = 5.0
 
 _numbers = itertools.count()
@@ -38,14 +38,14 @@ _numbers = itertools.count()
 
 @dataclass(eq=False)
 class Entry:
-    """What a history is known by among those of a process.
+    """The entry of one history among those of a process.
 
     Attributes:
-        key: Tells which agent it is of: client, namespace, session and agent.
+        key: Identifies its agent: client, namespace, session and agent.
         number: Newer ones have higher numbers.
         has_stored: Whether it has stored anything.
         is_passed: Whether a newer one of the same agent has stored something.
-        holder: Who is to be there as long as it is of use.
+        holder: The object that uses it.
     """
 
     key: Hashable
@@ -56,7 +56,7 @@ class Entry:
 
     @property
     def is_left(self) -> bool:
-        """Whether nobody holds the history any more."""
+        """Whether no object uses the history any more."""
         return self.holder is not None and self.holder() is None
 
 
@@ -66,7 +66,7 @@ class Unsent(Protocol):
     Attributes:
         session_id: The session.
         agent_id: The agent.
-        entry: What it is known by.
+        entry: Its entry.
         queue: Its changes.
     """
 
@@ -80,7 +80,7 @@ class Unsent(Protocol):
         """The number of changes that are not acknowledged."""
 
     def make_locks(self) -> None:
-        """Start with locks that nobody holds."""
+        """Start with new locks."""
 
     def send_until(self, deadline: float) -> None:
         """Send what is pending, but no longer than until then, by the monotonic clock."""
@@ -90,32 +90,32 @@ class Unsent(Protocol):
 
 
 class LeftBehind:
-    """The histories of a process that have something to send.
+    """The histories of a process that have something to send."""
 
-    Args:
-        most: How many of them are kept that nobody holds.
-        seconds: For how long.
-    """
-
-    def __init__(self, most: int = MAX_LEFT, seconds: float = LEFT_SECONDS) -> None:
-        self.most, self.seconds = most, seconds
+    def __init__(self) -> None:
         self.reset()
 
-    def reset(self) -> None:
-        """Forget all, as after a fork: what waits is the parent's."""
+    def reset(self, most: int = MAX_LEFT, seconds: float = LEFT_SECONDS) -> None:
+        """Forget all, as after a fork: what waits is the parent's.
+
+        Args:
+            most: The number of histories without a holder that are kept from now on.
+            seconds: The time for which they are kept.
+        """
+        self._most, self._seconds = most, seconds
         self._lock = threading.Lock()
         self._unsent: defaultdict[Hashable, set[Unsent]] = defaultdict(set)
-        # Since when nobody holds them.
+        # The time at which each lost its holder.
         self._left: dict[Unsent, float] = {}
         self._is_watching = False
 
     def add(self, history: Unsent) -> None:
-        """Keep a history, whoever drops it."""
+        """Keep a history, also when its holder is gone."""
         with self._lock:
             self._unsent[history.entry.key].add(history)
 
     def discard(self, history: Unsent) -> None:
-        """Keep it no longer than somebody holds it."""
+        """Keep it no longer than it is referenced."""
         with self._lock:
             self._discard(history)
 
@@ -131,7 +131,7 @@ class LeftBehind:
             return iter([history for of_agent in self._unsent.values() for history in of_agent])
 
     def held_by(self, history: Unsent, holder: object) -> None:
-        """Note who holds a history; when that is gone, nobody does, and it is kept for a while."""
+        """Note the holder of a history; when that is gone, the history is kept for a while."""
         history.entry.holder = weakref.ref(holder)
         weakref.finalize(holder, self._leave, weakref.ref(history)).atexit = False
 
@@ -143,10 +143,10 @@ class LeftBehind:
                 _thread.start_new_thread(self._watch, (of,))
 
     def has_stored(self, history: Unsent) -> list[Unsent]:
-        """Keep a history no longer where it has stored all, and note that it went past older ones of its agent.
+        """Drop a history that has stored all, and note that it went past older ones of its agent.
 
         Returns:
-            Those of them that nobody holds, to be given up.
+            Those of them without a holder, to be given up.
         """
         with self._lock:
             if not history.queue.changes:
@@ -174,18 +174,18 @@ class LeftBehind:
                 self._left[history] = time.monotonic()
 
     def _pause(self) -> float | None:
-        """Return the seconds to the next look; None where there is nothing to look after any more."""
+        """Return the seconds to the next look; None if no history is left."""
         with self._lock:
             if not self._left:
                 self._is_watching = False
                 return None
-            return max(min(self._left.values()) + self.seconds - time.monotonic(), 0.0) + 0.01
+            return max(min(self._left.values()) + self._seconds - time.monotonic(), 0.0) + 0.01
 
     def _look(self) -> None:
         with self._lock:
-            too_old = time.monotonic() - self.seconds
+            too_old = time.monotonic() - self._seconds
             oldest = sorted(self._left, key=self._left.__getitem__)
-            too_many = oldest[: max(len(oldest) - self.most, 0)]
+            too_many = oldest[: max(len(oldest) - self._most, 0)]
             given_up = {h for h in oldest if h.entry.is_passed or self._left[h] <= too_old} | set(too_many)
         for history in given_up:  # not under the lock: it takes locks of its own
             history.give_up()
@@ -196,7 +196,7 @@ _all: "weakref.WeakSet[Unsent]" = weakref.WeakSet()
 
 
 def note(history: Unsent) -> None:
-    """Know a history as long as it is there."""
+    """Note a history as long as it exists."""
     _all.add(history)
 
 
@@ -235,7 +235,7 @@ def flush_unsent() -> None:
 
 
 def _leave_to_parent() -> None:
-    """After a fork: what waits is the parent's to send, and threads that the child lacks may hold its locks."""
+    """After a fork: the parent sends what waits, and locks may be held by threads that the child does not have."""
     for history in list(_all):
         history.make_locks()
     ALL_UNSENT.reset()

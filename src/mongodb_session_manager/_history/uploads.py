@@ -1,4 +1,4 @@
-"""Large values of one agent's messages on their way to the server: which were sent, and which nobody needs; pure.
+"""Large values of one agent's messages on their way to the server: which were sent, and which no message needs; pure.
 
 What is sent is either used by what has arrived, or removed. Several threads that share this need a lock around each
 call.

@@ -15,8 +15,8 @@ from strands.types.content import Message
 
 from .._schema.histories import Guard
 from .._schema.ids import agent_label
+from .._schema.limits import LIMITS, Limits
 from .._stores.histories import AgentPosition, HistoryStore
-from .._stores.segments import KEPT_BYTES
 from ..errors import (
     AgentNotFoundError,
     MessageNotFoundError,
@@ -25,7 +25,7 @@ from ..errors import (
     SessionNotFoundError,
     SessionTooLargeError,
 )
-from .changes import LIMITS, Change, Limits, NextWrite
+from .changes import Change, NextWrite
 from .claim import Claim
 from .endings import conflict, locked, tell_given_up
 from .live_tracking import LiveTracking
@@ -50,7 +50,7 @@ class AgentHistory:
         agent_id: The agent.
         guard: Where the stored history stands; None where the agent is not stored yet and comes with the first write.
         messages: The stored messages that were restored or given, with their ids, oldest first.
-        limits: How much of it waits, and goes out together.
+        limits: How much of it waits, stays embedded, and goes out together.
 
     Attributes:
         store: Where it is stored.
@@ -62,7 +62,7 @@ class AgentHistory:
         transfers: Large values on their way.
         rollover: How much of it the session document holds.
         entry: What it is known by among the histories of this process.
-        lock: Whoever reads or changes one of these holds it. Sending may take long, and capturing never waits for it.
+        lock: Is held while one of these is read or changed. Sending has its own, so capturing never waits for it.
         error: The name of what went wrong with the latest write; None when it succeeded.
     """
 
@@ -80,15 +80,15 @@ class AgentHistory:
         self.queue = PendingChanges(session_id, agent_id, guard, limits)
         self.live = LiveTracking(session_id, agent_id, messages)
         self.transfers = Transfers(store, session_id, agent_id)
-        self.rollover = Rollover(store, session_id, agent_id)
+        self.rollover = Rollover(store, session_id, agent_id, limits)
         self.entry = Entry((id(store.client), self.namespace, session_id, agent_id))
-        # Its name alone: the error itself would keep all who it came through.
+        # Its name alone: the error itself would keep every frame that it passed alive.
         self.error: str | None = None
         self.make_locks()
         note(self)
 
     def make_locks(self) -> None:
-        """Start with locks that nobody holds."""
+        """Start with new locks."""
         self._sending = threading.RLock()
         self.lock = self.transfers.lock = threading.RLock()
 
@@ -118,11 +118,11 @@ class AgentHistory:
         return error
 
     def unregister(self) -> None:
-        """Keep what is queued no longer than somebody holds this history."""
+        """Keep what is queued no longer than this object is referenced."""
         ALL_UNSENT.discard(self)
 
     def give_up(self) -> None:
-        """Forget what is not sent, which nobody holds any more, and tell of it."""
+        """Forget the unsent changes of a history that no manager holds any more, and tell of them."""
         with self.lock:
             messages = sum(change.appended is not None for change in self.queue.changes)
             is_lost = self.queue.ended is None and not all(change.is_of_window for change in self.queue.changes)
@@ -158,15 +158,15 @@ class AgentHistory:
             finally:
                 if self.queue.ended is not None:
                     self.transfers.take_back()
-        self.rollover.begin_if_due(self.roll_over)
+        self.rollover.begin_if_due(self.move_oldest)
 
     def send_behind(self) -> None:
-        """Do what ``flush`` does, but give up soon: nobody waits, and an interpreter that ends waits for threads."""
+        """Do what ``flush`` does, but give up soon: no caller waits, and an interpreter that ends waits for threads."""
         with pymongo.timeout(self.queue.limits.behind_timeout):
             self.flush()
 
     def send_if_idle(self) -> None:
-        """Do what ``flush`` does, unless somebody else does already, or it would be in a newer history's way."""
+        """Do what ``flush`` does, unless another thread does already, or a newer history has gone past this one."""
         if self.entry.is_left and is_behind(self, idle=True):
             return
         if self._sending.acquire(blocking=False):
@@ -186,16 +186,15 @@ class AgentHistory:
             self._sending.release()
 
     def hold(self, error: str) -> None:
-        """Take over why what is queued is not sent for now."""
+        """Take over the name of the error because of which nothing is sent for now."""
         self.error = error
 
     @contextmanager
     def claim(self) -> Iterator[Claim | None]:
         """Give all that is queued as one write that may share a command; until the end, nothing else is sent.
 
-        Whoever sends it tells that by ``finish``, and else it counts as not sent. None where somebody else sends
-        already, where the next write is not of the plain kind (messages and state of a stored agent), or where anything
-        is in doubt.
+        The sender calls ``finish``; without that it counts as not sent. It is None if another thread sends already, if
+        the next write is not plain (messages and state of a stored agent), or if an earlier write is in doubt.
         """
         claimed = self._begin_claim()
         if claimed is None:
@@ -206,14 +205,14 @@ class AgentHistory:
         finally:
             self._end_claim(claimed)
         if claimed.sent:
-            self.rollover.begin_if_due(self.roll_over)
+            self.rollover.begin_if_due(self.move_oldest)
 
     def _begin_claim(self) -> Claim | None:
         if not self._sending.acquire(blocking=False):
             return None
         claimed = None
         try:
-            # What cannot be sent is told to whoever sends it alone.
+            # A write that fails here is sent alone, and that raises its error.
             with suppress(Exception), self.lock:
                 following = None if self.transfers.uploads.has_unused else self.queue.next_plain()
                 if following is not None:
@@ -234,7 +233,7 @@ class AgentHistory:
                 self.error = None
             elif claimed.sent is None:
                 with self.lock:
-                    self.queue.withdraw(claimed.following.write.write_id)
+                    self.queue.forget_write(claimed.following.write.write_id)
         except Exception as error:  # noqa: BLE001 - the others that shared the command go on too
             claimed.error, self.error = error, type(error).__name__
         finally:
@@ -282,7 +281,7 @@ class AgentHistory:
             changes = self.queue.first(count)
         for edit in [change.edited for change in changes if change.edited]:
             if edit.redacts:
-                # A copy may have moved, or be left in a segment that nobody refers to.
+                # A copy may have moved, or be left in a segment without a reference.
                 self.store.edit_in_segments(self.session_id, self.agent_id, edit)
         self.transfers.complete(changes)
         self._acknowledge(count, after)
@@ -301,8 +300,8 @@ class AgentHistory:
     def _make_smaller(self, following: NextWrite) -> bool:
         """See to it that less is sent at a time; False where what is too large had to be dropped."""
         with self.lock:
-            self.queue.withdraw(following.write.write_id)
-        if self.queue.is_stored and self.roll_over(kept_bytes=0):
+            self.queue.forget_write(following.write.write_id)
+        if self.queue.is_stored and self.move_oldest(kept_bytes=0):
             return True
         with self.lock:
             self.check_open()
@@ -320,8 +319,8 @@ class AgentHistory:
     def _discard_stale_window(self, count: int) -> bool:
         """Forget a moved window that came too late; False where nothing can follow it.
 
-        Others have gone on from an older one, or may write alone, or have deleted the session. Who was in its way is
-        told to the next message, if one comes.
+        Another writer has gone on from an older one, is the only writer now, or has deleted the session. The next
+        message, if one comes, raises the error.
         """
         logger.debug("session_id=<%s>, agent_id=<%s> | a moved window came too late", self.session_id, self.agent_id)
         with self.lock:
@@ -332,7 +331,7 @@ class AgentHistory:
             return True
 
     def _reconcile(self) -> bool:
-        """A guard missed: a write of ours had arrived without an answer, or somebody else wrote, or may write."""
+        """Look why a guard missed: an unanswered write of ours had arrived, or another writer wrote, or may write."""
         position = self._locate()
         stored = position.guard.write_id
         with self.lock:
@@ -359,7 +358,7 @@ class AgentHistory:
             raise self.invalidate(error) from None
 
     def _retry_or_conflict(self, position: AgentPosition) -> None:
-        """See to it that a write that had not arrived can go through when it is sent again."""
+        """Let a write that had not arrived be sent again; raise if another writer has changed the history."""
         self.store.check_lease(self.session_id, position.lease)
         with self.lock:
             self.check_open()
@@ -387,7 +386,7 @@ class AgentHistory:
 
     # Moving
 
-    def roll_over(self, kept_bytes: int = KEPT_BYTES) -> bool:
+    def move_oldest(self, kept_bytes: int | None = None) -> bool:
         """Move the oldest messages out of the session document; True if any moved."""
         self.store.index_segments()
         with self._sending:

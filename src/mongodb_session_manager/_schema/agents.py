@@ -29,7 +29,11 @@ def agents_pipeline(session_id: str, nested: Iterable[str], **wanted: Any) -> Pi
             "in": {"key": "$$agent.k", **kind, **wanted},
         }
     }
-    return [{"$match": {"_id": session_id}}, *lifted_pipeline(*nested), {"$project": {"agents": each}}]
+    return [
+        {"$match": {"_id": session_id}},
+        *lifted_pipeline(*nested),
+        {"$project": {"agents": each, "instance": "$instance"}},
+    ]
 
 
 def _holds_objects(agent: str) -> Stored:

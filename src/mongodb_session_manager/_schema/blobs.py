@@ -9,20 +9,17 @@ import hashlib
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import bson
 
 from .._override import override
 from ..errors import SessionTooLargeError
+from ..types import MessageDoc, MultiAgentDoc
+from .limits import LIMITS, Limits
 from .messages import AGENT_FIELDS, MessageEdit
 from .values import CODEC_OPTIONS, Stored
 
-# Each restore reads the whole document, and an append costs about 2 ms for each MB in it.
-VALUE_BYTES = 256 * 1024
-# The limit for a message with many smaller values, and for a segment.
-MESSAGE_BYTES = 4 * 1024 * 1024
-SMALL_VALUE_BYTES = 16 * 1024
 # The limit for the state of a Graph or Swarm: each step writes all of it.
 STATE_BYTES = 1024 * 1024
 # MongoDB's limit for a document, less what else the session document holds at least.
@@ -79,14 +76,17 @@ def _utf8(text: str) -> bytes:
     return b"".join(text[start : start + _PART].encode() for start in range(0, len(text), _PART))
 
 
-def begin_offload(fields: Stored, session_id: str, agent_id: str, message_id: int) -> tuple[int, LargeValues]:
+def begin_offload(
+    element: MessageDoc | Stored, session_id: str, agent_id: str, message_id: int, limits: Limits = LIMITS
+) -> tuple[int, LargeValues]:
     """Replace a message's large values by marks; fast, since nothing is hashed.
 
     Args:
-        fields: The element to store, or the fields of it to change. They are changed in place, and again by ``hash``.
+        element: The element to store, or the fields of it to change. They are changed in place, and again by ``hash``.
         session_id: For the error.
         agent_id: For the error.
         message_id: For the error.
+        limits: How large values and messages may be.
 
     Returns:
         The size of what remains, and the values.
@@ -94,44 +94,50 @@ def begin_offload(fields: Stored, session_id: str, agent_id: str, message_id: in
     Raises:
         SessionTooLargeError: What remains is still larger than a document can be.
     """
-    values = LargeValues()
+    values, fields = LargeValues(), cast(Stored, element)
     # Large values leave before anything encodes the message.
-    if _weight(fields) * 4 > VALUE_BYTES:
-        _take_out(fields, VALUE_BYTES, values)
-    if _weight(fields) > MESSAGE_BYTES:
-        _take_out(fields, SMALL_VALUE_BYTES, values)
+    if _weight(fields) * 4 > limits.value_bytes:
+        _take_out(fields, limits.value_bytes, values)
+    if _weight(fields) > limits.message_bytes:
+        _take_out(fields, limits.small_value_bytes, values)
     size = len(bson.encode(fields))
-    if size > MESSAGE_BYTES:
-        size = _offload(fields, SMALL_VALUE_BYTES, values)
-    if size > MESSAGE_BYTES and "content" in fields:
+    if size > limits.message_bytes:
+        size = _offload(fields, limits.small_value_bytes, values)
+    if size > limits.message_bytes and "content" in fields:
         values.hash()
-        fields["content"] = _whole(fields["content"], values)
-        size = _offload(fields, VALUE_BYTES, values)
+        fields["content"] = _whole(fields["content"], limits.small_value_bytes, values)
+        size = _offload(fields, limits.value_bytes, values)
     if size > MAX_BYTES:
         raise SessionTooLargeError(session_id, agent_id, message_id, size)
     return size, values
 
 
-def offload(fields: Stored, session_id: str, agent_id: str, message_id: int) -> tuple[int, Files]:
+def offload(
+    message: MessageDoc, session_id: str, agent_id: str, message_id: int, limits: Limits = LIMITS
+) -> tuple[int, Files]:
     """Replace large values by complete marks; return the size of what remains, and the values by digest.
 
     Raises:
         SessionTooLargeError: What remains is still larger than a document can be.
     """
-    size, values = begin_offload(fields, session_id, agent_id, message_id)
+    size, values = begin_offload(message, session_id, agent_id, message_id, limits)
     files = values.hash()
-    return len(bson.encode(fields)) if files else size, files
+    return len(bson.encode(message)) if files else size, files
 
 
-def begin_offload_edit(edit: MessageEdit, session_id: str, agent_id: str) -> tuple[MessageEdit, LargeValues]:
+def begin_offload_edit(
+    edit: MessageEdit, session_id: str, agent_id: str, limits: Limits = LIMITS
+) -> tuple[MessageEdit, LargeValues]:
     """Do what ``begin_offload`` does, for an edit of a message."""
-    _, values = begin_offload(edit.fields, session_id, agent_id, edit.message_id)
+    _, values = begin_offload(edit.fields, session_id, agent_id, edit.message_id, limits)
     return replace(edit, dropped=tuple(name for name in edit.dropped if name not in edit.fields)), values
 
 
-def offload_edit(edit: MessageEdit, session_id: str, agent_id: str) -> tuple[MessageEdit, Files]:
+def offload_edit(
+    edit: MessageEdit, session_id: str, agent_id: str, limits: Limits = LIMITS
+) -> tuple[MessageEdit, Files]:
     """Do what ``offload`` does, for an edit of a message."""
-    edit, values = begin_offload_edit(edit, session_id, agent_id)
+    edit, values = begin_offload_edit(edit, session_id, agent_id, limits)
     return edit, values.hash()
 
 
@@ -148,13 +154,13 @@ def offload_state(fields: Stored, limit: int = STATE_BYTES) -> tuple[Stored, Fil
     return {"state": _mark(document, "bson", files), "files": sorted(files)}, files
 
 
-def put_back_state(stored: Stored, files: Mapping[str, bytes]) -> Stored:
+def put_back_state(stored: MultiAgentDoc, files: Mapping[str, bytes]) -> Stored:
     """Return the fields of a state that is in a file."""
     fields: Stored = _value(stored["state"][_MARK], files)
     return fields
 
 
-def offload_data(data: Stored) -> tuple[Stored, Files]:
+def offload_data(data: Stored, limits: Limits = LIMITS) -> tuple[Stored, Files]:
     """Put each large field of an agent's state into a file of its own.
 
     A field that is larger than a document can be stays, and the server refuses it.
@@ -166,7 +172,7 @@ def offload_data(data: Stored) -> tuple[Stored, Files]:
     stored = dict(data)
     for name in AGENT_FIELDS:
         document = bson.encode({"value": data[name]}) if name in data else b""
-        if VALUE_BYTES < len(document) <= MAX_BYTES:
+        if limits.value_bytes < len(document) <= MAX_BYTES:
             stored[name] = _mark(document, "bson", files)
     return stored, files
 
@@ -231,10 +237,10 @@ def _is_larger(text: str, limit: int) -> bool:
     return len(text) > limit or (len(text) * 4 > limit and len(text.encode()) > limit)
 
 
-def _whole(content: Any, values: LargeValues) -> Any:
+def _whole(content: Any, limit: int, values: LargeValues) -> Any:
     """Offload a content of very many small values as one value."""
     document = bson.encode({"value": content})
-    return values.take(document, "bson") if len(document) > SMALL_VALUE_BYTES else content
+    return values.take(document, "bson") if len(document) > limit else content
 
 
 def _mark(content: bytes, kind: str, files: Files) -> Stored:
@@ -243,19 +249,20 @@ def _mark(content: bytes, kind: str, files: Files) -> Stored:
     return {_MARK: {"sha256": digest, "length": len(content), "kind": kind}}
 
 
-def file_digests(messages: Iterable[Stored]) -> set[str]:
+def file_digests(messages: Iterable[Mapping[str, Any]]) -> set[str]:
     """Return the digests of the offloaded values of stored messages."""
     readable = (message for message in messages if isinstance(message, Mapping))
     return {digest for message in readable for digest in message.get("files", ())}
 
 
-def put_back_values(stored: Stored, files: Mapping[str, bytes]) -> Stored:
+def put_back_values(message: MessageDoc, files: Mapping[str, bytes]) -> MessageDoc:
     """Replace the marks in a stored message by their values, in place, and return it."""
+    stored = cast(Stored, message)
     if "files" in stored:
         for name in _FIELDS:
             if name in stored:
                 stored[name] = _with_large(stored[name], files)
-    return stored
+    return message
 
 
 class Unread(bytes):
@@ -269,14 +276,18 @@ class Unread(bytes):
         return self.length
 
 
-def leave_unread(stored: Stored) -> None:
+def leave_unread(message: MessageDoc) -> None:
     """Replace the marks of a message's offloaded bytes by ``Unread``, for a caller who needs only their size."""
+    stored = cast(Stored, message)
     # In an escaped message, bytes may be a text; a content offloaded as one value may hold anything.
     if "files" not in stored or "escaped" in stored:
         return
     fields = [name for name in _FIELDS if name in stored]
     kinds = {
-        mark["sha256"]: mark["kind"] for name in fields for mark in _marks(stored[name]) if mark["kind"] != "bytes"
+        mark["sha256"]: mark["kind"]
+        for name in fields
+        for mark in stored_marks(stored[name])
+        if mark["kind"] != "bytes"
     }
     if "bson" not in kinds.values():
         stored |= {name: _with_unread(stored[name]) for name in fields}
@@ -300,14 +311,20 @@ def _unread(mark: Stored) -> Unread:
     return value
 
 
-def _marks(value: Any) -> Iterator[Stored]:
+def stored_marks(value: Any) -> Iterator[Stored]:
+    """Return the marks of the large values in a part of a stored message."""
     if isinstance(value, list):
         for item in value:
-            yield from _marks(item)
+            yield from stored_marks(item)
     elif isinstance(value, dict) and value.keys() == {_MARK}:
         yield value[_MARK]
     elif isinstance(value, dict):
-        yield from _marks(list(value.values()))
+        yield from stored_marks(list(value.values()))
+
+
+def put_back(value: Any, files: Mapping[str, bytes]) -> Any:
+    """Replace the marks in a part of a stored message by their values, in place, and return it."""
+    return _with_large(value, files)
 
 
 def _with_large(value: Any, files: Mapping[str, bytes]) -> Any:

@@ -5,10 +5,14 @@ from typing import Any
 
 import bson
 
+from ..types import OutboxReferenceDoc
 from .ids import agent_path, is_number, list_index, metadata_path, multi_agent_path, now
+from .interrupts import interrupted_update, multi_agent_name
+from .lives import Life
 from .nested import places_of
-from .values import FilterAndUpdate, Pipeline, Stored, escape_key
+from .values import FilterAndUpdate, Pipeline, Stored, Update, escape_key
 
+_RATINGS = ("up", "down")
 CONFIG_FIELDS = ("model", "system_prompt", "prompt_metadata")
 
 
@@ -106,9 +110,14 @@ def new_feedback_update(session_id: str, feedback: Stored, size: int, about: Sto
     """Return filter and update that append feedback, if the message that it is about exists."""
     return {"_id": session_id, **about}, {
         "$push": {"feedbacks": feedback},
-        "$inc": {"feedback_bytes": size},
+        "$inc": {"feedback_bytes": size, f"feedback_counts.{_rating_of(feedback)}": 1},
         "$set": {"updated_at": feedback["created_at"]},
     }
+
+
+def _rating_of(feedback: Stored) -> str:
+    found = feedback.get("rating")
+    return found if isinstance(found, str) and found in _RATINGS else "other"
 
 
 def little_feedback_filter(wanted: Stored, size: int) -> Stored:
@@ -125,7 +134,7 @@ def recorded_update(change: FilterAndUpdate, outbox: list[Stored], most: int | N
     return wanted, {**update, "$push": pushed}
 
 
-def recorded_apart_update(change: FilterAndUpdate, references: list[Stored]) -> FilterAndUpdate:
+def recorded_apart_update(change: FilterAndUpdate, references: list[OutboxReferenceDoc]) -> FilterAndUpdate:
     """Return the change with references to notifications in documents of their own."""
     wanted, update = change
     return wanted, {**update, "$push": {**update.get("$push", {}), "outbox_documents": {"$each": references}}}
@@ -156,9 +165,9 @@ def acknowledged_update(session_id: str, ids: Iterable[str], *, apart: bool = Fa
     return {"_id": session_id}, {"$pull": {"outbox_documents" if apart else "outbox": {"id": {"$in": list(ids)}}}}
 
 
-def outbox_documents_filter(session_id: str, ids: Iterable[str]) -> Stored:
+def outbox_documents_filter(life: Life, ids: Iterable[str]) -> Stored:
     """Return the filter of notifications that are documents of their own."""
-    return {"session_id": session_id, "kind": "outbox", "record.id": {"$in": list(ids)}}
+    return {**life.children, "kind": "outbox", "record.id": {"$in": list(ids)}}
 
 
 def has_message_filter(agent_id: str, message_id: int) -> Stored:
@@ -177,22 +186,30 @@ def has_tracking_id_filter(agent_ids: Iterable[str], tracking_id: Any) -> Stored
 _BESIDE_STATE = ("inner", "encoded", "files")
 
 
-def new_multi_agent_update(session_id: str, multi_agent_id: str, fields: Stored) -> FilterAndUpdate:
+def new_multi_agent_update(
+    session_id: str, multi_agent_id: str, fields: Stored, *, interrupted: bool = False
+) -> FilterAndUpdate:
     """Return filter and update that store a multi-agent if it does not exist yet."""
     at = now()
     path = multi_agent_path(multi_agent_id)
     stored = {"multi_agent_id": multi_agent_id, **fields, "created_at": at, "updated_at": at}
-    return {"_id": session_id, path: {"$exists": False}}, {"$set": {path: stored, "updated_at": at}}
+    update: Update = {"$set": {path: stored, "updated_at": at}}
+    if interrupted:
+        update |= interrupted_update(multi_agent_name(multi_agent_id), interrupted)
+    return {"_id": session_id, path: {"$exists": False}}, update
 
 
-def multi_agent_update(session_id: str, multi_agent_id: str, fields: Stored) -> FilterAndUpdate:
+def multi_agent_update(
+    session_id: str, multi_agent_id: str, fields: Stored, *, interrupted: bool = False
+) -> FilterAndUpdate:
     """Return filter and update that replace the state of a stored multi-agent."""
     at = now()
     path = multi_agent_path(multi_agent_id)
     changed = {f"{path}.{name}": value for name, value in fields.items()}
     changed |= {f"{path}.updated_at": at, "updated_at": at}
     dropped = {f"{path}.{name}": "" for name in _BESIDE_STATE if name not in fields}
-    return {"_id": session_id, path: {"$exists": True}}, {"$set": changed, "$unset": dropped}
+    waits = interrupted_update(multi_agent_name(multi_agent_id), interrupted)
+    return {"_id": session_id, path: {"$exists": True}}, {"$set": changed, "$unset": dropped, **waits}
 
 
 def without_state_file_filter(multi_agent_id: str) -> Stored:
@@ -208,5 +225,5 @@ def multi_agent_projection(multi_agent_id: str) -> dict[str, int]:
 def multi_agent_pipeline(session_id: str, multi_agent_id: str) -> Pipeline:
     """Return the aggregation that reads all fields of one multi-agent."""
     path = f"${multi_agent_path(multi_agent_id)}"
-    fields = {name: f"{path}.{name}" for name in ("state", *_BESIDE_STATE)}
+    fields = {name: f"{path}.{name}" for name in ("state", *_BESIDE_STATE)} | {"instance": "$instance"}
     return [{"$match": {"_id": session_id}}, {"$project": fields}]

@@ -1,24 +1,28 @@
 """Segments of messages and feedback, and files of offloaded values."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 from bson import ObjectId
 from bson.int64 import Int64
 
+from ..types import FeedbackReferenceDoc, MessageDoc, OutboxReferenceDoc, SegmentDoc, SegmentReferenceDoc
 from .histories import edited_message_filter
 from .ids import now
+from .lives import Life
 from .messages import MessageEdit
 from .values import FilterAndUpdate, Pipeline, Stored, Update
 
+Reference: TypeAlias = SegmentReferenceDoc | FeedbackReferenceDoc | OutboxReferenceDoc
+
 
 def segment_messages_pipeline(
-    session_id: str, references: Iterable[Stored], spans: Sequence[tuple[int, int | None]]
+    life: Life, references: Iterable[Reference], spans: Sequence[tuple[int, int | None]]
 ) -> Pipeline:
     """Return the aggregation that reads the messages of segments with ids in one of the spans, ends included."""
     wanted = {"$or": [_in_span(*span) for span in spans]}
     messages = {"$filter": {"input": "$messages", "as": "message", "cond": wanted}}
-    return [{"$match": segments_filter(session_id, references)}, {"$project": {"messages": messages}}]
+    return [{"$match": segments_filter(life, references)}, {"$project": {"messages": messages}}]
 
 
 def _in_span(first: int, last: int | None) -> Stored:
@@ -26,12 +30,14 @@ def _in_span(first: int, last: int | None) -> Stored:
     return {"$and": bounds if last is None else [*bounds, {"$lte": ["$$message.message_id", last]}]}
 
 
-def segments_filter(session_id: str, references: Iterable[Stored]) -> Stored:
+def segments_filter(life: Life, references: Iterable[Reference]) -> Stored:
     """Return the filter of the segments that references name."""
-    return {"_id": {"$in": [reference["_id"] for reference in references]}, "session_id": session_id}
+    return {"_id": {"$in": [reference["_id"] for reference in references]}, **life.children}
 
 
-def moved_feedback_update(session_id: str, count: int, segments: int, reference: Stored) -> FilterAndUpdate:
+def moved_feedback_update(
+    session_id: str, count: int, segments: int, reference: FeedbackReferenceDoc
+) -> FilterAndUpdate:
     """Return filter and update that replace feedback by a reference to its segment.
 
     Feedback is only appended or moved, so it is unchanged if the numbers of entries and segments are.
@@ -44,59 +50,65 @@ def moved_feedback_update(session_id: str, count: int, segments: int, reference:
     return wanted, {"$set": {"feedbacks": [], "feedback_bytes": 0}, "$push": {"feedback_segments": reference}}
 
 
-def new_segment_doc(session_id: str, agent_id: str, messages: list[Stored], size: int) -> tuple[Stored, Stored]:
+def new_segment_doc(
+    life: Life, agent_id: str, messages: list[MessageDoc], size: int
+) -> tuple[SegmentDoc, SegmentReferenceDoc]:
     """Return a segment of messages, of so many bytes, and the reference to it."""
     segment_id = ObjectId()
-    segment = {"_id": segment_id, "session_id": session_id, "kind": "messages", "agent_id": agent_id}
-    ids = {"first_id": messages[0]["message_id"], "last_id": messages[-1]["message_id"]}
-    return {**segment, "messages": messages}, {"_id": segment_id, "count": len(messages), "bytes": size, **ids}
+    segment = {"_id": segment_id, **life.fields, "kind": "messages", "agent_id": agent_id, "messages": messages}
+    reference: SegmentReferenceDoc = {
+        "_id": segment_id,
+        "count": len(messages),
+        "bytes": size,
+        "first_id": messages[0]["message_id"],
+        "last_id": messages[-1]["message_id"],
+    }
+    return cast(SegmentDoc, segment), reference
 
 
 def extended_segment_update(
-    session_id: str, reference: Stored, messages: list[Stored], move_id: ObjectId
+    life: Life, reference: SegmentReferenceDoc, messages: list[MessageDoc], move_id: ObjectId
 ) -> FilterAndUpdate:
     """Return filter and update that append messages to a segment, if it ends where its reference says.
 
     The messages are invisible until a reference names them. The segment notes the move that appended to it.
     """
-    wanted = {**segments_filter(session_id, [reference]), "messages": {"$size": reference["count"]}}
+    wanted = {**segments_filter(life, [reference]), "messages": {"$size": reference["count"]}}
     return wanted, {"$push": {"messages": {"$each": messages}}, "$set": {"move_id": move_id}}
 
 
-def extended_segments_filter(session_id: str, references: Iterable[Stored], move_id: ObjectId) -> Stored:
+def extended_segments_filter(life: Life, references: Iterable[Reference], move_id: ObjectId) -> Stored:
     """Return the filter of the segments that a move has appended to."""
-    return {**segments_filter(session_id, references), "move_id": move_id}
+    return {**segments_filter(life, references), "move_id": move_id}
 
 
-def shortened_segment_update(session_id: str, reference: Stored) -> FilterAndUpdate:
+def shortened_segment_update(life: Life, reference: SegmentReferenceDoc) -> FilterAndUpdate:
     """Return filter and update that remove the messages of a segment that its reference does not name."""
-    return segments_filter(session_id, [reference]), {
-        "$pull": {"messages": {"message_id": {"$gt": reference["last_id"]}}}
-    }
+    return segments_filter(life, [reference]), {"$pull": {"messages": {"message_id": {"$gt": reference["last_id"]}}}}
 
 
-def segment_edit_update(session_id: str, agent_id: str, edit: MessageEdit) -> FilterAndUpdate:
+def segment_edit_update(life: Life, agent_id: str, edit: MessageEdit) -> FilterAndUpdate:
     """Return filter and update that change a message in every segment that holds it, with or without a reference."""
     update: Update = {"$set": {f"messages.$.{name}": value for name, value in edit.fields.items()}}
     if edit.dropped:
         update["$unset"] = {f"messages.$.{name}": "" for name in edit.dropped}
-    return {"session_id": session_id, "agent_id": agent_id, **edited_message_filter("messages", edit)}, update
+    return {**life.children, "agent_id": agent_id, **edited_message_filter("messages", edit)}, update
 
 
-def segment_ids_projection(session_id: str, reference: Stored) -> tuple[Stored, dict[str, int]]:
+def segment_ids_projection(life: Life, reference: SegmentReferenceDoc) -> tuple[Stored, dict[str, int]]:
     """Return filter and projection of the message ids in one segment."""
-    return segments_filter(session_id, [reference]), {"messages.message_id": 1}
+    return segments_filter(life, [reference]), {"messages.message_id": 1}
 
 
-def tracked_segments_filter(session_id: str, agent_ids: Iterable[str], tracking_ids: Iterable[Any]) -> Stored:
+def tracked_segments_filter(life: Life, agent_ids: Iterable[str], tracking_ids: Iterable[Any]) -> Stored:
     """Return the filter of the segments that hold a message with one of some tracking ids, as stored."""
-    wanted = {"session_id": session_id, "agent_id": {"$in": list(agent_ids)}}
+    wanted = {**life.children, "agent_id": {"$in": list(agent_ids)}}
     return {**wanted, "messages.tracking_id": {"$in": list(tracking_ids)}}
 
 
-def new_file_doc(session_id: str, digest: str, length: int, chunk_bytes: int) -> Stored:
+def new_file_doc(life: Life, digest: str, length: int, chunk_bytes: int) -> Stored:
     """Return the document of a file whose chunks are not stored yet."""
-    metadata = {"session_id": session_id, "sha256": digest, "uploading": True}
+    metadata = {**life.fields, "sha256": digest, "uploading": True}
     sizes = {"length": Int64(length), "chunkSize": chunk_bytes}
     return {"_id": ObjectId(), "filename": digest, **sizes, "uploadDate": now(), "metadata": metadata}
 
@@ -119,36 +131,36 @@ _NOT_REMOVED = {"metadata.removals.0": {"$exists": False}}
 _WHOLE = {"metadata.uploading": {"$exists": False}}
 
 
-def files_filter(session_id: str, digests: Iterable[str] | None = None) -> Stored:
+def files_filter(life: Life, digests: Iterable[str] | None = None) -> Stored:
     """Return the filter of a session's files in any state: all files, or the files of some values."""
-    wanted: Stored = {"metadata.session_id": session_id}
+    wanted = life.files
     return wanted if digests is None else {**wanted, "metadata.sha256": {"$in": list(digests)}}
 
 
-def whole_files_filter(session_id: str, digests: Iterable[str]) -> Stored:
+def whole_files_filter(life: Life, digests: Iterable[str]) -> Stored:
     """Return the filter of files that can be read."""
-    return {**files_filter(session_id, digests), **_WHOLE}
+    return {**files_filter(life, digests), **_WHOLE}
 
 
-def lasting_files_filter(session_id: str, digests: Iterable[str]) -> Stored:
-    """Return the filter of files that can be read and that no removal has marked."""
-    return {**whole_files_filter(session_id, digests), **_NOT_REMOVED}
+def lasting_files_filter(life: Life, digests: Iterable[str]) -> Stored:
+    """Return the filter of files of this life that can be read and that no removal has marked."""
+    return {**whole_files_filter(life, digests), **life.own_files, **_NOT_REMOVED}
 
 
-def marked_files_update(session_id: str, digests: Iterable[str], removal: ObjectId) -> FilterAndUpdate:
+def marked_files_update(life: Life, digests: Iterable[str], removal: ObjectId) -> FilterAndUpdate:
     """Return filter and update that mark files for a removal: the files of some values, and files marked before."""
-    any_of = [files_filter(session_id, digests), {**files_filter(session_id), "metadata.removals.0": {"$exists": True}}]
+    any_of = [files_filter(life, digests), {**files_filter(life), "metadata.removals.0": {"$exists": True}}]
     return {"$or": any_of}, {"$addToSet": {"metadata.removals": removal}}
 
 
-def marked_files_filter(session_id: str, removal: ObjectId) -> Stored:
+def marked_files_filter(life: Life, removal: ObjectId) -> Stored:
     """Return the filter of the files that a removal has marked."""
-    return {**files_filter(session_id), "metadata.removals": removal}
+    return {**files_filter(life), "metadata.removals": removal}
 
 
-def kept_files_update(session_id: str, digests: Iterable[str], removal: ObjectId) -> FilterAndUpdate:
+def kept_files_update(life: Life, digests: Iterable[str], removal: ObjectId) -> FilterAndUpdate:
     """Return filter and update that take a removal's mark back."""
-    return files_filter(session_id, digests), {"$pull": {"metadata.removals": removal}}
+    return files_filter(life, digests), {"$pull": {"metadata.removals": removal}}
 
 
 def files_by_id_filter(session_id: str, file_ids: Iterable[ObjectId]) -> Stored:
@@ -161,6 +173,6 @@ def chunks_filter(file_ids: Iterable[ObjectId]) -> Stored:
     return {"files_id": {"$in": list(file_ids)}}
 
 
-def segments_with_files_projection(session_id: str) -> tuple[Stored, dict[str, int]]:
+def segments_with_files_projection(life: Life) -> tuple[Stored, dict[str, int]]:
     """Return filter and projection of the messages in segments that refer to offloaded values."""
-    return {"session_id": session_id, "messages.files": {"$exists": True}}, {"messages.files": 1}
+    return {**life.children, "messages.files": {"$exists": True}}, {"messages.files": 1}

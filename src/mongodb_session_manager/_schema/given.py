@@ -14,6 +14,7 @@ from .values import Stored, encode
 
 __all__ = [
     "Outbox",
+    "check_flag",
     "check_names",
     "check_numbers",
     "feedback_values",
@@ -42,6 +43,16 @@ def check_names(database_name: object, collection_name: object, application_name
     check_name("database_name", database_name)
     check_name("collection_name", collection_name)
     check_name("application_name", application_name)
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raise unless a value is True or False.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {shown(value)}")
 
 
 def index_fields(metadata_fields: Sequence[str] | None) -> tuple[str, ...]:

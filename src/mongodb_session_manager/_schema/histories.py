@@ -3,21 +3,27 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 from bson import ObjectId
 
-from ..types import GuardDoc, LiveDoc
+from ..types import GuardDoc, LiveDoc, MessageDoc, SegmentReferenceDoc
 from .ids import agent_path, now
+from .interrupts import agent_name, interrupted_update
 from .messages import MessageEdit
 from .nested import may_be_nested
 from .values import FilterAndUpdate, Stored, Update
+
+# Figures by ``<UTC day>.<escaped model>``.
+Usage: TypeAlias = Mapping[str, Mapping[str, float]]
+_NO_USAGE: Usage = {}
 
 # Agents of one session; each takes about 1 kB of the document beside its messages.
 MOST_AGENTS = 5_000
 
 # What the SDK's conversation managers keep of messages that left the list.
 _MANAGER_STATE = "conversation_manager_state"
+_INTERNAL_STATE = "_internal_state"
 _WINDOW_STATE = frozenset({"__name__", "removed_message_count", "model_call_count"})
 
 
@@ -59,6 +65,21 @@ def is_window_state(data: Stored) -> bool:
     return data.keys() == {_MANAGER_STATE} and _WINDOW_STATE.issuperset(data[_MANAGER_STATE])
 
 
+def is_interrupted(internal_state: object) -> bool:
+    """Tell whether an agent with this state waits for the answer to an interrupt."""
+    found = internal_state.get("interrupt_state") if isinstance(internal_state, Mapping) else None
+    return isinstance(found, Mapping) and found.get("activated") is True
+
+
+def usage_doc(usage: Usage) -> Stored:
+    """Return figures as an agent holds them, by day and model."""
+    days: Stored = {}
+    for key, figures in usage.items():
+        day, _, model = key.partition(".")
+        days.setdefault(day, {})[model] = dict(figures)
+    return days
+
+
 @dataclass
 class AgentWrite:
     """One atomic change of one agent: messages, state, live set and files.
@@ -74,13 +95,15 @@ class AgentWrite:
         size: The bytes of the appended messages.
         files: Values that it refers to, by digest; they are uploaded before it.
         moved: Of a new agent: references to segments with its older messages.
+        moved_usage: Of a new agent: what the calls of these messages used.
+        interrupted: The same as ``waits`` if the state is in a file; otherwise None.
         keeps_revision: Whether agents that were restored before this write may go on; only for a moved window.
         write_id: Identifies this write if the answer to it is lost.
         at: The time of the write.
     """
 
     agent_id: str
-    appended: list[Stored] = field(default_factory=list, repr=False)
+    appended: list[MessageDoc] = field(default_factory=list, repr=False)
     edited: MessageEdit | None = None
     data: Stored = field(default_factory=dict, repr=False)
     live: LiveDoc | None = field(default=None, repr=False)
@@ -88,10 +111,19 @@ class AgentWrite:
     guardrail_events: list[Stored] = field(default_factory=list, repr=False)
     size: int = 0
     files: dict[str, bytes] = field(default_factory=dict, repr=False)
-    moved: list[Stored] = field(default_factory=list, repr=False)
+    moved: list[SegmentReferenceDoc] = field(default_factory=list, repr=False)
+    moved_usage: Usage = field(default_factory=dict, repr=False)
+    interrupted: bool | None = None
     keeps_revision: bool = False
     write_id: ObjectId = field(default_factory=ObjectId)
     at: datetime = field(default_factory=now)
+
+    @property
+    def waits(self) -> bool | None:
+        """Whether the agent waits for the answer to an interrupt; None if the write does not change it."""
+        if self.interrupted is None and _INTERNAL_STATE in self.data:
+            return is_interrupted(self.data[_INTERNAL_STATE])
+        return self.interrupted
 
     @property
     def moves_window(self) -> bool:
@@ -119,6 +151,7 @@ def new_agent_update(session_id: str, write: AgentWrite) -> FilterAndUpdate:
     }
     if write.moved:
         agent |= {"segments": write.moved, "moved_count": sum(reference["count"] for reference in write.moved)}
+        agent |= {"moved_usage": usage_doc(write.moved_usage)} if write.moved_usage else {}
     if write.live is not None:
         agent["live"] = write.live
     path = agent_path(write.agent_id)
@@ -126,6 +159,8 @@ def new_agent_update(session_id: str, write: AgentWrite) -> FilterAndUpdate:
         "$set": {path: agent, "updated_at": write.at},
         "$addToSet": {"agent_ids": write.agent_id},
     }
+    if write.waits:
+        update["$addToSet"]["interrupted"] = agent_name(write.agent_id)
     if write.files:
         update["$set"]["has_files"] = True
     if write.guardrail_events:
@@ -196,7 +231,7 @@ def _unnumbered(path: str, next_message_id: int) -> Stored:
 def _change(path: str, write: AgentWrite) -> Update:
     changed = {f"{path}.agent_data.{name}": value for name, value in write.data.items()}
     changed |= {f"{path}.updated_at": write.at, "updated_at": write.at}
-    update: Update = {"$set": changed}
+    update: Update = {"$set": changed, **interrupted_update(agent_name(write.agent_id), write.waits)}
     if write.live is not None:
         changed[f"{path}.live"] = write.live
     if write.files:
@@ -204,13 +239,13 @@ def _change(path: str, write: AgentWrite) -> Update:
     if write.edited is not None:
         changed |= {f"{path}.messages.$.{name}": value for name, value in write.edited.fields.items()}
         update["$unset"] = {f"{path}.messages.$.{name}": "" for name in write.edited.dropped}
-    pushed = {f"{path}.messages": write.appended, "guardrail_events": write.guardrail_events}
+    pushed: dict[str, list[Any]] = {f"{path}.messages": write.appended, "guardrail_events": write.guardrail_events}
     if any(pushed.values()):
         update["$push"] = {name: _all_of(items) for name, items in pushed.items() if items}
     return update
 
 
-def _all_of(items: list[Stored]) -> Stored:
+def _all_of(items: list[Any]) -> Any:
     return items[0] if len(items) == 1 else {"$each": items}
 
 
@@ -254,9 +289,25 @@ def guard_of(agent: Mapping[str, Any]) -> Guard:
 
 
 def rollover_update(
-    session_id: str, agent_id: str, guard: Guard, moved_count: int, references: list[Stored], write_id: ObjectId
+    session_id: str,
+    agent_id: str,
+    guard: Guard,
+    moved_count: int,
+    references: list[SegmentReferenceDoc],
+    write_id: ObjectId,
+    usage: Usage = _NO_USAGE,
 ) -> FilterAndUpdate:
-    """Return filter and update that replace the oldest messages by references to their segments."""
+    """Return filter and update that replace the oldest messages by references to their segments.
+
+    Args:
+        session_id: The session.
+        agent_id: The agent.
+        guard: The revision that the history must have.
+        moved_count: The number of messages that had moved before.
+        references: The references to new segments, oldest first.
+        write_id: Identifies this write.
+        usage: What the calls of the messages used, as ``moved_usage`` gives it.
+    """
     wanted, update = guarded_update(session_id, AgentWrite(agent_id, write_id=write_id), guard)
     path = agent_path(agent_id, nested=guard.nested)
     # Two movers may have read the same messages; the second must not refer to them again.
@@ -266,12 +317,25 @@ def rollover_update(
         del update["$set"]
     update["$pull"] = {f"{path}.messages": {"message_id": {"$lte": references[-1]["last_id"]}}}
     update["$push"] = {f"{path}.segments": {"$each": references}}
-    update["$inc"] = {f"{path}.moved_count": sum(reference["count"] for reference in references)}
+    moved = sum(reference["count"] for reference in references)
+    # The condition on ``moved_count`` also keeps a write that is tried again from counting twice.
+    update["$inc"] = {f"{path}.moved_count": moved, **_usage_fields(path, usage)}
     return wanted, update
 
 
+def _usage_fields(path: str, usage: Usage) -> Stored:
+    return {
+        f"{path}.moved_usage.{key}.{name}": value for key, figures in usage.items() for name, value in figures.items()
+    }
+
+
 def agent_rollover_update(
-    session_id: str, agent_id: str, agent: Stored, references: list[Stored], longer: Stored | None = None
+    session_id: str,
+    agent_id: str,
+    agent: Stored,
+    references: list[SegmentReferenceDoc],
+    longer: SegmentReferenceDoc | None = None,
+    usage: Usage = _NO_USAGE,
 ) -> FilterAndUpdate:
     """Return ``rollover_update`` for an agent that ``embedded_agents_pipeline`` read.
 
@@ -283,15 +347,16 @@ def agent_rollover_update(
         agent: The agent as it was read.
         references: The references to new segments, oldest first.
         longer: Instead of these, the new form of the last reference.
+        usage: What the calls of the messages used.
     """
     moved_count = int(agent.get("moved_count") or 0)
     written = references if longer is None else [longer]
-    wanted, update = rollover_update(session_id, agent_id, guard_of(agent), moved_count, written, ObjectId())
+    wanted, update = rollover_update(session_id, agent_id, guard_of(agent), moved_count, written, ObjectId(), usage)
     update.pop("$set", None)
     if longer is not None:
         path = agent_path(agent_id)
         last = len(agent["segments"]) - 1
         update["$set"] = {f"{path}.segments.{last}": longer}
-        update["$inc"] = {f"{path}.moved_count": longer["count"] - agent["segments"][last]["count"]}
+        update["$inc"][f"{path}.moved_count"] = longer["count"] - agent["segments"][last]["count"]
         del update["$push"]
     return wanted, update

@@ -2,6 +2,7 @@
 
 import re
 from datetime import datetime, timezone
+from functools import lru_cache
 
 from .values import escape_key
 
@@ -144,6 +145,7 @@ def metadata_path(key: str) -> str:
     return ".".join(("metadata", *map(escape_key, key.split("."))))
 
 
+@lru_cache(maxsize=1024)
 def agent_path(agent_id: str, *names: str, nested: bool = False) -> str:
     """Return the dotted path of an agent, or of a field below it.
 

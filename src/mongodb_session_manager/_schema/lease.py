@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 from bson import ObjectId
 
+from ..types import LeaseDoc
 from .ids import now, shown
 from .values import FilterAndUpdate, Stored, Update
 
@@ -81,7 +82,8 @@ def _seconds(name: str, value: object) -> float:
 def taken_lease_update(session_id: str, update: Update, lease: Lease) -> FilterAndUpdate:
     """Return filter and update that open a session and take its lease, if the lease is free."""
     at = now()
-    free: Stored = {"_id": session_id, "$or": [{"lease": None}, {"lease.expires_at": {"$lte": at}}]}
+    others = [{"lease": None}, {"lease.expires_at": {"$lte": at}}]
+    free: Stored = {"_id": session_id, "$or": [*others, {"lease.owner": lease.owner}]}
     held = {"owner": lease.owner, "expires_at": lease.renewed(at)}
     return free, {**update, "$set": {"lease": held}}
 
@@ -107,12 +109,12 @@ def released_lease_update(session_id: str, lease: Lease) -> FilterAndUpdate:
     return {"_id": session_id, "lease.owner": lease.owner}, {"$unset": {"lease": ""}}
 
 
-def has_expired(lease: Stored) -> bool:
+def has_expired(lease: LeaseDoc) -> bool:
     """Tell whether a stored lease has expired."""
-    return bool(lease["expires_at"] <= now())
+    return lease["expires_at"] <= now()
 
 
-def expired_lease_update(session_id: str, lease: Stored) -> FilterAndUpdate:
+def expired_lease_update(session_id: str, lease: LeaseDoc) -> FilterAndUpdate:
     """Return filter and update that clear an expired lease, if its owner has not renewed it."""
-    seen = {f"lease.{name}": lease[name] for name in ("owner", "expires_at")}
+    seen = {"lease.owner": lease["owner"], "lease.expires_at": lease["expires_at"]}
     return {"_id": session_id, **seen}, {"$unset": {"lease": ""}}

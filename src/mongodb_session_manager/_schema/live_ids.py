@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..types import LiveDoc
+from ..types import LiveDoc, SegmentReferenceDoc
 from .values import Stored
 
 
@@ -58,7 +58,7 @@ class LiveIds:
         """First and last ids of all live messages; None for "and all later ones"."""
         return (*self.ranges, (self.start, None))
 
-    def holding(self, references: Iterable[Stored]) -> list[Stored]:
+    def holding(self, references: Iterable[SegmentReferenceDoc]) -> list[SegmentReferenceDoc]:
         """Return the references to segments that hold live messages."""
         return [r for r in references if any(_meet(r["first_id"], r["last_id"], *span) for span in self.spans)]
 

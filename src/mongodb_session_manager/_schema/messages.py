@@ -10,13 +10,16 @@ from strands.types.content import Message
 from strands.types.session import SessionAgent, SessionMessage
 
 from ..errors import UnstorableValueError
+from ..types import MessageDoc
 from .values import Stored, decode, decode_first_version, encode, encode_noting, encode_tolerant
 
 MESSAGE_FIELDS = ("role", "content", "tracking_id", "metadata")
 AGENT_FIELDS = ("state", "conversation_manager_state", "_internal_state")
 
 
-def message_doc(message: Message, message_id: int, at: datetime, label: str, metrics: Stored | None = None) -> Stored:
+def message_doc(
+    message: Message, message_id: int, at: datetime, label: str, metrics: Stored | None = None
+) -> MessageDoc:
     """Return the array element that stores a message.
 
     Args:
@@ -29,7 +32,8 @@ def message_doc(message: Message, message_id: int, at: datetime, label: str, met
     Raises:
         UnstorableValueError: The message holds something that would not come back equal.
     """
-    return {"message_id": message_id, **_body(message, label, metrics), "created_at": at, "updated_at": at}
+    fields = {"message_id": message_id, **_body(message, label, metrics), "created_at": at, "updated_at": at}
+    return cast(MessageDoc, fields)
 
 
 # Stored as the metadata of a message that are its call's own figures, which its event_loop_metrics hold anyway.
@@ -123,8 +127,9 @@ class MessageEdit:
         """Whether the old content must be removed everywhere."""
         return "redacted" in self.fields
 
-    def apply(self, stored: Stored) -> None:
+    def apply(self, message: MessageDoc | Stored) -> None:
         """Make the same change in an element that is not sent yet."""
+        stored = cast(Stored, message)
         stored.update(self.fields)
         for name in self.dropped:
             parent, _, child = name.rpartition(".")
@@ -156,7 +161,7 @@ def redaction(message: Message, message_id: int, at: datetime, label: str) -> Me
     return MessageEdit(message_id, fields, tuple(dropped))
 
 
-def decode_message(stored: Stored) -> Message:
+def decode_message(stored: Mapping[str, Any]) -> Message:
     """Return the message of an array element; for a redacted one, the redaction."""
     if "message" in stored:
         return cast(Message, decode_first_version(stored.get("redact_message") or stored["message"]))
@@ -179,13 +184,13 @@ def is_plain_user(message: Message) -> bool:
     return message.get("role") == "user" and not any("toolResult" in block for block in message.get("content") or ())
 
 
-def last_plain_user(messages: Sequence[Stored]) -> int | None:
+def last_plain_user(messages: Sequence[Mapping[str, Any]]) -> int | None:
     """Return the index of the last array element with which a history may begin."""
     places = range(len(messages) - 1, -1, -1)
     return next((place for place in places if is_plain_user(decode_message(messages[place]))), None)
 
 
-def message_record(stored: Stored) -> Stored:
+def message_record(stored: Mapping[str, Any]) -> Stored:
     """Return an array element as ``list_messages`` shows it: the message, its id, times, metrics and events."""
     message = decode_message(stored)
     others = {name: value for name, value in stored.items() if name not in _BODY_FIELDS and value is not None}
@@ -208,7 +213,7 @@ def aware(at: str | datetime) -> datetime:
     return found.replace(tzinfo=timezone.utc) if found.tzinfo is None else found
 
 
-def session_message(stored: Stored) -> SessionMessage:
+def session_message(stored: Mapping[str, Any]) -> SessionMessage:
     """Return the SDK's record of an array element."""
     message = decode_message(stored)
     redacted = "redacted" in stored or stored.get("redact_message") is not None

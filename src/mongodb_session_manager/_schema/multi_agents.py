@@ -83,9 +83,8 @@ def encode_multi_agent(session_id: str, multi_agent_id: str, state: Mapping[str,
     """
     inside = state.inner.items() if isinstance(state, StoredState) else ()
     inner = [(path, inner_state, None) for path, inner_state in inside]
-    return MultiAgentState(
-        multi_agent_id, _fields(multi_agent_label(session_id, multi_agent_id), dict(state), None, inner)
-    )
+    fields = _fields(multi_agent_label(session_id, multi_agent_id), dict(state), None, inner)
+    return MultiAgentState(multi_agent_id, fields, waits=state.get("status") == Status.INTERRUPTED.value)
 
 
 _State = tuple[Path, dict[str, Any], Any]
@@ -218,7 +217,7 @@ def _mark(content: bytes) -> dict[str, Any]:
     return {_MARK: True, "data": base64.b64encode(content).decode()}
 
 
-def decode_multi_agent(fields: Stored) -> StoredState:
+def decode_multi_agent(fields: Mapping[str, Any]) -> StoredState:
     """Return the serialised states of stored fields."""
     bytes_in = _BytesIn(fields.get("encoded"))
     state = bytes_in.of(decode(fields["state"]))

@@ -83,6 +83,18 @@ def _media_type(kind: object, block: object) -> str | None:
     return _text(f"{kind}/{form}") if kind in _MEDIA else None
 
 
+def block_type(block: object) -> tuple[str, str, str | None]:
+    """Return the kind of a content block, its media type, and the name of a document in it."""
+    fields = block if isinstance(block, Mapping) else {}
+    kind = next((key for key in fields if key in _MEDIA or key in {"document", "text"}), next(iter(fields), "unknown"))
+    if kind == "text":
+        return kind, "text/plain", None
+    inside = fields.get(kind)
+    media_type = _media_type(kind, inside) if kind in _MEDIA or kind == "document" else "application/json"
+    name = inside.get("name") if isinstance(inside, Mapping) and kind == "document" else None
+    return _text(str(kind)), media_type or _UNKNOWN, _text(name) if isinstance(name, str) else None
+
+
 def _scalar(value: Any) -> Any:
     if value is None or isinstance(value, bool):
         return value

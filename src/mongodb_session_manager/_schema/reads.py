@@ -5,6 +5,7 @@ from typing import Any
 
 from bson.int64 import Int64
 
+from ..types import AgentDoc, LeaseDoc
 from .ids import agent_path, check_message_id
 from .nested import is_object_expression, lifted_pipeline, list_expression
 from .values import Pipeline, Stored
@@ -14,12 +15,40 @@ _LOWEST_ID = Int64(-(2**63))
 _AGENT_COUNTERS = ("guard", "moved_count", "created_at", "updated_at")
 
 
+class ReadAgentDoc(AgentDoc, total=False):
+    """An agent as one of these pipelines reads it; each computes what its reader needs.
+
+    Attributes:
+        count: The number of its embedded messages.
+        embedded_bytes: Their size.
+        last_message_id: The highest id of them.
+        before: The number of embedded messages before a message.
+        upto: The same with this message.
+        has_files: Whether a large value of a message of the session was ever stored as a file.
+        is_nested: Whether the agent is nested, see ``agent_path``.
+        is_there: Whether its field is an object.
+        agents: The number of the session's agents.
+        lease: The session's lease.
+    """
+
+    count: int
+    embedded_bytes: int
+    last_message_id: int | None
+    before: int
+    upto: int
+    has_files: bool
+    is_nested: bool
+    is_there: bool
+    agents: int
+    lease: LeaseDoc
+
+
 def agent_pipeline(session_id: str, agent_id: str, messages: Any = None) -> Pipeline:
     """Return the aggregation that reads one agent: data, counters and the messages that an expression picks."""
     path = f"${agent_path(agent_id)}"
     fields = {name: f"{path}.{name}" for name in ("agent_data", *_AGENT_COUNTERS)}
     fields["last_message_id"] = {"$max": f"{path}.messages.message_id"}  # type: ignore[assignment]
-    fields["has_files"], fields["is_nested"] = "$has_files", "$is_nested"
+    fields |= {name: f"${name}" for name in ("has_files", "is_nested", "instance")}
     if messages is not None:
         fields["messages"] = messages
     return [{"$match": {"_id": session_id}}, *lifted_pipeline(agent_id), {"$project": fields}]

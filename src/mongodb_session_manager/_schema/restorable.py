@@ -39,7 +39,7 @@ def check_fields(label: str, data: Any) -> None:
             raise unreadable(label, name, f"is not an object but of type {type(value).__name__}", REMEDY_FOR_AGENT)
 
 
-def restored_message(label: str, stored: Stored) -> tuple[int, Any]:
+def restored_message(label: str, stored: Mapping[str, Any]) -> tuple[int, Any]:
     """Return the id of a stored message and the message.
 
     Raises:
@@ -55,7 +55,7 @@ def restored_message(label: str, stored: Stored) -> tuple[int, Any]:
     return message_id, message
 
 
-def listed_message(label: str, stored: Stored) -> Stored:
+def listed_message(label: str, stored: Mapping[str, Any]) -> Stored:
     """Return a stored message as ``list_messages`` shows it.
 
     Raises:

@@ -7,9 +7,13 @@ number is left out, and has no other effect.
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar, cast
+from datetime import timezone
+from typing import Any, Final, TypeVar, cast
 
 from ..types import ToolUsage, UsageTotals
+from .ids import MAX_ID_BYTES, now
+from .messages import aware
+from .values import decode, escape_key
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +139,93 @@ def subtracted(now: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, Any
 def _merged_tools(tools: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, ToolUsage]:
     added = {name: added_up(as_mapping(tools.get(name)), as_mapping(more.get(name))) for name in [*tools, *more]}
     return {name: cast(ToolUsage, usage) for name, usage in added.items() if usage}
+
+
+# The figures of moved calls, and where a call has them.
+_MOVED: Final[Mapping[str, tuple[str, str]]] = {
+    "input": ("usage", "inputTokens"),
+    "output": ("usage", "outputTokens"),
+    "total": ("usage", "totalTokens"),
+    "cache_read": ("usage", "cacheReadInputTokens"),
+    "cache_write": ("usage", "cacheWriteInputTokens"),
+    "latency_ms": ("metrics", "latencyMs"),
+}
+# The largest whole number that a double holds; a larger figure would spoil every sum.
+_MOST: Final = 2**53
+# Larger sums are added up as doubles, which do not overflow.
+_MOST_INT: Final = 2**40
+
+
+def moved_usage(
+    messages: Iterable[Mapping[str, Any]], kept: Iterable[Mapping[str, Any]]
+) -> dict[str, dict[str, float]]:
+    """Return what the calls of messages used that leave the session document.
+
+    Args:
+        messages: The messages, oldest first.
+        kept: The messages after them.
+
+    Returns:
+        Figures above zero by ``<UTC day>.<escaped model>``; a model that is not known has the empty id.
+    """
+    sums: dict[str, dict[str, float]] = {}
+    for key, figures in _moved_calls(messages, kept):
+        found = sums.setdefault(key, {})
+        for name, value in {"calls": 1, **figures}.items():
+            if value:
+                found[name] = min(found.get(name, 0) + value, _MOST)
+    return {
+        key: {name: value if value < _MOST_INT else float(value) for name, value in figures.items()}
+        for key, figures in sums.items()
+    }
+
+
+def _moved_calls(
+    messages: Iterable[Mapping[str, Any]], kept: Iterable[Mapping[str, Any]]
+) -> list[tuple[str, dict[str, float]]]:
+    """Return the calls of messages, with the figures of each.
+
+    The first version stored only accumulated figures. The first call that stays counts those of all calls before it
+    in its process, so they are left out here.
+    """
+    calls: list[tuple[str, dict[str, float]]] = []
+    before: Mapping[str, Any] = {}
+    first_of_run = 0
+    for message in messages:
+        call = as_mapping(message.get("event_loop_metrics"))
+        if not call:
+            continue
+        usage, metrics = as_mapping(call.get("usage")), as_mapping(call.get("metrics"))
+        if usage or metrics or _begins(call, before):
+            first_of_run = len(calls)
+        if not (usage or metrics):
+            usage, metrics = _difference_of_totals(call, before)
+        before = call
+        if usage or metrics:
+            calls.append((_key(message, call), _moved_figures(usage, metrics)))
+    following = next((call for message in kept if (call := as_mapping(message.get("event_loop_metrics")))), {})
+    if following and not (following.get("usage") or following.get("metrics") or _begins(following, before)):
+        calls[first_of_run:] = [(key, {}) for key, _ in calls[first_of_run:]]
+    return calls
+
+
+def _begins(call: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    """Tell whether a process began to count at a call of the first version."""
+    figures = [as_mapping(each.get(f"accumulated_{name}")) for name in ("usage", "metrics") for each in (call, before)]
+    return fell(figures[0], figures[1], "totalTokens") or fell(figures[2], figures[3], "latencyMs")
+
+
+def _moved_figures(usage: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, float]:
+    places = {"usage": usage, "metrics": metrics}
+    found = {name: as_number(places[place].get(figure)) or 0 for name, (place, figure) in _MOVED.items()}
+    return {name: min(max(value, 0), _MOST) for name, value in found.items()}
+
+
+def _key(message: Mapping[str, Any], call: Mapping[str, Any]) -> str:
+    model = observed("model", lambda: decode(call.get("model")), None)
+    known = model if isinstance(model, str) and len(model.encode("utf-8", "surrogatepass")) <= MAX_ID_BYTES else ""
+    at = observed("day", lambda: aware(message["created_at"]).astimezone(timezone.utc), None) or now()
+    return f"{at:%Y-%m-%d}.{escape_key(known)}"
 
 
 def sum_of_totals(totals: Sequence[UsageTotals]) -> UsageTotals:

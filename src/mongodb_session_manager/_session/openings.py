@@ -20,19 +20,15 @@ from .._client.caller import may_share
 from .._client.handle import in_background
 from .._client.line import Line, submit
 from .._client.off_loop import Answer, Outcome, dropped, hand_over
-from .._schema.values import Stored
+from .._schema.limits import LIMITS, Limits
+from .._schema.sessions import OpenedDoc
 
 __all__ = ["Opening", "OpeningLine", "SharedReads"]
 
 logger = logging.getLogger(__name__)
 
-# A shared read takes the server about 0.5 ms for each session, and each waits for all of it.
-MOST_SHARED = 16
-# Seconds. A server that does not answer holds up no opening longer than this, and then not for so long.
-ATTEMPT_TIMEOUT = 0.5
+# Seconds without shared reads after one that failed.
 PAUSE = 10.0
-# Seconds. Where threads are scarce, others may have written by the time that one comes to what was read.
-FRESH = 0.5
 
 
 class _Closable(Protocol):
@@ -56,7 +52,7 @@ class Opening(Generic[_Manager]):
         may_share: Whether the session may be read together with others.
     """
 
-    def __init__(self, session_id: str, make: Callable[[Stored | None], _Manager]) -> None:
+    def __init__(self, session_id: str, make: Callable[[OpenedDoc | None], _Manager]) -> None:
         self.session_id = session_id
         self._make = make
         self._loop = asyncio.get_running_loop()
@@ -66,14 +62,14 @@ class Opening(Generic[_Manager]):
         self._made: _Manager | None = None
         self._given_up = False
 
-    def begin(self, executor: Executor, found: Stored | None = None) -> None:
-        """Have a thread make the manager."""
+    def begin(self, executor: Executor, found: OpenedDoc | None = None, until: float = math.inf) -> None:
+        """Have a thread make the manager; the arguments are those of ``run``."""
         try:
-            submit(executor, functools.partial(self.run, found, time.monotonic() + FRESH), self.drop)
+            submit(executor, functools.partial(self.run, found, until), self.cancel)
         except RuntimeError:  # these threads have ended
-            self.drop()
+            self.cancel()
 
-    def run(self, found: Stored | None = None, until: float = math.inf) -> None:
+    def run(self, found: OpenedDoc | None = None, until: float = math.inf) -> None:
         """Make the manager, and hand it over.
 
         Args:
@@ -86,7 +82,7 @@ class Opening(Generic[_Manager]):
             outcome = None, error
         hand_over([(self.answer, outcome)])
 
-    def _run(self, found: Stored | None) -> _Manager:
+    def _run(self, found: OpenedDoc | None) -> _Manager:
         if self._given_up:
             raise dropped()
         # ``give_up`` does the same in the other order, so that one of both sees the other.
@@ -95,7 +91,7 @@ class Opening(Generic[_Manager]):
             manager.close()
         return manager
 
-    def drop(self) -> None:
+    def cancel(self) -> None:
         """Tell the request that no thread came to it."""
         hand_over([(self.answer, (None, dropped()))])
 
@@ -123,14 +119,17 @@ class SharedReads:
 
     Args:
         shortest_timeout: Seconds that the client waits for anything.
+        limits: How many sessions are read together, for how long, and how long that is good.
 
     Attributes:
+        limits: The same.
         timeout: Seconds for a shared read; something is left of the time to open alone.
         begin: When they are shared again, by the monotonic clock.
     """
 
-    def __init__(self, shortest_timeout: float) -> None:
-        self.timeout = min(ATTEMPT_TIMEOUT, shortest_timeout / 2)
+    def __init__(self, shortest_timeout: float, limits: Limits = LIMITS) -> None:
+        self.limits = limits
+        self.timeout = min(limits.attempt_timeout, shortest_timeout / 2)
         self.begin = 0.0
 
 
@@ -142,48 +141,37 @@ class OpeningLine:
         shared: Of the client.
     """
 
-    def __init__(self, read: Callable[[Sequence[str]], Mapping[str, Stored]], shared: SharedReads) -> None:
+    def __init__(self, read: Callable[[Sequence[str]], Mapping[str, OpenedDoc]], shared: SharedReads) -> None:
         self._read, self._shared = read, shared
-        self._line: Line[Opening[Any]] = Line()
+        self._line: Line[Opening[Any]] = Line(shared.limits.most_shared)
 
     def join(self, executor: Executor, opening: Opening[Any]) -> None:
         """Have a session opened; ``opening.answer`` tells when it is."""
-        if not opening.may_share:
+        if opening.may_share:
+            self._line.join(executor, opening, functools.partial(self._open, executor), _cancel)
+        else:
             opening.begin(executor)
-        elif self._line.join(opening):
-            self._call(executor)
-
-    def _call(self, executor: Executor) -> None:
-        try:
-            submit(executor, functools.partial(self._open, executor), self._dismiss)
-        except RuntimeError:  # these threads have ended
-            self._dismiss()
-
-    def _dismiss(self) -> None:
-        for opening in self._line.take()[0]:
-            opening.drop()
 
     # On a thread of the client
 
-    def _open(self, executor: Executor) -> None:
-        openings, more = self._line.take(MOST_SHARED)
+    def _open(self, executor: Executor, openings: list[Opening[Any]], more: bool) -> None:
         if more:
-            self._call(executor)
+            self._line.call(executor, functools.partial(self._open, executor), _cancel)
         try:
             found = self._read_together([opening.session_id for opening in openings]) if len(openings) > 1 else {}
+            until = time.monotonic() + self._shared.limits.fresh_seconds
             while len(openings) > 1:
                 # Each has what was read for itself: two managers of one session share no message.
                 opening = openings[0]
-                opening.begin(executor, found.pop(opening.session_id, None))
+                opening.begin(executor, found.pop(opening.session_id, None), until)
                 del openings[0]
             for opening in openings:
                 opening.run(found.pop(opening.session_id, None))
         except BaseException:
-            for opening in openings:  # no request waits for ever
-                opening.drop()
+            _cancel(openings)  # no request waits for ever
             raise
 
-    def _read_together(self, session_ids: Sequence[str]) -> dict[str, Stored]:
+    def _read_together(self, session_ids: Sequence[str]) -> dict[str, OpenedDoc]:
         if time.monotonic() < self._shared.begin:
             return {}
         try:
@@ -193,3 +181,8 @@ class OpeningLine:
             logger.debug("sessions=<%d>, error=<%s> | were not read together", len(session_ids), type(error).__name__)
             self._shared.begin = time.monotonic() + PAUSE
             return {}
+
+
+def _cancel(openings: Sequence[Opening[Any]]) -> None:
+    for opening in openings:
+        opening.cancel()

@@ -9,9 +9,9 @@ from .._schema.data import CONFIG_FIELDS, config_of, config_projection, config_u
 from .._schema.ids import agent_label, check_id
 from .._schema.usage import observed
 from .._schema.values import Stored, decode, encode, unescape_key
-from ..errors import SessionConflictError, SessionNotFoundError
+from ..errors import SessionConflictError
 from .agents import AgentPosition, AgentReader
-from .all_agents import AgentsPipeline, read_agents
+from .all_agents import AgentsPipeline, read_session_agents
 from .operation import CONTENDED, Operations, operation
 from .restoring import reading
 from .segments import MessageSegments
@@ -68,10 +68,10 @@ class AgentConfigStore:
 
     def _read_agents(self, verb: str, session_id: str, pipeline: AgentsPipeline) -> list[Stored]:
         with operation(verb, session_id):
-            found = read_agents(self._operations.sessions, session_id, pipeline)
-        if found is None:
-            raise SessionNotFoundError(session_id)
-        return [agent for agent in found if agent["is_agent"]]
+            found = read_session_agents(self._operations.sessions, session_id, pipeline)
+            session = self._operations.found(session_id, found)
+            self._operations.lives.check(session_id, session)
+        return [agent for agent in session["agents"] if agent["is_agent"]]
 
     def _calls(self, session_id: str, agent: Stored) -> list[Stored]:
         with reading(agent_label(session_id, unescape_key(agent["key"])), "a segment"):

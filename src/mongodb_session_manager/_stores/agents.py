@@ -6,9 +6,10 @@ from typing import Any
 
 from .._schema.histories import Guard, guard_of
 from .._schema.ids import agent_label
-from .._schema.reads import NO_MESSAGE, message_pipeline, tail_pipeline, tracked_pipeline
-from .._schema.values import Stored, decode, encode
+from .._schema.reads import NO_MESSAGE, ReadAgentDoc, message_pipeline, tail_pipeline, tracked_pipeline
+from .._schema.values import decode, encode
 from ..errors import AgentNotFoundError
+from ..types import LeaseDoc, MessageDoc
 from .operation import Operations
 from .restoring import reading
 from .segments import MessageSegments
@@ -28,7 +29,7 @@ class AgentPosition:
 
     guard: Guard
     tracking_ids: dict[int, str | None]
-    lease: Stored | None = None
+    lease: LeaseDoc | None = None
 
 
 class AgentReader:
@@ -42,7 +43,7 @@ class AgentReader:
     def __init__(self, operations: Operations, segments: MessageSegments) -> None:
         self._operations, self._segments = operations, segments
 
-    def tail(self, session_id: str, agent_id: str, from_message_id: int = NO_MESSAGE) -> Stored:
+    def tail(self, session_id: str, agent_id: str, from_message_id: int = NO_MESSAGE) -> ReadAgentDoc:
         """Return the end of a history; without ``agent_data`` if the session holds no such agent."""
         wanted = (tail_pipeline, from_message_id)
         stored = self._operations.read_agent("locate_agent", session_id, agent_id, *wanted)
@@ -56,7 +57,7 @@ class AgentReader:
         tracking_ids = {int(m["message_id"]): decode(m.get("tracking_id")) for m in stored["messages"]}
         return AgentPosition(guard_of(stored), tracking_ids, stored.get("lease"))
 
-    def find_message(self, session_id: str, agent_id: str, message_id: int) -> list[Stored]:
+    def find_message(self, session_id: str, agent_id: str, message_id: int) -> list[MessageDoc]:
         """Return one message as it is stored; an empty list if the message, its agent or the session is missing."""
         stored = self._operations.read_agent("read_message", session_id, agent_id, message_pipeline, message_id)
         if not stored or stored["messages"]:

@@ -15,6 +15,7 @@ from .._schema.given import Outbox, feedback_values, outbox_records
 from .._schema.ids import MAX_MESSAGE_ID, check_id
 from .._schema.values import Stored, decode
 from ..errors import MessageNotFoundError, SessionNotFoundError
+from ..types import FeedbackDoc, FeedbackReferenceDoc
 from .agent_config import AgentConfigStore
 from .indexes import ensure_segment_index
 from .messages import MessageStore
@@ -113,22 +114,23 @@ class FeedbackStore:
             # The feedback is stored; the next one moves it.
             logger.warning("session_id=<%s>, error=<%s> | feedback was not moved", session_id, type(error).__name__)
 
-    def _move_into_segment(self, session_id: str, feedbacks: list[Stored], segments: int) -> None:
-        segment_id = ObjectId()
-        segment = {"_id": segment_id, "session_id": session_id, "kind": "feedback", "items": feedbacks}
+    def _move_into_segment(self, session_id: str, feedbacks: list[FeedbackDoc], segments: int) -> None:
+        segment_id, lives = ObjectId(), self._operations.lives
+        reference: FeedbackReferenceDoc = {"_id": segment_id, "count": len(feedbacks)}
         ensure_segment_index(self._segments)
-        self._segments.insert_one(segment)
-        reference = {"_id": segment_id, "count": len(feedbacks)}
-        change = moved_feedback_update(session_id, len(feedbacks), segments, reference)
-        if not self._operations.sessions.update_one(*change).matched_count:
-            self._segments.delete_one({"_id": segment_id, "session_id": session_id})
+        with lives.held(session_id) as life:
+            self._segments.insert_one({"_id": segment_id, **life.fields, "kind": "feedback", "items": feedbacks})
+            change = moved_feedback_update(session_id, len(feedbacks), segments, reference)
+            if not self._operations.sessions.update_one(*lives.named(session_id, change)).matched_count:
+                self._segments.delete_one(segments_filter(life, [reference]))
 
-    def _read(self, session: Stored) -> list[Stored]:
+    def _read(self, session: Stored) -> list[FeedbackDoc]:
         """Return all feedback of a session whose feedback fields were read."""
-        references = session.get("feedback_segments", [])
-        moved: dict[Any, list[Stored]] = {}
+        references: list[FeedbackReferenceDoc] = session.get("feedback_segments", [])
+        moved: dict[ObjectId, list[FeedbackDoc]] = {}
         if references:
-            found = self._segments.find(segments_filter(session["_id"], references))
+            life = self._operations.lives.read(session["_id"])
+            found = self._segments.find(segments_filter(life, references))
             moved = {segment["_id"]: segment["items"] for segment in found}
         if len(moved) < len(references):
             raise SessionNotFoundError(session["_id"])  # deleted between the two reads

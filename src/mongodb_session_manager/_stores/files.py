@@ -32,9 +32,11 @@ from .._schema.files import (
     uploaded_file_update,
     whole_files_filter,
 )
+from .._schema.lives import Life, instance_of
 from .._schema.values import Stored
 from .all_agents import read_session_agents
 from .indexes import ensure_file_indexes
+from .lives import Lives
 from .operation import Collections
 
 # The default of GridFS: a chunk with its document is a little smaller than 256 KiB.
@@ -50,9 +52,11 @@ class SessionFiles:
 
     Args:
         collections: Where they are.
+        lives: Of the sessions.
     """
 
-    def __init__(self, collections: Collections) -> None:
+    def __init__(self, collections: Collections, lives: Lives | None = None) -> None:
+        self.lives = lives or collections.lives()
         self._sessions, self._segments = collections.sessions, collections.segments
         self._files, self._chunks = collections.files, collections.chunks
 
@@ -60,10 +64,11 @@ class SessionFiles:
         """Upload the values that the session does not hold yet, and return their digests."""
         if not values:
             return set()
-        held = self._digests(lasting_files_filter(session_id, values))
+        life = self.lives.of(session_id)
+        held = self._digests(lasting_files_filter(life, values))
         missing = values.keys() - held
         for digest in sorted(missing):
-            self._upload(session_id, digest, values[digest])
+            self._upload(life, digest, values[digest])
         return missing
 
     def keep(self, session_id: str, values: Mapping[str, bytes]) -> None:
@@ -74,7 +79,7 @@ class SessionFiles:
 
     def read(self, session_id: str, digests: Iterable[str]) -> Files:
         """Return those of the values that the session holds."""
-        whole = self._files.find(whole_files_filter(session_id, digests))
+        whole = self._files.find(whole_files_filter(self.lives.read(session_id), digests))
         found = {_digest(file): file["_id"] for file in sorted(whole, key=_is_lasting)}
         parts: dict[ObjectId, list[tuple[int, bytes]]] = defaultdict(list)
         for chunk in self._chunks.find(chunks_filter(found.values())):
@@ -85,47 +90,47 @@ class SessionFiles:
 
     def mark(self, session_id: str, digests: Iterable[str], removal: ObjectId) -> None:
         """Announce that values may be removed soon, so that no writer relies on them."""
-        self._files.update_many(*marked_files_update(session_id, digests, removal))
+        self._files.update_many(*marked_files_update(self.lives.read(session_id), digests, removal))
 
     def remove_unused(self, session_id: str, digests: Iterable[str], removal: ObjectId) -> None:
         """Remove values without a use: these, and values whose removal was announced."""
-        self.mark(session_id, digests, removal)
-        marked = list(self._files.find(marked_files_filter(session_id, removal)))
+        life = self.lives.read(session_id)
+        self._files.update_many(*marked_files_update(life, digests, removal))
+        marked = list(self._files.find(marked_files_filter(life, removal)))
         if not marked:
             return
-        used = self._used(session_id)
+        used = self._used(life)
         self._delete(session_id, [file["_id"] for file in marked if _digest(file) not in used])
         kept = {_digest(file) for file in marked} & used
         if kept:
-            self._files.update_many(*kept_files_update(session_id, kept, removal))
+            self._files.update_many(*kept_files_update(life, kept, removal))
 
     def remove_all_unused(self, session_id: str) -> None:
         """Remove every value of a session that nothing uses."""
-        held = self._digests(files_filter(session_id))
-        unused = held - self._used(session_id) if held else held
+        life = self.lives.read(session_id)
+        held = self._digests(files_filter(life))
+        unused = held - self._used(life) if held else held
         if unused:
             self.remove_unused(session_id, unused, ObjectId())
-
-    def delete(self, session_id: str) -> None:
-        """Delete all values of a session."""
-        self._delete(session_id, [file["_id"] for file in self._files.find(files_filter(session_id), {"_id": 1})])
 
     def _digests(self, wanted: Stored) -> set[str]:
         return {_digest(file) for file in self._files.find(wanted, {"metadata.sha256": 1})}
 
-    def _used(self, session_id: str) -> set[str]:
+    def _used(self, life: Life) -> set[str]:
         # In this order a message that moves meanwhile is seen: for a moment it is in both.
-        session = read_session_agents(self._sessions, session_id, used_files_pipeline) or {}
+        session = read_session_agents(self._sessions, life.session_id, used_files_pipeline) or {}
+        if instance_of(session) != life.instance:
+            return set()  # deleted, and perhaps created again
         used = file_digests(session.get("states", ()))
         for agent in session.get("agents", ()):
             used |= file_digests(agent["messages"]) | set(agent["data"].values())
-        for segment in self._segments.find(*segments_with_files_projection(session_id)):
+        for segment in self._segments.find(*segments_with_files_projection(life)):
             used |= file_digests(segment["messages"])
         return used
 
-    def _upload(self, session_id: str, digest: str, value: bytes) -> None:
+    def _upload(self, life: Life, digest: str, value: bytes) -> None:
         ensure_file_indexes(self._files, self._chunks)
-        file = new_file_doc(session_id, digest, len(value), CHUNK_BYTES)
+        file = new_file_doc(life, digest, len(value), CHUNK_BYTES)
         try:
             self._files.insert_one(file)
             for first in range(0, len(value), AT_A_TIME * CHUNK_BYTES):
@@ -133,10 +138,10 @@ class SessionFiles:
             whole = self._files.update_one(*uploaded_file_update(file["_id"])).matched_count
         except PyMongoError:
             with suppress(PyMongoError), pymongo.timeout(ABORT_TIMEOUT):
-                self._delete(session_id, [file["_id"]])
+                self._delete(life.session_id, [file["_id"]])
             raise
         if not whole:  # being removed already; ``keep`` will find that it is missing
-            self._delete(session_id, [file["_id"]])
+            self._delete(life.session_id, [file["_id"]])
 
     def _delete(self, session_id: str, file_ids: list[ObjectId]) -> None:
         if file_ids:

@@ -21,14 +21,16 @@ from .._schema.ids import agent_label, check_id, check_message_id
 from .._schema.lease import leased_update
 from .._schema.messages import MessageEdit, agent_data_doc
 from .._schema.reads import NO_MESSAGE
-from .._schema.values import FilterAndUpdate, Stored
+from .._schema.values import FilterAndUpdate
 from ..errors import SessionConflictError
+from ..types import LeaseDoc
 from .agents import AgentPosition, AgentReader
+from .dates import Acknowledge
 from .large_values import LargeValues
 from .new_agents import NewAgents
-from .operation import CONTENDED, Operations, log_done, operation
+from .operation import CONTENDED, Operations, log_done, operation, timed
 from .restored import AgentRestorer, RestoredAgent
-from .segments import KEPT_BYTES, EmbeddedSize, MessageSegments
+from .segments import EmbeddedSize, MessageSegments
 
 if TYPE_CHECKING:
     from pymongo import MongoClient
@@ -47,11 +49,13 @@ class PreparedWrite:
         session_id: The session.
         write: The write.
         change: Filter and update.
+        acknowledge: Notes the session's new date of expiry; None if it sets none.
     """
 
     session_id: str
     write: AgentWrite = field(repr=False)
     change: FilterAndUpdate = field(repr=False)
+    acknowledge: Acknowledge | None = field(default=None, repr=False)
 
 
 class HistoryStore:
@@ -167,7 +171,7 @@ class HistoryStore:
         """Return the end of an agent's history, with the tracking ids of the messages from an id on."""
         return self._reader.locate(session_id, agent_id, from_message_id)
 
-    def check_lease(self, session_id: str, stored: Stored | None) -> None:
+    def check_lease(self, session_id: str, stored: LeaseDoc | None) -> None:
         """Raise if another manager's lease blocks our writes; clear a lease that has expired."""
         self._operations.check_lease(session_id, stored)
 
@@ -176,26 +180,32 @@ class HistoryStore:
 
         Values of messages are uploaded before it; the caller keeps or removes them afterwards.
         """
-        check_id("agent_id", write.agent_id)
         if write.files:
+            check_id("agent_id", write.agent_id)
             self._values.store(session_id, write.files)
         if not write.data:
-            return self._write_guarded(session_id, write, guard)
-        return self._values.with_state(session_id, write, lambda apart: self._write_guarded(session_id, apart, guard))
+            return self._send(session_id, write, guard)
+        return self._values.with_state(session_id, write, lambda apart: self._send(session_id, apart, guard))
 
-    def _write_guarded(self, session_id: str, write: AgentWrite, guard: Guard) -> bool:
-        change = guarded_update(session_id, write, guard)
-        written = self._operations.write("write_agent", session_id, write.agent_id, change, len(write.appended))
+    def _send(self, session_id: str, write: AgentWrite, guard: Guard) -> bool:
+        change = self._change(session_id, write, guard)
+        with timed("write_agent", session_id, write.agent_id, len(write.appended)) as outcome:
+            written = outcome.of(self._operations.send_dated(session_id, change))
         if written:
             self._sizes.grew(session_id, write.size)
         return written
 
     def prepare_write(self, session_id: str, write: AgentWrite, guard: Guard) -> PreparedWrite:
         """Return the command of ``write_agent`` for ``write_together``; only for a write without files."""
+        change = self._change(session_id, write, guard)
+        return PreparedWrite(session_id, write, *self._operations.dates.dated(session_id, change))
+
+    def _change(self, session_id: str, write: AgentWrite, guard: Guard) -> FilterAndUpdate:
+        """Return a write under its guard, the life that is meant, and the lease."""
         check_id("session_id", session_id)
         check_id("agent_id", write.agent_id)
-        change = leased_update(guarded_update(session_id, write, guard), self._operations.leases.get(session_id))
-        return PreparedWrite(session_id, write, change)
+        change = self._operations.lives.named(session_id, guarded_update(session_id, write, guard))
+        return leased_update(change, self._operations.leases.get(session_id))
 
     def write_together(self, prepared: Sequence[PreparedWrite]) -> bool:
         """Send guarded writes of several agents in one command, which the driver does not retry.
@@ -213,6 +223,8 @@ class HistoryStore:
         for one in prepared:
             log_done("write_agent", one.session_id, one.write.agent_id, len(one.write.appended), started)
             self._sizes.grew(one.session_id, one.write.size)
+            if one.acknowledge is not None:
+                one.acknowledge()
         return True
 
     # Segments
@@ -225,8 +237,8 @@ class HistoryStore:
         """Tell whether a session's writers should move their own agents' messages out of its document."""
         return self._sizes.is_crowded(session_id)
 
-    def roll_over(
-        self, session_id: str, agent_id: str, guard: Guard, write_id: ObjectId, kept_bytes: int = KEPT_BYTES
+    def move_oldest(
+        self, session_id: str, agent_id: str, guard: Guard, write_id: ObjectId, kept_bytes: int | None = None
     ) -> EmbeddedSize | None:
         """Move an agent's oldest messages into segments, as one guarded write.
 
@@ -235,15 +247,15 @@ class HistoryStore:
             agent_id: The agent.
             guard: The revision that the history must have.
             write_id: Identifies this write if the answer to it is lost.
-            kept_bytes: Bytes of the latest messages that stay at most.
+            kept_bytes: Bytes of the latest messages that stay at most; by default as the limits say.
 
         Returns:
             What stays; None if nothing was moved.
         """
         check_id("agent_id", agent_id)
-        with operation("roll_over", session_id, agent_id):
+        with operation("rollover", session_id, agent_id):
             lease = self._operations.leases.get(session_id)
-            return self._segments.roll_over(session_id, agent_id, guard, write_id, kept_bytes, lease)
+            return self._segments.move_oldest(session_id, agent_id, guard, write_id, kept_bytes, lease)
 
     def edit_in_segments(
         self, session_id: str, agent_id: str, edit: MessageEdit, files: Mapping[str, bytes] = _NOTHING

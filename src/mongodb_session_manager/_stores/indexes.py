@@ -18,7 +18,7 @@ from pymongo import IndexModel, MongoClient
 from pymongo.collection import Collection
 from pymongo.errors import InvalidOperation, OperationFailure, PyMongoError
 
-__all__ = ["ensure_file_indexes", "ensure_indexes", "ensure_segment_index"]
+__all__ = ["Index", "ensure_expiry_index", "ensure_file_indexes", "ensure_indexes", "ensure_segment_index"]
 
 logger = logging.getLogger(__name__)
 
@@ -26,38 +26,76 @@ THREAD_NAME: Final = "mongodb-session-manager-indexes"
 # Seconds. The server continues a build that was not done in time, so asking again soon does not help.
 PAUSE: Final = 300.0
 
-_ALWAYS: Final = ("created_at", "updated_at", "application_name")
-# GridFS prescribes this index, and other tools expect it.
-_CHUNKS: Final = "files_id, n"
 _UNAUTHORIZED: Final = 13
 # One index of the list cannot be made: it exists with other options (85, 86), or the server refuses it (67).
 _ONE_IN_THE_WAY: Final = frozenset({67, 85, 86})
 
 
+@dataclass(frozen=True)
+class Index:
+    """An index to be created.
+
+    Attributes:
+        keys: Its fields, each with 1 or -1.
+        unique: Whether it is unique.
+        expiring: Whether the server deletes documents whose date in its field is over.
+    """
+
+    keys: tuple[tuple[str, int], ...]
+    unique: bool = False
+    expiring: bool = False
+
+    def __str__(self) -> str:
+        return " ".join(name for name, _ in self.keys)
+
+    @property
+    def model(self) -> IndexModel:
+        """The index as the driver takes it."""
+        options: dict[str, Any] = {"unique": True} if self.unique else {}
+        if self.expiring:
+            options = {"expireAfterSeconds": 0, "partialFilterExpression": {self.keys[0][0]: {"$exists": True}}}
+        return IndexModel(list(self.keys), **options)
+
+
+# A list of sessions is sorted by a time and then by the id; an index that ends in the same is read in its order.
+_BY_UPDATE: Final = (("updated_at", -1), ("_id", -1))
+_ALWAYS: Final = (
+    Index((("created_at", -1), ("_id", -1))),
+    Index(_BY_UPDATE),
+    Index((("application_name", 1), *_BY_UPDATE)),
+)
+_EXPIRY: Final = Index((("expires_at", 1),), expiring=True)
+# By these the children of one life of a session are found; a sweep reads nothing else of them.
+_SEGMENTS: Final = Index((("session_id", 1), ("instance", 1)))
+_FILES: Final = Index((("metadata.session_id", 1), ("metadata.instance", 1)))
+# GridFS prescribes this index, and other tools expect it.
+_CHUNKS: Final = Index((("files_id", 1), ("n", 1)), unique=True)
+
+
 class _Namespace:
-    """The fields of one collection that this process has asked a server to index."""
+    """The indexes of one collection that this process has asked a server for."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._claimed: set[str] = set()
-        # When fields that were not indexed in time may be claimed again.
-        self._claimed_until: dict[str, float] = {}
+        self._claimed: set[Index] = set()
+        # When indexes that were not made in time may be claimed again.
+        self._claimed_until: dict[Index, float] = {}
         self._warned = False
 
-    def claim(self, fields: Iterable[str]) -> list[str]:
-        """Claim the fields that are not claimed yet; the caller indexes them."""
+    def claim(self, indexes: Iterable[Index]) -> list[Index]:
+        """Claim the indexes that are not claimed yet; the caller creates them."""
         with self._lock:
-            missing = [field for field in dict.fromkeys(fields) if self._is_free(field)]
+            missing = [index for index in dict.fromkeys(indexes) if self._is_free(index)]
             self._claimed.update(missing)
         return missing
 
-    def _is_free(self, field: str) -> bool:
-        return field not in self._claimed and time.monotonic() >= self._claimed_until.get(field, 0.0)
+    def _is_free(self, index: Index) -> bool:
+        return index not in self._claimed and time.monotonic() >= self._claimed_until.get(index, 0.0)
 
-    def give_back(self, fields: Iterable[str], pause: float = 0.0) -> None:
+    def give_back(self, indexes: Iterable[Index], pause: float = 0.0) -> None:
         with self._lock:
-            self._claimed.difference_update(fields)
-            self._claimed_until |= dict.fromkeys(fields, time.monotonic() + pause)
+            self._claimed.difference_update(indexes)
+            self._claimed_until |= dict.fromkeys(indexes, time.monotonic() + pause)
 
     def first_warning(self) -> bool:
         with self._lock:
@@ -71,13 +109,13 @@ class _Build:
 
     collection: Collection[dict[str, Any]]
     namespace: _Namespace
-    fields: list[str]
+    indexes: list[Index]
 
     def run(self) -> None:
         try:
-            _create(self.collection, self.fields)
+            _create(self.collection, self.indexes)
         except PyMongoError as error:
-            _note_failure(self.collection, self.namespace, self.fields, error)
+            _note_failure(self.collection, self.namespace, self.indexes, error)
 
 
 class _Builder:
@@ -102,14 +140,14 @@ class _Builder:
         except RuntimeError as error:
             logger.debug("error=<%s> | no thread for indexes, they are left to the next time", error)
             while build := self._next():
-                build.namespace.give_back(build.fields)
+                build.namespace.give_back(build.indexes)
 
     def _work(self) -> None:
         while build := self._next():
             try:
                 build.run()
             except Exception as error:  # noqa: BLE001 - the other indexes are still to be created
-                _warn(build.collection, build.namespace, build.fields, error)
+                _warn(build.collection, build.namespace, build.indexes, error)
 
     def _next(self) -> _Build | None:
         with self._lock:
@@ -122,7 +160,9 @@ _lock = threading.Lock()
 _clients: dict[int, tuple["weakref.ref[Any]", _Builder, dict[str, _Namespace]]] = {}
 
 
-def ensure_indexes(collection: Collection[dict[str, Any]], metadata_fields: Iterable[str] | None = None) -> None:
+def ensure_indexes(
+    collection: Collection[dict[str, Any]], metadata_fields: Iterable[str] | None = None, *, expiring: bool = False
+) -> None:
     """Have missing indexes created, in one command; a failure is a warning, since everything works without them.
 
     The caller does not wait. After a lasting failure (no privilege, another index in its place) an index is not tried
@@ -131,24 +171,31 @@ def ensure_indexes(collection: Collection[dict[str, Any]], metadata_fields: Iter
     Args:
         collection: The collection of the sessions.
         metadata_fields: Metadata fields to index too; a dot reaches into a nested field.
+        expiring: Whether the server is to delete sessions that have expired.
     """
-    _ensure(collection, (*_ALWAYS, *(f"metadata.{field}" for field in metadata_fields or ())))
+    fields = (Index(((f"metadata.{field}", 1), *_BY_UPDATE)) for field in metadata_fields or ())
+    _ensure(collection, (*_ALWAYS, *fields, *((_EXPIRY,) if expiring else ())))
+
+
+def ensure_expiry_index(collection: Collection[dict[str, Any]]) -> None:
+    """Have the index created by which the server deletes sessions that have expired, as ``ensure_indexes`` does."""
+    _ensure(collection, (_EXPIRY,))
 
 
 def ensure_segment_index(collection: Collection[dict[str, Any]]) -> None:
-    """Have the index created by which a session's segments are found, as ``ensure_indexes`` does."""
-    _ensure(collection, ("session_id",))
+    """Have the index created by which the segments of one life of a session are found, as ``ensure_indexes`` does."""
+    _ensure(collection, (_SEGMENTS,))
 
 
 def ensure_file_indexes(files: Collection[dict[str, Any]], chunks: Collection[dict[str, Any]]) -> None:
     """Have the indexes created by which a session's files and chunks are found, as ``ensure_indexes`` does."""
-    _ensure(files, ("metadata.session_id",))
+    _ensure(files, (_FILES,))
     _ensure(chunks, (_CHUNKS,))
 
 
-def _ensure(collection: Collection[dict[str, Any]], fields: Iterable[str]) -> None:
+def _ensure(collection: Collection[dict[str, Any]], indexes: Iterable[Index]) -> None:
     builder, namespace = _entry(collection)
-    missing = namespace.claim(fields)
+    missing = namespace.claim(indexes)
     if not missing:
         return
     build = _Build(collection, namespace, missing)
@@ -159,8 +206,8 @@ def _ensure(collection: Collection[dict[str, Any]], fields: Iterable[str]) -> No
         build.run()
 
 
-def _create(collection: Collection[dict[str, Any]], fields: list[str]) -> None:
-    models = [_model(field) for field in fields]
+def _create(collection: Collection[dict[str, Any]], indexes: list[Index]) -> None:
+    models = [index.model for index in indexes]
     try:
         # By default all members must vote: while one is down, the command would wait for it.
         collection.create_indexes(models, commitQuorum="majority")
@@ -172,42 +219,38 @@ def _create(collection: Collection[dict[str, Any]], fields: list[str]) -> None:
         collection.create_indexes(models)
 
 
-def _model(field: str) -> IndexModel:
-    if field == _CHUNKS:
-        return IndexModel([("files_id", 1), ("n", 1)], unique=True)
-    return IndexModel([(field, 1)])
-
-
 def _note_failure(
-    collection: Collection[dict[str, Any]], namespace: _Namespace, fields: list[str], error: PyMongoError
+    collection: Collection[dict[str, Any]], namespace: _Namespace, indexes: list[Index], error: PyMongoError
 ) -> None:
     if isinstance(error, InvalidOperation):  # the client was closed meanwhile
-        namespace.give_back(fields)
+        namespace.give_back(indexes)
         return
-    _warn(collection, namespace, fields, error)
+    _warn(collection, namespace, indexes, error)
     code = error.code if isinstance(error, OperationFailure) else None
-    if code in _ONE_IN_THE_WAY and len(fields) > 1:
-        _create_singly(collection, namespace, fields)
+    if code in _ONE_IN_THE_WAY and len(indexes) > 1:
+        _create_singly(collection, namespace, indexes)
     elif code != _UNAUTHORIZED and code not in _ONE_IN_THE_WAY:
-        namespace.give_back(fields, PAUSE if error.timeout else 0.0)
+        namespace.give_back(indexes, PAUSE if error.timeout else 0.0)
 
 
-def _create_singly(collection: Collection[dict[str, Any]], namespace: _Namespace, fields: list[str]) -> None:
+def _create_singly(collection: Collection[dict[str, Any]], namespace: _Namespace, indexes: list[Index]) -> None:
     """Create the indexes one by one: because of one of them, the server has refused the whole list."""
-    for field in fields:
+    for index in indexes:
         try:
-            _create(collection, [field])
+            _create(collection, [index])
         except PyMongoError as error:
-            _note_failure(collection, namespace, [field], error)
+            _note_failure(collection, namespace, [index], error)
 
 
-def _warn(collection: Collection[dict[str, Any]], namespace: _Namespace, fields: list[str], error: Exception) -> None:
+def _warn(
+    collection: Collection[dict[str, Any]], namespace: _Namespace, indexes: list[Index], error: Exception
+) -> None:
     """Log only the kind of failure: the server's words quote the command with its signature."""
     if namespace.first_warning():
         logger.warning(
             "namespace=<%s> fields=<%s> error=<%s> code=<%s> | an index was not created, queries on it may be slow",
             collection.full_name,
-            ", ".join(fields),
+            ", ".join(map(str, indexes)),
             type(error).__name__,
             getattr(error, "code", None),
         )

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from bson import ObjectId
 from pymongo.errors import PyMongoError
@@ -16,9 +16,11 @@ from pymongo.errors import PyMongoError
 from .._schema.blobs import Files, data_digests, file_digests, offload_data, put_back_data, put_back_values
 from .._schema.histories import AgentWrite
 from .._schema.ids import agent_label, check_id
+from .._schema.limits import LIMITS, Limits
 from .._schema.messages import AGENT_FIELDS
 from .._schema.values import Stored
 from ..errors import MongoDBSessionError
+from ..types import AgentDataDoc, MessageDoc
 from .files import SessionFiles
 from .operation import operation
 
@@ -28,8 +30,6 @@ _T = TypeVar("_T")
 
 _REMEDY_FOR_MESSAGE = "another message in its place with the repository's update_message()."
 _REMEDY_FOR_AGENT = "another state in its place with the repository's update_agent()."
-# Seconds between attempts to read a value that a writer may be about to upload again.
-_PAUSES = (0.05, 0.2, 1.0)
 
 
 class MissingValueError(MongoDBSessionError):
@@ -46,10 +46,14 @@ class LargeValues:
 
     Args:
         files: Where they are.
+        limits: Above which size a value is offloaded, and how often a missing one is read.
+
+    Attributes:
+        limits: The same.
     """
 
-    def __init__(self, files: SessionFiles) -> None:
-        self._files = files
+    def __init__(self, files: SessionFiles, limits: Limits = LIMITS) -> None:
+        self._files, self.limits = files, limits
         # Sessions and agents with a state that is known to be in files.
         self._states: set[tuple[str, str]] = set()
 
@@ -78,15 +82,18 @@ class LargeValues:
         """
         if not (values or replaces):
             return write()
-        if is_sent_again and values:
-            self.store(session_id, values)
-        if not (write() if is_sent_again else self.ahead(session_id, values, write)):
-            return False
-        with operation("keep_files", session_id):
-            self._files.keep(session_id, values)
-            if replaces:
-                self._files.remove_all_unused(session_id)
-        return True
+        with self._files.lives.held(session_id):
+            if is_sent_again and values:
+                self.store(session_id, values)
+            if not (write() if is_sent_again else self.ahead(session_id, values, write)):
+                if is_sent_again and values and self._files.lives.is_over(session_id):
+                    self._take_back(session_id, values)
+                return False
+            with operation("keep_files", session_id):
+                self._files.keep(session_id, values)
+                if replaces:
+                    self._files.remove_all_unused(session_id)
+            return True
 
     def ahead(self, session_id: str, values: Mapping[str, bytes], write: Callable[[], bool]) -> bool:
         """Upload values and write; if the write stores nothing, remove the values again.
@@ -95,15 +102,16 @@ class LargeValues:
         """
         if not values:
             return write()
-        try:
-            self.store(session_id, values)
-            written = write()
-        except MongoDBSessionError:
-            self._take_back(session_id, values)
-            raise
-        if not written:
-            self._take_back(session_id, values)
-        return written
+        with self._files.lives.held(session_id):
+            try:
+                self.store(session_id, values)
+                written = write()
+            except MongoDBSessionError:
+                self._take_back(session_id, values)
+                raise
+            if not written:
+                self._take_back(session_id, values)
+            return written
 
     def store(self, session_id: str, values: Mapping[str, bytes]) -> None:
         """Upload the values that the session does not hold yet."""
@@ -125,10 +133,6 @@ class LargeValues:
         with operation("remove_files", session_id):
             self._files.remove_unused(session_id, digests, removal)
 
-    def delete(self, session_id: str) -> None:
-        """Delete all values of a session."""
-        self._files.delete(session_id)
-
     def _take_back(self, session_id: str, values: Mapping[str, bytes]) -> None:
         with suppress(PyMongoError):  # the caller needs the outcome of the write, not of this
             self.remove(session_id, values, ObjectId())
@@ -137,10 +141,10 @@ class LargeValues:
         self, session_id: str, write: AgentWrite, send: Callable[[AgentWrite], bool], *, is_sent_again: bool = True
     ) -> bool:
         """Send a write; large fields of its state are stored as files, and files that these replace are removed."""
-        data, files = offload_data(write.data)
+        data, files = offload_data(write.data, self.limits)
         if not (files or self._replaces_files(session_id, write)):
             return send(write)
-        apart = replace(write, data=data, files={**write.files, **files})
+        apart = replace(write, data=data, files={**write.files, **files}, interrupted=write.waits)
         if not self.around(session_id, files, lambda: send(apart), replaces=True, is_sent_again=is_sent_again):
             return False
         self._states.add((session_id, write.agent_id))
@@ -155,7 +159,7 @@ class LargeValues:
 
     def whole(self, read: Callable[[], _T]) -> _T:
         """Read; again a little later, if a remover was faster than a writer that uploads the value again."""
-        for pause in _PAUSES:
+        for pause in self.limits.read_pauses:
             try:
                 return read()
             except MissingValueError:
@@ -167,7 +171,7 @@ class LargeValues:
         with operation("read_files", session_id, of, messages=messages):
             return self._files.read(session_id, digests)
 
-    def put_back_messages(self, session_id: str, agent_id: str, messages: Sequence[Stored]) -> None:
+    def put_back_messages(self, session_id: str, agent_id: str, messages: Sequence[MessageDoc]) -> None:
         """Replace the marks in messages by their values."""
         wanted = file_digests(messages)
         if not wanted:
@@ -178,7 +182,7 @@ class LargeValues:
                 raise MissingValueError(agent_label(session_id, agent_id, message["message_id"]), _REMEDY_FOR_MESSAGE)
             put_back_values(message, files)
 
-    def put_back_state(self, session_id: str, agent_id: str, data: Stored) -> None:
+    def put_back_state(self, session_id: str, agent_id: str, data: AgentDataDoc) -> None:
         """Replace the marks in an agent's state by the fields."""
         wanted = data_digests(data)
         if not wanted:
@@ -187,4 +191,4 @@ class LargeValues:
         files = self.read(session_id, agent_id, wanted)
         if not files.keys() >= wanted:
             raise MissingValueError(agent_label(session_id, agent_id), _REMEDY_FOR_AGENT)
-        put_back_data(data, files)
+        put_back_data(cast(Stored, data), files)

@@ -9,9 +9,9 @@ from .._schema.histories import AgentWrite
 from .._schema.ids import MAX_MESSAGE_ID, agent_label, check_message_id, now
 from .._schema.listing import Listing, Position
 from .._schema.messages import MessageEdit, message_doc, redaction, replacement, session_message
-from .._schema.reads import count_pipeline, page_pipeline, position_pipeline
-from .._schema.values import Stored
+from .._schema.reads import ReadAgentDoc, count_pipeline, page_pipeline, position_pipeline
 from ..errors import AgentNotFoundError, MessageNotFoundError, SessionConflictError
+from ..types import MessageDoc
 from .agents import AgentPosition, AgentReader
 from .histories import HistoryStore
 from .large_values import LargeValues
@@ -52,7 +52,7 @@ class MessageStore:
         label = agent_label(session_id, agent_id, message_id)
         created_at = given_time(label, "created_at", given.created_at)
         stored = message_doc(message, message_id, created_at, label)
-        size, files = offload(stored, session_id, agent_id, message_id)
+        size, files = offload(stored, session_id, agent_id, message_id, self._values.limits)
         write, tracking_id = AgentWrite(agent_id, [stored], size=size, files=files), message.get("tracking_id")
         self._values.around(session_id, files, lambda: self._append(session_id, write, message_id, tracking_id))
 
@@ -80,7 +80,7 @@ class MessageStore:
         message_id = check_message_id(given.message_id)
         edit = replacement if given.redact_message is None else redaction
         edited = edit(given.to_message(), message_id, now(), agent_label(session_id, agent_id, message_id))
-        edited, files = offload_edit(edited, session_id, agent_id)
+        edited, files = offload_edit(edited, session_id, agent_id, self._values.limits)
         write = AgentWrite(agent_id, edited=edited, files=files)
         if not files and self._edit_fileless(session_id, write):
             if edited.redacts:
@@ -117,7 +117,7 @@ class MessageStore:
     def read_message(self, session_id: str, agent_id: str, message_id: int) -> SessionMessage | None:
         """Return one message, or None if there is no such message, agent or session."""
 
-        def read() -> list[Stored]:
+        def read() -> list[MessageDoc]:
             found = self._reader.find_message(session_id, agent_id, message_id)
             self._values.put_back_messages(session_id, agent_id, found)
             return found
@@ -136,13 +136,13 @@ class MessageStore:
 
     def read_page(
         self, session_id: str, agent_id: str, limit: int | None = None, offset: int = 0, *, sizes_only: bool = False
-    ) -> list[Stored]:
+    ) -> list[MessageDoc]:
         """Return an agent's messages as the codec stores them, oldest first.
 
         With ``sizes_only``, large bytes have only their length, and are not read if the mark holds it.
         """
 
-        def read() -> list[Stored]:
+        def read() -> list[MessageDoc]:
             messages = self._read_page(session_id, agent_id, limit, offset)
             with reading(agent_label(session_id, agent_id), "a message"):
                 for message in messages if sizes_only else ():
@@ -154,7 +154,7 @@ class MessageStore:
 
     def read_listing(
         self, session_id: str, agent_id: str, listing: Listing, *, sizes_only: bool = False
-    ) -> list[Stored]:
+    ) -> list[MessageDoc]:
         """Return the messages of a page, in its order, as the codec stores them; bytes as in ``read_page``."""
         if listing.begins_at_start:
             return self.read_page(session_id, agent_id, listing.limit, listing.offset, sizes_only=sizes_only)
@@ -179,7 +179,7 @@ class MessageStore:
                 return found
         return Position(moved + stored["before"], moved + stored["upto"])
 
-    def _read_page(self, session_id: str, agent_id: str, limit: int | None, offset: int) -> list[Stored]:
+    def _read_page(self, session_id: str, agent_id: str, limit: int | None, offset: int) -> list[MessageDoc]:
         check_numbers(limit=limit, offset=offset)
         if offset < 0 or (limit is not None and limit < 0):
             raise ValueError(f"limit and offset must not be negative, got limit={limit!r}, offset={offset!r}")
@@ -189,8 +189,9 @@ class MessageStore:
         with reading(agent_label(session_id, agent_id), "a segment"):
             return self._segments.page(session_id, agent, start, end)
 
-    def _read_agent(self, session_id: str, agent_id: str, *read: object) -> Stored:
+    def _read_agent(self, session_id: str, agent_id: str, *read: object) -> ReadAgentDoc:
         stored = self._operations.read_agent("list_messages", session_id, agent_id, *read)
-        if not self._operations.found(session_id, stored).get("agent_data"):
+        found = self._operations.found(session_id, stored)
+        if not found.get("agent_data"):
             raise AgentNotFoundError(session_id, agent_id)
-        return stored or {}
+        return found

@@ -12,9 +12,9 @@ from .._schema.data import little_metadata_update, metadata_deletion_update, met
 from .._schema.given import Outbox, metadata_keys, metadata_values, named, outbox_records
 from .._schema.ids import ends_in_number, has_number
 from .._schema.values import FilterAndUpdate, Stored, decode
-from ..errors import UnstorableValueError
+from ..errors import SessionConflictError, UnstorableValueError
 from .document_size import METADATA_BYTES, LargeMetadataError
-from .operation import Operations, operation
+from .operation import CONTENDED, Operations, operation
 from .outbox import OutboxStore
 from .restoring import reading
 
@@ -44,6 +44,8 @@ class MetadataStore:
         with operation("update_metadata", session_id), _unreachable_fields(session_id, fields):
             if not self._send(session_id, fields, change, records):
                 self._operations.expect_stored(session_id)
+                if not any(map(has_number, fields)):
+                    raise SessionConflictError(session_id, None, CONTENDED)
                 raise UnstorableValueError(
                     f"Metadata of session {session_id!r}, {named(fields, has_number)}",
                     "a number in the key lies beyond the end of the list there, which would be filled with nulls. "

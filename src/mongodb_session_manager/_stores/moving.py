@@ -8,6 +8,7 @@ in the document, because its writers tell the end of the history by it.
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 from bson import ObjectId
 from pymongo import UpdateOne
@@ -16,11 +17,15 @@ from pymongo.errors import PyMongoError
 from .._schema.agents import embedded_agents_pipeline, sizes_pipeline
 from .._schema.files import extended_segment_update, extended_segments_filter, segments_filter, shortened_segment_update
 from .._schema.histories import agent_rollover_update, batch_command, combined_update, guard_of
+from .._schema.lives import Life
+from .._schema.usage import moved_usage
 from .._schema.values import FilterAndUpdate, Stored, unescape_key
 from ..errors import MongoDBSessionError
+from ..types import MessageDoc, SegmentReferenceDoc
 from .all_agents import read_agents
 from .document_size import BUDGET_BYTES, AgentSize, DocumentSize, leaving
 from .indexes import ensure_segment_index
+from .lives import Lives
 from .operation import Collections, operation
 from .segments import is_ordered, message_size, new_segments, total_size
 
@@ -46,35 +51,37 @@ class _Move:
         references: The references to the new segments that hold them.
         longer: Instead of these, the new form of the last reference, if the last segment takes them up.
         size: Their bytes.
+        usage: What their model calls used.
     """
 
     agent_id: str
     agent: Stored = field(repr=False)
-    messages: list[Stored] = field(repr=False)
-    references: list[Stored] = field(default_factory=list)
-    longer: Stored | None = None
+    messages: list[MessageDoc] = field(repr=False)
+    references: list[SegmentReferenceDoc] = field(default_factory=list)
+    longer: SegmentReferenceDoc | None = None
 
     def __post_init__(self) -> None:
         self.size = total_size(self.messages)
+        self.usage = moved_usage(self.messages, self.agent["messages"][len(self.messages) :])
 
     @property
-    def last(self) -> Stored:
+    def last(self) -> SegmentReferenceDoc:
         """The last reference before the move; empty if there is none."""
-        found: list[Stored] = self.agent["segments"]
-        return found[-1] if found else {}
+        found: list[SegmentReferenceDoc] = self.agent["segments"]
+        return found[-1] if found else cast(SegmentReferenceDoc, {})
 
     @property
     def may_lengthen(self) -> bool:
         """Whether the last segment is small enough to take the messages up."""
         return bool(self.last.get("bytes", GROWN_SEGMENT_BYTES) + self.size <= GROWN_SEGMENT_BYTES)
 
-    def lengthened(self) -> Stored:
+    def lengthened(self) -> SegmentReferenceDoc:
         """Return the new form of the last reference, with the messages in its segment."""
         count, size = self.last["count"] + len(self.messages), self.last["bytes"] + self.size
         return {**self.last, "count": count, "bytes": size, "last_id": self.messages[-1]["message_id"]}
 
     def change(self, session_id: str) -> FilterAndUpdate:
-        return agent_rollover_update(session_id, self.agent_id, self.agent, self.references, self.longer)
+        return agent_rollover_update(session_id, self.agent_id, self.agent, self.references, self.longer, self.usage)
 
     def is_undisturbed(self, agent: Stored) -> bool:
         """Tell whether an agent, read again, is as it was."""
@@ -94,10 +101,11 @@ class MessageMover:
 
     Args:
         collections: The collections of the sessions.
+        lives: Of the sessions.
     """
 
-    def __init__(self, collections: Collections) -> None:
-        self._sessions, self._segments = collections.sessions, collections.segments
+    def __init__(self, collections: Collections, lives: Lives) -> None:
+        self._sessions, self._segments, self._lives = collections.sessions, collections.segments, lives
 
     def make_room(self, session_id: str) -> bool:
         """Move messages out of a document that is full, all if needed; False if there are none to move.
@@ -148,15 +156,16 @@ class MessageMover:
         Returns:
             The bytes that have moved.
         """
-        moves = self._planned(session_id, shares)
-        if not moves:
-            return 0
-        ensure_segment_index(self._segments)
-        self._lengthen(session_id, [move for move in moves if move.may_lengthen])
-        self._insert(session_id, [move for move in moves if move.longer is None])
-        done = self._record(session_id, moves)
-        self._take_back(session_id, [move for move in moves if move not in done])
-        return sum(move.size for move in done)
+        with self._lives.held(session_id) as life:
+            moves = self._planned(session_id, shares)
+            if not moves:
+                return 0
+            ensure_segment_index(self._segments)
+            self._lengthen(life, [move for move in moves if move.may_lengthen])
+            self._insert(life, [move for move in moves if move.longer is None])
+            done = self._record(session_id, moves)
+            self._take_back(life, [move for move in moves if move not in done])
+            return sum(move.size for move in done)
 
     def _planned(self, session_id: str, shares: Mapping[str, int]) -> list[_Move]:
         agents = self._read(session_id, shares, with_messages=True)
@@ -168,27 +177,25 @@ class MessageMover:
         session = next(self._sessions.aggregate(pipeline), None)
         return dict(zip(agent_ids, session["agents"] if session else (), strict=False))
 
-    def _lengthen(self, session_id: str, moves: list[_Move]) -> None:
+    def _lengthen(self, life: Life, moves: list[_Move]) -> None:
         """Append to the last segments, unless another mover is appending to them."""
         move_id = ObjectId()
-        lengthen = [
-            UpdateOne(*extended_segment_update(session_id, move.last, move.messages, move_id)) for move in moves
-        ]
+        lengthen = [UpdateOne(*extended_segment_update(life, move.last, move.messages, move_id)) for move in moves]
         if not lengthen:
             return
         if self._segments.bulk_write(lengthen, ordered=False).matched_count < len(moves):
-            wanted = extended_segments_filter(session_id, [move.last for move in moves], move_id)
+            wanted = extended_segments_filter(life, [move.last for move in moves], move_id)
             found = {segment["_id"] for segment in self._segments.find(wanted, {"_id": 1})}
             moves = [move for move in moves if move.last["_id"] in found]
         for move in moves:
             move.longer = move.lengthened()
 
-    def _insert(self, session_id: str, moves: list[_Move]) -> None:
+    def _insert(self, life: Life, moves: list[_Move]) -> None:
         segments = []
         for move in moves:
-            pairs = new_segments(session_id, move.agent_id, move.messages)
+            pairs = new_segments(life, move.agent_id, move.messages)
             move.references = [reference for _, reference in pairs]
-            segments += [segment for segment, _ in pairs]
+            segments += [cast(Stored, segment) for segment, _ in pairs]
         if segments:
             self._segments.insert_many(segments)
 
@@ -203,11 +210,12 @@ class MessageMover:
 
     def _record_at_once(self, session_id: str, moves: list[_Move]) -> bool:
         changes = [move.change(session_id) for move in moves]
-        return self._sessions.update_one(*combined_update(session_id, changes)).matched_count > 0
+        change = self._lives.named(session_id, combined_update(session_id, changes))
+        return self._sessions.update_one(*change).matched_count > 0
 
     def _record_each(self, session_id: str, moves: list[_Move]) -> list[_Move]:
         sessions = self._sessions
-        changes = [move.change(session_id) for move in moves]
+        changes = [self._lives.named(session_id, move.change(session_id)) for move in moves]
         command = batch_command(sessions.name, changes, sessions.write_concern.document)
         answer = sessions.database.command(command)
         if answer["n"] == len(moves):
@@ -215,22 +223,22 @@ class MessageMover:
         agents = self._read(session_id, [move.agent_id for move in moves], with_messages=False)
         return [move for move in moves if move.agent_id in agents and move.is_in(agents[move.agent_id])]
 
-    def _take_back(self, session_id: str, moves: list[_Move]) -> None:
+    def _take_back(self, life: Life, moves: list[_Move]) -> None:
         references = [reference for move in moves for reference in move.references]
         if references:
-            self._segments.delete_many(segments_filter(session_id, references))
-        shorten = [UpdateOne(*shortened_segment_update(session_id, move.last)) for move in moves if move.longer]
+            self._segments.delete_many(segments_filter(life, references))
+        shorten = [UpdateOne(*shortened_segment_update(life, move.last)) for move in moves if move.longer]
         if shorten:
             self._segments.bulk_write(shorten, ordered=False)
 
 
-def _movable(agent: Stored) -> list[Stored]:
+def _movable(agent: Stored) -> list[MessageDoc]:
     """Return the messages that may move."""
-    messages: list[Stored] = agent["messages"]
+    messages: list[MessageDoc] = agent["messages"]
     return messages if guard_of(agent).revision is not None else messages[:-1]
 
 
-def _oldest(messages: list[Stored], share: int) -> list[Stored]:
+def _oldest(messages: list[MessageDoc], share: int) -> list[MessageDoc]:
     """Return the oldest messages, of so many bytes or a little more."""
     size = 0
     for number, message in enumerate(messages):

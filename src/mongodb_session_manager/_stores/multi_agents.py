@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from .._schema.blobs import file_digests, offload_state, put_back_state
 from .._schema.data import (
@@ -23,6 +23,7 @@ from .._schema.multi_agents import (
 )
 from .._schema.values import Stored, escape_key
 from ..errors import AgentNotFoundError, SessionConflictError, SessionTooLargeError
+from ..types import LeaseDoc, MultiAgentDoc
 from .large_values import LargeValues, MissingValueError
 from .operation import CONTENDED, Operations, operation
 from .restoring import restoring
@@ -39,7 +40,7 @@ _REMEDY = "another state in its place with the repository's update_multi_agent()
 class _Seen:
     """The result of a look at the state that was to be written."""
 
-    lease: Stored | None
+    lease: LeaseDoc | None
     is_in_file: bool
 
 
@@ -72,27 +73,32 @@ class MultiAgentStore:
             state = encode_multi_agent(session_id, multi_agent_id, state)
         fields, files = offload_state(state.fields)
         try:
-            self._store(session_id, multi_agent_id, fields, files, create=create)
+            self._store(session_id, multi_agent_id, fields, files, create=create, waits=state.waits)
         except SessionTooLargeError:
             if files:
                 raise
             # The session document has no room left.
             fields, files = offload_state(state.fields, limit=0)
-            self._store(session_id, multi_agent_id, fields, files, create=create)
+            self._store(session_id, multi_agent_id, fields, files, create=create, waits=state.waits)
 
     def _store(
-        self, session_id: str, multi_agent_id: str, fields: Stored, files: Mapping[str, bytes], *, create: bool
+        self,
+        session_id: str,
+        multi_agent_id: str,
+        fields: Stored,
+        files: Mapping[str, bytes],
+        *,
+        create: bool,
+        waits: bool,
     ) -> None:
+        def send(*, over_files: bool = False) -> bool:
+            return self._write(session_id, multi_agent_id, fields, create=create, over_files=over_files, waits=waits)
+
         def write(seen: _Seen | None) -> bool:
             if seen is None:  # a state in files is uploaded only once a look has shown that it can be written
-                return not files and self._write(session_id, multi_agent_id, fields, create=create)
+                return not files and send()
             in_files = bool(files) or seen.is_in_file
-            return self._values.around(
-                session_id,
-                files,
-                lambda: self._write(session_id, multi_agent_id, fields, create=create, over_files=in_files),
-                replaces=in_files,
-            )
+            return self._values.around(session_id, files, lambda: send(over_files=in_files), replaces=in_files)
 
         def look() -> _Seen:
             return self._look(session_id, multi_agent_id, create=create)
@@ -101,12 +107,19 @@ class MultiAgentStore:
             raise SessionConflictError(session_id, multi_agent_id, CONTENDED)
 
     def _write(
-        self, session_id: str, multi_agent_id: str, fields: Stored, *, create: bool, over_files: bool = False
+        self,
+        session_id: str,
+        multi_agent_id: str,
+        fields: Stored,
+        *,
+        create: bool,
+        over_files: bool = False,
+        waits: bool = False,
     ) -> bool:
         """Write a state; False if the stored one is not as expected, or if it is in a file that would be left over."""
         shape = new_multi_agent_update if create else multi_agent_update
         condition = {} if create or over_files else without_state_file_filter(multi_agent_id)
-        wanted, update = shape(session_id, multi_agent_id, fields)
+        wanted, update = shape(session_id, multi_agent_id, fields, interrupted=waits)
         with operation("write_multi_agent", session_id, multi_agent_id):
             return self._operations.update(session_id, ({**wanted, **condition}, update))
 
@@ -114,7 +127,7 @@ class MultiAgentStore:
         """Raise if a state cannot be written; otherwise return the lease, and whether the state is in a file."""
         with operation("read_multi_agent", session_id, multi_agent_id):
             session = self._operations.find(session_id, multi_agent_projection(multi_agent_id))
-        stored = session.get("multi_agents", {}).get(escape_key(multi_agent_id))
+        stored: MultiAgentDoc | None = session.get("multi_agents", {}).get(escape_key(multi_agent_id))
         if stored is not None and create:
             raise SessionConflictError(session_id, multi_agent_id, "exists already; update it instead.")
         if stored is None and not create:
@@ -130,6 +143,7 @@ class MultiAgentStore:
         pipeline = multi_agent_pipeline(session_id, multi_agent_id)
         with operation("read_multi_agent", session_id, multi_agent_id):
             stored = next(self._operations.sessions.aggregate(pipeline), {})
+            self._operations.lives.check(session_id, stored)
         if "state" not in stored:
             return None
         label = multi_agent_label(session_id, multi_agent_id)
@@ -140,4 +154,4 @@ class MultiAgentStore:
             files = self._values.read(session_id, multi_agent_id, wanted)
             if not files.keys() >= wanted:
                 raise MissingValueError(label, _REMEDY)
-            return decode_multi_agent(put_back_state(stored, files))
+            return decode_multi_agent(put_back_state(cast(MultiAgentDoc, stored), files))

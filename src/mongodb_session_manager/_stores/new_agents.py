@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 
 from .._schema.histories import MOST_AGENTS, AgentWrite, guard_of, new_agent_beside_update, new_agent_update
 from .._schema.ids import agent_label
-from .._schema.values import Stored
+from .._schema.usage import moved_usage
 from ..errors import MongoDBSessionError, SessionConflictError, UnstorableValueError
+from ..types import LeaseDoc
 from .agents import AgentReader
 from .document_size import BUDGET_BYTES
 from .large_values import LargeValues
@@ -23,7 +24,7 @@ _TRIES = 5
 class _AgentTail:
     """The result of a look at an agent that was to be created."""
 
-    lease: Stored | None
+    lease: LeaseDoc | None
     is_there: bool
 
 
@@ -50,12 +51,16 @@ class NewAgents:
         """Create an agent in one write; with many messages, the older ones go to segments first."""
         if write.size <= BUDGET_BYTES:
             return self._start(session_id, write)
+        with self._operations.lives.held(session_id):
+            return self._start_in_parts(session_id, write)
+
+    def _start_in_parts(self, session_id: str, write: AgentWrite) -> bool:
         with operation("store_segments", session_id, write.agent_id, len(write.appended)):
             moved, kept = self._segments.store(session_id, write.agent_id, write.appended)
         created = False
         try:
-            size = total_size(kept)
-            created = self._start(session_id, replace(write, appended=kept, moved=moved, size=size))
+            size, usage = total_size(kept), moved_usage(write.appended[: len(write.appended) - len(kept)], kept)
+            created = self._start(session_id, replace(write, appended=kept, moved=moved, moved_usage=usage, size=size))
         except MongoDBSessionError:
             self._segments.take_back(session_id, moved)
             raise

@@ -10,13 +10,13 @@ import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 from pymongo.collection import Collection
 from pymongo.errors import DuplicateKeyError
 
 from .._schema.lease import Lease, taken_lease_update
-from .._schema.sessions import OPENING_PROJECTION, opening_projection, sessions_filter, upgrade_update
+from .._schema.sessions import OPENING_PROJECTION, OpenedDoc, opening_projection, sessions_filter
 from .._schema.values import Stored, Update
 from ..errors import SessionLockedError, SessionNotFoundError
 from .operation import HELD, Collections
@@ -31,7 +31,9 @@ def opened_fields(collections: Collections, agent_ids: Iterable[str]) -> Stored:
     return opening_projection(dict.fromkeys(agent_ids)) if collections.can_compute else OPENING_PROJECTION
 
 
-def read_sessions(collections: Collections, session_ids: Sequence[str], agent_ids: Iterable[str]) -> dict[str, Stored]:
+def read_sessions(
+    collections: Collections, session_ids: Sequence[str], agent_ids: Iterable[str]
+) -> dict[str, OpenedDoc]:
     """Read several sessions as their openings would, by one command.
 
     Args:
@@ -44,7 +46,7 @@ def read_sessions(collections: Collections, session_ids: Sequence[str], agent_id
     """
     started = time.perf_counter()
     cursor = collections.sessions.find(sessions_filter(session_ids), opened_fields(collections, agent_ids))
-    found = {stored["_id"]: stored for stored in cursor}
+    found = {stored["_id"]: cast(OpenedDoc, stored) for stored in cursor}
     milliseconds = (time.perf_counter() - started) * 1000
     logger.debug(
         "operation=<read_sessions>, sessions=<%d>, found=<%d>, milliseconds=<%.2f> | done",
@@ -68,7 +70,7 @@ class SessionOpener:
 
     def create(
         self, session_id: str, update: Update, lease: Lease | None, fields: Mapping[str, Any]
-    ) -> tuple[Stored | None, bool]:
+    ) -> tuple[OpenedDoc | None, bool]:
         """Open a session, and create it where it is not there.
 
         Returns:
@@ -83,7 +85,7 @@ class SessionOpener:
             with suppress(SessionNotFoundError):  # deleted since; it is made again
                 return self._read(session_id, fields), False
 
-    def find(self, session_id: str, lease: Lease | None, fields: Mapping[str, Any]) -> Stored:
+    def find(self, session_id: str, lease: Lease | None, fields: Mapping[str, Any]) -> OpenedDoc:
         """Open a session that is there, and write nothing but the lease.
 
         Raises:
@@ -93,25 +95,22 @@ class SessionOpener:
             self._claim(session_id, {}, lease, create=False)
         return self._read(session_id, fields)
 
-    def upgrade(self, session_id: str) -> None:
-        """Give a session of the first version its ``schema_version``."""
-        self._sessions.update_one(*upgrade_update(session_id))
-
-    def _upsert(self, session_id: str, update: Update, fields: Mapping[str, Any]) -> Stored | None:
-        def upsert() -> Stored | None:
-            return self._sessions.find_one_and_update({"_id": session_id}, update, fields, upsert=True)
+    def _upsert(self, session_id: str, update: Update, fields: Mapping[str, Any]) -> OpenedDoc | None:
+        def upsert() -> OpenedDoc | None:
+            found = self._sessions.find_one_and_update({"_id": session_id}, update, fields, upsert=True)
+            return cast("OpenedDoc | None", found)
 
         try:
             return upsert()
         except DuplicateKeyError:  # two first requests at once; by now it exists
             return upsert()
 
-    def _read(self, session_id: str, fields: Mapping[str, Any]) -> Stored:
+    def _read(self, session_id: str, fields: Mapping[str, Any]) -> OpenedDoc:
         stored = self._sessions.find_one({"_id": session_id}, fields)
         if stored is None:
             self._leases.pop(session_id, None)
             raise SessionNotFoundError(session_id)
-        return stored
+        return cast(OpenedDoc, stored)
 
     def _claim(self, session_id: str, update: Update, lease: Lease, *, create: bool) -> bool:
         """Take the lease, and wait for it while another manager holds it; True if that created the session."""

@@ -6,10 +6,10 @@
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from pymongo import MongoClient, ReadPreference
@@ -23,9 +23,13 @@ from .._client.handle import ClientHandle
 from .._schema.data import bytes_pipeline
 from .._schema.ids import check_id
 from .._schema.lease import Lease, expired_lease_update, has_expired, leased_update
+from .._schema.reads import ReadAgentDoc
 from .._schema.values import CODEC_OPTIONS, FilterAndUpdate, Pipeline, Stored
 from ..errors import SessionLockedError, SessionNotFoundError, SessionTooLargeError
+from ..types import LeaseDoc
+from .dates import ExpiryDates
 from .document_size import DocumentSizes
+from .lives import Lives
 
 __all__ = [
     "CONTENDED",
@@ -40,11 +44,13 @@ __all__ = [
     "namespace_of",
     "open_collections",
     "operation",
+    "timed",
 ]
 
 logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+_Found = TypeVar("_Found")
 _Seen = TypeVar("_Seen", bound="Looked")
 
 DEFAULT_DATABASE = "database_name"
@@ -63,6 +69,8 @@ _LOST = (
 _ROOM_TRIES = 5
 # Seconds to wait for other movers, if there are no messages left to move.
 _ROOM_PAUSES = (0.05, 0.2)
+# How often a write is sent with a date of expiry; after that, without one.
+_DATED_TRIES = 2
 
 
 # Client and collections
@@ -103,6 +111,10 @@ class Collections:
         names = (name, f"{name}_segments", f"{name}_files.files", f"{name}_files.chunks")
         self.sessions, self.segments, self.files, self.chunks = (_collection(database, each) for each in names)
         self.can_compute = isinstance(client, MongoClient)
+
+    def lives(self) -> Lives:
+        """Return the lives of the sessions, as one repository knows them."""
+        return Lives(self.sessions, self.segments, self.files)
 
 
 # The next request of a service uses the collections of the one before.
@@ -154,7 +166,7 @@ class Looked(Protocol):
     """The result of a look at a session after a write has missed."""
 
     @property
-    def lease(self) -> Stored | None:
+    def lease(self) -> LeaseDoc | None:
         """The session's lease; None if it has none."""
 
 
@@ -165,15 +177,18 @@ class Operations:
         use: Of the client.
         collections: The collections.
         sizes: The sizes of the session documents.
+        lives: The lives of the sessions that are meant.
 
     Attributes:
         leases: The leases that are held, by session.
+        dates: The dates on which the opened sessions expire.
     """
 
-    def __init__(self, use: ClientUse, collections: Collections, sizes: DocumentSizes) -> None:
-        self.use, self.collections, self.sizes = use, collections, sizes
+    def __init__(self, use: ClientUse, collections: Collections, sizes: DocumentSizes, lives: Lives) -> None:
+        self.use, self.collections, self.sizes, self.lives = use, collections, sizes, lives
         self.sessions = collections.sessions
         self.leases: dict[str, Lease] = {}
+        self.dates = ExpiryDates(self.sessions)
 
     @property
     def can_compute(self) -> bool:
@@ -182,14 +197,16 @@ class Operations:
 
     def find(self, session_id: str, fields: Mapping[str, Any]) -> Stored:
         """Return fields of a session; raise if there is no such session."""
-        return self.found(session_id, self.sessions.find_one({"_id": session_id}, fields))
+        wanted, _ = self.lives.named(session_id, ({"_id": session_id}, {}))
+        return self.found(session_id, self.sessions.find_one(wanted, fields))
 
-    def read_agent(self, verb: str, session_id: str, agent_id: str, pipeline: Any, *how: Any) -> Stored | None:
+    def read_agent(self, verb: str, session_id: str, agent_id: str, pipeline: Any, *how: Any) -> ReadAgentDoc | None:
         """Return the result of a pipeline over one agent; None if there is no such session."""
         stages: Pipeline = pipeline(check_id("session_id", session_id), check_id("agent_id", agent_id), *how)
         with operation(verb, session_id, agent_id) as outcome:
-            found = next(self.sessions.aggregate(stages), None)
+            found = cast("ReadAgentDoc | None", next(self.sessions.aggregate(stages), None))
             outcome.read(found)
+            self.lives.check(session_id, found or {})
             return found
 
     def bytes_of(self, session_id: str, name: str, without: Iterable[str] = ()) -> int:
@@ -197,7 +214,7 @@ class Operations:
         found = next(self.sessions.aggregate(bytes_pipeline(session_id, name, without)), {})
         return int(found.get("bytes", 0))
 
-    def found(self, session_id: str, stored: Stored | None) -> Stored:
+    def found(self, session_id: str, stored: _Found | None) -> _Found:
         """Return what was read; raise if there is no such session."""
         if stored is None:
             raise SessionNotFoundError(session_id)
@@ -207,17 +224,31 @@ class Operations:
         """Look for a session after a write that did not find the fields it expects."""
         self.find(session_id, {"_id": 1})
 
-    def write(self, verb: str, session_id: str, agent_id: str, change: FilterAndUpdate, messages: int) -> bool:
-        """Do what ``update`` does, as an operation that is timed."""
-        with operation(verb, session_id, agent_id, messages) as outcome:
-            return outcome.of(self.update(session_id, change))
-
     def update(self, session_id: str, change: FilterAndUpdate) -> bool:
         """Send a write of history or state; False if it changed nothing."""
         return self.send(session_id, leased_update(change, self.leases.get(session_id)))
 
     def send(self, session_id: str, change: FilterAndUpdate) -> bool:
         """Send a change of a session document; False if it changed nothing."""
+        return self.send_dated(session_id, self.lives.named(session_id, change))
+
+    def send_dated(self, session_id: str, change: FilterAndUpdate) -> bool:
+        """Send a change, with the session's date of expiry if that is due; False if it changed nothing."""
+        if session_id not in self.dates.lifetimes:
+            return self._send(session_id, change)
+        for _ in range(_DATED_TRIES):
+            dated, acknowledge = self.dates.dated(session_id, change)
+            if acknowledge is None:
+                break
+            if self._send(session_id, dated):
+                acknowledge()
+                return True
+            # It may have missed only because the session is held, or has another ttl by now.
+            if not self.dates.have_changed(session_id):
+                break
+        return self._send(session_id, change)
+
+    def _send(self, session_id: str, change: FilterAndUpdate) -> bool:
         return self.with_room(session_id, lambda: self.sessions.update_one(*change).matched_count > 0)
 
     def write_again(
@@ -250,7 +281,7 @@ class Operations:
             seen = looked
         return write(seen)
 
-    def check_lease(self, session_id: str, stored: Stored | None) -> None:
+    def check_lease(self, session_id: str, stored: LeaseDoc | None) -> None:
         """Raise if another manager's lease blocks our writes; clear a lease that has expired.
 
         Raises:
@@ -296,9 +327,9 @@ class Outcome:
     messages: int
     text: str = "done"
 
-    def read(self, found: Stored | None) -> None:
+    def read(self, found: ReadAgentDoc | None) -> None:
         """Note the result of a read of an agent."""
-        self.messages = len((found or {}).get("messages") or ())
+        self.messages = len((found and found.get("messages")) or ())
         if found is None:
             self.text = "found no such session"
 
@@ -309,13 +340,16 @@ class Outcome:
         return found
 
 
-@contextmanager
-def operation(verb: str, session_id: str, agent_id: str | None = None, messages: int = 0) -> Iterator[Outcome]:
-    """Time one operation; a driver error is raised with a note of session and agent.
+def operation(
+    verb: str, session_id: str, agent_id: str | None = None, messages: int = 0
+) -> AbstractContextManager[Outcome]:
+    """Do what ``timed`` does, for an id that a caller gave: a value of another type would act as a query."""
+    return timed(verb, check_id("session_id", session_id), agent_id, messages)
 
-    Ids are checked first: a value of another type would act as a query.
-    """
-    check_id("session_id", session_id)
+
+@contextmanager
+def timed(verb: str, session_id: str, agent_id: str | None = None, messages: int = 0) -> Iterator[Outcome]:
+    """Time one operation on a known session; a driver error is raised with a note of session and agent."""
     outcome = Outcome(messages)
     started = time.perf_counter()
     try:

@@ -13,8 +13,11 @@ from bson import ObjectId
 
 from .._schema.data import acknowledged_update, outbox_documents_filter, recorded_apart_update, recorded_update
 from .._schema.files import segments_filter
+from .._schema.lives import Life
+from .._schema.sessions import OpenedDoc
 from .._schema.values import FilterAndUpdate, Stored
 from ..errors import SessionNotFoundError
+from ..types import OutboxReferenceDoc
 from .indexes import ensure_segment_index
 from .operation import Operations, operation
 
@@ -46,13 +49,15 @@ class OutboxStore:
             return True
         if most is None or self._fits(session_id, records, most):
             return False
-        references = self._store(session_id, records)
-        written = self._operations.send(session_id, recorded_apart_update(change, references))
-        if not written:
-            self._segments.delete_many(segments_filter(session_id, references))
-        return written
+        with self._operations.lives.held(session_id) as life:
+            references = self._store(life, records)
+            written = self._operations.send(session_id, recorded_apart_update(change, references))
+            if not written:
+                self._segments.delete_many(segments_filter(life, references))
+                self._operations.expect_stored(session_id)
+            return written
 
-    def undelivered(self, session_id: str, session: Stored) -> list[Stored]:
+    def undelivered(self, session_id: str, session: OpenedDoc) -> list[Stored]:
         """Return the undelivered notifications of a session that was read."""
         embedded, apart = list(session.get("outbox", ())), session.get("outbox_documents")
         if not apart:
@@ -68,34 +73,37 @@ class OutboxStore:
         """
         delivered, sessions = list(ids), self._operations.sessions
         with operation("acknowledge_outbox", session_id):
-            result = sessions.update_one(*acknowledged_update(session_id, delivered))
+            named = self._operations.lives.named
+            result = sessions.update_one(*named(session_id, acknowledged_update(session_id, delivered)))
             if not result.matched_count:
                 raise SessionNotFoundError(session_id)
             if not result.modified_count:
-                sessions.update_one(*acknowledged_update(session_id, delivered, apart=True))
-                self._segments.delete_many(outbox_documents_filter(session_id, delivered))
+                sessions.update_one(*named(session_id, acknowledged_update(session_id, delivered, apart=True)))
+                life = self._operations.lives.read(session_id)
+                self._segments.delete_many(outbox_documents_filter(life, delivered))
 
     def _fits(self, session_id: str, records: list[Stored], most: int) -> bool:
         return self._operations.bytes_of(session_id, "outbox") + len(bson.encode({"outbox": records})) <= most
 
-    def _store(self, session_id: str, records: Sequence[Stored]) -> list[Stored]:
+    def _store(self, life: Life, records: Sequence[Stored]) -> list[OutboxReferenceDoc]:
         """Store notifications as documents, and return the references to them."""
         logger.warning(
             "session_id=<%s>, notifications=<%d> | the notifications of this session are not delivered; they are kept "
             "in documents of their own",
-            session_id,
+            life.session_id,
             len(records),
         )
         ensure_segment_index(self._segments)
-        references = [{"_id": ObjectId(), "id": record["id"]} for record in records]
+        references: list[OutboxReferenceDoc] = [{"_id": ObjectId(), "id": record["id"]} for record in records]
         self._segments.insert_many(
-            {"_id": reference["_id"], "session_id": session_id, "kind": "outbox", "record": record}
+            {"_id": reference["_id"], **life.fields, "kind": "outbox", "record": record}
             for reference, record in zip(references, records, strict=True)
         )
         return references
 
-    def _read(self, session_id: str, references: Sequence[Stored]) -> list[Stored]:
+    def _read(self, session_id: str, references: Sequence[OutboxReferenceDoc]) -> list[Stored]:
         """Return the oldest notifications that are referred to."""
         wanted = references[:MOST_READ]
-        found = {each["_id"]: each["record"] for each in self._segments.find(segments_filter(session_id, wanted))}
+        life = self._operations.lives.read(session_id)
+        found = {each["_id"]: each["record"] for each in self._segments.find(segments_filter(life, wanted))}
         return [found[reference["_id"]] for reference in wanted if reference["_id"] in found]

@@ -11,10 +11,10 @@ from .._schema.histories import Guard, guard_of
 from .._schema.ids import agent_label
 from .._schema.live_ids import LiveIds
 from .._schema.messages import last_plain_user, session_agent
-from .._schema.reads import agent_pipeline, embedded_messages_pipeline, removed_count, restore_pipeline
+from .._schema.reads import ReadAgentDoc, agent_pipeline, embedded_messages_pipeline, removed_count, restore_pipeline
 from .._schema.restorable import check_fields, restored_message
-from .._schema.values import Stored
 from ..errors import SessionNotFoundError
+from ..types import AgentDataDoc, MessageDoc
 from .large_values import LargeValues
 from .operation import Operations
 from .restoring import restoring
@@ -45,7 +45,7 @@ class RestoredAgent:
     """
 
     agent: SessionAgent = field(repr=False)
-    data: Stored = field(repr=False)
+    data: AgentDataDoc = field(repr=False)
     guard: Guard
     embedded_count: int
     embedded_bytes: int
@@ -89,7 +89,7 @@ class AgentRestorer:
         return self.restored(session_id, agent_id, stored, removed)
 
     def restored(
-        self, session_id: str, agent_id: str, stored: Stored, removed: int | None = None
+        self, session_id: str, agent_id: str, stored: ReadAgentDoc, removed: int | None = None
     ) -> RestoredAgent | None:
         """Return an agent that was read, with its messages in segments and its large values."""
         if not stored.get("agent_data"):
@@ -123,12 +123,14 @@ class AgentRestorer:
             messages=[restored_message(label, message) for message in messages],
         )
 
-    def _with_all_messages(self, session_id: str, agent_id: str, stored: Stored) -> Stored:
+    def _with_all_messages(self, session_id: str, agent_id: str, stored: ReadAgentDoc) -> ReadAgentDoc:
         logger.warning("session_id=<%s>, agent_id=<%s> | the live set cannot be read", session_id, agent_id)
         whole = self._operations.read_agent("restore_agent", session_id, agent_id, embedded_messages_pipeline)
-        return stored | {name: (whole or {})[name] for name in ("messages", "segments")}
+        if whole is None:
+            raise SessionNotFoundError(session_id)  # deleted between two reads
+        return {**stored, "messages": whole["messages"], "segments": whole["segments"]}
 
-    def _chosen(self, session_id: str, stored: Stored, live: LiveIds) -> list[Stored]:
+    def _chosen(self, session_id: str, stored: ReadAgentDoc, live: LiveIds) -> list[MessageDoc]:
         """Return the messages of a live set, in live order."""
         older = self._segments.read(session_id, live.holding(stored["segments"]), live.spans)
         found = {int(message["message_id"]): message for message in (*older, *stored["messages"])}
@@ -139,7 +141,7 @@ class AgentRestorer:
             )
         return [found[number] for number in live.choose(ids)]
 
-    def _after(self, session_id: str, stored: Stored, removed: int) -> list[Stored]:
+    def _after(self, session_id: str, stored: ReadAgentDoc, removed: int) -> list[MessageDoc]:
         """Return the messages from a position on, or from the user's message before it; past the end, all messages."""
         messages, references = list(stored["messages"]), list(stored["segments"])
         first = sum(reference["count"] for reference in references)
@@ -155,7 +157,7 @@ class AgentRestorer:
         return messages[last_plain_user(messages[: start - first + 1]) or 0 :]
 
 
-def _embedded_bytes(agent: Stored) -> int:
+def _embedded_bytes(agent: ReadAgentDoc) -> int:
     """Return the size of the embedded messages; an estimate from the read ones if the server did not tell it."""
     if "embedded_bytes" in agent:
         return int(agent["embedded_bytes"])

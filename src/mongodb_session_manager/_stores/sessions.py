@@ -3,32 +3,37 @@
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, cast
 
 from pymongo.errors import DuplicateKeyError
 from strands.types.session import Session, SessionType
 
-from .._schema.given import given_time, given_type
-from .._schema.ids import check_id
+from .._schema.expiry import Lifetime, has_expired
+from .._schema.given import check_flag, given_time, given_type
+from .._schema.ids import check_id, now
 from .._schema.lease import Lease, released_lease_update, renewed_lease_update
+from .._schema.lives import instance_of
 from .._schema.messages import times
+from .._schema.reads import ReadAgentDoc
 from .._schema.sessions import (
     AGENTS_BYTES,
     BROUGHT,
-    OPENING_PROJECTION,
     SCHEMA_VERSION,
+    OpenedDoc,
     new_session_doc,
     opening_update,
 )
 from .._schema.values import Stored, decode
 from ..errors import SchemaVersionError, SessionConflictError
+from .erasing import SessionEraser
 from .indexes import ensure_indexes
-from .large_values import LargeValues, MissingValueError
+from .large_values import MissingValueError
+from .living import LivingSessions
 from .opening import SessionOpener, opened_fields
 from .operation import Operations, operation
 from .outbox import OutboxStore
 from .restored import AgentRestorer, RestoredAgent
-from .segments import MessageSegments
 
 __all__ = ["OpenedSession", "SessionStore"]
 
@@ -60,8 +65,6 @@ class SessionStore:
     Args:
         operations: Of the repository.
         outbox: Undelivered notifications.
-        segments: Messages that have moved.
-        values: Large values.
         restorer: Restores agents that are brought along.
         application_name: Of new sessions, by default.
         metadata_fields: To index.
@@ -71,31 +74,33 @@ class SessionStore:
         self,
         operations: Operations,
         outbox: OutboxStore,
-        segments: MessageSegments,
-        values: LargeValues,
         restorer: AgentRestorer,
         application_name: str | None,
         metadata_fields: tuple[str, ...],
     ) -> None:
         self._operations, self._sessions, self._leases = operations, operations.sessions, operations.leases
-        self._outbox, self._segments, self._values, self._restorer = outbox, segments, values, restorer
+        self._outbox, self._restorer = outbox, restorer
         self._application_name, self._metadata_fields = application_name, metadata_fields
         self._opener = SessionOpener(self._sessions, self._leases)
+        self._eraser = SessionEraser(operations.collections, operations.lives)
+        self._living = LivingSessions(operations, self._eraser)
 
     def open_session(
         self,
         session_id: str,
         lease: Lease | None = None,
         *,
+        ttl: timedelta | None = None,
         create: bool = True,
         agent_ids: Iterable[str] = (),
-        found: Stored | None = None,
+        found: OpenedDoc | None = None,
     ) -> OpenedSession:
         """Open the session, and create it where it is not there.
 
         Args:
             session_id: The session.
             lease: Of the later writes; waited for while another manager holds it.
+            ttl: How long it lives after the last write; by default as long as is stored.
             create: False: only a session that is there is opened, and nothing is written but the lease.
             agent_ids: Agents to bring along, as ``restore_agent`` gives them.
             found: What ``read_sessions`` has just read of the session with these agents; without a lease only.
@@ -109,35 +114,44 @@ class SessionStore:
         wanted = [check_id("agent_id", agent_id) for agent_id in dict.fromkeys(agent_ids)]
         brought = wanted if self._operations.can_compute else []
         with operation("open_session", session_id) as outcome:
-            stored, created = (found, False) if found else self._open(session_id, lease, brought, create=create)
+            lifetime, fields = Lifetime(ttl), opened_fields(self._operations.collections, brought)
+
+            def opened() -> tuple[OpenedDoc, bool]:
+                return self._open(session_id, lease, lifetime, fields, create=create)
+
+            stored, created = self._living.open(session_id, lifetime, opened, found, create=create)
             parts = dict(zip(brought, stored.get(BROUGHT, ()), strict=False))
             outcome.messages = sum(len(part.get("messages", ())) for part in parts.values())
             session = _session(session_id, stored)
-            if create and not created and stored.get("schema_version") is None:
-                self._operations.with_room(session_id, lambda: self._opener.upgrade(session_id))
+            self._note_life(session_id, stored, upgrade=create and not created)
         self._operations.sizes.set_document_size(session_id, stored.get(AGENTS_BYTES, 0))
         if create:
-            ensure_indexes(self._sessions, self._metadata_fields)
-        return OpenedSession(
-            session=session,
-            created=created,
-            application_name=stored.get("application_name"),
-            agent_ids=_recorded_ids(stored.get("agent_ids")),
-            outbox=tuple(decode(record) for record in self._outbox.undelivered(session_id, stored)),
-            agents={each: None if created else self._brought(session_id, each, parts.get(each)) for each in wanted},
-        )
+            ensure_indexes(self._sessions, self._metadata_fields, expiring=ttl is not None)
+        agents = {each: None if created else self._brought(session_id, each, parts.get(each)) for each in wanted}
+        outbox = tuple(decode(record) for record in self._outbox.undelivered(session_id, stored))
+        ids = _recorded_ids(stored.get("agent_ids"))
+        return OpenedSession(session, created, stored.get("application_name"), ids, outbox, agents)
 
-    def _open(self, session_id: str, lease: Lease | None, brought: list[str], *, create: bool) -> tuple[Stored, bool]:
-        """Return a session, and whether it is new."""
-        fields = opened_fields(self._operations.collections, brought)
+    def _note_life(self, session_id: str, stored: OpenedDoc, *, upgrade: bool) -> None:
+        """Mean the life that was opened; a session of an older version gets what it has not."""
+        lives, instance = self._operations.lives, instance_of(stored)
+        if upgrade and (instance is None or stored.get("schema_version") is None):
+            instance = self._operations.with_room(session_id, lambda: lives.begin(session_id, stored)).instance
+        lives.opened(session_id, instance)
+
+    def _open(
+        self, session_id: str, lease: Lease | None, lifetime: Lifetime, fields: Stored, *, create: bool
+    ) -> tuple[OpenedDoc, bool]:
+        """Return a session as it is stored, and whether it is new."""
         with_room = self._operations.with_room
         if not create:
             return with_room(session_id, lambda: self._opener.find(session_id, lease, fields)), False
-        fresh, update = opening_update(session_id, SessionType.AGENT.value, self._application_name)
+        begun = lifetime.begun(now())
+        fresh, update = opening_update(session_id, SessionType.AGENT.value, self._application_name, begun)
         found, created = with_room(session_id, lambda: self._opener.create(session_id, update, lease, fields))
-        return fresh if found is None else found, created
+        return cast(OpenedDoc, fresh) if found is None else found, created
 
-    def _brought(self, session_id: str, agent_id: str, stored: Stored | None) -> RestoredAgent | None:
+    def _brought(self, session_id: str, agent_id: str, stored: ReadAgentDoc | None) -> RestoredAgent | None:
         """Return an agent that came with the opening, or read it where it has not."""
         with suppress(MissingValueError):
             if stored is not None:
@@ -150,7 +164,7 @@ class SessionStore:
         if lease is None:
             return False
         with operation("renew_lease", session_id):
-            return self._sessions.update_one(*renewed_lease_update(session_id, lease)).matched_count > 0
+            return self._operations.send_dated(session_id, renewed_lease_update(session_id, lease))
 
     def release_lease(self, session_id: str) -> None:
         """Let others write the session, if a lease of it was taken here."""
@@ -170,24 +184,35 @@ class SessionStore:
         fresh["updated_at"] = given_time(label, "updated_at", session.updated_at)
         with operation("create_session", session_id):
             try:
-                self._sessions.insert_one({"_id": session_id, "schema_version": SCHEMA_VERSION, **fresh})
+                self._insert(session_id, fresh)
             except DuplicateKeyError as error:
                 raise SessionConflictError(session_id, None, "exists already; open it instead.") from error
         return session
 
-    def read_session(self, session_id: str) -> Session | None:
-        """Return the session, or None where there is none."""
-        with operation("read_session", session_id):
-            stored = self._sessions.find_one({"_id": session_id}, OPENING_PROJECTION)
-        return None if stored is None else _session(session_id, stored)
+    def _insert(self, session_id: str, fresh: Stored) -> None:
+        try:
+            self._sessions.insert_one({"_id": session_id, "schema_version": SCHEMA_VERSION, **fresh})
+        except DuplicateKeyError:
+            stored = self._find(session_id)
+            if stored is None or not has_expired(stored, now()):
+                raise
+            self._eraser.remove_expired(session_id, stored)
+            self._sessions.insert_one({"_id": session_id, "schema_version": SCHEMA_VERSION, **fresh})
 
-    def delete_session(self, session_id: str) -> bool:
+    def read_session(self, session_id: str) -> Session | None:
+        """Return the session, or None if there is none."""
+        with operation("read_session", session_id):
+            stored = self._find(session_id)
+        return None if stored is None or has_expired(stored, now()) else _session(session_id, stored)
+
+    def _find(self, session_id: str) -> Stored | None:
+        return self._sessions.find_one({"_id": session_id}, opened_fields(self._operations.collections, ()))
+
+    def delete_session(self, session_id: str, *, even_held: bool = False) -> bool:
         """Delete the session and everything that belongs to it; False where there was none."""
+        check_flag("even_held", even_held)
         with operation("delete_session", session_id):
-            deleted = self._sessions.delete_one({"_id": session_id}).deleted_count > 0
-            self._segments.delete(session_id)
-            self._values.delete(session_id)
-        return deleted
+            return self._eraser.delete(session_id, even_held=even_held)
 
 
 def _recorded_ids(recorded: Any) -> frozenset[str] | None:

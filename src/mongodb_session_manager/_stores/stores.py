@@ -2,6 +2,7 @@
 
 from functools import cached_property
 
+from .._schema.limits import LIMITS, Limits
 from .agent_config import AgentConfigStore
 from .agents import AgentReader
 from .document_size import DocumentSizes
@@ -30,9 +31,11 @@ class Stores:
         collections: The collections of the sessions.
         application_name: The name in new sessions, by default.
         metadata_fields: The metadata fields to index.
+        limits: How much a document holds, and so on.
 
     Attributes:
         use: Of the client.
+        limits: The same.
         handle: The client with the worker threads that belong to it.
         sessions: Sessions as a whole, and leases.
         histories: Agents, restored and written.
@@ -45,18 +48,18 @@ class Stores:
         collections: Collections,
         application_name: str | None,
         metadata_fields: tuple[str, ...],
+        limits: Limits = LIMITS,
     ) -> None:
-        self.use, self.handle, self.collections = use, use.handle, collections
-        mover = MessageMover(collections) if collections.can_compute else None
+        self.use, self.handle, self.collections, self.limits = use, use.handle, collections, limits
+        lives = collections.lives()
+        mover = MessageMover(collections, lives) if collections.can_compute else None
         sizes = DocumentSizes(use.handle, collections.sessions.full_name, mover)
-        self._operations = operations = Operations(use, collections, sizes)
-        self._segments = segments = MessageSegments(collections)
-        self._values = values = LargeValues(SessionFiles(collections))
+        self._operations = operations = Operations(use, collections, sizes, lives)
+        self._segments = segments = MessageSegments(collections, lives, limits)
+        self._values = values = LargeValues(SessionFiles(collections, lives), limits)
         self._reader, restorer = AgentReader(operations, segments), AgentRestorer(operations, segments, values)
         self.outbox = OutboxStore(operations)
-        self.sessions = SessionStore(
-            operations, self.outbox, segments, values, restorer, application_name, metadata_fields
-        )
+        self.sessions = SessionStore(operations, self.outbox, restorer, application_name, metadata_fields)
         self.histories = HistoryStore(operations, segments, values, self._reader, restorer)
 
     # Created when they are first used: a turn needs none of them.

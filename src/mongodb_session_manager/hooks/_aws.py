@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-from .dispatcher import DeliveryError, DeliveryRefusedError
+from ._delivery import DeliveryError, DeliveryRefusedError
 
 CONNECT_TIMEOUT = 3
 READ_TIMEOUT = 5

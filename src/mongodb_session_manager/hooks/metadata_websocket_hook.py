@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from .._override import override
 from ..errors import SessionNotFoundError
 from . import _aws
+from ._delivery import DeliveryError, DeliveryRefusedError
 from ._metadata_events import MetadataEventHook
 from ._notifying import DeliveryMode, Notice, database_time
-from .dispatcher import DeliveryError, DeliveryRefusedError
 
 if TYPE_CHECKING:
     from ..mongodb_session_repository import MongoDBSessionRepository

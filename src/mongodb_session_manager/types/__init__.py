@@ -1,21 +1,44 @@
 """Protocols, dictionaries and constants that users' own code can name."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
 from typing import Any, Final, Literal, Protocol, TypeAlias, TypedDict
 
+from .catalog import (
+    UNSET,
+    AgentSummary,
+    FeedbackCounts,
+    ForkOrigin,
+    LeaseSummary,
+    MultiAgentSummary,
+    Page,
+    Redaction,
+    Scalar,
+    SessionDetails,
+    SessionFilter,
+    SessionSort,
+    SessionSummary,
+    Unset,
+    UsageFigures,
+    UsageKey,
+    UsageRow,
+)
 from .documents import (
     AgentDataDoc,
     AgentDoc,
     CallMetricsDoc,
+    FeedbackCountsDoc,
     FeedbackDoc,
     FeedbackReferenceDoc,
     FeedbackSegmentDoc,
+    ForkDoc,
     GuardDoc,
     GuardrailEvent,
     InnerStateDoc,
     LeaseDoc,
     LiveDoc,
     MessageDoc,
+    MovedUsageDoc,
     MultiAgentDoc,
     OutboxDoc,
     OutboxReferenceDoc,
@@ -24,44 +47,77 @@ from .documents import (
     SessionDoc,
     ToolUsage,
 )
+from .reports import DeletionReceipt, DeletionReport, Finding, IndexReport, SweepReport, UpgradeReport
+from .transcripts import FeedbackEntry, Part, PartMark, Transcript, TranscriptMessage
 
 __all__ = [
     "CONTENT_FILTERED",
     "GUARDRAIL_INTERVENED",
     "GUARDRAIL_STOP_REASONS",
+    "UNSET",
     "AgentConfig",
     "AgentDataDoc",
     "AgentDoc",
+    "AgentSummary",
     "CallMetricsDoc",
     "ClientOptions",
+    "DeletionReceipt",
+    "DeletionReport",
     "Durability",
     "FactoryOptions",
+    "FeedbackCounts",
+    "FeedbackCountsDoc",
     "FeedbackDoc",
+    "FeedbackEntry",
     "FeedbackHook",
     "FeedbackReferenceDoc",
     "FeedbackSegmentDoc",
+    "Finding",
+    "ForkDoc",
+    "ForkOrigin",
     "GuardDoc",
     "GuardrailEvent",
     "Health",
+    "IndexReport",
     "InnerStateDoc",
     "JsonSafe",
     "LeaseDoc",
+    "LeaseSummary",
     "LiveDoc",
     "ManagerOptions",
     "MessageDoc",
     "MetadataHook",
+    "MovedUsageDoc",
     "MultiAgentDoc",
+    "MultiAgentSummary",
     "OldSpellings",
     "OnError",
     "OtherOptions",
     "OutboxDoc",
     "OutboxReferenceDoc",
+    "Page",
+    "Part",
+    "PartMark",
+    "Redaction",
+    "Scalar",
     "SegmentDoc",
     "SegmentReferenceDoc",
+    "SessionDetails",
     "SessionDoc",
+    "SessionFilter",
     "SessionOptions",
     "SessionOverrides",
+    "SessionSort",
+    "SessionSummary",
+    "SweepReport",
     "ToolUsage",
+    "Transcript",
+    "TranscriptMessage",
+    "Unset",
+    "UpgradeReport",
+    "UsageFigures",
+    "UsageKey",
+    "UsageRow",
     "UsageTotals",
 ]
 
@@ -82,6 +138,7 @@ CONTENT_FILTERED: Final = "content_filtered"
 """Stop reason of a model whose provider filtered the answer."""
 
 GUARDRAIL_STOP_REASONS: Final = frozenset({GUARDRAIL_INTERVENED, CONTENT_FILTERED})
+"""The stop reasons that say that content was blocked, masked or filtered."""
 
 
 class MetadataHook(Protocol):
@@ -256,6 +313,7 @@ class SessionOptions(TypedDict, total=False):
     exclusive: bool
     lease_timeout: float
     lease_duration: float
+    ttl: timedelta | None
     create: bool
 
 
@@ -284,4 +342,5 @@ class SessionOverrides(OldSpellings, total=False):
     exclusive: bool | None
     lease_timeout: float | None
     lease_duration: float | None
+    ttl: timedelta | None
     create: bool | None

@@ -9,15 +9,18 @@ __all__ = [
     "AgentDataDoc",
     "AgentDoc",
     "CallMetricsDoc",
+    "FeedbackCountsDoc",
     "FeedbackDoc",
     "FeedbackReferenceDoc",
     "FeedbackSegmentDoc",
+    "ForkDoc",
     "GuardDoc",
     "GuardrailEvent",
     "InnerStateDoc",
     "LeaseDoc",
     "LiveDoc",
     "MessageDoc",
+    "MovedUsageDoc",
     "MultiAgentDoc",
     "OutboxDoc",
     "OutboxReferenceDoc",
@@ -64,6 +67,7 @@ class CallMetricsDoc(TypedDict, total=False):
         accumulated_usage: Tokens of the agent so far.
         accumulated_metrics: Milliseconds of the agent so far; ``timeToFirstByteMs`` is this call's.
         tool_usage: Calls of tools in the turn, by name; on the message that ends it.
+        model: The id of the model that was called.
     """
 
     usage: dict[str, int]
@@ -71,6 +75,7 @@ class CallMetricsDoc(TypedDict, total=False):
     accumulated_usage: dict[str, int]
     accumulated_metrics: dict[str, float]
     tool_usage: dict[str, ToolUsage]
+    model: str
 
 
 class _EveryMessageDoc(TypedDict):
@@ -186,6 +191,28 @@ class SegmentReferenceDoc(TypedDict):
     last_id: int
 
 
+class MovedUsageDoc(TypedDict, total=False):
+    """The sums of model calls whose messages have moved; a figure that was always 0 is missing.
+
+    Attributes:
+        calls: The number of calls.
+        input: Tokens sent.
+        output: Tokens received.
+        total: Tokens of both.
+        cache_read: Tokens read from the provider's cache.
+        cache_write: Tokens written to it.
+        latency_ms: Milliseconds.
+    """
+
+    calls: int
+    input: int
+    output: int
+    total: int
+    cache_read: int
+    cache_write: int
+    latency_ms: float
+
+
 class AgentDoc(TypedDict, total=False):
     """An agent in ``agents`` of a session.
 
@@ -196,6 +223,8 @@ class AgentDoc(TypedDict, total=False):
         live: Its live set.
         segments: References to its older messages, oldest first.
         moved_count: The number of older messages.
+        moved_usage: The figures of their model calls, by UTC day and by the id of the model, escaped as a field name;
+            an empty id if it is not known.
         created_at: When it was first stored.
         updated_at: When its history or state last changed.
     """
@@ -206,6 +235,7 @@ class AgentDoc(TypedDict, total=False):
     live: LiveDoc
     segments: list[SegmentReferenceDoc]
     moved_count: int
+    moved_usage: dict[str, dict[str, MovedUsageDoc]]
     created_at: datetime
     updated_at: datetime
 
@@ -275,6 +305,36 @@ class FeedbackReferenceDoc(TypedDict):
     count: int
 
 
+class FeedbackCountsDoc(TypedDict, total=False):
+    """The number of pieces of feedback; without those that an older version has stored.
+
+    Attributes:
+        up: With the rating ``"up"``.
+        down: With the rating ``"down"``.
+        other: With another rating, or without one.
+    """
+
+    up: int
+    down: int
+    other: int
+
+
+class ForkDoc(TypedDict):
+    """The origin of a fork.
+
+    Attributes:
+        session_id: The session that was copied.
+        agent_id: The agent whose history was cut; None if it was copied whole.
+        message_id: The last message of that agent that was copied; None if it was copied whole.
+        at: When.
+    """
+
+    session_id: str
+    agent_id: str | None
+    message_id: int | None
+    at: datetime
+
+
 class LeaseDoc(TypedDict):
     """The claim of one manager to be the only writer of a session.
 
@@ -303,6 +363,7 @@ class _EverySessionDoc(TypedDict):
     _id: str
     session_id: str
     session_type: str
+    instance: ObjectId
     schema_version: int
     application_name: str | None
     created_at: datetime
@@ -322,6 +383,7 @@ class SessionDoc(_EverySessionDoc, total=False):
         _id: The session id.
         session_id: The session id.
         session_type: ``"AGENT"``, or another type that the SDK gave.
+        instance: Tells this session from earlier and later ones with its id.
         schema_version: The version of this shape.
         application_name: None if none was given.
         created_at: When the session was created.
@@ -334,23 +396,36 @@ class SessionDoc(_EverySessionDoc, total=False):
         multi_agents: Graphs and Swarms, by id, escaped as a field name.
         feedback_bytes: The size of ``feedbacks``.
         feedback_segments: References to older feedback, oldest first.
+        feedback_counts: How much feedback there is, by rating.
+        interrupted: What waits for the answer to an interrupt: ``"agent:<id>"`` or ``"multi:<id>"``.
+        forked_from: The origin of a fork.
         has_files: Whether a large value of a message was ever stored as a file.
         lease: The claim to be the only writer.
         outbox: Notifications of hooks that are not delivered yet; each has an ``id``.
         outbox_documents: References to further ones.
+        ttl_seconds: How long it lives after its last write; absent if it does not expire.
+        expires_at: When it expires; absent if it does not, or is held.
+        held: True while it is held: then it does not expire.
     """
 
     feedback_bytes: int
     feedback_segments: list[FeedbackReferenceDoc]
+    feedback_counts: FeedbackCountsDoc
+    interrupted: list[str]
+    forked_from: ForkDoc
     has_files: bool
     lease: LeaseDoc
     outbox: list[dict[str, Any]]
     outbox_documents: list[OutboxReferenceDoc]
+    ttl_seconds: int
+    expires_at: datetime
+    held: bool
 
 
 class _EverySegmentDoc(TypedDict):
     _id: ObjectId
     session_id: str
+    instance: ObjectId
     kind: Literal["messages"]
     agent_id: str
     messages: list[MessageDoc]
@@ -362,6 +437,7 @@ class SegmentDoc(_EverySegmentDoc, total=False):
     Attributes:
         _id: The segment.
         session_id: The session.
+        instance: The session's ``instance``.
         kind: ``"messages"``.
         agent_id: The agent.
         messages: Its messages, oldest first.
@@ -377,12 +453,14 @@ class FeedbackSegmentDoc(TypedDict):
     Attributes:
         _id: The segment.
         session_id: The session.
+        instance: The session's ``instance``.
         kind: ``"feedback"``.
         items: The entries, oldest first.
     """
 
     _id: ObjectId
     session_id: str
+    instance: ObjectId
     kind: Literal["feedback"]
     items: list[FeedbackDoc]
 
@@ -393,11 +471,13 @@ class OutboxDoc(TypedDict):
     Attributes:
         _id: The document.
         session_id: The session.
+        instance: The session's ``instance``.
         kind: ``"outbox"``.
         record: The notification.
     """
 
     _id: ObjectId
     session_id: str
+    instance: ObjectId
     kind: Literal["outbox"]
     record: dict[str, Any]

@@ -15,10 +15,10 @@ from mongodb_session_manager import (
     create_mongodb_session_manager,
     initialize_global_factory,
 )
+from mongodb_session_manager._schema.limits import Limits
 from mongodb_session_manager.mongodb_session_repository import stores_of
 from mongodb_session_manager.testing import CommandCounter
 from tests.aliases import NewAgent
-from tests.limits import embed_at_most
 from tests.talking import LOOK, look_up, texts
 
 # Write concern
@@ -94,12 +94,10 @@ def test_what_is_acknowledged_is_read(
 # The Stable API
 
 
-def test_a_session_under_the_strict_stable_api(
-    mongodb_uri: str, database: str, new_agent: NewAgent, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    embed_at_most(monkeypatch, 4, size=1)
+def test_a_session_under_the_strict_stable_api(mongodb_uri: str, database: str, new_agent: NewAgent) -> None:
     picture: Any = {"image": {"format": "png", "source": {"bytes": b"\x89PNG" * 1_000_000}}}
     options: dict[str, Any] = {"server_api": ServerApi("1", strict=True), "database_name": database}
+    options["_limits"] = Limits(kept_messages=4, embedded_bytes=1)
 
     with MongoDBSessionManagerFactory(mongodb_uri, metadata_fields=["plan"], **options) as factory:
         assert factory.get_connection_stats()["status"] == "connected"

@@ -22,8 +22,6 @@ from mongodb_session_manager import (
     MongoDBSessionManagerFactory,
     create_mongodb_session_manager,
 )
-from mongodb_session_manager._history.binder import AgentBinder
-from mongodb_session_manager._history.changes import Limits
 from mongodb_session_manager.errors import (
     MongoDBSessionError,
     SessionConflictError,
@@ -1191,15 +1189,14 @@ def test_a_deleted_session_is_raised_all_the_same(
 
 
 @every_durability
+@pytest.mark.limits(pending=5)
 def test_the_queue_is_bounded(
     new_manager: NewManager,
     new_agent: NewAgent,
     history: History,
     failing: Failing,
-    monkeypatch: pytest.MonkeyPatch,
     durability: str,
 ) -> None:
-    monkeypatch.setattr(AgentBinder, "limits", Limits(pending=5))
     manager = new_manager(durability=durability, on_error="degrade")
     agent = new_agent(manager)
 

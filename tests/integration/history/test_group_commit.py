@@ -34,11 +34,10 @@ from mongodb_session_manager import (
 from mongodb_session_manager._client.handle import ClientHandle
 from mongodb_session_manager._history import group_commit as _group_commit
 from mongodb_session_manager._history.binding import AgentBinding
-from mongodb_session_manager._history.changes import LIMITS
+from mongodb_session_manager._schema.limits import LIMITS, Limits
 from mongodb_session_manager.testing import Command, CommandCounter, CommandLog, session_ids
 from tests.aliases import Client, Failing, History, NewAgent, NewManager, Stored
 from tests.gathering import held_up
-from tests.limits import embed_at_most
 from tests.talking import texts, user
 from tests.watching import eventually, until
 
@@ -49,10 +48,8 @@ Crowd = list[Agent]
 Holding = Callable[[str], AbstractContextManager[None]]
 
 
-@pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a busy machine an attempt may take longer than it should."""
-    monkeypatch.setattr(_group_commit, "ATTEMPT_TIMEOUT", 10.0)
+# On a busy machine an attempt may take longer than it should.
+pytestmark = pytest.mark.limits(attempt_timeout=10.0)
 
 
 @pytest.fixture
@@ -62,9 +59,8 @@ def crowd(new_manager: NewManager, new_agent: NewAgent) -> Crowd:
 
 
 @pytest.fixture
-def holding(observer: Client, database: str, monkeypatch: pytest.MonkeyPatch) -> Holding:
+def holding(observer: Client, database: str) -> Holding:
     """Let somebody else's transaction hold a session, for the time of a ``with``."""
-    monkeypatch.setattr(_group_commit, "ATTEMPT_TIMEOUT", 0.3)
 
     @contextmanager
     def hold(session_id: str) -> Iterator[None]:
@@ -135,14 +131,13 @@ async def test_one_that_is_alone_is_sent_as_ever(
     assert_stored(history, crowd[:1])
 
 
+@pytest.mark.limits(most_shared=2)
 async def test_a_command_holds_so_many_and_no_more(
     crowd: Crowd,
     mongo_client: Client,
     history: History,
     command_counter: CommandCounter,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_group_commit, "MOST_SHARED", 2)
     with command_counter.counting() as log:
         assert failed(await talk(mongo_client, crowd)) == {}
 
@@ -219,9 +214,9 @@ def test_event_loops_of_several_threads(
     assert_stored(history, crowd)
 
 
-async def test_on_mongomock(new_agent: NewAgent) -> None:
+async def test_on_mongomock(new_agent: NewAgent, limits: Limits) -> None:
     client: Any = mongomock.MongoClient(tz_aware=True)
-    managers = [MongoDBSessionManager(session_id, client=client) for session_id in SESSIONS]
+    managers = [MongoDBSessionManager(session_id, client=client, _limits=limits) for session_id in SESSIONS]
     agents = [new_agent(manager) for manager in managers]
 
     assert failed(await talk(client, agents)) == {}
@@ -293,14 +288,14 @@ async def test_a_callers_deadline_is_nobody_elses(
     limited, others = (next(c for c in updates(log) if session_id in session_ids(c)) for session_id in SESSIONS[:2])
     assert session_ids(limited) == SESSIONS[:1]
     assert session_ids(others) == SESSIONS[1:]
-    assert limited.document["maxTimeMS"] > 1000 * _group_commit.ATTEMPT_TIMEOUT >= others.document["maxTimeMS"]
+    assert limited.document["maxTimeMS"] > 1000 * 10 >= others.document["maxTimeMS"]
     assert_stored(history, crowd)
 
 
+@pytest.mark.limits(attempt_timeout=30)
 async def test_a_callers_deadline_does_not_wait_for_the_others(
-    crowd: Crowd, mongo_client: Client, history: History, holding: Holding, monkeypatch: pytest.MonkeyPatch
+    crowd: Crowd, mongo_client: Client, history: History, holding: Holding
 ) -> None:
-    monkeypatch.setattr(_group_commit, "ATTEMPT_TIMEOUT", 30)
     with holding(SESSIONS[ODD]):
         with held_up(mongo_client) as waiting:
             with pymongo.timeout(30):
@@ -334,10 +329,13 @@ class Requests(CommandListener):
         """Nothing to note."""
 
 
-async def test_a_shared_command_is_sent_for_nobody_alone(mongodb_uri: str, database: str, new_agent: NewAgent) -> None:
+async def test_a_shared_command_is_sent_for_nobody_alone(
+    mongodb_uri: str, database: str, new_agent: NewAgent, limits: Limits
+) -> None:
     requests = Requests()
     with Client(mongodb_uri, tz_aware=True, event_listeners=[requests]) as client:
-        managers = [MongoDBSessionManager(s, client=client, database_name=database) for s in SESSIONS]
+        place: dict[str, Any] = {"client": client, "database_name": database, "_limits": limits}
+        managers = [MongoDBSessionManager(session_id, **place) for session_id in SESSIONS]
         agents = [new_agent(manager) for manager in managers]
         requests.seen.clear()
 
@@ -427,7 +425,7 @@ def test_what_may_share(
 
 
 @pytest.mark.parametrize(
-    ("limits", "most"),
+    ("options", "most"),
     [({"timeoutMS": 600}, 300), ({"socketTimeoutMS": 400}, 200), ({"serverSelectionTimeoutMS": 200}, 100), ({}, 500)],
     ids=str,
 )
@@ -436,12 +434,10 @@ async def test_an_attempt_leaves_time_to_send_alone(
     database: str,
     new_agent: NewAgent,
     command_counter: CommandCounter,
-    monkeypatch: pytest.MonkeyPatch,
-    limits: dict[str, Any],
+    options: dict[str, Any],
     most: int,
 ) -> None:
-    monkeypatch.setattr(_group_commit, "ATTEMPT_TIMEOUT", 0.5)
-    with Client(mongodb_uri, tz_aware=True, event_listeners=[command_counter], **limits) as client:
+    with Client(mongodb_uri, tz_aware=True, event_listeners=[command_counter], **options) as client:
         managers = [MongoDBSessionManager(s, client=client, database_name=database) for s in SESSIONS]
         agents = [new_agent(manager) for manager in managers]
         with command_counter.counting() as log:
@@ -556,6 +552,7 @@ async def test_a_lease_is_renewed_in_company(
     assert stored("s-5")["lease"]["expires_at"] > before
 
 
+@pytest.mark.limits(attempt_timeout=0.3)
 async def test_a_session_that_is_held_holds_up_the_others_once_and_not_for_long(
     crowd: Crowd, mongo_client: Client, history: History, holding: Holding, command_counter: CommandCounter
 ) -> None:
@@ -636,15 +633,14 @@ def test_one_whose_event_loop_has_ended(crowd: Crowd, mongo_client: Client, hist
 # What became of them
 
 
+@pytest.mark.limits(kept_messages=1, embedded_bytes=1)
 async def test_old_messages_move_behind_it(
     crowd: Crowd,
     observer: Client,
     database: str,
     mongo_client: Client,
     history: History,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    embed_at_most(monkeypatch, 1, size=1)
     for agent in crowd:
         await agent.invoke_async("Before")
 

@@ -32,6 +32,7 @@ def nothing_left() -> Iterator[None]:
     yield
     for history in ALL_UNSENT:
         history.give_up()
+    ALL_UNSENT.reset()
 
 
 @pytest.fixture
@@ -122,8 +123,8 @@ def test_another_session_or_agent_passes_nobody(
     assert len(history("s-1")) == 1
 
 
-def test_only_so_many_are_kept(drop: Drop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(ALL_UNSENT, "most", 2)
+def test_only_so_many_are_kept(drop: Drop, caplog: pytest.LogCaptureFixture) -> None:
+    ALL_UNSENT.reset(most=2)
 
     for number in range(4):
         drop(f"s-{number}")
@@ -135,9 +136,9 @@ def test_only_so_many_are_kept(drop: Drop, monkeypatch: pytest.MonkeyPatch, capl
 
 
 def test_only_so_long_and_with_them_goes_the_client(
-    mongodb_uri: str, database: str, new_agent: NewAgent, failing: Failing, monkeypatch: pytest.MonkeyPatch
+    mongodb_uri: str, database: str, new_agent: NewAgent, failing: Failing
 ) -> None:
-    monkeypatch.setattr(ALL_UNSENT, "seconds", 0.2)
+    ALL_UNSENT.reset(seconds=0.2)
     manager = MongoDBSessionManager("s-1", mongodb_uri, database)
     handle = manager._stores.handle
     agent = new_agent(manager)

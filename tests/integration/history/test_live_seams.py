@@ -639,7 +639,7 @@ def test_live_messages_in_segments_cost_two_reads(restart: Restart, command_coun
         agent(f"{number} " + "x" * 2000)
     manager = cast(Any, agent._session_manager)
     manager.flush()
-    manager._agents.by_id["default"].history.roll_over(kept_bytes=5000)
+    manager._agents.by_id["default"].history.move_oldest(kept_bytes=5000)
 
     with command_counter.counting() as log:
         again = restart(make=lambda: window(6))
@@ -657,7 +657,7 @@ def test_a_window_that_reaches_into_segments_comes_back(restart: Restart) -> Non
         agent(f"{number} " + "x" * 2000)
     manager = cast(Any, agent._session_manager)
     manager.flush()
-    manager._agents.by_id["default"].history.roll_over(kept_bytes=5000)
+    manager._agents.by_id["default"].history.move_oldest(kept_bytes=5000)
 
     again = restart(make=lambda: window(100))
 

@@ -28,7 +28,6 @@ from tests.first_version import (
     legacy_agent,
     plain,
 )
-from tests.limits import embed_at_most
 from tests.talking import texts, user
 from tests.watching import wait_for_indexes
 
@@ -212,16 +211,15 @@ def test_feedback_about_its_messages(
 
 
 @every_id
+@pytest.mark.limits(kept_messages=4, embedded_bytes=1)
 def test_its_messages_move_into_segments(
     insert: Insert,
     new_manager: NewManager,
     new_agent: NewAgent,
     stored: Callable[[], Any],
     everything: Callable[[], bytes],
-    monkeypatch: pytest.MonkeyPatch,
     agent_id: str,
 ) -> None:
-    embed_at_most(monkeypatch, 4, size=1)
     insert(session(agent_id))
     keeping: Any = {"agent_id": agent_id, "conversation_manager": SlidingWindowConversationManager(1_000)}
     with new_manager() as manager:

@@ -20,8 +20,7 @@ from strands.multiagent import GraphBuilder
 from mongodb_session_manager import MongoDBSessionError, MongoDBSessionManager
 from mongodb_session_manager._client import outage as _outage
 from mongodb_session_manager._history import group_commit as _group_commit
-from mongodb_session_manager._history.binder import AgentBinder
-from mongodb_session_manager._history.changes import Limits
+from mongodb_session_manager._schema.limits import Limits
 from mongodb_session_manager.testing import CommandCounter, Mongod, Redaction, ScriptedModel
 from tests.watching import eventually
 
@@ -29,11 +28,12 @@ every_durability = pytest.mark.parametrize("durability", ["sync", "async", "exit
 Open = Callable[..., MongoDBSessionManager]
 
 
+pytestmark = pytest.mark.limits(outage_pause=0.3, probe_timeout=0.5)
+
+
 @pytest.fixture(autouse=True)
 def quick_recovery(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(common, "MIN_HEARTBEAT_INTERVAL", 0.02)
-    monkeypatch.setattr(_outage, "PAUSE", 0.3)
-    monkeypatch.setattr(_outage, "PROBE_TIMEOUT", 0.5)
 
 
 @pytest.fixture(scope="module")
@@ -55,14 +55,13 @@ def client(server: Mongod, counter: CommandCounter) -> Iterator[MongoClient[dict
 
 
 @pytest.fixture
-def open_manager(client: MongoClient[dict[str, Any]], request: pytest.FixtureRequest) -> Iterator[Open]:
+def open_manager(client: MongoClient[dict[str, Any]], request: pytest.FixtureRequest, limits: Limits) -> Iterator[Open]:
     name = f"test_{abs(hash(request.node.name))}"
     with ExitStack() as stack:
 
         def make(session_id: str = "s-1", **options: Any) -> MongoDBSessionManager:
-            manager = MongoDBSessionManager(
-                session_id, client=client, database_name=name, **{"on_error": "degrade", **options}
-            )
+            given = {"on_error": "degrade", "_limits": limits, **options}
+            manager = MongoDBSessionManager(session_id, client=client, database_name=name, **given)
             return stack.enter_context(closing(manager))
 
         yield make
@@ -227,8 +226,8 @@ def test_a_redaction_is_tried_at_once(
     assert manager.list_messages("default")[-1]["content"] == [{"text": "[gone]"}]
 
 
-def test_a_full_queue_still_raises(open_manager: Open, server: Mongod, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(AgentBinder, "limits", Limits(pending=5))
+@pytest.mark.limits(pending=5)
+def test_a_full_queue_still_raises(open_manager: Open, server: Mongod) -> None:
     manager = open_manager()
     agent = new_agent(manager)
 
@@ -283,14 +282,12 @@ def test_a_graph_goes_on_and_is_stored_in_the_end(open_manager: Open, server: Mo
     assert eventually(lambda: task() == "Three")
 
 
-def test_the_state_of_a_graph_is_sent_when_closing(
-    open_manager: Open, server: Mongod, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.limits(outage_pause=600.0)
+def test_the_state_of_a_graph_is_sent_when_closing(open_manager: Open, server: Mongod) -> None:
     manager = open_manager()
     graph = new_graph(manager)
     graph("One")
     with dead(server):
-        monkeypatch.setattr(_outage, "PAUSE", 600.0)
         graph("Two")
         assert manager.health["pending"] == 1
 

@@ -120,7 +120,7 @@ async def test_a_redaction_while_values_are_hashed(
         event = {"action": "BLOCKED"}
         binding = manager._agents.by_id["default"]
         assert binding is not None
-        binding.redact_latest({"role": "user", "content": [{"text": "[removed]"}]}, event, ())
+        binding._capture.redact_latest({"role": "user", "content": [{"text": "[removed]"}]}, event, ())
         go_on.set()
         await turn
     else:

@@ -14,8 +14,6 @@ from strands.hooks import AfterInvocationEvent
 from strands.types.content import Message
 
 from mongodb_session_manager import MongoDBSessionManager
-from mongodb_session_manager._history.binder import AgentBinder
-from mongodb_session_manager._history.changes import Limits
 from mongodb_session_manager.errors import MongoDBSessionError
 from mongodb_session_manager.testing import CommandCounter, Mongod, Redaction
 from tests.aliases import Failing, History, NewAgent, NewManager, Stored
@@ -194,14 +192,13 @@ def test_what_is_pending_goes_out_in_one_write(
     assert texts(history()) == ["0", "1", "2"]
 
 
+@pytest.mark.limits(pending=3)
 def test_the_queue_is_bounded(
     new_manager: NewManager,
     new_agent: NewAgent,
     history: History,
     failing: Failing,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(AgentBinder, "limits", Limits(pending=3))
     manager = new_manager()
     agent = new_agent(manager)
 
@@ -429,15 +426,14 @@ def test_closing_on_a_dead_server_ends(new_agent: NewAgent, caplog: pytest.LogCa
     assert "pending=<1>" in caplog.text
 
 
+@pytest.mark.limits(close_timeout=0.2)
 def test_closing_on_a_server_that_hangs_waits_no_longer_than_its_timeout(
     new_manager: NewManager,
     new_agent: NewAgent,
     mongodb_uri: str,
     failing: Failing,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("mongodb_session_manager.mongodb_session_manager.CLOSE_TIMEOUT", 0.2)
     manager = new_manager(connection_string=mongodb_uri, heartbeatFrequencyMS=500)
     agent = new_agent(manager)
     with failing("update", errorCode=13), pytest.raises(OperationFailure):

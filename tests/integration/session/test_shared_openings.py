@@ -19,6 +19,7 @@ from mongodb_session_manager import (
     SessionNotFoundError,
 )
 from mongodb_session_manager._client.handle import ClientHandle
+from mongodb_session_manager._schema.limits import LIMITS
 from mongodb_session_manager._session import openings
 from mongodb_session_manager.errors import MongoDBSessionError
 from mongodb_session_manager.testing import CommandCounter
@@ -127,7 +128,7 @@ async def test_two_managers_of_one_session_share_no_message(
 async def test_many_go_in_parts(
     factory: MongoDBSessionManagerFactory, mongo_client: Client, command_counter: CommandCounter
 ) -> None:
-    ids = [f"many-{number}" for number in range(2 * openings.MOST_SHARED + 1)]
+    ids = [f"many-{number}" for number in range(2 * LIMITS.most_shared + 1)]
     for session_id in ids:
         factory.create_session_manager(session_id).close()
 
@@ -203,18 +204,17 @@ async def test_a_read_without_an_answer_is_left_soon_and_not_tried_again_at_once
     assert Counter(log.names)["findAndModify"] == 2 * len(filled)
     limits = [c.document["maxTimeMS"] for c in log.commands if c.name == "find"]
     assert len(limits) == 1
-    assert limits[0] <= openings.ATTEMPT_TIMEOUT * 1000
+    assert limits[0] <= LIMITS.attempt_timeout * 1000
     assert factory._shared_reads.begin > 0
 
 
+@pytest.mark.limits(fresh_seconds=0.0)
 async def test_what_was_read_a_while_ago_is_read_again(
     factory: MongoDBSessionManagerFactory,
     mongo_client: Client,
     filled: list[str],
-    monkeypatch: pytest.MonkeyPatch,
     command_counter: CommandCounter,
 ) -> None:
-    monkeypatch.setattr(openings, "FRESH", 0.0)
     with command_counter.counting() as log:
         managers = await opened(factory, mongo_client, filled)
 
@@ -224,12 +224,12 @@ async def test_what_was_read_a_while_ago_is_read_again(
 
 
 @pytest.mark.parametrize(
-    ("limits", "most"),
+    ("options", "most"),
     [({"timeoutMS": 600}, 0.3), ({"socketTimeoutMS": 400}, 0.2), ({"serverSelectionTimeoutMS": 200}, 0.1)],
     ids=str,
 )
-def test_a_shared_read_leaves_time_to_open_alone(mongodb_uri: str, limits: dict[str, Any], most: float) -> None:
-    with MongoDBSessionManagerFactory(mongodb_uri, "unused", **limits) as factory:
+def test_a_shared_read_leaves_time_to_open_alone(mongodb_uri: str, options: dict[str, Any], most: float) -> None:
+    with MongoDBSessionManagerFactory(mongodb_uri, "unused", **options) as factory:
         assert factory._shared_reads.timeout == most
 
 

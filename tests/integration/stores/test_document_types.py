@@ -108,7 +108,9 @@ def test_a_session_with_everything_in_it(new_manager: NewManager, new_agent: New
     document = stored()
     assert misfits(document, SessionDoc) == []
     assert {"lease", "has_files", "outbox", "outbox_documents", "feedback_bytes"} <= document.keys()
-    assert {"segments", "moved_count"} == AgentDoc.__annotations__.keys() - document["agents"]["a%2Eb"].keys()
+    assert {"segments", "moved_count", "moved_usage"} == AgentDoc.__annotations__.keys() - document["agents"][
+        "a%2Eb"
+    ].keys()
 
 
 def test_what_stands_beside_a_session(

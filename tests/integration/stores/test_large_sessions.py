@@ -120,7 +120,7 @@ def settle(manager: MongoDBSessionManager) -> None:
     """Wait for what is done behind."""
     manager.flush()
     for binding in manager._agents.live():
-        binding.history.roll_over()
+        binding.history.move_oldest()
 
 
 def test_a_turn_takes_as_many_writes_as_at_the_beginning(writes: dict[str, int]) -> None:

@@ -29,13 +29,12 @@ from mongodb_session_manager import (
     SessionNotFoundError,
 )
 from mongodb_session_manager._schema.histories import AgentWrite
+from mongodb_session_manager._schema.limits import Limits
 from mongodb_session_manager._stores import indexes as _indexes
-from mongodb_session_manager._stores import large_values
 from mongodb_session_manager._stores.files import SessionFiles
 from mongodb_session_manager.errors import MongoDBSessionError
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel
 from tests.aliases import Client, Failing, History, NewAgent, NewManager
-from tests.limits import embed_at_most
 from tests.talking import every_durability, without_ids
 from tests.watching import wait_for_indexes
 
@@ -93,7 +92,7 @@ class Bucket:
         marks = [mark for file in self.files.find() for mark in file["metadata"].get("removals", ())]
         ids = {file["_id"] for file in self.files.find()}
         return bool(
-            all(state == {"session_id", "sha256"} for state in states)
+            all(state == {"session_id", "instance", "sha256"} for state in states)
             and not marks
             and ids.issubset(self.chunks.distinct("files_id"))
             and self.chunks.count_documents({"files_id": {"$nin": list(ids)}}) == 0
@@ -331,15 +330,14 @@ def test_another_session_has_its_own(new_manager: NewManager, new_agent: NewAgen
     assert new_agent(new_manager("s-2")).messages[0]["content"] == [document(noise(LARGE))]
 
 
+@pytest.mark.limits(read_pauses=())
 def test_nobody_reads_a_strangers_file(
     new_manager: NewManager,
     new_agent: NewAgent,
     history: History,
     observer: Client,
     database: str,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(large_values, "_PAUSES", ())
     new_agent(new_manager("s-1"))([document(noise(LARGE))])
     sessions = observer[database].agent_sessions
     theirs = cast(Any, sessions.find_one("s-1"))["agents"]["default"]["messages"][0]
@@ -488,16 +486,16 @@ def test_a_pending_message_that_was_sent_leaves_nothing(
 
 
 @pytest.mark.parametrize("moved", [True, False])
+@pytest.mark.limits(kept_messages=1)
 def test_a_redaction_by_the_sdks_verb(
-    new_manager: NewManager, new_agent: NewAgent, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, moved: bool
+    new_manager: NewManager, new_agent: NewAgent, bucket: Bucket, moved: bool
 ) -> None:
     manager = new_manager()
     agent = new_agent(manager)
     append(manager, agent, say(document(noise(LARGE))))
     append(manager, agent, say(document(noise(LARGE, 1))))
     if moved:
-        embed_at_most(monkeypatch, 1)
-        assert manager._agents.live()[0].history.roll_over()
+        assert manager._agents.live()[0].history.move_oldest()
     repository = manager.session_repository
 
     repository.update_message("s-1", "default", SessionMessage(say(image(noise(LARGE, 2))), 0))
@@ -803,10 +801,8 @@ def test_a_value_that_was_removed_before_the_answer_was_lost_is_stored_again(
     assert history() == agent.messages
 
 
-def test_a_value_that_is_gone_is_told(
-    new_manager: NewManager, new_agent: NewAgent, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(large_values, "_PAUSES", ())
+@pytest.mark.limits(read_pauses=())
+def test_a_value_that_is_gone_is_told(new_manager: NewManager, new_agent: NewAgent, bucket: Bucket) -> None:
     new_agent(new_manager())([document(noise(LARGE * 2))])
     bucket.chunks.delete_one({"n": 1})
 
@@ -821,7 +817,7 @@ def test_a_value_that_is_gone_is_told(
 
 
 def test_a_reader_waits_for_a_value_that_is_stored_again(
-    new_manager: NewManager, new_agent: NewAgent, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+    new_manager: NewManager, new_agent: NewAgent, bucket: Bucket
 ) -> None:
     new_agent(new_manager())([document(noise(LARGE))])
     files = list(bucket.files.find())
@@ -833,9 +829,9 @@ def test_a_reader_waits_for_a_value_that_is_stored_again(
         yield 0.0
         pytest.fail("read a third time")
 
-    monkeypatch.setattr(large_values, "_PAUSES", pauses())
+    limits = Limits(read_pauses=cast(Any, pauses()))
 
-    assert new_agent(new_manager()).messages[0]["content"] == [document(noise(LARGE))]
+    assert new_agent(new_manager(_limits=limits)).messages[0]["content"] == [document(noise(LARGE))]
 
 
 def test_without_the_privilege_to_create_indexes(
@@ -873,27 +869,26 @@ def test_the_indexes_are_those_that_gridfs_asks_for(
 
     chunks = bucket.chunks.index_information()["files_id_1_n_1"]
     assert chunks["unique"]
-    assert "metadata.session_id_1" in bucket.files.index_information()
+    assert "metadata.session_id_1_metadata.instance_1" in bucket.files.index_information()
     assert log.names.count("createIndexes") == 2
 
 
 # Segments
 
 
+@pytest.mark.limits(kept_messages=4)
 def test_a_long_history_with_large_values(
     new_manager: NewManager,
     new_agent: NewAgent,
     bucket: Bucket,
     history: History,
-    monkeypatch: pytest.MonkeyPatch,
     command_counter: CommandCounter,
 ) -> None:
-    embed_at_most(monkeypatch, 4)
     manager = new_manager()
     agent = new_agent(manager, conversation_manager=NullConversationManager())
     for number in range(12):
         append(manager, agent, say(document(noise(LARGE, number)), tracking_id=f"t-{number}"))
-    assert manager._agents.live()[0].history.roll_over()
+    assert manager._agents.live()[0].history.move_oldest()
 
     assert history() == agent.messages
     again = new_manager()
@@ -913,17 +908,17 @@ def test_a_long_history_with_large_values(
 
 
 @pytest.mark.parametrize("by_verb", [True, False])
+@pytest.mark.limits(kept_messages=1)
 def test_a_moved_message_that_gets_its_first_value(
-    new_manager: NewManager, new_agent: NewAgent, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, by_verb: bool
+    new_manager: NewManager, new_agent: NewAgent, bucket: Bucket, by_verb: bool
 ) -> None:
     """The session says so, or a later redaction would not look for it."""
-    embed_at_most(monkeypatch, 1)
     manager = new_manager()
     agent = new_agent(manager)
     for tracking_id in ("t-0", "t-1"):
         append(manager, agent, say({"text": "Hello"}, tracking_id=tracking_id))
     binding = manager._agents.live()[0]
-    assert binding.history.roll_over()
+    assert binding.history.move_oldest()
     grown = say(document(noise(LARGE)), tracking_id="t-0")
     if by_verb:
         manager.session_repository.update_message("s-1", "default", SessionMessage(grown, 0))
@@ -949,7 +944,7 @@ def test_a_moved_message_that_got_its_first_value_from_another_process(
     for tracking_id in ("t-0", "t-1"):
         append(manager, agent, say({"text": "Hello"}, tracking_id=tracking_id))
     history = manager._agents.live()[0].history
-    assert history.roll_over(kept_bytes=0)
+    assert history.move_oldest(kept_bytes=0)
     if not is_live:
         history.live.prune([])
     other = MongoDBSessionRepository(client=observer, database_name=database)

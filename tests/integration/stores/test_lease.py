@@ -27,7 +27,6 @@ from mongodb_session_manager.testing import CommandCounter, ScriptedModel
 from tests.aliases import Failing, History, NewAgent, NewManager, Stored
 from tests.faults.fault import CLOSED, UNCONFIRMED
 from tests.integration.history.writes import WRITES, Act, every_write
-from tests.limits import embed_at_most
 from tests.talking import every_durability, texts, user
 from tests.watching import eventually
 
@@ -188,10 +187,10 @@ def test_one_that_cannot_be_given_back_expires(
     new_manager(**EXCLUSIVE)
 
 
+@pytest.mark.limits(close_timeout=0.2)
 def test_closing_waits_no_longer_than_it_has(
-    new_manager: NewManager, failing: Failing, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    new_manager: NewManager, failing: Failing, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("mongodb_session_manager.mongodb_session_manager.CLOSE_TIMEOUT", 0.2)
     manager = new_manager(**EXCLUSIVE)
 
     with failing("update", blockConnection=True, blockTimeMS=2500):
@@ -821,6 +820,7 @@ def test_a_running_graph_of_others_is_refused(new_manager: NewManager, stored: S
 # Moving and mending
 
 
+@pytest.mark.limits(kept_messages=4)
 def test_old_messages_move_under_the_lease_only(
     new_manager: NewManager,
     new_agent: NewAgent,
@@ -828,9 +828,7 @@ def test_old_messages_move_under_the_lease_only(
     history: History,
     observer: MongoClient[dict[str, Any]],
     database: str,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    embed_at_most(monkeypatch, 4)
     manager = new_manager()
     agent = new_agent(manager)
     for turn in range(4):
@@ -838,9 +836,9 @@ def test_old_messages_move_under_the_lease_only(
     owner = new_manager(**EXCLUSIVE)
     owners = new_agent(owner)
 
-    assert not manager._agents.live()[0].history.roll_over()
+    assert not manager._agents.live()[0].history.move_oldest()
     assert observer[database].agent_sessions_segments.count_documents({}) == 0
-    assert owner._agents.live()[0].history.roll_over()
+    assert owner._agents.live()[0].history.move_oldest()
 
     assert stored()["agents"]["default"]["moved_count"] == 4
     owners("Goes on")

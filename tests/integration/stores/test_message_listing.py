@@ -11,11 +11,11 @@ from strands.types.content import Message
 from strands.types.session import SessionAgent, SessionMessage
 
 from mongodb_session_manager import MongoDBSessionManager
+from mongodb_session_manager._schema.limits import LIMITS, Limits
 from mongodb_session_manager.errors import SessionNotFoundError
 from mongodb_session_manager.mongodb_session_repository import stores_of
 from mongodb_session_manager.testing import CommandCounter
 from tests.aliases import NewAgent, NewManager
-from tests.limits import embed_at_most
 
 AT = datetime(2024, 1, 26, 10, 30, 45, 123000, tzinfo=timezone.utc)
 
@@ -143,21 +143,18 @@ AFTER = [None, -1, 0, 3, 5, 10, 13, 19, 21, 30, 2**40]
 
 
 @pytest.fixture(params=["live", "moved", "all but the last moved"])
-def numbered(
-    request: pytest.FixtureRequest, new_manager: NewManager, monkeypatch: pytest.MonkeyPatch
-) -> MongoDBSessionManager:
+def numbered(request: pytest.FixtureRequest, new_manager: NewManager) -> MongoDBSessionManager:
     """A manager with the messages ``NUMBERS``, some of which are in segments."""
-    manager = new_manager()
+    moving = {"moved": (4, 10), "all but the last moved": (1, 1)}.get(request.param)
+    manager = new_manager(_limits=Limits(kept_messages=moving[0]) if moving else LIMITS)
     repository = manager.session_repository
     repository.create_agent("s-1", SessionAgent("a", {}, {}))
-    moving = {"moved": (4, 10), "all but the last moved": (1, 1)}.get(request.param)
     for count, number in enumerate(NUMBERS):
         message: Message = {"role": "user", "content": [{"text": str(number)}]}
         repository.create_message("s-1", "a", SessionMessage(message, number))
         if moving and (count % 5 == 4 or number == NUMBERS[-1]):
-            embed_at_most(monkeypatch, moving[0])
             guard = stores_of(repository).histories.locate_agent("s-1", "a").guard
-            assert stores_of(repository).histories.roll_over("s-1", "a", guard, ObjectId()) or count < moving[0]
+            assert stores_of(repository).histories.move_oldest("s-1", "a", guard, ObjectId()) or count < moving[0]
     if moving:
         assert repository.collection.find_one({}, {"agents.a.moved_count": 1})["agents"]["a"]["moved_count"] >= 10  # type: ignore[index]
     return manager

@@ -428,10 +428,8 @@ def test_two_that_replace_the_same_state(new_manager: NewManager, bucket: Bucket
     assert two.read_multi_agent("s-1", "g") == {"text": "3" * 2 * MB}
 
 
-def test_a_state_whose_file_is_gone_says_so(
-    new_manager: NewManager, observer: Client, database: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("mongodb_session_manager._stores.large_values._PAUSES", ())
+@pytest.mark.limits(read_pauses=())
+def test_a_state_whose_file_is_gone_says_so(new_manager: NewManager, observer: Client, database: str) -> None:
     graph_of(new_manager(), "One.", ASK)([document(noise(2))])
     observer[database]["agent_sessions_files.chunks"].delete_many({})
 

@@ -13,7 +13,6 @@ from mongodb_session_manager.mongodb_session_repository import stores_of
 from mongodb_session_manager.testing import CommandCounter
 from tests.aliases import Client, History, NewAgent, NewManager
 from tests.first_version import legacy_agent
-from tests.limits import embed_at_most
 from tests.talking import texts
 
 NAMES = ["default", "a.b", "$x", "%24x", "ключ", "x" * 1000]
@@ -132,19 +131,18 @@ async def test_a_window_that_has_moved(
     assert len(history()) == 12
 
 
+@pytest.mark.limits(kept_messages=2)
 async def test_a_history_in_segments(
     factory: MongoDBSessionManagerFactory,
     new_manager: NewManager,
     new_agent: NewAgent,
     history: History,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    embed_at_most(monkeypatch, 2)
     with new_manager() as manager:
         agent = new_agent(manager)
         for turn in range(5):
             agent(f"Turn {turn}")
-        assert manager._agents.live()[0].history.roll_over()
+        assert manager._agents.live()[0].history.move_oldest()
 
     async with factory.session("s-1", agent_ids=["default"]) as manager:
         agent = new_agent(manager)

@@ -16,17 +16,14 @@ from strands.agent.conversation_manager import NullConversationManager, SlidingW
 from mongodb_session_manager import MongoDBSessionManager, SessionConflictError, SessionTooLargeError
 from mongodb_session_manager.testing import CommandCounter
 from tests.aliases import Client, Failing, History, NewAgent, NewManager
-from tests.limits import embed_at_most
 from tests.talking import user
 from tests.watching import wait_for_indexes
 
 SECRET = "my number is 4711"
 
 
-@pytest.fixture(autouse=True)
-def small_documents(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Move messages as soon as a document holds more than eight."""
-    embed_at_most(monkeypatch, 4, size=1)
+# Messages move as soon as a document holds more than eight.
+pytestmark = pytest.mark.limits(kept_messages=4, embedded_bytes=1)
 
 
 @pytest.fixture
@@ -153,7 +150,7 @@ def test_nothing_waits_for_the_index_of_a_first_move(
     talk(manager, agent, 3)
     with failing("createIndexes", **slow) as met:
         started = time.monotonic()
-        assert history.roll_over()
+        assert history.move_oldest()
         talk(manager, agent, 1, start=3)
         assert time.monotonic() - started < 1
         wait_for_indexes()
@@ -169,15 +166,14 @@ def test_a_move_without_an_answer_loses_and_doubles_nothing(
     failing: Failing,
     fault: dict[str, Any],
     caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     manager = new_manager()
     agent = new_agent(manager, **keeping_all())
     talk(manager, agent, 4)
     with failing("update", **fault):
-        embed_at_most(monkeypatch, 3)  # so that eight messages are too many
         agent_history = manager._agents.live()[0].history
-        agent_history.rollover.move_quietly(agent_history.roll_over)
+        agent_history.rollover.set_document_size(100, 1_000)  # so that eight messages are too many
+        agent_history.rollover.move_quietly(agent_history.move_oldest)
 
     talk(manager, agent, 6, start=4)
 
@@ -197,7 +193,7 @@ def test_a_move_that_meets_a_closed_client_is_no_warning(
     history.rollover.set_document_size(100, 1_000_000)
 
     with caplog.at_level(logging.DEBUG, logger="mongodb_session_manager"):
-        history.rollover.move_quietly(history.roll_over)
+        history.rollover.move_quietly(history.move_oldest)
 
     told = [record for record in caplog.records if "moves old messages" in record.getMessage()]
     assert [record.levelno for record in told] == [logging.DEBUG]
@@ -211,7 +207,7 @@ def test_a_segment_that_nobody_refers_to_is_invisible_and_goes_with_the_session(
     agent = new_agent(manager, **keeping_all())
     talk(manager, agent, 4)
     with failing("update", errorCode=50), pytest.raises(PyMongoError):
-        manager._agents.live()[0].history.roll_over()
+        manager._agents.live()[0].history.move_oldest()
     assert segments.count_documents({"session_id": "s-1"}) == 1
     assert history() == agent.messages
 
@@ -249,11 +245,11 @@ def test_of_two_movers_one_wins_and_the_other_cleans_up(
     for number in range(8):
         first.append_message(user(str(number)), agent)
     # Both have read the messages when the first of them moves these.
-    listener = Meanwhile("insert", lambda: first._agents.live()[0].history.roll_over())
+    listener = Meanwhile("insert", lambda: first._agents.live()[0].history.move_oldest())
     second = new_manager(connection_string=mongodb_uri, event_listeners=[listener])
     other = new_agent(second, **keeping_all())
 
-    assert not second._agents.live()[0].history.roll_over()
+    assert not second._agents.live()[0].history.move_oldest()
 
     assert segments.count_documents({}) == len(document()["segments"]) == 1
     other("I go on")
@@ -267,7 +263,7 @@ def test_who_was_restored_before_a_move_goes_on(new_manager: NewManager, new_age
         first.append_message(user(str(number)), agent)
     second = new_manager()
     other = new_agent(second, **keeping_all())
-    assert first._agents.live()[0].history.roll_over()
+    assert first._agents.live()[0].history.move_oldest()
 
     other("I was restored before")
     second.redact_latest_message(user("[hidden]"), other)
@@ -315,7 +311,7 @@ def test_a_redaction_reaches_segments_and_copies(
     settle(manager)
     if not moved:  # a copy in a segment that nobody refers to
         with failing("update", errorCode=50), suppress(PyMongoError):
-            manager._agents.live()[0].history.roll_over()
+            manager._agents.live()[0].history.move_oldest()
     manager.append_message(prompt, agent)
     assert SECRET.encode() in everything()
 
@@ -354,11 +350,10 @@ def test_a_moved_message_can_be_read_and_updated(new_manager: NewManager, new_ag
     assert repository.read_message("s-1", "default", 99) is None
 
 
+@pytest.mark.limits(value_bytes=2**24, message_bytes=2**24)
 def test_a_session_grows_beyond_the_limit_of_a_document(
-    new_manager: NewManager, new_agent: NewAgent, history: History, monkeypatch: pytest.MonkeyPatch
+    new_manager: NewManager, new_agent: NewAgent, history: History
 ) -> None:
-    monkeypatch.setattr("mongodb_session_manager._schema.blobs.VALUE_BYTES", 2**24)
-    monkeypatch.setattr("mongodb_session_manager._schema.blobs.MESSAGE_BYTES", 2**24)
     manager = new_manager()
     agent = new_agent(manager)
 

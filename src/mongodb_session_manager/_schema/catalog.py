@@ -1,0 +1,315 @@
+"""Pipelines that list sessions of whatever shape; no expression of them fails on any value."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from .agent_rows import (
+    any_of,
+    calls_expression,
+    chosen,
+    content_expression,
+    found_agents_pipeline,
+    is_a,
+    items_expression,
+    let,
+    mapped,
+    message_count,
+    number_expression,
+    only_if,
+    sums_expression,
+    text_expression,
+    texts_expression,
+    time_expression,
+)
+from .catalog_filter import (
+    RATINGS,
+    Conditions,
+    Either,
+    TimeRange,
+    living_filter,
+    living_session_filter,
+    time_conditions,
+    time_of,
+)
+from .cursors import Place
+from .ids import check_id
+from .nested import list_expression
+from .sessions import SCHEMA_VERSION
+from .values import Pipeline, Stored
+
+SORTS: Final = ("session_id", "created_at", "-created_at", "updated_at", "-updated_at")
+MOST_AGENTS: Final = 20
+METADATA_BYTES: Final = 16 * 1024
+TEXT_CHARACTERS: Final = 200
+
+# Longer ones are none of this library's.
+_NAME_BYTES: Final = 8 * 1024
+# Of an agent, from its end on.
+_LATEST_MESSAGES: Final = 8
+_MOST_EVENTS: Final = 1000
+_SHAPES: Final = {"metadata": "object", "feedbacks": "array", "multi_agents": "object"}
+
+
+@dataclass(frozen=True)
+class Order:
+    """An order of sessions.
+
+    Attributes:
+        name: As a caller names it.
+    """
+
+    name: str
+
+    @property
+    def field(self) -> str | None:
+        """The field with the time; None if the order is by the session id."""
+        name = self.name.removeprefix("-")
+        return None if name == "session_id" else name
+
+    @property
+    def sort(self) -> dict[str, int]:
+        """The sort of a query."""
+        direction = -1 if self.name.startswith("-") else 1
+        return {**({self.field: direction} if self.field else {}), "_id": direction}
+
+    @property
+    def is_growing(self) -> bool:
+        """Whether sessions move to its end while it is read."""
+        return self.name == "updated_at"
+
+    def conditions(self, place: Place) -> list[Either]:
+        """Return the conditions that sessions are in this order, after a place in it."""
+        if self.field is None:
+            return [] if place.session_id is None else [({"_id": {"$gt": place.session_id}},)]
+        found = time_conditions(self.field, TimeRange())
+        if self.is_growing:
+            found.append(({"$expr": {"$lte": ["$updated_at", _end(place)]}},))
+        if place.session_id is None:
+            return found
+        after = "$lt" if self.name.startswith("-") else "$gt"
+        at = time_of(place.at or 0)
+        return [*found, ({self.field: {after: at}}, {self.field: {"$eq": at}, "_id": {after: place.session_id}})]
+
+    def after(self, row: Stored, place: Place) -> Place:
+        """Return the place after a session, in a list that began at a place."""
+        return Place(row["_id"], row["at"], self._until(row, place))
+
+    def beginning(self, row: Stored, place: Place) -> Place:
+        """Return the place at which a list began, with its end, as the first row tells it."""
+        return replace(place, until=self._until(row, place))
+
+    def _until(self, row: Stored, place: Place) -> int | None:
+        return (row["now"] if place.until is None else place.until) if self.is_growing else None
+
+
+def _end(place: Place) -> Any:
+    return "$$NOW" if place.until is None else time_of(place.until)
+
+
+def page_pipeline(conditions: Iterable[Conditions], order: Order, place: Place, limit: int) -> Pipeline:
+    """Return the aggregation that reads the summaries of a page."""
+    match = {"$match": living_filter(conditions, order.conditions(place))}
+    return [match, {"$sort": order.sort}, {"$limit": limit}, *_summary_stages(order)]
+
+
+def count_pipeline(conditions: Iterable[Conditions], at_most: int) -> Pipeline:
+    """Return the aggregation that counts sessions."""
+    return [{"$match": living_filter(conditions)}, {"$limit": at_most}, {"$count": "count"}]
+
+
+def details_pipeline(session_id: str, conditions: Iterable[Conditions]) -> Pipeline:
+    """Return the aggregation that reads the summary of a session, and more of it."""
+    return [
+        {"$match": living_session_filter(session_id, conditions)},
+        *_summary_stages(Order("session_id"), _details()),
+    ]
+
+
+def segments_size_pipeline(session_id: str, instance: Any) -> Pipeline:
+    """Return the aggregation that measures the segments of one life of a session id."""
+    wanted = {"session_id": check_id("session_id", session_id), "instance": {"$in": [instance, None]}}
+    return [
+        {"$match": wanted},
+        {"$group": {"_id": None, "count": {"$sum": 1}, "bytes": {"$sum": {"$bsonSize": "$$ROOT"}}}},
+    ]
+
+
+def files_size_pipeline(session_id: str, instance: Any) -> Pipeline:
+    """Return the aggregation that measures the files of one life of a session id."""
+    wanted = {"metadata.session_id": check_id("session_id", session_id), "metadata.instance": {"$in": [instance, None]}}
+    return [{"$match": wanted}, {"$group": {"_id": None, "count": {"$sum": 1}, "bytes": {"$sum": "$length"}}}]
+
+
+# Search
+
+
+def candidates_pipeline(conditions: Iterable[Conditions], order: Order, place: Place, limit: int) -> Pipeline:
+    """Return the aggregation that reads the places and sizes of the sessions to search."""
+    match = {"$match": living_filter(conditions, order.conditions(place))}
+    return [
+        match,
+        {"$sort": order.sort},
+        {"$limit": limit},
+        {"$project": {"at": _at(order), "now": {"$toLong": "$$NOW"}, "bytes": {"$bsonSize": "$$ROOT"}}},
+    ]
+
+
+def search_pipeline(
+    conditions: Sequence[Conditions], order: Order, place: Place, session_ids: Sequence[str]
+) -> Pipeline:
+    """Return the aggregation that tells of sessions, in their order, whether they have a text; with summaries if so."""
+    wanted: Either = ({"_id": {"$in": list(session_ids)}},)
+    match = {"$match": living_filter(conditions, [*order.conditions(place), wanted])}
+    is_found = {"$and": [_has_text(each.text) for each in conditions if each.text is not None]}
+    at = {} if order.field is None else {order.field: f"${order.field}"}
+    kept = {"$cond": ["$is_found", "$$ROOT", {"_id": "$_id", "is_found": "$is_found", **at}]}
+    stages: Pipeline = [match, {"$sort": order.sort}, *found_agents_pipeline()]
+    stages += [{"$set": {"is_found": is_found}}, {"$replaceRoot": {"newRoot": kept}}]
+    return [*stages, *_tail_stages(order, {"is_found": "$is_found"})]
+
+
+def _has_text(text: str) -> Stored:
+    pattern = re.escape(text).replace("\0", r"\x00")
+    found = {"$regexMatch": {"input": "$$block.text", "regex": pattern, "options": "i"}}
+    has = {"$cond": [is_a("$$block.text", "string"), found, False]}
+    of_message = let({"content": content_expression("$$message")}, any_of(list_expression("$$content"), "block", has))
+    return any_of("$found", "agent", any_of(list_expression("$$agent.v.messages"), "message", of_message))
+
+
+# Summaries
+
+
+def _at(order: Order) -> Any:
+    return {"$literal": None} if order.field is None else {"$toLong": f"${order.field}"}
+
+
+def _summary_stages(order: Order, more: Stored | None = None) -> Pipeline:
+    """Return the stages that make a document to what ``summary_of`` reads."""
+    return [*found_agents_pipeline(), *_tail_stages(order, more or {})]
+
+
+def _tail_stages(order: Order, more: Stored) -> Pipeline:
+    messages = "$$agent.v.messages"
+    agent = {
+        "key": text_expression("$$agent.k", _NAME_BYTES),
+        "model": text_expression("$$agent.v.agent_data.model", _NAME_BYTES),
+        "messages": message_count("$$agent.v"),
+        "usage": let({"rows": calls_expression("$$agent.v")}, sums_expression("$$rows")),
+        "last": _last_text(messages),
+        "odd": {"$not": [{"$in": [{"$type": messages}, ["array", "missing"]]}]},
+    }
+    rows = {"$set": {"rows": mapped(list_expression("$found"), "agent", agent)}}
+    return [rows, {"$project": {**_fields(), "at": _at(order), **more}}]
+
+
+def _fields() -> Stored:
+    size = {"$bsonSize": {"metadata": "$metadata"}}
+    is_small = {"$and": [is_a("$metadata", "object"), {"$lte": [size, METADATA_BYTES]}]}
+    return {
+        "now": {"$toLong": "$$NOW"},
+        "application_name": text_expression("$application_name", _NAME_BYTES),
+        "created_at": time_expression("$created_at"),
+        "updated_at": time_expression("$updated_at"),
+        "expires_at": only_if("$expires_at", "date"),
+        "held": {"$eq": ["$held", True]},
+        "metadata": {"$cond": [is_small, "$metadata", None]},
+        "has_metadata": {"$ne": [{"$type": "$metadata"}, "missing"]},
+        "agents": {"$slice": ["$rows", MOST_AGENTS]},
+        "agent_count": {"$size": "$rows"},
+        "messages": {"$sum": "$rows.messages"},
+        "usage": _object(sums_expression("$rows.usage")),
+        "last": _latest("$rows.last"),
+        "feedback": _object({rating: _feedback(rating) for rating in RATINGS}),
+        "redactions": {"$size": list_expression("$guardrail_events")},
+        "interrupted": _texts("$interrupted"),
+        "has_files": {"$eq": ["$has_files", True]},
+        "bytes": "$bytes",
+        "forked_from": _small("$forked_from"),
+        "schema_version": only_if("$schema_version", "int", only_if("$schema_version", "long")),
+        "readable": _readable(),
+    }
+
+
+def _object(fields: Stored) -> Stored:
+    # A plain object would be merged into a field of the document with the same name, element by element into a list.
+    return {"$mergeObjects": [fields]}
+
+
+def _small(value: str) -> Stored:
+    is_small = {"$cond": [is_a(value, "object"), {"$lte": [{"$bsonSize": value}, _NAME_BYTES]}, False]}
+    return {"$cond": [is_small, value, None]}
+
+
+def _texts(values: str) -> Stored:
+    texts = mapped(list_expression(values), "each", text_expression("$$each", _NAME_BYTES))
+    return {"$slice": [chosen(texts, "each", {"$ne": ["$$each", None]}), _MOST_EVENTS]}
+
+
+def _feedback(rating: str) -> Stored:
+    """Return a number of pieces of feedback: the count if there is one, or those in the document."""
+    is_rated: Stored = {"$eq": ["$$each.rating", rating]}
+    if rating == "other":
+        is_rated = {"$not": [{"$in": ["$$each.rating", [name for name in RATINGS if name != rating]]}]}
+    embedded = {"$size": chosen(list_expression("$feedbacks"), "each", is_rated)}
+    return {"$max": [number_expression(f"$feedback_counts.{rating}"), embedded]}
+
+
+def _last_text(messages: str) -> Stored:
+    """Return the time and the last text of an agent's latest message that has one."""
+    latest = {"$reverseArray": {"$slice": [list_expression(messages), -_LATEST_MESSAGES]}}
+    text = {"$arrayElemAt": [texts_expression("$$message", TEXT_CHARACTERS), -1]}
+    each = mapped(latest, "message", {"at": time_expression("$$message.created_at"), "text": text})
+    return {"$arrayElemAt": [chosen(each, "each", {"$gt": ["$$each.text", None]}), 0]}
+
+
+def _latest(texts: str) -> Stored:
+    is_later = {"$or": [{"$eq": ["$$value", None]}, {"$gte": ["$$this.at", "$$value.at"]}]}
+    return {"$reduce": {"input": texts, "initialValue": None, "in": {"$cond": [is_later, "$$this", "$$value"]}}}
+
+
+def _readable() -> Stored:
+    version = "$schema_version"
+    is_known = {"$cond": [{"$in": [{"$type": version}, ["int", "long"]]}, {"$lte": [version, SCHEMA_VERSION]}, False]}
+    return {
+        "$and": [
+            {"$or": [{"$in": [{"$type": version}, ["missing", "null"]]}, is_known]},
+            is_a("$agents", "object"),
+            *({"$in": [{"$type": f"${name}"}, ["date", "string"]]} for name in ("created_at", "updated_at")),
+            *({"$in": [{"$type": f"${name}"}, [kind, "missing"]]} for name, kind in _SHAPES.items()),
+            {"$not": ["$others"]},
+            {"$not": [any_of("$rows", "each", "$$each.odd")]},
+        ]
+    }
+
+
+# Details
+
+
+def _details() -> Stored:
+    return {
+        "instance": "$instance",
+        "lease": _object(
+            {"owner": only_if("$lease.owner", "objectId"), "expires_at": only_if("$lease.expires_at", "date")}
+        ),
+        "multi_agents": mapped(
+            items_expression("$multi_agents"),
+            "each",
+            {
+                "key": text_expression("$$each.k", _NAME_BYTES),
+                "status": text_expression("$$each.v.state.status", _NAME_BYTES),
+                "updated_at": time_expression("$$each.v.updated_at"),
+            },
+        ),
+        "redaction_events": mapped(
+            {"$slice": [list_expression("$guardrail_events"), -_MOST_EVENTS]},
+            "each",
+            {
+                "agent_id": text_expression("$$each.agent_id", _NAME_BYTES),
+                "message_id": only_if("$$each.message_id", "int", only_if("$$each.message_id", "long")),
+                "action": text_expression("$$each.action", _NAME_BYTES),
+                "at": time_expression("$$each.timestamp"),
+            },
+        ),
+    }
