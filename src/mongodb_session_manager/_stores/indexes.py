@@ -57,7 +57,13 @@ class Index:
         return IndexModel(list(self.keys), **options)
 
 
-_ALWAYS: Final = tuple(Index(((name, 1),)) for name in ("created_at", "updated_at", "application_name"))
+# A list of sessions is sorted by a time and then by the id; an index that ends in the same is read in its order.
+_BY_UPDATE: Final = (("updated_at", -1), ("_id", -1))
+_ALWAYS: Final = (
+    Index((("created_at", -1), ("_id", -1))),
+    Index(_BY_UPDATE),
+    Index((("application_name", 1), *_BY_UPDATE)),
+)
 _EXPIRY: Final = Index((("expires_at", 1),), expiring=True)
 # By these the children of one life of a session are found; a sweep reads nothing else of them.
 _SEGMENTS: Final = Index((("session_id", 1), ("instance", 1)))
@@ -167,7 +173,7 @@ def ensure_indexes(
         metadata_fields: Metadata fields to index too; a dot reaches into a nested field.
         expiring: Whether the server is to delete sessions that have expired.
     """
-    fields = (Index(((f"metadata.{field}", 1),)) for field in metadata_fields or ())
+    fields = (Index(((f"metadata.{field}", 1), *_BY_UPDATE)) for field in metadata_fields or ())
     _ensure(collection, (*_ALWAYS, *fields, *((_EXPIRY,) if expiring else ())))
 
 

@@ -73,12 +73,34 @@ def test_one_command_for_all_of_them(sessions: Sessions, command_counter: Comman
     assert command_counter.index_builds == 1
 
 
+def test_a_list_in_the_order_of_a_time_reads_an_index_in_its_order(sessions: Sessions) -> None:
+    ensure_indexes(sessions, ["priority"])
+    by_update = [("updated_at", -1), ("_id", -1)]
+    indexes = [index["key"] for index in sessions.index_information().values()]
+    assert indexes == [
+        [("_id", 1)],
+        [("created_at", -1), ("_id", -1)],
+        by_update,
+        [("application_name", 1), *by_update],
+        [("metadata.priority", 1), *by_update],
+    ]
+    plan = sessions.find({"metadata.priority": "high"}).sort(by_update).explain()["queryPlanner"]["winningPlan"]
+    assert "SORT" not in str(plan)
+
+
+def test_the_indexes_of_an_earlier_version_stay(sessions: Sessions) -> None:
+    sessions.create_index("updated_at")
+    ensure_indexes(sessions)
+    assert {"updated_at_1", "updated_at_-1__id_-1"} <= sessions.index_information().keys()
+
+
 def test_never_again_in_this_process(sessions: Sessions, command_counter: CommandCounter) -> None:
     for fields in (None, [], ["priority"], ["priority"], None):
         ensure_indexes(sessions, fields)
     assert command_counter.index_builds == 2
     last = [c for c in command_counter.commands if c.name == "createIndexes"][-1]
-    assert [index["key"] for index in last.document["indexes"]] == [{"metadata.priority": 1}]
+    keys = [index["key"] for index in last.document["indexes"]]
+    assert keys == [{"metadata.priority": 1, "updated_at": -1, "_id": -1}]
 
 
 def test_each_namespace_and_each_client_of_its_own(
@@ -273,11 +295,11 @@ def test_a_passing_failure_is_tried_again_and_told_once(
     assert indexed(sessions) == ALWAYS | {"metadata.priority"}
 
 
-@pytest.mark.parametrize("name", ["created_at_1", "expiry"])
+@pytest.mark.parametrize("name", ["created_at_-1__id_-1", "newest"])
 def test_an_index_of_the_users_own_does_not_cost_the_others(
     name: str, sessions: Sessions, command_counter: CommandCounter, caplog: pytest.LogCaptureFixture
 ) -> None:
-    sessions.create_index("created_at", name=name, expireAfterSeconds=86_400)
+    sessions.create_index([("created_at", -1), ("_id", -1)], name=name, unique=name != "newest")
     ensure_indexes(sessions)
     assert indexed(sessions) == ALWAYS
     assert len(sessions.index_information()) == 4
