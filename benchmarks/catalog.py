@@ -15,8 +15,9 @@ from time import perf_counter
 from typing import Any
 
 from appends import Append, measure_appends
-from many_sessions import LONG, Document, Sizes, fill, orphans
+from many_sessions import LONG, Document, Sizes, fill, in_place, orphans
 from pymongo import MongoClient
+from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 from report import new_table
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -27,7 +28,6 @@ from mongodb_session_manager.testing import running_mongodb
 LIMIT, FAR, ROUNDS_OF_PAGES = 50, 1_000, 20
 DELETED, SWEPT = 5_000, 3_000
 SCAN_AT_MOST, SWEEP_AT_MOST_MS = 1 / 50, 100.0
-NEWEST: dict[str, int] = {"updated_at": -1, "_id": -1}
 
 
 @dataclass(frozen=True)
@@ -38,23 +38,14 @@ class Settings(Sizes):
     appends: int = 300
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A list: as the catalog filters it, and as a collection scan would."""
-
-    name: str
-    filter: SessionFilter
-    condition: Document
-
-
-KINDS = (
-    Kind("newest", SessionFilter(), {}),
-    Kind("newest again (A/A)", SessionFilter(), {}),
-    Kind("by application", SessionFilter(application_name="app-3"), {"application_name": "app-3"}),
-    Kind("by user", SessionFilter(metadata={"user": "u7"}), {"metadata.user": "u7"}),
-    Kind("by agent", SessionFilter(agent_id="a3"), {"agent_ids": "a3"}),
-    Kind("down-votes", SessionFilter(feedback="down"), {"feedback_counts.down": {"$gt": 0}}),
-)
+KINDS = {
+    "newest": SessionFilter(),
+    "newest again (A/A)": SessionFilter(),
+    "by application": SessionFilter(application_name="app-3"),
+    "by user": SessionFilter(metadata={"user": "u7"}),
+    "by agent": SessionFilter(agent_id="a3"),
+    "down-votes": SessionFilter(feedback="down"),
+}
 
 
 def milliseconds(call: Callable[[], Any]) -> float:
@@ -63,37 +54,54 @@ def milliseconds(call: Callable[[], Any]) -> float:
     return (perf_counter() - started) * 1000
 
 
+class _LastList(CommandListener):
+    """Keeps the aggregation that was sent last, so that it can be run without an index."""
+
+    def __init__(self) -> None:
+        self.pipeline: list[Document] = []
+
+    def started(self, event: CommandStartedEvent) -> None:
+        if event.command_name == "aggregate":
+            self.pipeline = event.command["pipeline"]
+
+    def succeeded(self, event: CommandSucceededEvent) -> None:
+        """Nothing is asked of answers."""
+
+    def failed(self, event: CommandFailedEvent) -> None:
+        """Nothing is asked of answers."""
+
+
 class Lists:
-    """Measures first and far pages, and the scan beside them, in turns."""
+    """Measures first and far pages, and beside them the same aggregation as a collection scan, in turns."""
 
-    def __init__(self, catalog: SessionCatalog, client: MongoClient[Document], database: str) -> None:
-        self._catalog, self._sessions = catalog, client[database]["agent_sessions"]
-        self.found: dict[str, dict[str, list[float]]] = {kind.name: {} for kind in KINDS}
-        self._far = {kind.name: self._walk(kind) for kind in KINDS}
+    def __init__(self, catalog: SessionCatalog, client: MongoClient[Document], database: str, last: _LastList) -> None:
+        self._catalog, self._sessions, self._last = catalog, client[database]["agent_sessions"], last
+        self.found: dict[str, dict[str, list[float]]] = {name: {} for name in KINDS}
+        self._far = {name: self._walk(wanted) for name, wanted in KINDS.items()}
 
-    def _walk(self, kind: Kind) -> tuple[int, str | None]:
+    def _walk(self, wanted: SessionFilter) -> tuple[int, str | None]:
         """Return the number and the cursor of the page 1,000, or of the last one."""
-        page, number, cursor = self._catalog.list(kind.filter, limit=LIMIT), 1, None
+        page, number, cursor = self._catalog.list(wanted, limit=LIMIT), 1, None
         while page.next_cursor is not None and number < FAR:
             cursor, number = page.next_cursor, number + 1
-            page = self._catalog.list(kind.filter, limit=LIMIT, cursor=cursor)
+            page = self._catalog.list(wanted, limit=LIMIT, cursor=cursor)
         return number, cursor
 
     def measure(self) -> None:
         for _ in range(ROUNDS_OF_PAGES):
-            for kind in KINDS:
-                self._note(kind, "first", partial(self._catalog.list, kind.filter, limit=LIMIT))
-                cursor = self._far[kind.name][1]
-                self._note(kind, "far", partial(self._catalog.list, kind.filter, limit=LIMIT, cursor=cursor))
-        for kind in KINDS:
-            self._note(kind, "scan", partial(self._scan, kind.condition))
+            for name, wanted in KINDS.items():
+                self._note(name, "first", partial(self._catalog.list, wanted, limit=LIMIT))
+                cursor = self._far[name][1]
+                self._note(name, "far", partial(self._catalog.list, wanted, limit=LIMIT, cursor=cursor))
+        for name, wanted in KINDS.items():
+            self._catalog.list(wanted, limit=LIMIT)
+            self._note(name, "scan", partial(self._scan, self._last.pipeline))
 
-    def _scan(self, condition: Document) -> None:
-        wanted = self._sessions.find(condition, {"metadata": 1, "updated_at": 1}).sort(NEWEST)
-        list(wanted.hint([("$natural", 1)]).limit(LIMIT))
+    def _scan(self, pipeline: list[Document]) -> None:
+        list(self._sessions.aggregate(pipeline, hint={"$natural": 1}, allowDiskUse=True))
 
-    def _note(self, kind: Kind, what: str, call: Callable[[], Any]) -> None:
-        self.found[kind.name].setdefault(what, []).append(milliseconds(call))
+    def _note(self, name: str, what: str, call: Callable[[], Any]) -> None:
+        self.found[name].setdefault(what, []).append(milliseconds(call))
 
     def figures(self) -> dict[str, Document]:
         return {name: self._of(name, times) for name, times in self.found.items()}
@@ -126,8 +134,10 @@ def calls(catalog: SessionCatalog, some: str) -> dict[str, Callable[[], Any]]:
 def changes(catalog: SessionCatalog, client: MongoClient[Document], database: str, some: str) -> Document:
     """Measure what changes something."""
     found: Document = {"fork": milliseconds(lambda: catalog.fork(some))}
+    in_place(client, database, SWEPT)
+    found[f"sweep that looks at {SWEPT:,} segments"] = milliseconds(catalog.sweep)
     orphans(client, database, SWEPT)
-    found[f"sweep of {SWEPT:,} segments"] = milliseconds(catalog.sweep)
+    found[f"sweep that deletes {SWEPT:,} segments"] = milliseconds(catalog.sweep)
     oldest = client[database]["agent_sessions"].find({}, {"created_at": 1}).sort("created_at", 1).skip(DELETED)
     until = next(oldest)["created_at"].replace(tzinfo=timezone.utc)
     deleted: list[int] = []
@@ -140,13 +150,14 @@ def changes(catalog: SessionCatalog, client: MongoClient[Document], database: st
 
 def measure(uri: str, settings: Settings, progress: Progress) -> Document:
     database = f"benchmark_{uuid.uuid4().hex}"
-    client: MongoClient[Document] = MongoClient(uri)
+    last = _LastList()
+    client: MongoClient[Document] = MongoClient(uri, event_listeners=[last])
     filling = progress.add_task("sessions", total=settings.sessions + settings.large_sessions)
     fill(client, database, settings, lambda count: progress.advance(filling, count))
     with SessionCatalog(client=client, database_name=database, max_time=timedelta(minutes=5)) as catalog:
         catalog.create_indexes(metadata_fields=("user",))
         some = next(client[database]["agent_sessions"].find({"application_name": "app-3"}, {"_id": 1}))["_id"]
-        lists, others = Lists(catalog, client, database), {name: list[float]() for name in calls(catalog, some)}
+        lists, others = Lists(catalog, client, database, last), {name: list[float]() for name in calls(catalog, some)}
         rounds = progress.add_task("rounds", total=settings.rounds)
         for _ in range(settings.rounds):
             lists.measure()

@@ -180,25 +180,15 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         lease = Lease.wanted(exclusive, lease_timeout, lease_duration)
         options = with_new_spellings({**client_options, "metadata_hook": metadata_hook, "feedback_hook": feedback_hook})
         hooks = [as_hooks(options.pop(name), name) for name in ("metadata_hook", "feedback_hook")]
-        repository = MongoDBSessionRepository(
-            connection_string,
-            database_name,
-            collection_name,
-            client,
-            metadata_fields,
-            application_name,
-            _limits=_limits,
-            **options,
-        )
-        sessions = stores_of(repository).sessions
+        place = (connection_string, database_name, collection_name, client)
+        repository = MongoDBSessionRepository(*place, metadata_fields, application_name, _limits=_limits, **options)
+        store = stores_of(repository).sessions
         try:
-            opened = sessions.open_session(
-                session_id, lease, ttl=ttl, create=create, agent_ids=_agent_ids, found=_found
-            )
+            opened = store.open_session(session_id, lease, ttl=ttl, create=create, agent_ids=_agent_ids, found=_found)
             self._adopt(repository, opened, lease, durability, on_error)
             self._set_hooks(*hooks)
         except BaseException:
-            _release_lease(sessions, session_id, UNUSED_LEASE_TIMEOUT)
+            _release_lease(store, session_id, UNUSED_LEASE_TIMEOUT)
             repository.close()
             raise
 

@@ -176,7 +176,8 @@ class AgentBinder:
             restored = self._recounted(agent, restored, own.removed)
         # A model that keeps the conversation on its own side gets no messages.
         if not (isinstance(agent, Agent) and agent.model.stateful):
-            agent.messages = live_messages(restored, own, self._mend)
+            with restoring(label, "messages"):
+                agent.messages = live_messages(restored, own, self._mend)
         tracker = AgentStateTracker(label)
         tracker.adopt(agent, restored.data, rewrite=restored.guard.revision is None)
         binding = self._bound(agent, tracker, restored.guard, restored.messages)

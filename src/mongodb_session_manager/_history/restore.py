@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from strands import Agent
 from strands.agent.conversation_manager import ConversationManager
@@ -102,7 +102,7 @@ def live_messages(restored: RestoredAgent, own: OwnMessages, mend: _Mend) -> lis
     given = {tracking_id_of(message): message for message in own.messages if tracking_id_of(message)}
     stored = [given.pop(tracking_id_of(message), message) for _, message in restored.messages]
     others = [message for message in own.messages if not any(message is placed for placed in stored)]
-    return mend(_with_results(stored if at is None else [*stored[:at], *others, *stored[at:]]))
+    return mend(_with_results(_paired(stored if at is None else [*stored[:at], *others, *stored[at:]])))
 
 
 def _pin(messages: Sequence[tuple[int, Message]], pinned: frozenset[int]) -> None:
@@ -114,6 +114,32 @@ def _pin(messages: Sequence[tuple[int, Message]], pinned: frozenset[int]) -> Non
             message["metadata"] = cast(Any, {**(metadata or {}), "custom": {**others, "pinned": True}})
         elif "pinned" in others:
             del others["pinned"]
+
+
+def _paired(messages: list[Message]) -> list[Message]:
+    """Put the results of tools right behind the calls: ``append_message()`` may have stored messages between them."""
+    result = list(messages)
+    for place, message in enumerate(messages):
+        calls = _tool_use_ids(message, "toolUse")
+        late = _late_results(calls, messages, place) if calls else None
+        if late is not None:
+            result = [each for each in result if each is not late]
+            result.insert(next(n for n, each in enumerate(result, start=1) if each is message), late)
+    return result
+
+
+def _late_results(calls: set[str], messages: Sequence[Message], place: int) -> Message | None:
+    """Return the message with the results of the calls at a place, if others stand before it."""
+    for number in range(place + 1, len(messages)):
+        if calls & _tool_use_ids(messages[number], "toolResult"):
+            return messages[number] if number > place + 1 else None
+        if _tool_use_ids(messages[number], "toolUse"):
+            return None
+    return None
+
+
+def _tool_use_ids(message: Message, kind: Literal["toolUse", "toolResult"]) -> set[str]:
+    return {block[kind]["toolUseId"] for block in message["content"] if kind in block}
 
 
 def _with_results(messages: list[Message]) -> list[Message]:

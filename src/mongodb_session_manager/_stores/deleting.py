@@ -46,11 +46,14 @@ class DeletionStore:
         return _receipt(session_id, counted, children)
 
     def _delete_document(self, session_id: str, conditions: Sequence[Stored]) -> Stored:
-        """Delete a session document, and return what was counted of it; nothing if there is none."""
+        """Delete a session document, and return what was counted of it; nothing if there is none.
+
+        A life of the id that begins meanwhile is not meant.
+        """
+        life: Life | None = None
         for _ in range(_TRIES):
-            found = self._sessions.aggregate(receipt_pipeline(session_id), maxTimeMS=self._max_time_ms)
-            counted: Stored = next(found, {})
-            if not counted:
+            counted = self._count(session_id)
+            if not counted or (life and counted["instance"] != life.instance):
                 return {}
             if counted["held"] and conditions:
                 raise SessionHeldError(session_id)
@@ -59,6 +62,10 @@ class DeletionStore:
             if life and self._sessions.delete_one(ended_lives_filter([life], conditions)).deleted_count:
                 return {**counted, "instance": life.instance}
         raise SessionConflictError(session_id, None, CONTENDED)
+
+    def _count(self, session_id: str) -> Stored:
+        found = self._sessions.aggregate(receipt_pipeline(session_id), maxTimeMS=self._max_time_ms)
+        return next(found, {})
 
     def _ending(self, session_id: str, instance: Any) -> Life | None:
         """Return the life that is to end; one of an older version gets an instance. None if it has ended."""

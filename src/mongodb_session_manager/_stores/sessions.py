@@ -127,14 +127,10 @@ class SessionStore:
         self._operations.sizes.set_document_size(session_id, stored.get(AGENTS_BYTES, 0))
         if create:
             ensure_indexes(self._sessions, self._metadata_fields, expiring=ttl is not None)
-        return OpenedSession(
-            session=session,
-            created=created,
-            application_name=stored.get("application_name"),
-            agent_ids=_recorded_ids(stored.get("agent_ids")),
-            outbox=tuple(decode(record) for record in self._outbox.undelivered(session_id, stored)),
-            agents={each: None if created else self._brought(session_id, each, parts.get(each)) for each in wanted},
-        )
+        agents = {each: None if created else self._brought(session_id, each, parts.get(each)) for each in wanted}
+        outbox = tuple(decode(record) for record in self._outbox.undelivered(session_id, stored))
+        ids = _recorded_ids(stored.get("agent_ids"))
+        return OpenedSession(session, created, stored.get("application_name"), ids, outbox, agents)
 
     def _note_life(self, session_id: str, stored: OpenedDoc, *, upgrade: bool) -> None:
         """Mean the life that was opened; a session of an older version gets what it has not."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
-from strands import Agent
+from strands import Agent, ToolContext, tool
 from strands.agent.conversation_manager import (
     ConversationManager,
     NullConversationManager,
@@ -30,7 +30,7 @@ from mongodb_session_manager.testing import CommandCounter, Redaction, ScriptedM
 from tests.aliases import Client, Failing, NewAgent, NewManager, Stored
 from tests.first_version import element, legacy, legacy_agent
 from tests.integration.history.live_agents import Notes
-from tests.talking import LOOK, look_up, texts, user
+from tests.talking import LOOK, look_up, texts, user, without_ids
 from tests.watching import cost
 
 
@@ -101,6 +101,29 @@ def test_a_message_that_only_append_message_told_leaves_with_the_next_one(restar
     talk(agent, "One", "Two")
 
     assert texts(restart(agent, lambda: window(2)).messages) == ["Two", "Okay."]
+
+
+def test_a_message_that_a_tool_appends_does_not_part_its_call_from_its_result(restart: Restart, stored: Stored) -> None:
+    @tool(context=True)
+    def note(tool_context: ToolContext) -> str:
+        """Take a note."""
+        tool_context.agent._session_manager.append_message(user("Noted"), tool_context.agent)
+        return "This is the result"
+
+    agent = restart(tools=[note])
+    use: Any = {"toolUse": {"toolUseId": "t-1", "name": "note", "input": {}}}
+    agent.model = ScriptedModel([use], default="Okay.")
+    agent("Hi")
+    live = copy.deepcopy(agent.messages)
+
+    again = restart(agent)
+    order = [message["content"] for message in again.messages]
+
+    assert without_ids(m for m in again.messages if m["content"] != [{"text": "Noted"}]) == without_ids(live)
+    assert order.index([{"text": "Noted"}]) == 3
+    again("Go on")
+    assert restart(again).messages == again.messages
+    assert [m["message_id"] for m in stored()["agents"]["default"]["messages"]] == list(range(7))
 
 
 def test_a_message_that_was_changed_in_place_comes_back_as_captured(restart: Restart) -> None:

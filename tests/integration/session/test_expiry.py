@@ -288,6 +288,22 @@ def test_a_write_to_a_session_that_is_held_gives_it_no_date(
     assert "expires_at" not in stored()
 
 
+def test_a_message_to_a_session_that_is_held_costs_one_look(
+    new_manager: NewManager, new_agent: NewAgent, sessions: Any, command_counter: CommandCounter
+) -> None:
+    manager = new_manager(ttl=HOUR)
+    agent = new_agent(manager)
+    manager._stores._operations.dates.lifetimes["s-1"].until = None
+    sessions.update_one({}, {"$set": {"held": True}, "$unset": {"expires_at": ""}})
+
+    with command_counter.counting() as log:
+        agent("Hi")
+        agent("And now?")
+
+    # The first write misses with its date, and goes through without it.
+    assert log.names == ["update", "find", "update", "update", "update", "update"]
+
+
 def test_opening_a_session_that_is_held_gives_it_no_date(
     new_manager: NewManager, sessions: Any, stored: Callable[[], Any], command_counter: CommandCounter
 ) -> None:

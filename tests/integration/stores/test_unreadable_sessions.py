@@ -44,6 +44,8 @@ ODD: list[tuple[str, Any, str]] = [
     (f"{MESSAGE}.content", None, "message 1"),
     (f"{MESSAGE}.content", 5, "message 1"),
     (f"{MESSAGE}.content", [SECRET], "message 1"),
+    (f"{MESSAGE}.content", [{"toolUse": SECRET}], "messages"),
+    (f"{MESSAGE}.content", [{"toolUse": {}}], "messages"),
     (f"{MESSAGE}.role", None, "message 1"),
     (f"{MESSAGE}.role", {"a": SECRET}, "message 1"),
 ]
