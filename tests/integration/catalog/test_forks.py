@@ -362,11 +362,6 @@ def long(manager: MongoDBSessionManager, new_agent: NewAgent) -> Agent:
     return agent
 
 
-def used(document: Document) -> Any:
-    days = document["agents"]["default"].get("moved_usage", {}).values()
-    return sum(figures["calls"] for day in days for figures in day.values())
-
-
 @pytest.mark.limits(kept_messages=2)
 def test_a_long_history(
     catalog: SessionCatalog,
