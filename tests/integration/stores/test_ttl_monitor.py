@@ -10,7 +10,7 @@ from pymongo import MongoClient
 from strands import Agent
 
 from mongodb_session_manager import MongoDBSessionManager, SessionCatalog, SessionNotFoundError
-from mongodb_session_manager._schema import expiry
+from mongodb_session_manager._schema.limits import Limits
 from mongodb_session_manager.testing import ScriptedModel, running_mongodb
 from tests.aliases import Client
 from tests.conftest import COLLECTION
@@ -21,7 +21,8 @@ from tests.watching import eventually, wait_for_indexes
 TTL = timedelta(seconds=4)
 HOUR = timedelta(hours=1)
 
-pytestmark = pytest.mark.limits(kept_messages=1)
+# A ttl of seconds is valid.
+LIMITS = Limits(kept_messages=1, shortest_ttl=timedelta(seconds=1))
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +37,9 @@ def found(client: Client, request: pytest.FixtureRequest) -> Any:
     return client[f"test_{abs(hash(request.node.name))}"]
 
 
-@pytest.fixture
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A ttl of seconds is valid."""
-    monkeypatch.setattr(expiry, "SHORTEST_TTL", timedelta(seconds=1))
-
-
 def opened(found: Any, session_id: str = "s-1", **options: Any) -> MongoDBSessionManager:
-    manager = MongoDBSessionManager(session_id, client=found.client, database_name=found.name, **options)
+    options = {"client": found.client, "database_name": found.name, "_limits": LIMITS, **options}
+    manager = MongoDBSessionManager(session_id, **options)
     wait_for_indexes()
     return manager
 
@@ -57,7 +53,6 @@ def parts(found: Any) -> list[int]:
     return [found[name].count_documents({"session_id": {"$ne": ""}}) for name in names]
 
 
-@pytest.mark.usefixtures("short")
 def test_a_session_that_is_written_keeps_its_first_message(found: Any) -> None:
     """Written every half ttl for five ttls, with segments and files, by one manager after the other."""
     with opened(found, ttl=TTL) as manager:
