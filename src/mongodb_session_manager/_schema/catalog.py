@@ -7,7 +7,6 @@ from typing import Any, Final
 
 from .agent_rows import (
     any_of,
-    calls_expression,
     chosen,
     content_expression,
     found_agents_pipeline,
@@ -16,13 +15,12 @@ from .agent_rows import (
     let,
     mapped,
     message_count,
-    number_expression,
     only_if,
-    sums_expression,
     text_expression,
     texts_expression,
     time_expression,
 )
+from .call_rows import SUMMED, quick_usage_expression, uncounted_calls_expression
 from .catalog_filter import (
     RATINGS,
     Conditions,
@@ -36,7 +34,7 @@ from .catalog_filter import (
 from .cursors import Place
 from .ids import check_id
 from .nested import list_expression
-from .sessions import SCHEMA_VERSION
+from .sessions import sessions_filter
 from .values import Pipeline, Stored
 
 SORTS: Final = ("session_id", "created_at", "-created_at", "updated_at", "-updated_at")
@@ -49,7 +47,8 @@ _NAME_BYTES: Final = 8 * 1024
 # Of an agent, from its end on.
 _LATEST_MESSAGES: Final = 8
 _MOST_EVENTS: Final = 1000
-_SHAPES: Final = {"metadata": "object", "feedbacks": "array", "multi_agents": "object"}
+_PLAIN_BYTES: Final = 64 * 1024
+_ALL: Final = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -127,6 +126,16 @@ def details_pipeline(session_id: str, conditions: Iterable[Conditions]) -> Pipel
     ]
 
 
+def fork_look_pipeline(session_ids: Iterable[str]) -> Pipeline:
+    """Return the aggregation that reads the summaries of a session and its fork, with what tells of turns since."""
+    more = {
+        "instance": "$instance",
+        "guards": mapped(list_expression("$found"), "agent", {"k": "$$agent.k", "guard": "$$agent.v.guard"}),
+        "states": mapped(items_expression("$multi_agents"), "each", {"k": "$$each.k", "at": "$$each.v.updated_at"}),
+    }
+    return [{"$match": sessions_filter(session_ids)}, *_summary_stages(Order("session_id"), more)]
+
+
 def segments_size_pipeline(session_id: str, instance: Any) -> Pipeline:
     """Return the aggregation that measures the segments of one life of a session id."""
     wanted = {"session_id": check_id("session_id", session_id), "instance": {"$in": [instance, None]}}
@@ -191,45 +200,47 @@ def _summary_stages(order: Order, more: Stored | None = None) -> Pipeline:
 
 
 def _tail_stages(order: Order, more: Stored) -> Pipeline:
-    messages = "$$agent.v.messages"
     agent = {
         "key": text_expression("$$agent.k", _NAME_BYTES),
         "model": text_expression("$$agent.v.agent_data.model", _NAME_BYTES),
         "messages": message_count("$$agent.v"),
-        "usage": let({"rows": calls_expression("$$agent.v")}, sums_expression("$$rows")),
-        "last": _last_text(messages),
-        "odd": {"$not": [{"$in": [{"$type": messages}, ["array", "missing"]]}]},
+        "usage": quick_usage_expression("$$agent.v"),
+        "calls": uncounted_calls_expression("$$agent.v"),
+        "last": _last_text("$$agent.v.messages"),
+        "messages_type": {"$type": "$$agent.v.messages"},
     }
     rows = {"$set": {"rows": mapped(list_expression("$found"), "agent", agent)}}
     return [rows, {"$project": {**_fields(), "at": _at(order), **more}}]
 
 
+# The more expressions, the longer a server takes to read the command: what is small comes as it is.
+_PLAIN: Final = (
+    *("application_name", "schema_version", "created_at", "updated_at", "expires_at", "held", "has_files"),
+    *("interrupted", "forked_from", "feedback_counts"),
+)
+_TYPED: Final = ("agents", "metadata", "feedbacks", "multi_agents")
+
+
 def _fields() -> Stored:
-    size = {"$bsonSize": {"metadata": "$metadata"}}
-    is_small = {"$and": [is_a("$metadata", "object"), {"$lte": [size, METADATA_BYTES]}]}
+    rest = {"$slice": ["$rows", MOST_AGENTS, _ALL]}
     return {
         "now": {"$toLong": "$$NOW"},
-        "application_name": text_expression("$application_name", _NAME_BYTES),
-        "created_at": time_expression("$created_at"),
-        "updated_at": time_expression("$updated_at"),
-        "expires_at": only_if("$expires_at", "date"),
-        "held": {"$eq": ["$held", True]},
-        "metadata": {"$cond": [is_small, "$metadata", None]},
-        "has_metadata": {"$ne": [{"$type": "$metadata"}, "missing"]},
+        "plain": _if_small({name: f"${name}" for name in _PLAIN}, _PLAIN_BYTES),
+        "types": _object({name: {"$type": f"${name}"} for name in _TYPED}),
+        "metadata": _if_small({"metadata": "$metadata"}, METADATA_BYTES),
         "agents": {"$slice": ["$rows", MOST_AGENTS]},
         "agent_count": {"$size": "$rows"},
-        "messages": {"$sum": "$rows.messages"},
-        "usage": _object(sums_expression("$rows.usage")),
+        "rest": let({"rest": rest}, {name: {"$sum": f"$$rest.{path}"} for name, path in _SUMS.items()}),
         "last": _latest("$rows.last"),
-        "feedback": _object({rating: _feedback(rating) for rating in RATINGS}),
+        "feedback": {"$cond": [{"$eq": ["$feedbacks", []]}, None, _object({each: _rated(each) for each in RATINGS})]},
         "redactions": {"$size": list_expression("$guardrail_events")},
-        "interrupted": _texts("$interrupted"),
-        "has_files": {"$eq": ["$has_files", True]},
         "bytes": "$bytes",
-        "forked_from": _small("$forked_from"),
-        "schema_version": only_if("$schema_version", "int", only_if("$schema_version", "long")),
-        "readable": _readable(),
+        "others": "$others",
+        "odd_messages": any_of("$rows", "each", {"$not": [{"$in": ["$$each.messages_type", ["array", "missing"]]}]}),
     }
+
+
+_SUMS: Final = {"messages": "messages", **{name: f"usage.{name}" for name in SUMMED}}
 
 
 def _object(fields: Stored) -> Stored:
@@ -237,51 +248,29 @@ def _object(fields: Stored) -> Stored:
     return {"$mergeObjects": [fields]}
 
 
-def _small(value: str) -> Stored:
-    is_small = {"$cond": [is_a(value, "object"), {"$lte": [{"$bsonSize": value}, _NAME_BYTES]}, False]}
-    return {"$cond": [is_small, value, None]}
+def _if_small(fields: Stored, most_bytes: int) -> Stored:
+    return let({"fields": fields}, {"$cond": [{"$lte": [{"$bsonSize": "$$fields"}, most_bytes]}, "$$fields", None]})
 
 
-def _texts(values: str) -> Stored:
-    texts = mapped(list_expression(values), "each", text_expression("$$each", _NAME_BYTES))
-    return {"$slice": [chosen(texts, "each", {"$ne": ["$$each", None]}), _MOST_EVENTS]}
-
-
-def _feedback(rating: str) -> Stored:
-    """Return a number of pieces of feedback: the count if there is one, or those in the document."""
+def _rated(rating: str) -> Stored:
     is_rated: Stored = {"$eq": ["$$each.rating", rating]}
     if rating == "other":
         is_rated = {"$not": [{"$in": ["$$each.rating", [name for name in RATINGS if name != rating]]}]}
-    embedded = {"$size": chosen(list_expression("$feedbacks"), "each", is_rated)}
-    return {"$max": [number_expression(f"$feedback_counts.{rating}"), embedded]}
+    return {"$size": chosen(list_expression("$feedbacks"), "each", is_rated)}
 
 
 def _last_text(messages: str) -> Stored:
     """Return the time and the last text of an agent's latest message that has one."""
     latest = {"$reverseArray": {"$slice": [list_expression(messages), -_LATEST_MESSAGES]}}
-    text = {"$arrayElemAt": [texts_expression("$$message", TEXT_CHARACTERS), -1]}
-    each = mapped(latest, "message", {"at": time_expression("$$message.created_at"), "text": text})
-    return {"$arrayElemAt": [chosen(each, "each", {"$gt": ["$$each.text", None]}), 0]}
+    text = {"$arrayElemAt": [texts_expression("$$this", TEXT_CHARACTERS), -1]}
+    found = {"$cond": [{"$gt": ["$$text", None]}, {"text": "$$text", "at": time_expression("$$this.created_at")}, None]}
+    each = {"$ifNull": ["$$value", let({"text": text}, found)]}
+    return {"$reduce": {"input": latest, "initialValue": None, "in": each}}
 
 
 def _latest(texts: str) -> Stored:
-    is_later = {"$or": [{"$eq": ["$$value", None]}, {"$gte": ["$$this.at", "$$value.at"]}]}
+    is_later = {"$and": [{"$ne": ["$$this", None]}, {"$gte": ["$$this.at", "$$value.at"]}]}
     return {"$reduce": {"input": texts, "initialValue": None, "in": {"$cond": [is_later, "$$this", "$$value"]}}}
-
-
-def _readable() -> Stored:
-    version = "$schema_version"
-    is_known = {"$cond": [{"$in": [{"$type": version}, ["int", "long"]]}, {"$lte": [version, SCHEMA_VERSION]}, False]}
-    return {
-        "$and": [
-            {"$or": [{"$in": [{"$type": version}, ["missing", "null"]]}, is_known]},
-            is_a("$agents", "object"),
-            *({"$in": [{"$type": f"${name}"}, ["date", "string"]]} for name in ("created_at", "updated_at")),
-            *({"$in": [{"$type": f"${name}"}, [kind, "missing"]]} for name, kind in _SHAPES.items()),
-            {"$not": ["$others"]},
-            {"$not": [any_of("$rows", "each", "$$each.odd")]},
-        ]
-    }
 
 
 # Details

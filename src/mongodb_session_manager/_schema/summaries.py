@@ -1,13 +1,14 @@
 """What the catalog's pipelines gave -> summaries and details of sessions."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
 from bson import Decimal128
 
+from ..types import UsageTotals
 from ..types.catalog import (
     AgentSummary,
     FeedbackCounts,
@@ -19,9 +20,12 @@ from ..types.catalog import (
     SessionSummary,
     UsageFigures,
 )
-from .agent_rows import FIGURES
+from .call_rows import FIGURES, SUMMED
 from .catalog import TEXT_CHARACTERS
+from .catalog_filter import RATINGS
 from .messages import aware
+from .sessions import SCHEMA_VERSION
+from .usage import as_mapping, usage_totals
 from .values import Stored, decode, unescape_key
 
 logger = logging.getLogger(__name__)
@@ -53,36 +57,79 @@ def details_of(row: Stored, segments: Stored, files: Stored) -> SessionDetails:
 
 
 def _fields(row: Stored) -> dict[str, Any]:
-    times = {name: time(row[name]) for name in ("created_at", "updated_at")}
-    metadata = _metadata(row["metadata"])
-    is_held = row["held"]
+    plain: Stored = row["plain"] or {}
+    times = {name: time(plain.get(name)) for name in ("created_at", "updated_at")}
+    metadata, interrupted = _metadata(row), plain.get("interrupted")
+    agents = [_agent(each) for each in row["agents"] if each["key"] is not None]
+    is_held = plain.get("held") is True
     return {
         **times,
         "session_id": row["_id"],
-        "application_name": row["application_name"],
-        "expires_at": None if is_held else time(row["expires_at"]),
+        "application_name": _text(plain.get("application_name")),
+        "expires_at": None if is_held else _date(plain.get("expires_at")),
         "held": is_held,
         "metadata": metadata or {},
-        "metadata_left_out": metadata is None and row["has_metadata"],
-        "agents": [_agent(each) for each in row["agents"] if each["key"] is not None],
+        "metadata_left_out": metadata is None,
+        "agents": agents,
         "agent_count": row["agent_count"],
-        "messages": number(row["messages"]),
-        "usage": figures(row["usage"]),
-        "feedback": FeedbackCounts(**{rating: number(count) for rating, count in row["feedback"].items()}),
+        "messages": sum((agent.messages for agent in agents), number(row["rest"]["messages"])),
+        "usage": _sum([figures(row["rest"]), *(agent.usage for agent in agents)]),
+        "feedback": _feedback(plain.get("feedback_counts"), row["feedback"] or {}),
         "redactions": row["redactions"],
-        "interrupted": row["interrupted"],
-        "has_files": row["has_files"],
+        "interrupted": [each for each in interrupted if isinstance(each, str)] if isinstance(interrupted, list) else [],
+        "has_files": plain.get("has_files") is True,
         "document_bytes": row["bytes"],
-        "forked_from": _origin(row["forked_from"]),
+        "forked_from": _origin(plain.get("forked_from")),
         "last_text": text((row["last"] or {}).get("text"), TEXT_CHARACTERS),
-        "schema_version": row["schema_version"],
-        "readable": row["readable"] and None not in times.values(),
+        "schema_version": whole_number(plain.get("schema_version")),
+        "readable": _is_readable(row) and None not in times.values(),
     }
+
+
+# The types of fields that this version reads.
+_SHAPES: Final = {
+    "agents": {"object"},
+    "metadata": {"object", "missing"},
+    "feedbacks": {"array", "missing"},
+    "multi_agents": {"object", "missing"},
+}
+
+
+def _is_readable(row: Stored) -> bool:
+    version = (row["plain"] or {"schema_version": False}).get("schema_version")
+    is_known = version is None or (isinstance(version, int) and not isinstance(version, bool))
+    has_shape = all(row["types"][name] in kinds for name, kinds in _SHAPES.items())
+    return is_known and (version or 0) <= SCHEMA_VERSION and has_shape and not (row["others"] or row["odd_messages"])
 
 
 def figures(row: Mapping[str, Any]) -> UsageFigures:
     """Return the figures in a row."""
-    return UsageFigures(**{name: number(row.get(name)) for name in ("calls", *FIGURES)})
+    return UsageFigures(**{name: number(row.get(name)) for name in SUMMED})
+
+
+def _sum(parts: Iterable[UsageFigures]) -> UsageFigures:
+    found = list(parts)
+    return UsageFigures(**{name: sum(getattr(part, name) for part in found) for name in SUMMED})
+
+
+def _agent_usage(row: Stored) -> UsageFigures:
+    """Return the figures of an agent, with those of calls that have accumulated figures only."""
+    quick = figures(row["usage"])
+    if not row["calls"]:
+        return quick
+    calls = list(map(as_mapping, row["calls"]))
+    own = [call for call in calls if as_mapping(call.get("usage")) or as_mapping(call.get("metrics"))]
+    both = _totals(usage_totals(call for call in calls if call))
+    return UsageFigures(
+        **{name: getattr(quick, name) + both[name] - _totals(usage_totals(own))[name] for name in SUMMED}
+    )
+
+
+def _totals(totals: UsageTotals) -> dict[str, int]:
+    found: dict[str, Mapping[str, Any]] = {"usage": totals["usage"], "metrics": totals["metrics"]}
+    paths = {name: path.split(".") for name, path in FIGURES.items()}
+    sums = {name: number(found[part].get(figure)) for name, (part, figure) in paths.items()}
+    return {"calls": totals["model_calls"], **sums}
 
 
 def number(value: Any) -> int:
@@ -115,10 +162,11 @@ def whole_number(value: Any) -> int | None:
     return int(value) if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _metadata(stored: Any) -> dict[str, Any] | None:
-    """Return the metadata; None if there are none, or what looks like a mark in them is none."""
+def _metadata(row: Stored) -> dict[str, Any] | None:
+    """Return the metadata; None if they are too large, or what looks like a mark in them is none."""
+    stored = (row["metadata"] or {"metadata": None}).get("metadata", {})
     try:
-        return None if stored is None else {unescape_key(name): decode(value) for name, value in stored.items()}
+        return {unescape_key(name): decode(value) for name, value in stored.items()}
     except Exception as error:  # noqa: BLE001 - put there by hand, they may be anything
         logger.debug("error=<%s> | metadata cannot be read", type(error).__name__)
         return None
@@ -129,12 +177,27 @@ def _agent(row: Stored) -> AgentSummary:
         agent_id=unescape_key(row["key"]),
         model=row["model"],
         messages=number(row["messages"]),
-        usage=figures(row["usage"]),
+        usage=_agent_usage(row),
     )
 
 
-def _origin(stored: Stored | None) -> ForkOrigin | None:
-    if stored is None or not isinstance(stored.get("session_id"), str):
+def _feedback(counts: Any, embedded: Mapping[str, Any]) -> FeedbackCounts:
+    """Return the numbers of feedback: the counts if there are some, or those in the document."""
+    counted = counts if isinstance(counts, dict) else {}
+    found = {rating: max(0, number(counted.get(rating)), number(embedded.get(rating))) for rating in RATINGS}
+    return FeedbackCounts(**found)
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _date(value: Any) -> datetime | None:
+    return value if isinstance(value, datetime) else None
+
+
+def _origin(stored: Any) -> ForkOrigin | None:
+    if not isinstance(stored, dict) or not isinstance(stored.get("session_id"), str):
         return None
     agent_id = stored.get("agent_id")
     return ForkOrigin(

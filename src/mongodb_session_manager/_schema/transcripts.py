@@ -11,10 +11,10 @@ from .agent_rows import (
     let,
     mapped,
     only_if,
-    own_figures,
     text_expression,
     time_expression,
 )
+from .call_rows import own_figures
 from .catalog_filter import Conditions, living_session_filter
 from .ids import agent_path
 from .nested import lifted_pipeline, list_expression
@@ -130,7 +130,7 @@ def _page_stages(page: str, most_bytes: int) -> Pipeline:
         "escaped": {"$ne": [{"$type": "$$message.escaped"}, "missing"]},
         "is_first_version": is_a("$$message.message", "object"),
         "has_files": {"$ne": [{"$type": "$$message.files"}, "missing"]},
-        "call": own_figures("$$message.event_loop_metrics"),
+        "call": own_figures("$$message.event_loop_metrics", {}),
         "model": text_expression("$$message.event_loop_metrics.model", _NAME_BYTES),
         "content": _content(min(PART_BYTES, most_bytes)),
     }

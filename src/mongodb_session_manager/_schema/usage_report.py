@@ -6,7 +6,8 @@ from datetime import date, datetime, timedelta, timezone
 from typing import Any, Final, get_args
 
 from ..types.catalog import UsageKey, UsageRow
-from .agent_rows import FIGURES, calls_expression, found_agents_pipeline, joined, text_expression
+from .agent_rows import found_agents_pipeline, joined, mapped, text_expression
+from .call_rows import SUMMED, calls_expression, usage_expression
 from .catalog_filter import Conditions, Either, living_filter, milliseconds, time_of
 from .ids import shown
 from .summaries import number
@@ -55,10 +56,10 @@ class UsageReport:
         return [
             {"$match": living_filter(conditions, self._written_since())},
             *found_agents_pipeline(),
-            {"$project": {"application_name": 1, "row": joined("$found", "agent", self._calls())}},
+            {"$project": {"application_name": 1, "row": self._calls()}},
             {"$unwind": "$row"},
             {"$match": {"row.calls": {"$gt": 0}, **self._within()}},
-            {"$group": {"_id": keys, **{name: {"$sum": f"$row.{name}"} for name in ("calls", *FIGURES)}}},
+            {"$group": {"_id": keys, **{name: {"$sum": f"$row.{name}"} for name in SUMMED}}},
         ]
 
     def rows(self, found: Iterable[Stored]) -> list[UsageRow]:
@@ -67,7 +68,7 @@ class UsageReport:
         for each in found:
             # A model, or an agent, may be there as it is and as the name of a field.
             key = tuple(_name(name, each["_id"].get(name)) for name in self.by)
-            added = sums.setdefault(key, dict.fromkeys(("calls", *FIGURES), 0))
+            added = sums.setdefault(key, dict.fromkeys(SUMMED, 0))
             for name in added:
                 added[name] += number(each[name])
         return [self._row(key, sums[key]) for key in sorted(sums, key=lambda key: [part or "" for part in key])]
@@ -85,12 +86,12 @@ class UsageReport:
         return [({"updated_at": {"$not": earlier}},)]
 
     def _calls(self) -> Stored:
+        """Return the calls of all agents; their sums, if nothing is asked for that calls differ in."""
         agent: Stored = {"agent": "$$agent.k"} if "agent_id" in self.by else {}
-        if not self._needs_day():
-            return calls_expression("$$agent.v", {"call": agent, "moved": agent})
-        return calls_expression(
-            "$$agent.v", {"call": {**agent, "day": _DAY_OF_CALL}, "moved": {**agent, "day": "$$day.k"}}
-        )
+        if not self._needs_day() and "model" not in self.by:
+            return mapped("$found", "agent", {"$mergeObjects": [usage_expression("$$agent.v"), agent]})
+        call, moved = ({"day": _DAY_OF_CALL}, {"day": "$$day.k"}) if self._needs_day() else ({}, {})
+        return joined("$found", "agent", calls_expression("$$agent.v", {**agent, **call}, {**agent, **moved}))
 
     def _needs_day(self) -> bool:
         return bool({"day", "month"} & {*self.by}) or self.since is not None or self.until is not None

@@ -140,9 +140,7 @@ def test_a_figure_that_is_none_spoils_no_sum(catalog: SessionCatalog, put: Put, 
     (row,) = catalog.usage(by=())
 
     assert row.output == 3
-    assert row.input == 3 + (2**53 if figure in (2**62, float("inf")) else 0) * (
-        2 if figure in (2**62, float("inf")) else 1
-    )
+    assert row.input == 3
     assert catalog.list(sort="session_id").items[0].usage.output == 3
 
 
