@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeAlias, TypeVar
@@ -451,6 +451,42 @@ class SessionCatalog(ReadOnlyCatalog):
         """
         return self._stores.sweeper.sweep(older_than)
 
+    def fork(
+        self,
+        session_id: str,
+        new_session_id: str | None = None,
+        *,
+        at: int | Mapping[str, int] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> SessionSummary:
+        """Copy a session, up to the end of a turn, into a new one that goes on by itself.
+
+        An agent is cut at a message: with it if it is an answer that ends a turn, before it if it is a user's message
+        that begins one (so that it can be edited and sent again). Without a place each agent is copied up to its last
+        complete turn. At a cut the agent's state stays as it is at the end; interrupts, the state on the model's side,
+        a summary and the live set begin anew. Graphs and Swarms are copied with whole histories only. The metadata and
+        the ttl are copied; feedback, notifications, a lease and a hold are not.
+
+        Args:
+            session_id: The session.
+            new_session_id: The id of the fork; a random one by default.
+            at: The id of a message, or such ids by agent; agents that are not named are then copied whole. With
+                several agents it must name one.
+            metadata: Metadata fields to set in the fork; the others are those of the session. A dotted key reaches
+                into a nested field.
+
+        Raises:
+            SessionConflictError: There is a session with the new id, or the session was written again and again.
+            SessionNotFoundError: There is no such session, or it has expired.
+            SchemaVersionError: A newer version of this library wrote it.
+            TypeError: An argument has a wrong type.
+            UnstorableValueError: The metadata hold something that would not come back equal.
+            ValueError: No turn ends or begins at the message (the error names the nearest places), the session holds
+                no such agent, or an id is not valid.
+        """
+        return self._stores.forks.fork(session_id, new_session_id, at, metadata)
+
+    afork = _twin(fork)
     adelete, adelete_many, asweep = _twin(delete), _twin(delete_many), _twin(sweep)
     ahold, arelease, aset_ttl = _twin(hold), _twin(release), _twin(set_ttl)
 

@@ -1,11 +1,16 @@
 """Which stored messages are live is followed through whatever happens to a list."""
 
+import copy
+import itertools
 import os
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mongodb_session_manager._history.live_records import Record, View
+from mongodb_session_manager._history.live_set import LiveMessages
 from tests.live_lists import ACTS, Lists
 
 # Some hundred examples each time; LIVE_SET_EXAMPLES=10000 for all that one has time for.
@@ -54,3 +59,29 @@ def test_what_was_found(seed: int, acts: str) -> None:
     lists.check()
     lists.restart()
     lists.check()
+
+
+def test_a_copy_of_what_others_were_merged_into_stands_for_them_too() -> None:
+    use: Any = {"toolUse": {"toolUseId": "t-1", "name": "x", "input": {}}}
+    result: Any = {"toolResult": {"toolUseId": "t-1", "status": "success", "content": []}}
+    said: list[Any] = [
+        {"role": "assistant", "content": [{"text": "Okay."}], "tracking_id": "a"},
+        {"role": "assistant", "content": [use], "tracking_id": "b"},
+        {"role": "user", "content": [result], "tracking_id": "c"},
+    ]
+    followed = LiveMessages(itertools.starmap(Record, enumerate(said)))
+    followed.begin(view_of(said))
+
+    merged = [{**said[0], "content": [*said[0]["content"], use]}, said[2]]
+    followed.look(view_of(merged))
+    for _ in range(2):
+        merged = copy.deepcopy(merged)
+        followed.look(view_of(merged))
+        assert [record.message_id for record in followed.snapshot.records] == [0, 1, 2]
+
+    followed.look(view_of(copy.deepcopy([said[0]])))
+    assert [record.message_id for record in followed.snapshot.records] == [0]
+
+
+def view_of(messages: list[Any]) -> View:
+    return View(messages, list, False)

@@ -12,7 +12,7 @@ from .._schema.histories import AgentWrite, Guard
 from .._schema.ids import agent_label, now
 from .._schema.limits import LIMITS, Limits
 from .._schema.live_ids import LiveIds
-from .._schema.messages import message_doc, with_tracking_id
+from .._schema.messages import check_complete, message_doc, with_tracking_id
 from .._schema.values import Stored
 from .._stores.contents import SessionContents
 from .._stores.histories import HistoryStore, RestoredAgent
@@ -96,7 +96,7 @@ class AgentBinder:
             return self._start_announced(agent)
         agent_id, at = agent.agent_id, now()
         tracker = AgentStateTracker(self.label(agent_id))
-        _identify(agent.messages)
+        _identify(agent.messages, self.label(agent_id))
         messages = list(enumerate(agent.messages))
         appended = [message_doc(m, i, at, f"{self.label(agent_id)}, message {i}") for i, m in messages]
         with tracker.capturing(agent) as data:
@@ -141,7 +141,7 @@ class AgentBinder:
         """Bind a new agent without I/O; its first write creates it."""
         binding = self._bound(agent, AgentStateTracker(self.label(agent.agent_id)), None, [])
         binding.history.queue.expect(len(agent.messages))
-        _identify(agent.messages)
+        _identify(agent.messages, self.label(agent.agent_id))
         if self._announce is not None:
             self._announce(binding, agent, *agent.messages)
             return binding
@@ -202,7 +202,8 @@ class AgentBinder:
         return AgentBinding(agent, tracker, history, syncs_apart=self._syncs_apart)
 
 
-def _identify(messages: list[Message]) -> None:
+def _identify(messages: list[Message], label: str) -> None:
     """Give messages the tracking id that the SDK would give them at the next prompt."""
-    for message in messages:
+    for number, message in enumerate(messages):
+        check_complete(message, f"{label}, message {number}")
         message.update(with_tracking_id(message))

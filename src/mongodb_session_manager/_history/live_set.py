@@ -235,8 +235,15 @@ class LiveMessages:
             places.pop(id(message), None if record else strangers.pop(tracking_id_of(message), None))
             for message, record in zip(live, matched, strict=True)
         ]
+        merged: dict[Record | None, Slot] = {
+            slot.record: slot for slot in self._slots if slot.stands_for and slot.record
+        }
         slots = [
-            Slot(message, record, () if place is None else self._slots[place].stands_for)
+            Slot(
+                message,
+                record,
+                _copied(message, merged.get(record)) if place is None else self._slots[place].stands_for,
+            )
             for message, record, place in zip(live, matched, old, strict=True)
         ]
         present = {record for slot in slots for record in slot.records}
@@ -313,6 +320,12 @@ class LiveMessages:
         """Forget what left; the latest stays, since it may be redacted."""
         wanted = {*self.snapshot.records, *self.records[-1:], self._user_before}
         self.records = [record for record in self.records if record in wanted]
+
+
+def _copied(message: Message, slot: Slot | None) -> tuple[Record, ...]:
+    """Return what a message stands for if it is a copy of one that others were merged into."""
+    is_copy = slot is not None and slot.message.get("content") == message.get("content")
+    return slot.stands_for if slot is not None and is_copy else ()
 
 
 def _latest(records: list[Record], taken: set[Record]) -> Record | None:

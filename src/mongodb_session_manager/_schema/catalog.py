@@ -34,6 +34,7 @@ from .catalog_filter import (
 from .cursors import Place
 from .ids import check_id
 from .nested import list_expression
+from .sessions import sessions_filter
 from .values import Pipeline, Stored
 
 SORTS: Final = ("session_id", "created_at", "-created_at", "updated_at", "-updated_at")
@@ -123,6 +124,16 @@ def details_pipeline(session_id: str, conditions: Iterable[Conditions]) -> Pipel
         {"$match": living_session_filter(session_id, conditions)},
         *_summary_stages(Order("session_id"), _details()),
     ]
+
+
+def fork_look_pipeline(session_ids: Iterable[str]) -> Pipeline:
+    """Return the aggregation that reads the summaries of a session and its fork, with what tells of turns since."""
+    more = {
+        "instance": "$instance",
+        "guards": mapped(list_expression("$found"), "agent", {"k": "$$agent.k", "guard": "$$agent.v.guard"}),
+        "states": mapped(items_expression("$multi_agents"), "each", {"k": "$$each.k", "at": "$$each.v.updated_at"}),
+    }
+    return [{"$match": sessions_filter(session_ids)}, *_summary_stages(Order("session_id"), more)]
 
 
 def segments_size_pipeline(session_id: str, instance: Any) -> Pipeline:

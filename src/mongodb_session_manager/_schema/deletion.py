@@ -10,7 +10,7 @@ from typing import Any
 
 from bson import ObjectId
 
-from .expiry import EXPIRED, IS_EXPIRED
+from .expiry import EXPIRED, EXPIRED_FILTER, IS_EXPIRED
 from .lives import Life, youngest_old_id
 from .nested import is_object_expression, list_expression
 from .values import FilterAndUpdate, Pipeline, Stored
@@ -153,7 +153,7 @@ def sweep_claim_update(at: datetime, interval: timedelta) -> FilterAndUpdate:
 
 def long_expired_filter(before: datetime) -> Stored:
     """Return the filter of the sessions that expired before a time."""
-    return {"expires_at": {"$lt": before}}
+    return {"expires_at": {"$lt": before}, **EXPIRED_FILTER}  # a range alone also matches a list with a date in it
 
 
 def announced_removal_update(lives: Iterable[Life], before: ObjectId, removal: ObjectId) -> FilterAndUpdate:

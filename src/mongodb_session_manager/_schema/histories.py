@@ -231,7 +231,10 @@ def _unnumbered(path: str, next_message_id: int) -> Stored:
 def _change(path: str, write: AgentWrite) -> Update:
     changed = {f"{path}.agent_data.{name}": value for name, value in write.data.items()}
     changed |= {f"{path}.updated_at": write.at, "updated_at": write.at}
-    update: Update = {"$set": changed, **interrupted_update(agent_name(write.agent_id), write.waits)}
+    update: Update = {"$set": changed}
+    waits = write.waits
+    if waits is not None:
+        update |= interrupted_update(agent_name(write.agent_id), waits)
     if write.live is not None:
         changed[f"{path}.live"] = write.live
     if write.files:

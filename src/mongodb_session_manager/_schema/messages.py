@@ -9,6 +9,7 @@ from typing import Any, cast
 from strands.types.content import Message
 from strands.types.session import SessionAgent, SessionMessage
 
+from ..errors import UnstorableValueError
 from ..types import MessageDoc
 from .values import Stored, decode, decode_first_version, encode, encode_noting, encode_tolerant
 
@@ -40,7 +41,27 @@ _METADATA_IN_METRICS = "event_loop_metrics"
 _METADATA_FIELDS = ("usage", "metrics")
 
 
+def is_complete(message: object) -> bool:
+    """Tell whether an agent can be restored with a message: it has a role, and a content of blocks or of plain text."""
+    if not (isinstance(message, Mapping) and isinstance(message.get("role"), str)):
+        return False
+    content = message.get("content")
+    is_listed = isinstance(content, list | tuple) and all(isinstance(block, dict) for block in content)
+    return is_listed or isinstance(content, str)
+
+
+def check_complete(message: object, label: str) -> None:
+    """Raise unless an agent can be restored with a message.
+
+    Raises:
+        UnstorableValueError: It cannot.
+    """
+    if not is_complete(message):
+        raise UnstorableValueError(label, "a message is a dict with a role and a content, which is a list of blocks")
+
+
 def _body(message: Message, label: str, metrics: Stored | None = None) -> Stored:
+    check_complete(message, label)
     known = {key: value for key, value in message.items() if key in MESSAGE_FIELDS and key != "metadata"}
     extra = {key: value for key, value in message.items() if key not in MESSAGE_FIELDS}
     is_counted = metrics is not None and _is_counted(message, metrics)

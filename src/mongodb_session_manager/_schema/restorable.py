@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import MongoDBSessionError
-from .messages import AGENT_FIELDS, decode_message, message_record
+from .messages import AGENT_FIELDS, decode_message, is_complete, message_record
 from .values import Stored
 
 REMEDY_FOR_AGENT = (
@@ -47,9 +47,7 @@ def restored_message(label: str, stored: Mapping[str, Any]) -> tuple[int, Any]:
     """
     try:
         message_id, message = int(stored["message_id"]), decode_message(stored)
-        content: Any = message["content"]
-        has_blocks = isinstance(content, str) or all(isinstance(block, dict) for block in content)
-        reason = None if has_blocks and isinstance(message["role"], str) else "is not a message"
+        reason = None if is_complete(message) else "is not a message"
     except Exception as error:  # noqa: BLE001 - anything may stand there
         reason = f"has another shape than is read ({type(error).__name__})"
     if reason is not None:

@@ -8,6 +8,7 @@ from .catalog_indexes import CatalogIndexes
 from .deleting import DeletionStore
 from .deleting_many import ManyDeletions
 from .feedback_lists import FeedbackLists
+from .forks import ForkStore
 from .lifetimes import LifetimeStore
 from .operation import ClientUse, Collections, open_collections
 from .reading import CatalogReads, ReadSettings
@@ -105,6 +106,11 @@ class CatalogStores:
     def lifetimes(self) -> LifetimeStore:
         """Holds, and changes of ttls."""
         return LifetimeStore(self.collections)
+
+    @cached_property
+    def forks(self) -> ForkStore:
+        """Forks."""
+        return ForkStore(self.collections)
 
     @cached_property
     def sweeper(self) -> Sweeper:

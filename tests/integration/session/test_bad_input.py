@@ -1,5 +1,6 @@
 """What cannot work is refused early, in words that say what to do, and nothing is written of it."""
 
+import copy
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -16,8 +17,8 @@ from strands.types.session import Session, SessionAgent, SessionMessage, Session
 from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager.errors import SchemaVersionError, SessionTooLargeError, UnstorableValueError
 from mongodb_session_manager.testing import CommandCounter
-from tests.aliases import History, NewAgent, NewManager
-from tests.talking import without_ids
+from tests.aliases import History, NewAgent, NewManager, Stored
+from tests.talking import texts, without_ids
 
 BAD = {"toolUse": {"toolUseId": "t-1", "name": "bad_tool", "input": {}}}
 
@@ -302,3 +303,49 @@ def test_a_message_that_is_too_large_is_not_in_the_way(
     manager.append_message(user({"text": "Hi"}), agent)
 
     assert without_ids(history()) == [user({"text": "Hi"})]
+
+
+# What an agent could not be restored with
+INCOMPLETE: list[Any] = [
+    None,
+    "Hi",
+    {"content": [{"text": "Hi"}]},
+    {"role": "user"},
+    {"role": "user", "content": None},
+    {"role": "user", "content": ["Hi"]},
+    {"role": "user", "content": {"text": "Hi"}},
+    {"role": None, "content": [{"text": "Hi"}]},
+]
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize("message", INCOMPLETE, ids=str)
+def test_a_new_agent_does_not_begin_with_what_is_no_message(
+    new_manager: NewManager, new_agent: NewAgent, stored: Stored, message: Any, ahead: bool
+) -> None:
+    manager = new_manager()
+    if ahead:
+        manager.prefetch(["default"])
+
+    with pytest.raises(UnstorableValueError, match="'default' of session 's-1', message 1 cannot be stored: a message"):
+        new_agent(manager, messages=[{"role": "user", "content": [{"text": "Hi"}]}, copy.deepcopy(message)])
+
+    assert not stored().get("agents")
+
+
+@pytest.mark.parametrize(
+    "prompt", [{"role": "user", "content": ["Hi"]}, {"role": None, "content": [{"text": "Hi"}]}], ids=str
+)
+def test_a_prompt_that_is_no_message_does_not_shut_the_session(
+    new_manager: NewManager, new_agent: NewAgent, prompt: Any
+) -> None:
+    manager = new_manager()
+    agent = new_agent(manager)
+    agent("Hi")
+
+    with pytest.raises(UnstorableValueError, match="message 2 cannot be stored: a message"):
+        agent([prompt])
+    agent.messages.pop(2)
+    agent("Again")
+
+    assert texts(new_agent(new_manager()).messages) == ["Hi", "Okay.", "Again", "Okay."]
