@@ -243,9 +243,7 @@ def record_move(sessions: Collection[Stored], change: FilterAndUpdate) -> bool:
     except WriteError as error:
         if error.code not in _NO_SUM:
             raise
-        logger.warning(
-            "session_id=<%s> | moved_usage is not what it should be, so it is left as it is", change[0]["_id"]
-        )
+        logger.debug("session_id=<%s>, code=<%s> | moved usage could not be added up", change[0]["_id"], error.code)
         return sessions.update_one(*uncounted_update(change)).matched_count > 0
 
 
