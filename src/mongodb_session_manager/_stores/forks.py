@@ -41,7 +41,9 @@ from ..errors import MongoDBSessionError, SessionConflictError, SessionNotFoundE
 from ..types import MessageDoc, SegmentReferenceDoc, SessionSummary
 from .children import ChildrenEraser
 from .document_size import METADATA_BYTES, LargeMetadataError
+from .erasing import SessionEraser
 from .files import SessionFiles
+from .living import insert_session
 from .operation import Collections, operation
 from .segments import total_size
 
@@ -71,6 +73,7 @@ class ForkStore:
         self._collections = collections
         self._sessions, self._segments = collections.sessions, collections.segments
         self._children = ChildrenEraser(collections)
+        self._eraser = SessionEraser(collections, collections.lives())
 
     def fork(self, session_id: str, new_session_id: object, at: object, metadata: object) -> SessionSummary:
         """Copy a session.
@@ -123,7 +126,7 @@ class ForkStore:
 
     def _insert(self, fork: Stored) -> None:
         try:
-            self._sessions.insert_one(fork)
+            insert_session(self._collections, self._eraser, fork)
         except DuplicateKeyError as error:
             raise SessionConflictError(fork["_id"], None, _EXISTS) from error
 
