@@ -215,7 +215,7 @@ class AgentHistory:
             # A write that fails here is sent alone, and that raises its error.
             with suppress(Exception), self.lock:
                 following = None if self.transfers.uploads.has_unused else self.queue.next_plain()
-                if following is not None:
+                if following is not None and not self.store.replaces_files(self.session_id, following.write):
                     write, guard = following.write, following.guard
                     prepared = self.store.prepare_write(self.session_id, write, guard)
                     self.queue.await_answer(write.write_id, following.joined)
