@@ -21,7 +21,7 @@ from .._schema.ids import agent_label, check_id, check_message_id
 from .._schema.lease import leased_update
 from .._schema.messages import MessageEdit, agent_data_doc
 from .._schema.reads import NO_MESSAGE
-from .._schema.values import FilterAndUpdate
+from .._schema.values import FilterAndUpdate, Stored
 from ..errors import SessionConflictError
 from ..types import LeaseDoc
 from .agents import AgentPosition, AgentReader
@@ -201,6 +201,10 @@ class HistoryStore:
         """Return the command of ``write_agent`` for ``write_together``; only for a write without files."""
         change = self._change(session_id, write, guard)
         return PreparedWrite(session_id, write, *self._operations.dates.dated(session_id, change))
+
+    def confirm_fields(self, session_id: str, agent_id: str, data: Stored) -> None:
+        """See to the files around a write of fields that has arrived although its answer was lost."""
+        self._values.confirm_fields(session_id, agent_id, data)
 
     def replaces_files(self, session_id: str, write: AgentWrite) -> bool:
         """Tell whether a write replaces fields that are known to be in files."""

@@ -199,6 +199,13 @@ class LargeValues:
         known = self._in_files.get((check_id("session_id", session_id), write.agent_id), _NONE)
         return not known.isdisjoint(write.data)
 
+    def confirm_fields(self, session_id: str, agent_id: str, data: Stored) -> None:
+        """See to the files around a write of fields that has arrived although its answer was lost."""
+        if self.replaces_files(session_id, AgentWrite(agent_id, data=data)):
+            self.keep(session_id, offload_data(data, self.limits.least_field_bytes)[1])
+            with operation("remove_files", session_id, agent_id):
+                self._files.remove_all_unused(session_id)
+
     def note_in_files(self, session_id: str, agent_id: str, names: Iterable[str]) -> None:
         """Note fields of an agent that may be in files."""
         found = frozenset(names)

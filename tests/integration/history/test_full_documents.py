@@ -27,13 +27,14 @@ def files(observer: Client, database: str) -> Callable[[], int]:
 
 
 @pytest.fixture
-def fill(observer: Client, database: str, stored: Callable[[], Any]) -> Callable[[int], None]:
+def fill(observer: Client, database: str) -> Callable[[int], None]:
     """Fill the session document with what nothing can move, until it has so many bytes left."""
 
     def leave(left: int) -> None:
-        observer[database].agent_sessions.update_one({}, {"$unset": {"theirs": ""}})
-        rest = 16 * MIB - len(bson.encode(stored())) - left
-        observer[database].agent_sessions.update_one({}, {"$set": {"theirs": "x" * rest}})
+        sessions = observer[database].agent_sessions
+        sessions.update_one({}, {"$set": {"theirs": ""}})
+        [found] = sessions.aggregate([{"$project": {"bytes": {"$bsonSize": "$$ROOT"}}}])
+        sessions.update_one({}, {"$set": {"theirs": "x" * (16 * MIB - found["bytes"] - left)}})
 
     return leave
 
@@ -44,12 +45,16 @@ def move_fields(manager: MongoDBSessionManager) -> bool:
     return bool(mover._fields.move(manager.session_id))
 
 
+def sync_now(manager: MongoDBSessionManager, agent: Agent) -> None:
+    manager.sync_agent(agent)
+    manager.flush()
+
+
 def in_file(stored: Callable[[], Any], agent_id: str = "default", name: str = "state") -> bool:
     return "%file" in stored()["agents"][agent_id]["agent_data"].get(name, {})
 
 
-@every_durability
-@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize(("durability", "ahead"), [("sync", False), ("async", True), ("exit", True)])
 def test_a_state_of_ordinary_size_leaves_a_document_that_has_no_room_for_it(
     new_manager: NewManager,
     new_agent: NewAgent,
@@ -106,7 +111,7 @@ def test_a_state_that_finds_no_room_leaves_no_file(
     new_manager: NewManager, new_agent: NewAgent, fill: Callable[[int], None], files: Callable[[], int]
 ) -> None:
     agent = new_agent(new_manager())
-    fill(10)
+    fill(200)
     agent.state.set("all", "s" * 100_000)
 
     with pytest.raises(SessionTooLargeError):
@@ -136,8 +141,7 @@ def test_a_lost_answer_leaves_one_file(
     manager.append_message(user("Before"), agent)
     agent.state.set("all", "3" * 200_000)
     with failing("update", writeConcernError=lost), pytest.raises(PyMongoError):
-        manager.sync_agent(agent)
-        manager.flush()
+        sync_now(manager, agent)
     manager.flush()
 
     assert files() == 1
@@ -150,40 +154,45 @@ def test_a_lost_answer_leaves_one_file(
 
 
 @pytest.fixture
-def full(
-    new_manager: NewManager, new_agent: NewAgent, stored: Callable[[], Any]
-) -> tuple[MongoDBSessionManager, list[Agent]]:
-    """Give as many agents with states of 200 kB as a document holds, and a few more."""
-    manager = new_manager()
-    agents = [new_agent(manager, agent_id=f"a-{n}", state={"all": f"{n} " + "x" * 200_000}) for n in range(86)]
-    return manager, agents
+def full(new_manager: NewManager, new_agent: NewAgent, observer: Client, database: str, stored: Any) -> None:
+    """Store as many agents with states of 200 kB as a document holds."""
+    new_agent(new_manager(), agent_id="a-0", state={"all": "0"})
+    sessions, agent = observer[database].agent_sessions, stored()["agents"]["a-0"]
+    for some in (range(42), range(42, 83)):
+        changed: dict[str, Any] = {}
+        for number in some:
+            data = {**agent["agent_data"], "agent_id": f"a-{number}", "state": {"all": f"{number} " + "x" * 200_000}}
+            changed[f"agents.a-{number}"] = {**agent, "agent_data": data}
+        ids = {"$addToSet": {"agent_ids": {"$each": [f"a-{number}" for number in some]}}}
+        sessions.update_one({}, {"$set": changed, **ids})
 
 
+@pytest.mark.usefixtures("full")
 def test_a_document_full_of_states_has_room(
-    full: tuple[MongoDBSessionManager, list[Agent]],
-    new_manager: NewManager,
-    new_agent: NewAgent,
-    stored: Callable[[], Any],
-    fill: Callable[[int], None],
+    new_manager: NewManager, new_agent: NewAgent, fill: Callable[[int], None], files: Callable[[], int]
 ) -> None:
-    manager, agents = full
-    assert in_file(stored, "a-0")
-    assert not in_file(stored, "a-85")
+    manager = new_manager()
+    agents = [new_agent(manager, agent_id=f"a-{number}") for number in (0, 82)]
+    fill(1_000)
 
-    fill(1_000)  # again full, with states that can move
-    agents[0]("Is there room?")
-    agents[85].state.set("all", "y" * 250_000)
-    agents[85]("And now?")
+    agents[0]("Is there room? " + "m" * 10_000)
+    assert 20 < files() < 30
+    fill(1_000)
+    agents[1].state.set("all", "y" * 250_000)
+    agents[1]("And now?")
+    fill(1_000)
     manager.update_metadata({"topic": "x" * 100_000})
-    manager.add_feedback({"rating": "up", "comment": "x" * 1_000})
-    new_agent(manager, agent_id="new", state={"all": "z" * 200_000})("Hi")
-    manager.append_message(user("m" * 200_000), agents[1])
+    fill(1_000)
+    manager.add_feedback({"rating": "up", "comment": "x" * 2_000})
+    new = new_agent(manager, agent_id="new", state={"all": "z" * 200_000})
+    new("Hi")
 
     again = new_manager()
-    for agent in (agents[0], agents[1], agents[40], agents[85]):
+    for agent in (*agents, new):
         restored = new_agent(again, agent_id=agent.agent_id)
         assert restored.state.get() == agent.state.get()
-    assert texts(new_agent(again, agent_id="a-0").messages) == ["Is there room?", "Okay."] if False else True
+        assert restored.messages == agent.messages
+    assert new_agent(again, agent_id="a-1").state.get("all") == "1 " + "x" * 200_000
 
 
 @pytest.mark.parametrize("value", ["small", "y" * 5_000, "y" * 300_000])
