@@ -101,23 +101,25 @@ def _write_long(client: MongoClient[Document], database: str, count: int) -> Non
         Agent(model=ScriptedModel(), messages=messages, session_manager=manager, callback_handler=None)
 
 
-def in_place(client: MongoClient[Document], database: str, count: int) -> None:
-    """Give sessions segments that are hours old."""
-    found = client[database]["agent_sessions"].find({}, {"instance": 1}).limit(count // 6)
-    lives = [(session["_id"], session["instance"]) for session in found]
-    segments = [_orphan(number) for number in range(count)]
-    for number, segment in enumerate(segments):
-        segment["session_id"], segment["instance"] = lives[number % len(lives)]
-    client[database]["agent_sessions_segments"].insert_many(segments)
-
-
 def orphans(client: MongoClient[Document], database: str, count: int) -> None:
-    """Leave segments whose session is gone for hours."""
-    segments = client[database]["agent_sessions_segments"]
-    segments.insert_many([_orphan(number) for number in range(count)])
+    """Leave segments whose sessions are gone for hours, six of each."""
+    lives = [(f"gone-{number}", ObjectId()) for number in range(count // 6)]
+    _insert_segments(client, database, count, lives)
 
 
-def _orphan(number: int) -> Document:
-    old = ObjectId.from_datetime(datetime.now(timezone.utc) - timedelta(hours=3))
-    unique = ObjectId(old.binary[:4] + ObjectId().binary[4:])
-    return {"_id": unique, "session_id": f"gone-{number % 500}", "instance": unique, "messages": []}
+def in_place(client: MongoClient[Document], database: str, count: int) -> None:
+    """Give sessions segments that are hours old, six to each."""
+    found = client[database]["agent_sessions"].find({}, {"instance": 1}).limit(count // 6)
+    _insert_segments(client, database, count, [(session["_id"], session["instance"]) for session in found])
+
+
+def _insert_segments(
+    client: MongoClient[Document], database: str, count: int, lives: list[tuple[str, ObjectId]]
+) -> None:
+    old = ObjectId.from_datetime(datetime.now(timezone.utc) - timedelta(hours=3)).binary[:4]
+    segments = []
+    for number in range(count):
+        session_id, instance = lives[number % len(lives)]
+        segment_id = ObjectId(old + ObjectId().binary[4:])
+        segments.append({"_id": segment_id, "session_id": session_id, "instance": instance, "messages": []})
+    client[database]["agent_sessions_segments"].insert_many(segments)

@@ -36,7 +36,7 @@ class _Twin:
 
 @cache
 def package() -> Any:
-    """Return the package as griffe reads it, without importing it."""
+    """Return the package as griffe reads its sources."""
     return griffe.load(PACKAGE, search_paths=[ROOT / "src"], docstring_parser="google", resolve_aliases=True)
 
 
@@ -207,8 +207,7 @@ def _members(found: Any) -> list[Any]:
 
 
 def _is_described(member: Any) -> bool:
-    shown = member.is_function or _is_property(member)
-    return bool(shown and member.has_docstring and not member.name.startswith("_"))
+    return bool((member.is_function or _is_property(member)) and member.has_docstring and member.name[0] != "_")
 
 
 def _twins(found: Any, members: list[Any]) -> list[Any]:

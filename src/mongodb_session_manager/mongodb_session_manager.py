@@ -176,7 +176,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
     ) -> None:
         check_id("session_id", session_id)
         check_choices(durability, on_error, create)
-        check_ttl(ttl, _limits)
+        check_ttl(ttl)
         lease = Lease.wanted(exclusive, lease_timeout, lease_duration)
         options = with_new_spellings({**client_options, "metadata_hook": metadata_hook, "feedback_hook": feedback_hook})
         hooks = [as_hooks(options.pop(name), name) for name in ("metadata_hook", "feedback_hook")]

@@ -13,7 +13,7 @@ from pymongo import MongoClient
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(str(page.relative_to(ROOT)) for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")))
 DIFFERENT_EACH_TIME = {
-    *("created_at", "updated_at", "tracking_id", "write_id"),
+    *("created_at", "updated_at", "tracking_id", "write_id", "instance"),
     *("latencyMs", "timeToFirstByteMs", "seconds"),
 }
 DATA_MODEL = "docs/architecture/data-model.md"

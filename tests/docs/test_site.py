@@ -30,14 +30,15 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site, as .ci/run builds it."""
     folder = tmp_path_factory.mktemp("site")
     done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "-f", "docs/site/mkdocs.yml", "-d", folder],
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "-f", "docs/site/mkdocs.yml", "-d", folder],
         cwd=ROOT,
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
         text=True,
         timeout=120,
     )
-    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    # Quiet it would not count warnings, such as links that lead nowhere.
+    assert done.returncode == 0, done.stderr
     return folder
 
 

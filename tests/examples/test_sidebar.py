@@ -150,8 +150,8 @@ def test_in_a_browser(service: Service, browser: Browser, ada: Person) -> None:
         tab.run("prompt.value = '<b>New</b>'; form.requestSubmit()")
         tab.wait_for(f"{SHOWN}.length === 2 && {CHATS}[0] === '<b>New</b>'")
         tab.run(f"{LAST_BUTTON}.click()")
-        tab.wait_for(f"{CHATS}[0] === '⑂ <b>New</b>'")
-        tab.wait_for("document.querySelector('#chats [aria-current=true]').textContent.startsWith('⑂')")
+        tab.wait_for(f"{CHATS}[0] === '↳ <b>New</b>'")
+        tab.wait_for("document.querySelector('#chats [aria-current=true]').textContent.startsWith('↳')")
         tab.run("document.querySelector('#messages button').click()")
         assert tab.wait_for("prompt.value") == "<b>New</b>"
         assert tab.run(SHOWN) == []

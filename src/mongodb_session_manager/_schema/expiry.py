@@ -7,9 +7,9 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from .ids import shown
-from .limits import LIMITS, Limits
 from .values import FilterAndUpdate, Pipeline, Stored, Update
 
+SHORTEST_TTL = timedelta(minutes=1)
 LONGEST_TTL = timedelta(days=36_500)
 
 # Dates are rounded up to a multiple of this part of the ttl, so that nearly all writes leave the date as it is.
@@ -32,7 +32,7 @@ HELD: Stored = {"held": True}
 LIFETIME_PROJECTION = {"expires_at": 1, "ttl_seconds": 1, "held": 1}
 
 
-def check_ttl(ttl: object, limits: Limits = LIMITS) -> timedelta | None:
+def check_ttl(ttl: object) -> timedelta | None:
     """Return a ttl if it is a valid one, or None.
 
     Raises:
@@ -43,7 +43,7 @@ def check_ttl(ttl: object, limits: Limits = LIMITS) -> timedelta | None:
         return None
     if not isinstance(ttl, timedelta):
         raise TypeError(f"ttl must be a datetime.timedelta, such as timedelta(days=30), or None; got {shown(ttl)}")
-    if not limits.shortest_ttl <= ttl <= LONGEST_TTL:
+    if not SHORTEST_TTL <= ttl <= LONGEST_TTL:
         raise ValueError(f"ttl must be at least 1 minute and at most 100 years (36,500 days), got {ttl}")
     return ttl
 
@@ -53,11 +53,11 @@ def ttl_seconds(ttl: timedelta) -> int:
     return math.ceil(ttl.total_seconds())
 
 
-def stored_ttl(seconds: Any, limits: Limits = LIMITS) -> timedelta | None:
+def stored_ttl(seconds: Any) -> timedelta | None:
     """Return the ttl in its stored form; None if there is none, or not a valid one."""
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         return None
-    is_valid = limits.shortest_ttl.total_seconds() <= seconds <= LONGEST_TTL.total_seconds()
+    is_valid = SHORTEST_TTL.total_seconds() <= seconds <= LONGEST_TTL.total_seconds()
     return timedelta(seconds=seconds) if is_valid else None
 
 
@@ -76,23 +76,21 @@ class Lifetime:
         own: The manager's own ttl.
         stored: The session's ``ttl_seconds``.
         until: A date that is acknowledged, or need not be tried again.
-        limits: How short a ttl may be.
     """
 
     own: timedelta | None = None
     stored: Any = None
     until: datetime | None = None
-    limits: Limits = LIMITS
 
     @property
     def ttl(self) -> timedelta | None:
         """The longer one of both."""
-        return max(filter(None, (self.own, stored_ttl(self.stored, self.limits))), default=None)
+        return max(filter(None, (self.own, stored_ttl(self.stored))), default=None)
 
     @property
     def _lengthened(self) -> Stored:
         """The session's new ttl, if the manager's own is longer."""
-        stored = stored_ttl(self.stored, self.limits) or timedelta()
+        stored = stored_ttl(self.stored) or timedelta()
         return {"ttl_seconds": ttl_seconds(self.own)} if self.own is not None and self.own > stored else {}
 
     def found(self, session: Mapping[str, Any], at: datetime) -> bool:
@@ -169,7 +167,7 @@ HOLD_UPDATE: Stored = {"$set": {"held": True}, "$unset": {"expires_at": ""}}
 _HAS_TTL = {
     "$and": [
         {"$isNumber": "$ttl_seconds"},
-        {"$gte": ["$ttl_seconds", LIMITS.shortest_ttl.total_seconds()]},
+        {"$gte": ["$ttl_seconds", SHORTEST_TTL.total_seconds()]},
         {"$lte": ["$ttl_seconds", LONGEST_TTL.total_seconds()]},
     ]
 }

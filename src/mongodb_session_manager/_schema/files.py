@@ -100,6 +100,11 @@ def segment_ids_projection(life: Life, reference: SegmentReferenceDoc) -> tuple[
     return segments_filter(life, [reference]), {"messages.message_id": 1}
 
 
+def segment_times_projection(life: Life, references: Iterable[SegmentReferenceDoc]) -> tuple[Stored, dict[str, int]]:
+    """Return filter and projection of what tells in some segments which messages were changed."""
+    return segments_filter(life, references), {"messages.message_id": 1, "messages.updated_at": 1}
+
+
 def tracked_segments_filter(life: Life, agent_ids: Iterable[str], tracking_ids: Iterable[Any]) -> Stored:
     """Return the filter of the segments that hold a message with one of some tracking ids, as stored."""
     wanted = {**life.children, "agent_id": {"$in": list(agent_ids)}}

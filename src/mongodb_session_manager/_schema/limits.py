@@ -1,7 +1,6 @@
 """How much one place holds, what goes out together, and how long things take: one set of numbers for a manager."""
 
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Final
 
 __all__ = ["LIMITS", "Limits"]
@@ -37,7 +36,6 @@ class Limits:
         outage_pause: Seconds between looks for a server that is away.
         probe_timeout: Seconds for a look.
         close_timeout: Seconds that closing takes at most.
-        shortest_ttl: The shortest time that a session may live.
         first_sweep: Seconds until a process sweeps for the first time, at random: a process that begins has other
             things to do.
         sweep_interval: Seconds until the next time; other processes may do it meanwhile.
@@ -61,7 +59,6 @@ class Limits:
     outage_pause: float = 2.0
     probe_timeout: float = 4.0
     close_timeout: float = 10.0
-    shortest_ttl: timedelta = timedelta(minutes=1)
     first_sweep: tuple[float, float] = (30.0, 90.0)
     sweep_interval: float = 900.0
 

@@ -15,7 +15,7 @@ from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from .._schema.blobs import file_digests
 from .._schema.catalog import fork_look_pipeline
-from .._schema.files import new_segment_doc, segments_filter
+from .._schema.files import new_segment_doc, segment_times_projection, segments_filter
 from .._schema.forks import (
     Source,
     SourceAgent,
@@ -305,8 +305,7 @@ class _Copied:
         """Tell whether a message in the segments that were copied was redacted or replaced since."""
         if not self._seen:
             return False
-        fields = {f"messages.{name}": 1 for name in ("message_id", "updated_at")}
-        segments = self._segments.find(segments_filter(life, self._read), fields)
+        segments = self._segments.find(*segment_times_projection(life, self._read))
         found = {each["_id"]: _marks_of(each["messages"]) for each in segments}
         # More may have been appended meanwhile.
         return any(found.get(each, [])[: len(marks)] != marks for each, marks in self._seen.items())

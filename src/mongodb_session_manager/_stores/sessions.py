@@ -13,7 +13,6 @@ from .._schema.expiry import Lifetime, has_expired
 from .._schema.given import check_flag, given_time, given_type
 from .._schema.ids import check_id, now
 from .._schema.lease import Lease, released_lease_update, renewed_lease_update
-from .._schema.limits import LIMITS, Limits
 from .._schema.lives import instance_of
 from .._schema.messages import times
 from .._schema.reads import ReadAgentDoc
@@ -69,7 +68,6 @@ class SessionStore:
         restorer: Restores agents that are brought along.
         application_name: Of new sessions, by default.
         metadata_fields: To index.
-        limits: How short a ttl may be.
     """
 
     def __init__(
@@ -79,9 +77,7 @@ class SessionStore:
         restorer: AgentRestorer,
         application_name: str | None,
         metadata_fields: tuple[str, ...],
-        limits: Limits = LIMITS,
     ) -> None:
-        self._limits = limits
         self._operations, self._sessions, self._leases = operations, operations.sessions, operations.leases
         self._outbox, self._restorer = outbox, restorer
         self._application_name, self._metadata_fields = application_name, metadata_fields
@@ -118,7 +114,7 @@ class SessionStore:
         wanted = [check_id("agent_id", agent_id) for agent_id in dict.fromkeys(agent_ids)]
         brought = wanted if self._operations.can_compute else []
         with operation("open_session", session_id) as outcome:
-            lifetime, fields = Lifetime(ttl, limits=self._limits), opened_fields(self._operations.collections, brought)
+            lifetime, fields = Lifetime(ttl), opened_fields(self._operations.collections, brought)
 
             def opened() -> tuple[OpenedDoc, bool]:
                 return self._open(session_id, lease, lifetime, fields, create=create)

@@ -64,7 +64,7 @@ class Stores:
         self._segments = segments = MessageSegments(collections, lives, limits)
         self._reader, restorer = AgentReader(operations, segments), AgentRestorer(operations, segments, values)
         self.outbox = OutboxStore(operations)
-        self.sessions = SessionStore(operations, self.outbox, restorer, application_name, metadata_fields, limits)
+        self.sessions = SessionStore(operations, self.outbox, restorer, application_name, metadata_fields)
         self.histories = HistoryStore(operations, segments, values, self._reader, restorer)
 
     # Created when they are first used: a turn needs none of them.

@@ -119,7 +119,7 @@ class World:
         self.random, self.client, self.database = random.Random(seed), client, database
         self.interruption = interruption
         self.catalog = SessionCatalog(client=client, database_name=database)
-        self.interrupted = SessionCatalog(client=interrupted, database_name=database)
+        self.interrupting, self.interrupted = interrupted, SessionCatalog(client=interrupted, database_name=database)
         self.sessions = client[database][COLLECTION]
         self.expected: dict[str, Expected] = {}
         self.writers: list[Writer] = []
@@ -137,6 +137,9 @@ class World:
             self.delete_interrupted: 4,
             self.delete_many: 1,
             self.delete_many_killed: 2,
+            self.delete_many_interrupted: 2,
+            self.open_interrupted: 3,
+            self.sweep_interrupted: 2,
             self.hold: 2,
             self.release: 3,
             self.expire: 5,
@@ -293,31 +296,69 @@ class World:
         self.look(session_id)
 
     def delete_interrupted(self) -> None:
-        """A new life begins, or another writer comes, between two steps of a deletion."""
-        session_id, came, number = self.any_id(), list[Writer](), self.random.randrange(1, 8)
+        session_id, number = self.any_id(), self.random.randrange(1, 8)
         before = self.instance(session_id)
+
+        def delete() -> None:
+            with suppress(SessionHeldError):
+                self.interrupted.delete(session_id)
+
+        came = self.interrupted_by_writer(number, session_id, delete)
+        # What comes before the first look at the session is meant by the deletion.
+        self.check_new_life(session_id, before, came if number > 1 else None)
+
+    def delete_many_interrupted(self) -> None:
+        session_id, number = self.any_id(), self.random.randrange(1, 8)
+        before, wanted = self.instance(session_id), SessionFilter(id_prefix=session_id)
+        came = self.interrupted_by_writer(number, session_id, lambda: self.interrupted.delete_many(wanted))
+        self.check_new_life(session_id, before, came if number > 2 else None)
+
+    def sweep_interrupted(self) -> None:
+        session_id = self.any_id()
+        before = self.instance(session_id)
+        came = self.interrupted_by_writer(
+            self.random.randrange(1, 12), session_id, lambda: self.interrupted.sweep(older_than=AT_ONCE)
+        )
+        self.look_at_expired()
+        self.check_new_life(session_id, before, came)
+
+    def open_interrupted(self) -> None:
+        """Two openings at once, often of a session that has expired."""
+        session_id = self.any_id()
+        self.close_all(session_id)
+        before = self.instance(session_id)
+
+        def open_another() -> None:
+            MongoDBSessionManager(session_id, client=self.interrupting, database_name=self.database).close()
+
+        came = self.interrupted_by_writer(self.random.randrange(1, 5), session_id, open_another)
+        if came is None and self.living(session_id) is None:
+            self.expected[session_id] = Expected(self.instance(session_id))
+        self.check_new_life(session_id, before, came)
+
+    def interrupted_by_writer(self, number: int, session_id: str, act: Callable[[], object]) -> Writer | None:
+        """Between two operations somebody opens the session, also a new life of it, and stores a file; return that."""
+        came: list[Writer] = []
 
         def come() -> None:
             self.look(session_id)
-            came.append(self.open_one(session_id))
-            self.writers.remove(came[0])
-            came[0].agent("I came")
-            came[0].seen.append("I came")
-            self.expected[session_id].messages[came[0].agent_id] = [*came[0].seen]
+            writer = self.open_one(session_id)
+            writer.agent([document("c"), {"text": "I came"}])
+            writer.seen.append("I came")
+            self.expected[session_id].messages[writer.agent_id] = [*writer.seen]
+            self.written(writer)
+            came.append(writer)
 
-        try:
-            with self.interruption.before(number, come):
-                self.interrupted.delete(session_id)
-        except SessionHeldError:
-            assert self.expected[session_id].held
+        with self.interruption.before(number, come):
+            act()
+        return came[0] if came else None
+
+    def check_new_life(self, session_id: str, before: Any, came: Writer | None) -> None:
         self.look(session_id)
-        for writer in came:
-            assert self.interruption.happened
-            if writer.instance != before and number > 1:  # before its first look, it means what has come
-                found = self.expected.get(session_id)
-                assert found is not None, "a new life was deleted with the one before"
-                assert found.instance == writer.instance
-            self.writers.append(writer)
+        if came is not None and came.instance != before:
+            found = self.expected.get(session_id)
+            assert found is not None, "a new life was lost with the one before"
+            assert found.instance == came.instance
 
     def delete_many(self) -> None:
         wanted = self.random.choice([SessionFilter(id_prefix=self.any_id()), SessionFilter(everything=True)])
@@ -395,15 +436,16 @@ class World:
 
     def sweep(self) -> None:
         self.catalog.sweep(older_than=AT_ONCE)
-        for session_id in IDS:
-            if (expected := self.expected.get(session_id)) and expected.expired:
-                self.look(session_id)
+        self.look_at_expired()
 
     def sweep_killed(self) -> None:
         with suppress(Killed):
             Sweeper(self.mortal()).sweep(AT_ONCE)
-        for session_id in IDS:
-            if (expected := self.expected.get(session_id)) and expected.expired:
+        self.look_at_expired()
+
+    def look_at_expired(self) -> None:
+        for session_id, expected in list(self.expected.items()):
+            if expected.expired:
                 self.look(session_id)
 
     def fork(self) -> None:

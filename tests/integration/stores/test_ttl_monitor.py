@@ -10,19 +10,17 @@ from pymongo import MongoClient
 from strands import Agent
 
 from mongodb_session_manager import MongoDBSessionManager, SessionCatalog, SessionNotFoundError
-from mongodb_session_manager._schema.limits import Limits
 from mongodb_session_manager.testing import ScriptedModel, running_mongodb
 from tests.aliases import Client
 from tests.conftest import COLLECTION
-from tests.expiring import expire
+from tests.expiring import expire, in_time
 from tests.integration.stores.test_new_lives import document
 from tests.watching import eventually, wait_for_indexes
 
-TTL = timedelta(seconds=4)
+MINUTE, LEFT = timedelta(minutes=1), timedelta(seconds=4)
 HOUR = timedelta(hours=1)
 
-# A ttl of seconds is valid.
-LIMITS = Limits(kept_messages=1, shortest_ttl=timedelta(seconds=1))
+pytestmark = pytest.mark.limits(kept_messages=1)
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +35,15 @@ def found(client: Client, request: pytest.FixtureRequest) -> Any:
     return client[f"test_{abs(hash(request.node.name))}"]
 
 
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock of this host is late, so that a ttl of a minute ends after some seconds."""
+    for module in ("dates", "living", "sessions"):
+        monkeypatch.setattr(f"mongodb_session_manager._stores.{module}.now", lambda: in_time(LEFT - MINUTE))
+
+
 def opened(found: Any, session_id: str = "s-1", **options: Any) -> MongoDBSessionManager:
-    options = {"client": found.client, "database_name": found.name, "_limits": LIMITS, **options}
-    manager = MongoDBSessionManager(session_id, **options)
+    manager = MongoDBSessionManager(session_id, client=found.client, database_name=found.name, **options)
     wait_for_indexes()
     return manager
 
@@ -53,9 +57,10 @@ def parts(found: Any) -> list[int]:
     return [found[name].count_documents({"session_id": {"$ne": ""}}) for name in names]
 
 
+@pytest.mark.usefixtures("late")
 def test_a_session_that_is_written_keeps_its_first_message(found: Any) -> None:
     """Written every half ttl for five ttls, with segments and files, by one manager after the other."""
-    with opened(found, ttl=TTL) as manager:
+    with opened(found, ttl=MINUTE) as manager:
         agent = make_agent(manager)
         agent([document("d"), {"text": "First"}])
         manager._stores._operations.sizes.make_room("s-1")
@@ -64,11 +69,11 @@ def test_a_session_that_is_written_keeps_its_first_message(found: Any) -> None:
 
     begun = time.monotonic()
     turns = 0
-    while time.monotonic() - begun < 5 * TTL.total_seconds():
+    while time.monotonic() - begun < 5 * LEFT.total_seconds():
         with opened(found) as manager:
             make_agent(manager)(f"Turn {turns}")
         turns += 1
-        time.sleep(TTL.total_seconds() / 2)
+        time.sleep(LEFT.total_seconds() / 2)
 
     with opened(found) as manager:
         messages = manager.list_messages("default")
