@@ -90,7 +90,7 @@ def part_of(row: Mapping[str, Any], n: int, files: Files) -> Part | None:
         block = {"text": block} if n == 0 else None
     elif row["has_files"]:
         block = put_back(block, files)
-    return None if block is None else _part(_decoded(row, block))
+    return _part(_decoded(row, block)) if isinstance(block, dict) else None
 
 
 def _part(block: dict[str, Any]) -> Part:

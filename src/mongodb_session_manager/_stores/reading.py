@@ -19,18 +19,18 @@ from .._schema.not_utf8 import lenient_pipeline, marked
 from .._schema.values import CODEC_OPTIONS, Pipeline, Stored
 from .operation import Collections
 
-__all__ = ["ESCAPING", "CatalogReads", "ReadSettings", "catalog_operation", "failed_on_a_value"]
+__all__ = ["ESCAPING", "TOLERANT", "CatalogReads", "ReadSettings", "catalog_operation", "failed_on_a_value"]
 
 logger = logging.getLogger(__name__)
 
 _PREFERENCES = (Nearest, Primary, PrimaryPreferred, Secondary, SecondaryPreferred)
 _MOST_MS = 2**31 - 1
 # One document with a time after 9999, or with text that is not UTF-8, must not make the others unreadable.
-_TOLERANT = CODEC_OPTIONS.with_options(
+TOLERANT = CODEC_OPTIONS.with_options(
     datetime_conversion=DatetimeConversion.DATETIME_AUTO, unicode_decode_error_handler="replace"
 )
 # Such a text can be told from others, and is no valid id.
-ESCAPING = _TOLERANT.with_options(unicode_decode_error_handler="surrogateescape")
+ESCAPING = TOLERANT.with_options(unicode_decode_error_handler="surrogateescape")
 # Codes from here on are of expressions that failed on a value. They are not the same in all versions of the server.
 _FIRST_OF_EXPRESSIONS = 15_000
 
@@ -92,7 +92,7 @@ class CatalogReads:
     def of(cls, collections: Collections, settings: ReadSettings) -> "CatalogReads":
         """Return the reads of a namespace, without a scope."""
         found = (collections.sessions, collections.segments, collections.files, collections.chunks)
-        sessions, segments, files, chunks = (each.with_options(_TOLERANT, settings.preference) for each in found)
+        sessions, segments, files, chunks = (each.with_options(TOLERANT, settings.preference) for each in found)
         return cls(sessions, segments, files, chunks, settings.max_time_ms)
 
     def within(self, conditions: Conditions) -> "CatalogReads":

@@ -34,7 +34,7 @@ from .._schema.values import CODEC_OPTIONS, Stored
 from ..types.reports import SweepReport
 from .children import ChildrenEraser, life_of
 from .operation import Collections
-from .reading import catalog_operation
+from .reading import TOLERANT, catalog_operation
 
 __all__ = ["Sweeper"]
 
@@ -105,7 +105,7 @@ class Sweeper:
 
     def _expired(self, before: datetime) -> Iterator[dict[str, int]]:
         """Delete sessions that expired before a time, with their children."""
-        sessions, removed = self._collections.sessions, 1
+        sessions, removed = self._collections.sessions.with_options(TOLERANT), 1
         while removed:
             found = sessions.find(long_expired_filter(before), LIFE_PROJECTION, limit=_AT_A_TIME)
             lives = [Life(session["_id"], session["instance"]) for session in found]
@@ -151,7 +151,8 @@ def _lives_in(
     collection: "MongoCollection[Stored]", fields: Stored, order: list[tuple[str, int]]
 ) -> Iterator[list[Life]]:
     """Yield the lives of the children in a collection, some at a time."""
-    found: Iterable[Any] = collection.find({}, fields, sort=order, batch_size=_AT_A_TIME, allow_disk_use=True)
+    how: dict[str, Any] = {"sort": order, "batch_size": _AT_A_TIME, "allow_disk_use": True}
+    found: Iterable[Any] = collection.with_options(TOLERANT).find({}, fields, **how)
     lives = (life for life, _ in itertools.groupby(life_of(child.get("metadata", child)) for child in found) if life)
     while some := list(itertools.islice(lives, _AT_A_TIME)):
         yield some

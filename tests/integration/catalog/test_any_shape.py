@@ -324,7 +324,22 @@ def test_an_id_that_is_not_utf_8_is_in_no_list(catalog: SessionCatalog, good: No
     catalog.usage(by=["session_id"])
     catalog.check()
     catalog.upgrade()
+    catalog.sweep()
     assert catalog.delete_many(SessionFilter(id_prefix="s-")).deleted == 2
+
+
+def test_a_sweep_passes_by_what_is_not_utf_8(
+    catalog: SessionCatalog, observer: Client, database: str, odd: Callable[[Any], bool]
+) -> None:
+    long_ago = datetime(2020, 1, 1)
+    segments = observer[database][f"{COLLECTION}_segments"]
+    lost = {MARKER: ObjectId("5" * 24), "z": ObjectId("4" * 24)}
+    for session_id in lost:
+        segments.insert_one(not_utf_8({"_id": lost[session_id], "session_id": session_id}))
+        assert odd(not_utf_8({**WHOLE, "_id": f"s-2{session_id}", "expires_at": long_ago}))
+
+    assert (catalog.sweep().segments, segments.count_documents({})) == (1, 1)
+    assert observer[database][COLLECTION].count_documents({}) == 1
 
 
 def test_a_session_that_is_not_utf_8_is_not_forked(catalog: SessionCatalog, odd: Callable[[Any], bool]) -> None:
