@@ -156,12 +156,22 @@ def long_expired_filter(before: datetime) -> Stored:
     return {"expires_at": {"$lt": before}, **EXPIRED_FILTER}  # a range alone also matches a list with a date in it
 
 
-def announced_removal_update(lives: Iterable[Life], before: ObjectId, removal: ObjectId) -> FilterAndUpdate:
+def announced_segments_update(lives: Iterable[Life], removal: ObjectId) -> FilterAndUpdate:
+    """Return filter and update that announce the removal of segments of some lives."""
+    return children_of(lives), {"$addToSet": {"removals": removal}}
+
+
+def withdrawn_segments_update(lives: Iterable[Life], removal: ObjectId) -> FilterAndUpdate:
+    """Return filter and update that take the announcement back."""
+    return children_of(lives), {"$pull": {"removals": removal}}
+
+
+def announced_removal_update(lives: Iterable[Life], before: ObjectId | None, removal: ObjectId) -> FilterAndUpdate:
     """Return filter and update that announce the removal of files of some lives."""
     return files_of(lives, before), {"$addToSet": {"metadata.removals": removal}}
 
 
-def withdrawn_removal_update(lives: Iterable[Life], before: ObjectId, removal: ObjectId) -> FilterAndUpdate:
+def withdrawn_removal_update(lives: Iterable[Life], before: ObjectId | None, removal: ObjectId) -> FilterAndUpdate:
     """Return filter and update that take the announcement back."""
     return files_of(lives, before), {"$pull": {"metadata.removals": removal}}
 

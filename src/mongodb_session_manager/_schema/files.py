@@ -100,9 +100,12 @@ def segment_ids_projection(life: Life, reference: SegmentReferenceDoc) -> tuple[
     return segments_filter(life, [reference]), {"messages.message_id": 1}
 
 
-def segment_times_projection(life: Life, references: Iterable[SegmentReferenceDoc]) -> tuple[Stored, dict[str, int]]:
-    """Return filter and projection of what tells in some segments which messages were changed."""
-    return segments_filter(life, references), {"messages.message_id": 1, "messages.updated_at": 1}
+def fork_segments_projection(
+    source: Life, references: Iterable[Reference], fork: Life, copied: Iterable[Reference]
+) -> tuple[Stored, dict[str, int]]:
+    """Return filter and projection that tell which messages of segments were changed, and when, and of their copies."""
+    wanted = {"$or": [segments_filter(source, references), segments_filter(fork, copied)]}
+    return wanted, {"messages.message_id": 1, "messages.updated_at": 1, "removals": 1}
 
 
 def tracked_segments_filter(life: Life, agent_ids: Iterable[str], tracking_ids: Iterable[Any]) -> Stored:

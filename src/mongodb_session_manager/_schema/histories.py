@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from bson import ObjectId
 
@@ -17,6 +17,7 @@ from .values import FilterAndUpdate, Stored, Update
 # Figures by ``<UTC day>.<escaped model>``.
 Usage: TypeAlias = Mapping[str, Mapping[str, float]]
 _NO_USAGE: Usage = {}
+_USAGE: Final = ".moved_usage."
 
 # Agents of one session; each takes about 1 kB of the document beside its messages.
 MOST_AGENTS = 5_000
@@ -338,9 +339,13 @@ def rollover_update(
 
 
 def _usage_fields(path: str, usage: Usage) -> Stored:
-    return {
-        f"{path}.moved_usage.{key}.{name}": value for key, figures in usage.items() for name, value in figures.items()
-    }
+    return {f"{path}{_USAGE}{key}.{name}": value for key, figures in usage.items() for name, value in figures.items()}
+
+
+def uncounted_update(change: FilterAndUpdate) -> FilterAndUpdate:
+    """Return a rollover without what the moved calls used."""
+    wanted, update = change
+    return wanted, {**update, "$inc": {path: value for path, value in update["$inc"].items() if _USAGE not in path}}
 
 
 def agent_rollover_update(

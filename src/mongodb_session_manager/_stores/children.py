@@ -1,6 +1,8 @@
 """Deletes what belongs to lives that are over: segments and files, of many sessions at once.
 
 A child is looked at before its session is. So its life is over if the session is in another one by then, or is gone.
+A fork alone stores its children first. So the removal of children whose end nobody has seen is announced before the
+last look, and a fork looks at its children once it is there: at least one of the two sees the other.
 """
 
 from collections.abc import Collection, Iterable
@@ -13,11 +15,15 @@ from .._schema.deletion import (
     FILE_PROJECTION,
     SEGMENT_LIFE,
     added_up,
+    announced_removal_update,
+    announced_segments_update,
     children_of,
     files_by_ids_filter,
     files_of_sessions_filter,
     segment_sizes_pipeline,
     segments_of_sessions_filter,
+    withdrawn_removal_update,
+    withdrawn_segments_update,
 )
 from .._schema.files import chunks_filter
 from .._schema.lives import Life, instance_of, youngest_old_id
@@ -96,7 +102,7 @@ class ChildrenEraser:
         found = self._find({life.session_id for life in ended})
         over = {life for life in ended if life.instance is not None}
         others = found.lives - over
-        gone = found.of(over | self.over(others) if others else over)
+        gone = found.of(over | self._ended(others))
         if gone.segments:
             gone.deleted = self._collections.segments.delete_many(children_of(gone.segments)).deleted_count
         self.delete_files(list(gone.files))
@@ -108,6 +114,22 @@ class ChildrenEraser:
             some = file_ids[first : first + _AT_A_TIME]
             self._collections.chunks.delete_many(chunks_filter(some))
             self._collections.files.delete_many(files_by_ids_filter(some))
+
+    def _ended(self, lives: set[Life]) -> set[Life]:
+        """Return which of the lives are over, when their removal is announced."""
+        over = self.over(lives) if lives else lives
+        # No fork has children without an instance.
+        new = {life for life in over if life.instance is not None}
+        if not new:
+            return over
+        removal = ObjectId()
+        self._collections.segments.update_many(*announced_segments_update(new, removal))
+        self._collections.files.update_many(*announced_removal_update(new, None, removal))
+        living = new - self.over(new)
+        if living:
+            self._collections.segments.update_many(*withdrawn_segments_update(living, removal))
+            self._collections.files.update_many(*withdrawn_removal_update(living, None, removal))
+        return over - living
 
     def over(self, lives: Iterable[Life]) -> set[Life]:
         """Return which of the lives are over."""

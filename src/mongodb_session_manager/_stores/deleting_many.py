@@ -88,7 +88,7 @@ class ManyDeletions:
     ) -> DeletionReport:
         last, failures = "", 0
         while failures < _MOST_FAILURES:
-            found = self._next(wanted, last, _AT_A_TIME if at_most is None else at_most - report.deleted)
+            found = self._next(wanted, last, None if at_most is None else at_most - report.deleted)
             if not found:
                 break
             last = found[-1]["_id"]
@@ -103,13 +103,13 @@ class ManyDeletions:
                 break
         return report
 
-    def _next(self, wanted: Stored, last: str, most: int) -> list[Stored]:
-        """Return the following sessions; none if no more may be deleted."""
-        if most <= 0:
-            return []
-        following, limit = lives_after_filter(last, wanted), min(_AT_A_TIME, most)
-        how: dict[str, Any] = {"limit": limit, "batch_size": limit, "max_time_ms": self._max_time_ms}
-        return list(self._sessions.find(following, LIFE_PROJECTION, sort=[("_id", 1)], **how))
+    def _next(self, wanted: Stored, last: str, most: int | None) -> list[Stored]:
+        """Return the following sessions: no more living ones than may be deleted."""
+        following = lives_after_filter(last, wanted)
+        how: dict[str, Any] = {"limit": _AT_A_TIME, "batch_size": _AT_A_TIME, "max_time_ms": self._max_time_ms}
+        found = list(self._sessions.find(following, LIFE_PROJECTION, sort=[("_id", 1)], **how))
+        living = [number for number, session in enumerate(found) if not session[EXPIRED]]
+        return found if most is None or len(living) <= most else found[: living[max(most, 0)]]
 
     def _delete_batch(self, wanted: Stored, found: list[Stored], report: DeletionReport) -> DeletionReport:
         lives = [Life(session["_id"], session["instance"]) for session in found]

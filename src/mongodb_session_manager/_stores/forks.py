@@ -15,7 +15,9 @@ from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from .._schema.blobs import file_digests
 from .._schema.catalog import fork_look_pipeline
-from .._schema.files import new_segment_doc, segment_times_projection, segments_filter
+from .._schema.deletion import LIFE_PROJECTION
+from .._schema.expiry import EXPIRED_FILTER
+from .._schema.files import fork_segments_projection, lasting_files_filter, new_segment_doc, segments_filter
 from .._schema.forks import (
     Source,
     SourceAgent,
@@ -41,7 +43,9 @@ from ..errors import MongoDBSessionError, SessionConflictError, SessionNotFoundE
 from ..types import MessageDoc, SegmentReferenceDoc, SessionSummary
 from .children import ChildrenEraser
 from .document_size import METADATA_BYTES, LargeMetadataError
+from .erasing import SessionEraser
 from .files import SessionFiles
+from .living import insert_session
 from .operation import Collections, operation
 from .segments import total_size
 
@@ -71,6 +75,7 @@ class ForkStore:
         self._collections = collections
         self._sessions, self._segments = collections.sessions, collections.segments
         self._children = ChildrenEraser(collections)
+        self._eraser = SessionEraser(collections, collections.lives())
 
     def fork(self, session_id: str, new_session_id: object, at: object, metadata: object) -> SessionSummary:
         """Copy a session.
@@ -123,12 +128,24 @@ class ForkStore:
 
     def _insert(self, fork: Stored) -> None:
         try:
-            self._sessions.insert_one(fork)
+            insert_session(self._collections, self._eraser, fork)
         except DuplicateKeyError as error:
+            if self._remove_expired(fork["_id"]):
+                raise _ChangedError from error
             raise SessionConflictError(fork["_id"], None, _EXISTS) from error
+
+    def _remove_expired(self, session_id: str) -> bool:
+        """Delete a session if it has expired, and tell whether it had."""
+        fields = {**LIFE_PROJECTION, "has_files": 1}
+        found = self._sessions.find_one({"_id": session_id, **EXPIRED_FILTER}, fields)
+        if found is not None:
+            self._eraser.remove_expired(session_id, found)
+        return found is not None
 
     def _look(self, source: Source, copied: "_Copied") -> SessionSummary:
         """Return the summary of the fork, if the session is as it was read."""
+        if copied.is_file_removed():
+            raise _ChangedError
         ids = [source.life.session_id, copied.life.session_id]
         rows = {row["_id"]: row for row in self._sessions.aggregate(fork_look_pipeline(ids))}
         if not all(each in rows for each in ids) or not is_unchanged(source, rows[ids[0]]):
@@ -258,6 +275,7 @@ class _Copied:
         self._digests: set[str] = set()
         self._seen: dict[ObjectId, list[tuple[Any, Any]]] = {}
         self._read: list[SegmentReferenceDoc] = []
+        self._written: list[SegmentReferenceDoc] = []
         self._last: tuple[Any, list[MessageDoc]] = (None, [])
 
     def read(self, life: Life, reference: SegmentReferenceDoc) -> list[MessageDoc]:
@@ -286,6 +304,7 @@ class _Copied:
     def _copy(self, agent: SourceAgent, messages: list[MessageDoc]) -> SegmentReferenceDoc:
         segment, reference = new_segment_doc(self.life, agent.agent_id, messages, total_size(messages))
         self._segments.insert_one(cast(Stored, segment))
+        self._written.append(reference)
         self._digests |= file_digests(messages)
         return reference
 
@@ -295,20 +314,29 @@ class _Copied:
         lives.opened(self.life.session_id, self.life.instance)
         lives.opened(life.session_id, life.instance)
         values = SessionFiles(self._collections, lives)
-        for digest in sorted(digests | self._digests):
+        self._digests |= digests
+        for digest in sorted(self._digests):
             found = values.read(life.session_id, [digest])
             if digest not in found:
                 raise _ChangedError("a large value")
             values.store(self.life.session_id, found)
 
     def are_segments_changed(self, life: Life) -> bool:
-        """Tell whether a message in the segments that were copied was redacted or replaced since."""
+        """Tell whether a message in the segments that were copied was redacted since, or a copy is being removed."""
         if not self._seen:
             return False
-        segments = self._segments.find(*segment_times_projection(life, self._read))
-        found = {each["_id"]: _marks_of(each["messages"]) for each in segments}
+        wanted = fork_segments_projection(life, self._read, self.life, self._written)
+        found = {each["_id"]: each for each in self._segments.find(*wanted)}
+        if any(each["_id"] not in found or found[each["_id"]].get("removals") for each in self._written):
+            return True
+        marks = {segment_id: _marks_of(each.get("messages", ())) for segment_id, each in found.items()}
         # More may have been appended meanwhile.
-        return any(found.get(each, [])[: len(marks)] != marks for each, marks in self._seen.items())
+        return any(marks.get(each, [])[: len(seen)] != seen for each, seen in self._seen.items())
+
+    def is_file_removed(self) -> bool:
+        """Tell whether a large value of the fork was removed, or is being removed."""
+        wanted = lasting_files_filter(self.life, self._digests)
+        return bool(self._digests) and self._collections.files.count_documents(wanted) < len(self._digests)
 
 
 def _marks_of(messages: Iterable[MessageDoc]) -> list[tuple[Any, Any]]:

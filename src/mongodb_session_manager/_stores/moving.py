@@ -28,7 +28,7 @@ from .indexes import ensure_segment_index
 from .lives import Lives
 from .moving_fields import FieldMover
 from .operation import Collections, operation
-from .segments import is_ordered, message_size, new_segments, total_size
+from .segments import is_ordered, message_size, new_segments, record_move, total_size
 
 __all__ = ["MessageMover"]
 
@@ -217,7 +217,7 @@ class MessageMover:
     def _record_at_once(self, session_id: str, moves: list[_Move]) -> bool:
         changes = [move.change(session_id) for move in moves]
         change = self._lives.named(session_id, combined_update(session_id, changes))
-        return self._sessions.update_one(*change).matched_count > 0
+        return record_move(self._sessions, change)
 
     def _record_each(self, session_id: str, moves: list[_Move]) -> list[_Move]:
         sessions = self._sessions
