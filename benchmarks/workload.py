@@ -17,7 +17,7 @@ WINDOW = 40
 MESSAGE_BYTES = 500
 
 # As long as the ids of Bedrock's models.
-MODEL_ID = "us.anthropic.claude-sonnet-4-20250514-v1:0"[:42]
+MODEL_ID = "us.anthropic.claude-sonnet-4-20250514-v1:0"
 
 PROMPT = "p" * MESSAGE_BYTES
 REPLY = "r" * MESSAGE_BYTES

@@ -36,7 +36,7 @@ class _Twin:
 
 @cache
 def package() -> Any:
-    """Return the package as griffe reads it, without importing it."""
+    """Return the package as griffe reads its sources."""
     return griffe.load(PACKAGE, search_paths=[ROOT / "src"], docstring_parser="google", resolve_aliases=True)
 
 

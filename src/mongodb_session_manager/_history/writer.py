@@ -215,7 +215,7 @@ class AgentHistory:
             # A write that fails here is sent alone, and that raises its error.
             with suppress(Exception), self.lock:
                 following = None if self.transfers.uploads.has_unused else self.queue.next_plain()
-                if following is not None:
+                if following is not None and not self.store.replaces_files(self.session_id, following.write):
                     write, guard = following.write, following.guard
                     prepared = self.store.prepare_write(self.session_id, write, guard)
                     self.queue.await_answer(write.write_id, following.joined)
@@ -337,12 +337,15 @@ class AgentHistory:
         with self.lock:
             self.check_open()
             arrived = self.queue.arrived(stored, position.tracking_ids)
-            appended = sum(change.appended is not None for change in self.queue.first(arrived or 0))
+            changes = self.queue.first(arrived or 0)
+            appended = sum(change.appended is not None for change in changes)
         if arrived is None:
             self._retry_or_conflict(position)
             return True
         about = "session_id=<%s>, agent_id=<%s>, changes=<%d> | an unanswered write had arrived"
         logger.debug(about, self.session_id, self.agent_id, arrived)
+        data = {name: value for change in changes for name, value in change.data.items()}
+        self.store.confirm_fields(self.session_id, self.agent_id, data)
         # After a foreign write the place is another one, and the next write of ours conflicts.
         self._confirm(arrived, self.queue.guard.after(appended, stored))
         return True

@@ -5,7 +5,7 @@ from typing import Any
 
 from .data import CONFIG_FIELDS
 from .ids import agent_path
-from .messages import AGENT_FIELDS
+from .messages import OFFLOADED_FIELDS
 from .nested import is_object_expression, lifted_pipeline, list_expression
 from .reads import messages_expression
 from .values import Pipeline, Stored
@@ -88,7 +88,7 @@ def _embedded(agent_id: str, with_messages: bool) -> Stored:
 def used_files_pipeline(session_id: str, nested: Iterable[str] = ()) -> Pipeline:
     """Return the aggregation that reads which offloaded values a session document refers to."""
     used = {"$map": {"input": list_expression("$$agent.v.messages"), "as": "message", "in": _FILES_OF_MESSAGE}}
-    data = {name: {"$ifNull": [f"$$agent.v.agent_data.{name}.%file.sha256", None]} for name in AGENT_FIELDS}
+    data = {name: {"$ifNull": [f"$$agent.v.agent_data.{name}.%file.sha256", None]} for name in OFFLOADED_FIELDS}
     stages = agents_pipeline(session_id, nested, messages=used, data=data)
     states = {"$objectToArray": {"$ifNull": ["$multi_agents", {}]}}
     stages[-1]["$project"]["states"] = {"$map": {"input": states, "as": "state", "in": _FILES_OF_STATE}}

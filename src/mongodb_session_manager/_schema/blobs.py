@@ -17,7 +17,7 @@ from .._override import override
 from ..errors import SessionTooLargeError
 from ..types import MessageDoc, MultiAgentDoc
 from .limits import LIMITS, Limits
-from .messages import AGENT_FIELDS, MessageEdit
+from .messages import OFFLOADED_FIELDS, MessageEdit
 from .values import CODEC_OPTIONS, Stored
 
 # The limit for the state of a Graph or Swarm: each step writes all of it.
@@ -160,36 +160,41 @@ def put_back_state(stored: MultiAgentDoc, files: Mapping[str, bytes]) -> Stored:
     return fields
 
 
-def offload_data(data: Stored, limits: Limits = LIMITS) -> tuple[Stored, Files]:
-    """Put each large field of an agent's state into a file of its own.
+def offload_data(data: Stored, limit: int = LIMITS.value_bytes) -> tuple[Stored, Files]:
+    """Put each large field of an agent's data into a file of its own.
 
     A field that is larger than a document can be stays, and the server refuses it.
+
+    Args:
+        data: The fields.
+        limit: A field of more bytes is a large one.
 
     Returns:
         The fields to store, and the values by their digests.
     """
     files: Files = {}
     stored = dict(data)
-    for name in AGENT_FIELDS:
+    for name in OFFLOADED_FIELDS:
         document = bson.encode({"value": data[name]}) if name in data else b""
-        if limits.value_bytes < len(document) <= MAX_BYTES:
+        if limit < len(document) <= MAX_BYTES:
             stored[name] = _mark(document, "bson", files)
     return stored, files
 
 
 def data_digests(data: Mapping[str, Any]) -> set[str]:
-    """Return the digests of the fields of an agent's state that are in files."""
-    return {data[name][_MARK]["sha256"] for name in _fields_in_files(data)}
+    """Return the digests of the fields of an agent's data that are in files."""
+    return {data[name][_MARK]["sha256"] for name in fields_in_files(data)}
 
 
 def put_back_data(data: Stored, files: Mapping[str, bytes]) -> None:
-    """Replace the marks in an agent's state by the fields they stand for."""
-    for name in _fields_in_files(data):
+    """Replace the marks in an agent's data by the fields they stand for."""
+    for name in fields_in_files(data):
         data[name] = _value(data[name][_MARK], files)
 
 
-def _fields_in_files(data: Mapping[str, Any]) -> list[str]:
-    found = {name: data.get(name) for name in AGENT_FIELDS}
+def fields_in_files(data: Mapping[str, Any]) -> list[str]:
+    """Return the names of the fields of an agent's data that are in files."""
+    found = {name: data.get(name) for name in OFFLOADED_FIELDS}
     return [name for name, value in found.items() if isinstance(value, dict) and value.keys() == {_MARK}]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import bson
 
 from ..types import OutboxReferenceDoc
+from .histories import AgentWrite, without_files_filter
 from .ids import agent_path, is_number, list_index, metadata_path, multi_agent_path, now
 from .interrupts import interrupted_update, multi_agent_name
 from .lives import Life
@@ -34,12 +35,15 @@ def config_of(session: Stored, agent_id: str) -> Stored | None:
     return None
 
 
-def config_update(session_id: str, agent_id: str, config: Stored, *, nested: bool = False) -> FilterAndUpdate:
+def config_update(session_id: str, write: AgentWrite, *, nested: bool = False) -> FilterAndUpdate:
     """Return filter and update that set fields of an agent's configuration."""
-    path = agent_path(agent_id, "agent_data", nested=nested)
-    changed: Stored = {f"{path}.{name}": value for name, value in config.items()}
+    path = agent_path(write.agent_id, "agent_data", nested=nested)
+    changed: Stored = {f"{path}.{name}": value for name, value in write.data.items()}
     changed["updated_at"] = now()
-    return {"_id": session_id, path: {"$exists": True}}, {"$set": changed}
+    if write.files:
+        changed["has_files"] = True
+    unchanged = without_files_filter(agent_path(write.agent_id, nested=nested), write)
+    return {"_id": session_id, path: {"$exists": True}, **unchanged}, {"$set": changed}
 
 
 def metadata_update(session_id: str, fields: Stored) -> FilterAndUpdate:

@@ -265,7 +265,7 @@ def moved_pipeline(feedback: Sequence[Stored], entries: Sequence[Stored], query:
     ids = [each["_id"] for row in feedback for each in row["segments"]]
     ids += [each for row in entries for each in row["turn"]["references"]]
     wanted: list[Stored] = [{"_id": {"$in": ids}}]
-    tracked = [row for row in entries if row["f"].get("tracking_id") is not None]
+    tracked = [row for row in entries if isinstance(row["f"].get("tracking_id"), str)]
     if tracked:
         sessions = {"$in": [row["_id"] for row in tracked]}
         tracking_ids = {"$in": [row["f"]["tracking_id"] for row in tracked]}
@@ -309,7 +309,8 @@ def _starts(references: Iterable[Stored]) -> list[int]:
 
 def _turns(entries: Iterable[Stored]) -> Stored:
     numbers = {row["f"]["message_id"] for row in entries if isinstance(row["f"].get("message_id"), int)}
-    tracking_ids = [{"$literal": row["f"]["tracking_id"]} for row in entries if row["f"].get("tracking_id") is not None]
+    named = {row["f"]["tracking_id"] for row in entries if isinstance(row["f"].get("tracking_id"), str)}
+    tracking_ids = [{"$literal": tracking_id} for tracking_id in sorted(named)]
     is_wanted = {
         "$or": [{"$in": ["$$message.message_id", sorted(numbers)]}, {"$in": ["$$message.tracking_id", tracking_ids]}]
     }

@@ -3,20 +3,21 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from bson import ObjectId
 
 from ..types import GuardDoc, LiveDoc, MessageDoc, SegmentReferenceDoc
 from .ids import agent_path, now
 from .interrupts import agent_name, interrupted_update
-from .messages import MessageEdit
+from .messages import OFFLOADED_FIELDS, MessageEdit
 from .nested import may_be_nested
 from .values import FilterAndUpdate, Stored, Update
 
 # Figures by ``<UTC day>.<escaped model>``.
 Usage: TypeAlias = Mapping[str, Mapping[str, float]]
 _NO_USAGE: Usage = {}
+_USAGE: Final = ".moved_usage."
 
 # Agents of one session; each takes about 1 kB of the document beside its messages.
 MOST_AGENTS = 5_000
@@ -97,6 +98,7 @@ class AgentWrite:
         moved: Of a new agent: references to segments with its older messages.
         moved_usage: Of a new agent: what the calls of these messages used.
         interrupted: The same as ``waits`` if the state is in a file; otherwise None.
+        replaces_files: Whether the stored fields that it replaces may be in files.
         keeps_revision: Whether agents that were restored before this write may go on; only for a moved window.
         write_id: Identifies this write if the answer to it is lost.
         at: The time of the write.
@@ -114,6 +116,7 @@ class AgentWrite:
     moved: list[SegmentReferenceDoc] = field(default_factory=list, repr=False)
     moved_usage: Usage = field(default_factory=dict, repr=False)
     interrupted: bool | None = None
+    replaces_files: bool = False
     keeps_revision: bool = False
     write_id: ObjectId = field(default_factory=ObjectId)
     at: datetime = field(default_factory=now)
@@ -193,6 +196,8 @@ def guarded_update(session_id: str, write: AgentWrite, guard: Guard) -> FilterAn
     wanted: Stored = {"_id": session_id, f"{path}.guard": None if guard.revision is None else guard.stored}
     if guard.revision is None:
         wanted |= _unnumbered(path, guard.next_message_id)
+    elif not write.keeps_revision:
+        wanted |= without_files_filter(path, write)
     update = _change(path, write)
     if write.edited is not None:
         wanted |= edited_message_filter(f"{path}.messages", write.edited)
@@ -200,6 +205,12 @@ def guarded_update(session_id: str, write: AgentWrite, guard: Guard) -> FilterAn
     if after is not guard:
         update["$set"][f"{path}.guard"] = after.stored
     return wanted, update
+
+
+def without_files_filter(path: str, write: AgentWrite) -> Stored:
+    """Return the condition that no field that the write replaces is in a file, unless the write expects some."""
+    names = () if write.replaces_files else write.data.keys() & OFFLOADED_FIELDS
+    return {f"{path}.agent_data.{name}.%file": {"$exists": False} for name in names}
 
 
 def batch_command(collection: str, changes: Iterable[FilterAndUpdate], write_concern: Stored) -> Stored:
@@ -256,6 +267,7 @@ def unguarded_update(session_id: str, write: AgentWrite, *, nested: bool = False
     """Return filter and update of a write that knows only message ids, as the SDK's verbs do."""
     path = agent_path(write.agent_id, nested=nested)
     wanted: Stored = {"_id": session_id, f"{path}.agent_data": {"$exists": True}}
+    wanted |= without_files_filter(path, write)
     update = _change(path, write)
     if write.data:
         # The SDK's verbs know no live set, only the conversation manager's count.
@@ -327,9 +339,13 @@ def rollover_update(
 
 
 def _usage_fields(path: str, usage: Usage) -> Stored:
-    return {
-        f"{path}.moved_usage.{key}.{name}": value for key, figures in usage.items() for name, value in figures.items()
-    }
+    return {f"{path}{_USAGE}{key}.{name}": value for key, figures in usage.items() for name, value in figures.items()}
+
+
+def uncounted_update(change: FilterAndUpdate) -> FilterAndUpdate:
+    """Return a rollover without what the moved calls used."""
+    wanted, update = change
+    return wanted, {**update, "$inc": {path: value for path, value in update["$inc"].items() if _USAGE not in path}}
 
 
 def agent_rollover_update(

@@ -14,6 +14,7 @@ class Limits:
         value_bytes: A value of a message above this is offloaded. Each restore reads the whole document, and an append
             costs about 2 ms for each MB in it.
         small_value_bytes: The same in a message that is too large without its values above ``value_bytes``.
+        least_field_bytes: A field of an agent above this is offloaded where the session document has no room.
         message_bytes: The size of a message from which its small values are offloaded too.
         kept_messages: So many messages of an agent stay embedded, if they are together not larger than ``kept_bytes``.
             The SDK's default window is 40.
@@ -42,6 +43,7 @@ class Limits:
 
     value_bytes: int = 256 * 1024
     small_value_bytes: int = 16 * 1024
+    least_field_bytes: int = 4 * 1024
     message_bytes: int = 4 * 1024 * 1024
     kept_messages: int = 48
     kept_bytes: int = 256 * 1024

@@ -15,6 +15,8 @@ from .values import Stored, decode, decode_first_version, encode, encode_noting,
 
 MESSAGE_FIELDS = ("role", "content", "tracking_id", "metadata")
 AGENT_FIELDS = ("state", "conversation_manager_state", "_internal_state")
+# The fields of an agent's data that may be in files.
+OFFLOADED_FIELDS = (*AGENT_FIELDS, "system_prompt", "prompt_metadata")
 
 
 def message_doc(

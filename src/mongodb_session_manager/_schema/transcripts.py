@@ -83,12 +83,16 @@ def _end(before: int | None) -> Any:
 def _references(path: str, before: int | None) -> Stored:
     is_older: list[Any] = [
         is_a("$$each._id", "objectId"),
-        {"$isNumber": "$$each.last_id"},
-        {"$isNumber": "$$each.count"},
+        _is_whole("$$each.last_id"),
+        _is_whole("$$each.count"),
     ]
     if before is not None:
         is_older.append({"$lt": ["$$each.first_id", before]})
     return chosen(list_expression(f"{path}.segments"), "each", {"$and": is_older})
+
+
+def _is_whole(value: str) -> Stored:
+    return {"$in": [{"$type": value}, ["int", "long"]]}
 
 
 def segments_pipeline(

@@ -1,9 +1,10 @@
 """Reads one agent: the end of its history, one of its messages, and which messages have a tracking id."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from .._schema.blobs import fields_in_files
 from .._schema.histories import Guard, guard_of
 from .._schema.ids import agent_label
 from .._schema.reads import NO_MESSAGE, ReadAgentDoc, message_pipeline, tail_pipeline, tracked_pipeline
@@ -25,11 +26,13 @@ class AgentPosition:
         guard: The stored guard.
         tracking_ids: The tracking ids of the messages from an id on, by message id.
         lease: The session's lease, for ``check_lease``; None if it has none.
+        in_files: The names of the fields of its data that are in files.
     """
 
     guard: Guard
     tracking_ids: dict[int, str | None]
     lease: LeaseDoc | None = None
+    in_files: Collection[str] = ()
 
 
 class AgentReader:
@@ -55,7 +58,8 @@ class AgentReader:
         if not stored.get("agent_data"):
             raise AgentNotFoundError(session_id, agent_id)
         tracking_ids = {int(m["message_id"]): decode(m.get("tracking_id")) for m in stored["messages"]}
-        return AgentPosition(guard_of(stored), tracking_ids, stored.get("lease"))
+        in_files = fields_in_files(stored["agent_data"])
+        return AgentPosition(guard_of(stored), tracking_ids, stored.get("lease"), in_files)
 
     def find_message(self, session_id: str, agent_id: str, message_id: int) -> list[MessageDoc]:
         """Return one message as it is stored; an empty list if the message, its agent or the session is missing."""

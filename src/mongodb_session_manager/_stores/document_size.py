@@ -156,10 +156,10 @@ _sizes: "WeakValueDictionary[tuple[ClientHandle, str, str], DocumentSize]" = Wea
 
 
 class Mover(Protocol):
-    """Moves messages out of session documents."""
+    """Moves messages and fields of agents out of session documents."""
 
     def make_room(self, session_id: str) -> bool:
-        """Move messages out of a document that is full; False if there are none to move."""
+        """Move something out of a document that is full; False if there is nothing to move."""
 
     def keep_small(self, session_id: str, size: DocumentSize) -> None:
         """Move messages out of a document that is over the budget, and note the size that was found."""
@@ -199,7 +199,7 @@ class DocumentSizes:
                 logger.debug("session_id=<%s> | closing, the next process looks at the size", session_id)
 
     def make_room(self, session_id: str) -> bool:
-        """Move messages out of a document that is full; False if there are none to move."""
+        """Move something out of a document that is full; False if there is nothing to move."""
         return self._mover is not None and self._mover.make_room(session_id)
 
     def _keep_small(self, mover: Mover, session_id: str, size: DocumentSize) -> None:

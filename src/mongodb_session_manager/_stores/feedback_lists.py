@@ -78,4 +78,4 @@ _BATCH = 100_000
 
 def _is_elsewhere(row: Stored) -> bool:
     turn = row.get("turn") or {}
-    return bool(turn.get("references")) or ("references" in turn and row["f"].get("tracking_id") is not None)
+    return bool(turn.get("references")) or ("references" in turn and isinstance(row["f"].get("tracking_id"), str))

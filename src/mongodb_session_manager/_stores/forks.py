@@ -45,6 +45,7 @@ from .children import ChildrenEraser
 from .document_size import METADATA_BYTES, LargeMetadataError
 from .erasing import SessionEraser
 from .files import SessionFiles
+from .living import insert_session
 from .operation import Collections, operation
 from .segments import total_size
 
@@ -127,7 +128,7 @@ class ForkStore:
 
     def _insert(self, fork: Stored) -> None:
         try:
-            self._sessions.insert_one(fork)
+            insert_session(self._collections, self._eraser, fork)
         except DuplicateKeyError as error:
             if self._remove_expired(fork["_id"]):
                 raise _ChangedError from error

@@ -21,7 +21,7 @@ from .._schema.ids import agent_label, check_id, check_message_id
 from .._schema.lease import leased_update
 from .._schema.messages import MessageEdit, agent_data_doc
 from .._schema.reads import NO_MESSAGE
-from .._schema.values import FilterAndUpdate
+from .._schema.values import FilterAndUpdate, Stored
 from ..errors import SessionConflictError
 from ..types import LeaseDoc
 from .agents import AgentPosition, AgentReader
@@ -115,15 +115,15 @@ class HistoryStore:
         """Replace an agent's data; its messages and its time of creation stay."""
         agent_id = check_id("agent_id", session_agent.agent_id)
         write = AgentWrite(agent_id, data=agent_data_doc(session_agent, agent_label(session_id, agent_id)))
-        if not self._values.with_state(session_id, write, lambda apart: self._update_agent(session_id, apart)):
-            raise SessionConflictError(session_id, agent_id, CONTENDED)
 
-    def _update_agent(self, session_id: str, write: AgentWrite) -> bool:
-        return self._operations.write_again(
-            session_id,
-            lambda seen: self.write_unguarded("update_agent", session_id, write, seen),
-            lambda: self._reader.locate(session_id, write.agent_id),
-        )
+        def update(seen: AgentPosition | None) -> bool:
+            def send(apart: AgentWrite) -> bool:
+                return self.write_unguarded("update_agent", session_id, apart, seen)
+
+            return self._values.with_fields(session_id, write, send, is_sent_again=False)
+
+        if not self._operations.write_again(session_id, update, lambda: self.locate_agent(session_id, agent_id)):
+            raise SessionConflictError(session_id, agent_id, CONTENDED)
 
     def write_unguarded(
         self,
@@ -152,7 +152,7 @@ class HistoryStore:
         """
         check_id("agent_id", write.agent_id)
         values = write.files
-        return self._values.with_state(
+        return self._values.with_fields(
             session_id, write, lambda apart: self._new.start(session_id, values, apart), is_sent_again=False
         )
 
@@ -169,7 +169,9 @@ class HistoryStore:
 
     def locate_agent(self, session_id: str, agent_id: str, from_message_id: int = NO_MESSAGE) -> AgentPosition:
         """Return the end of an agent's history, with the tracking ids of the messages from an id on."""
-        return self._reader.locate(session_id, agent_id, from_message_id)
+        position = self._reader.locate(session_id, agent_id, from_message_id)
+        self._values.note_in_files(session_id, agent_id, position.in_files)
+        return position
 
     def check_lease(self, session_id: str, stored: LeaseDoc | None) -> None:
         """Raise if another manager's lease blocks our writes; clear a lease that has expired."""
@@ -185,7 +187,7 @@ class HistoryStore:
             self._values.store(session_id, write.files)
         if not write.data:
             return self._send(session_id, write, guard)
-        return self._values.with_state(session_id, write, lambda apart: self._send(session_id, apart, guard))
+        return self._values.with_fields(session_id, write, lambda apart: self._send(session_id, apart, guard))
 
     def _send(self, session_id: str, write: AgentWrite, guard: Guard) -> bool:
         change = self._change(session_id, write, guard)
@@ -199,6 +201,14 @@ class HistoryStore:
         """Return the command of ``write_agent`` for ``write_together``; only for a write without files."""
         change = self._change(session_id, write, guard)
         return PreparedWrite(session_id, write, *self._operations.dates.dated(session_id, change))
+
+    def confirm_fields(self, session_id: str, agent_id: str, data: Stored) -> None:
+        """See to the files around a write of fields that has arrived although its answer was lost."""
+        self._values.confirm_fields(session_id, agent_id, data)
+
+    def replaces_files(self, session_id: str, write: AgentWrite) -> bool:
+        """Tell whether a write replaces fields that are known to be in files."""
+        return self._values.replaces_files(session_id, write)
 
     def _change(self, session_id: str, write: AgentWrite, guard: Guard) -> FilterAndUpdate:
         """Return a write under its guard, the life that is meant, and the lease."""

@@ -13,13 +13,21 @@ from typing import TypeVar, cast
 from bson import ObjectId
 from pymongo.errors import PyMongoError
 
-from .._schema.blobs import Files, data_digests, file_digests, offload_data, put_back_data, put_back_values
+from .._schema.blobs import (
+    Files,
+    data_digests,
+    fields_in_files,
+    file_digests,
+    offload_data,
+    put_back_data,
+    put_back_values,
+)
 from .._schema.histories import AgentWrite
 from .._schema.ids import agent_label, check_id
 from .._schema.limits import LIMITS, Limits
 from .._schema.messages import AGENT_FIELDS
 from .._schema.values import Stored
-from ..errors import MongoDBSessionError
+from ..errors import MongoDBSessionError, SessionTooLargeError
 from ..types import AgentDataDoc, MessageDoc
 from .files import SessionFiles
 from .operation import operation
@@ -27,6 +35,8 @@ from .operation import operation
 __all__ = ["LargeValues", "MissingValueError"]
 
 _T = TypeVar("_T")
+
+_NONE: frozenset[str] = frozenset()
 
 _REMEDY_FOR_MESSAGE = "another message in its place with the repository's update_message()."
 _REMEDY_FOR_AGENT = "another state in its place with the repository's update_agent()."
@@ -54,8 +64,10 @@ class LargeValues:
 
     def __init__(self, files: SessionFiles, limits: Limits = LIMITS) -> None:
         self._files, self.limits = files, limits
-        # Sessions and agents with a state that is known to be in files.
-        self._states: set[tuple[str, str]] = set()
+        # By session and agent: the fields that may be in files.
+        self._in_files: dict[tuple[str, str], frozenset[str]] = {}
+        # Sessions whose documents had no room for a field.
+        self._full: set[str] = set()
 
     # Around a write
 
@@ -137,23 +149,69 @@ class LargeValues:
         with suppress(PyMongoError):  # the caller needs the outcome of the write, not of this
             self.remove(session_id, values, ObjectId())
 
-    def with_state(
+    # Fields of agents
+
+    def with_fields(
         self, session_id: str, write: AgentWrite, send: Callable[[AgentWrite], bool], *, is_sent_again: bool = True
     ) -> bool:
-        """Send a write; large fields of its state are stored as files, and files that these replace are removed."""
-        data, files = offload_data(write.data, self.limits)
-        if not (files or self._replaces_files(session_id, write)):
+        """Send a write; large fields of the agent are stored as files, and files that these replace are removed.
+
+        If the session document has no room, smaller fields are stored as files too.
+        """
+        limit = self._limit(session_id)
+        try:
+            return self._with_fields(session_id, write, limit, send, is_sent_again)
+        except SessionTooLargeError:
+            least = self.limits.least_field_bytes
+            if len(offload_data(write.data, least)[1]) == len(offload_data(write.data, limit)[1]):
+                raise
+        written = self._with_fields(session_id, write, least, send, is_sent_again)
+        self._full.add(session_id)
+        return written
+
+    def _limit(self, session_id: str) -> int:
+        is_full = bool(self._full) and check_id("session_id", session_id) in self._full
+        return self.limits.least_field_bytes if is_full else self.limits.value_bytes
+
+    def _with_fields(
+        self, session_id: str, write: AgentWrite, limit: int, send: Callable[[AgentWrite], bool], is_sent_again: bool
+    ) -> bool:
+        data, files = offload_data(write.data, limit)
+        if not (files or self.replaces_files(session_id, write)):
             return send(write)
-        apart = replace(write, data=data, files={**write.files, **files}, interrupted=write.waits)
-        if not self.around(session_id, files, lambda: send(apart), replaces=True, is_sent_again=is_sent_again):
-            return False
-        self._states.add((session_id, write.agent_id))
+        apart = replace(write, data=data, files={**write.files, **files}, interrupted=write.waits, replaces_files=True)
+        self.note_in_files(session_id, write.agent_id, fields_in_files(data))  # the answer may be lost
+        try:
+            if not self.around(session_id, files, lambda: send(apart), replaces=True, is_sent_again=is_sent_again):
+                return False
+        except SessionTooLargeError:
+            if files:
+                self._take_back(session_id, files)
+            raise
+        key = (session_id, write.agent_id)
+        self._in_files[key] = self._in_files.get(key, _NONE) - write.data.keys() | set(fields_in_files(data))
         return True
 
-    def _replaces_files(self, session_id: str, write: AgentWrite) -> bool:
-        if not self._states or write.data.keys().isdisjoint(AGENT_FIELDS):
+    def replaces_files(self, session_id: str, write: AgentWrite) -> bool:
+        """Tell whether a write replaces fields that are known to be in files."""
+        if not self._in_files or not write.data:
             return False
-        return (check_id("session_id", session_id), write.agent_id) in self._states
+        known = self._in_files.get((check_id("session_id", session_id), write.agent_id), _NONE)
+        return not known.isdisjoint(write.data)
+
+    def confirm_fields(self, session_id: str, agent_id: str, data: Stored) -> None:
+        """See to the files around a write of fields that has arrived although its answer was lost."""
+        if self.replaces_files(session_id, AgentWrite(agent_id, data=data)):
+            self.keep(session_id, offload_data(data, self.limits.least_field_bytes)[1])
+            with operation("remove_files", session_id, agent_id):
+                self._files.remove_all_unused(session_id)
+
+    def note_in_files(self, session_id: str, agent_id: str, names: Iterable[str]) -> None:
+        """Note fields of an agent that may be in files."""
+        found = frozenset(names)
+        if found:
+            key = (session_id, agent_id)
+            self._in_files[key] = self._in_files.get(key, _NONE) | found
 
     # Reading
 
@@ -184,11 +242,21 @@ class LargeValues:
 
     def put_back_state(self, session_id: str, agent_id: str, data: AgentDataDoc) -> None:
         """Replace the marks in an agent's state by the fields."""
-        wanted = data_digests(data)
+        self.put_back_fields(session_id, {agent_id: cast(Stored, data)}, AGENT_FIELDS)
+
+    def put_back_fields(self, session_id: str, agents: Mapping[str, Stored], names: Sequence[str]) -> None:
+        """Replace the marks in some fields of agents' data by the fields."""
+        found = {}
+        for agent_id, data in agents.items():
+            in_files = fields_in_files(data)
+            self.note_in_files(session_id, agent_id, in_files)
+            found[agent_id] = {name: data[name] for name in names if name in in_files}
+        wanted = {agent_id: data_digests(fields) for agent_id, fields in found.items() if fields}
         if not wanted:
             return
-        self._states.add((session_id, agent_id))
-        files = self.read(session_id, agent_id, wanted)
-        if not files.keys() >= wanted:
-            raise MissingValueError(agent_label(session_id, agent_id), _REMEDY_FOR_AGENT)
-        put_back_data(cast(Stored, data), files)
+        files = self.read(session_id, ", ".join(wanted), set().union(*wanted.values()))
+        for agent_id, digests in wanted.items():
+            if not files.keys() >= digests:
+                raise MissingValueError(agent_label(session_id, agent_id), _REMEDY_FOR_AGENT)
+            put_back_data(found[agent_id], files)
+            agents[agent_id].update(found[agent_id])

@@ -3,14 +3,18 @@
 from collections.abc import Callable
 from typing import TypeAlias
 
+from pymongo.errors import DuplicateKeyError
+
 from .._schema.expiry import Lifetime, has_expired
 from .._schema.ids import now
 from .._schema.sessions import OpenedDoc
+from .._schema.values import Stored
 from ..errors import SessionConflictError, SessionNotFoundError
 from .erasing import SessionEraser
-from .operation import CONTENDED, Operations
+from .opening import opened_fields
+from .operation import CONTENDED, Collections, Operations
 
-__all__ = ["LivingSessions"]
+__all__ = ["LivingSessions", "insert_session"]
 
 # Opens a session, and returns its fields, and whether it is new.
 Open: TypeAlias = Callable[[], tuple[OpenedDoc, bool]]
@@ -72,3 +76,20 @@ class LivingSessions:
         if moved:
             lifetime.reached(until)
         return moved
+
+
+def insert_session(collections: Collections, eraser: SessionEraser, session: Stored) -> None:
+    """Insert a session, also in the place of one that has expired.
+
+    Raises:
+        DuplicateKeyError: There is one that has not.
+    """
+    sessions, session_id = collections.sessions, session["_id"]
+    try:
+        sessions.insert_one(session)
+    except DuplicateKeyError:
+        stored = sessions.find_one({"_id": session_id}, opened_fields(collections, ()))
+        if stored is None or not has_expired(stored, now()):
+            raise
+        eraser.remove_expired(session_id, stored)
+        sessions.insert_one(session)

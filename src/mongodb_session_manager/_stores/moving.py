@@ -26,8 +26,9 @@ from .all_agents import read_agents
 from .document_size import BUDGET_BYTES, AgentSize, DocumentSize, leaving
 from .indexes import ensure_segment_index
 from .lives import Lives
+from .moving_fields import FieldMover
 from .operation import Collections, operation
-from .segments import is_ordered, message_size, new_segments, total_size
+from .segments import is_ordered, message_size, new_segments, record_move, total_size
 
 __all__ = ["MessageMover"]
 
@@ -102,18 +103,23 @@ class MessageMover:
     Args:
         collections: The collections of the sessions.
         lives: Of the sessions.
+        fields: Moves the fields of agents.
     """
 
-    def __init__(self, collections: Collections, lives: Lives) -> None:
+    def __init__(self, collections: Collections, lives: Lives, fields: FieldMover) -> None:
+        self._fields = fields
         self._sessions, self._segments, self._lives = collections.sessions, collections.segments, lives
 
     def make_room(self, session_id: str) -> bool:
-        """Move messages out of a document that is full, all if needed; False if there are none to move.
+        """Move something out of a document that is full; False if there is nothing to move.
 
-        Messages of first-version agents move only if there are no others.
+        Messages over the budget go first, then fields of agents, then all messages. Messages of first-version agents
+        move only if there are no others.
         """
         agents = self.look(session_id)
         is_over = sum(agent.size for agent in agents) > BUDGET_BYTES
+        if not is_over and self._fields.move(session_id):
+            return True
         goal = BUDGET_BYTES // 2 if is_over else 0
         moved = self.move(session_id, leaving(agents, goal) or leaving(agents, goal, numbered=False))
         logger.info("session_id=<%s>, bytes=<%d> | moved out of a document that was full", session_id, moved)
@@ -211,7 +217,7 @@ class MessageMover:
     def _record_at_once(self, session_id: str, moves: list[_Move]) -> bool:
         changes = [move.change(session_id) for move in moves]
         change = self._lives.named(session_id, combined_update(session_id, changes))
-        return self._sessions.update_one(*change).matched_count > 0
+        return record_move(self._sessions, change)
 
     def _record_each(self, session_id: str, moves: list[_Move]) -> list[_Move]:
         sessions = self._sessions

@@ -7,12 +7,15 @@ session.
 """
 
 import itertools
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import bson
 from bson import ObjectId
+from pymongo.collection import Collection
+from pymongo.errors import WriteError
 
 from .._schema.files import (
     new_segment_doc,
@@ -22,7 +25,7 @@ from .._schema.files import (
     segments_filter,
     tracked_segments_filter,
 )
-from .._schema.histories import Guard, guard_of, rollover_update
+from .._schema.histories import Guard, guard_of, rollover_update, uncounted_update
 from .._schema.lease import Lease, leased_update
 from .._schema.limits import LIMITS, Limits
 from .._schema.listing import Position
@@ -30,13 +33,17 @@ from .._schema.lives import Life
 from .._schema.messages import MessageEdit
 from .._schema.reads import ReadAgentDoc, embedded_messages_pipeline, is_numbered
 from .._schema.usage import moved_usage
-from .._schema.values import Stored
+from .._schema.values import FilterAndUpdate, Stored
 from ..errors import SessionNotFoundError
 from ..types import MessageDoc, SegmentDoc, SegmentReferenceDoc
 from .indexes import ensure_segment_index
 from .lives import Lives
 from .operation import Collections
 
+logger = logging.getLogger(__name__)
+
+# A path leads through what is no object, or to what is no number, or the sum is too large for a number.
+_NO_SUM = frozenset({2, 14, 28})
 SEGMENT_BYTES = 4 * 1024 * 1024
 # The server compares each message with each span.
 MOST_SPANS = 16
@@ -99,7 +106,7 @@ class MessageSegments:
         change = rollover_update(
             session_id, agent_id, guard, moved_count, references, write_id, moved_usage(moved, kept)
         )
-        if self._sessions.update_one(*leased_update(self._lives.named(session_id, change), lease)).matched_count:
+        if record_move(self._sessions, leased_update(self._lives.named(session_id, change), lease)):
             return EmbeddedSize(len(kept), total_size(kept))
         self._segments.delete_many(segments_filter(life, references))
         return None
@@ -227,6 +234,17 @@ class MessageSegments:
 def _named(segment: SegmentDoc, reference: SegmentReferenceDoc) -> list[MessageDoc]:
     """Return the messages of a segment that its reference names; it may hold more, whose move is not recorded yet."""
     return [message for message in segment["messages"] if message["message_id"] <= reference["last_id"]]
+
+
+def record_move(sessions: Collection[Stored], change: FilterAndUpdate) -> bool:
+    """Send a rollover; False if it changed nothing. A sum that cannot be added to costs only the sum."""
+    try:
+        return sessions.update_one(*change).matched_count > 0
+    except WriteError as error:
+        if error.code not in _NO_SUM:
+            raise
+        logger.debug("session_id=<%s>, code=<%s> | moved usage could not be added up", change[0]["_id"], error.code)
+        return sessions.update_one(*uncounted_update(change)).matched_count > 0
 
 
 def new_segments(life: Life, agent_id: str, messages: list[MessageDoc]) -> list[tuple[SegmentDoc, SegmentReferenceDoc]]:

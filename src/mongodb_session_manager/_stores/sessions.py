@@ -29,7 +29,7 @@ from ..errors import SchemaVersionError, SessionConflictError
 from .erasing import SessionEraser
 from .indexes import ensure_indexes
 from .large_values import MissingValueError
-from .living import LivingSessions
+from .living import LivingSessions, insert_session
 from .opening import SessionOpener, opened_fields
 from .operation import Operations, operation
 from .outbox import OutboxStore
@@ -184,29 +184,18 @@ class SessionStore:
         fresh["updated_at"] = given_time(label, "updated_at", session.updated_at)
         with operation("create_session", session_id):
             try:
-                self._insert(session_id, fresh)
+                stored = {"_id": session_id, "schema_version": SCHEMA_VERSION, **fresh}
+                insert_session(self._operations.collections, self._eraser, stored)
             except DuplicateKeyError as error:
                 raise SessionConflictError(session_id, None, "exists already; open it instead.") from error
         return session
 
-    def _insert(self, session_id: str, fresh: Stored) -> None:
-        try:
-            self._sessions.insert_one({"_id": session_id, "schema_version": SCHEMA_VERSION, **fresh})
-        except DuplicateKeyError:
-            stored = self._find(session_id)
-            if stored is None or not has_expired(stored, now()):
-                raise
-            self._eraser.remove_expired(session_id, stored)
-            self._sessions.insert_one({"_id": session_id, "schema_version": SCHEMA_VERSION, **fresh})
-
     def read_session(self, session_id: str) -> Session | None:
         """Return the session, or None if there is none."""
         with operation("read_session", session_id):
-            stored = self._find(session_id)
+            fields = opened_fields(self._operations.collections, ())
+            stored = self._sessions.find_one({"_id": session_id}, fields)
         return None if stored is None or has_expired(stored, now()) else _session(session_id, stored)
-
-    def _find(self, session_id: str) -> Stored | None:
-        return self._sessions.find_one({"_id": session_id}, opened_fields(self._operations.collections, ()))
 
     def delete_session(self, session_id: str, *, even_held: bool = False) -> bool:
         """Delete the session and everything that belongs to it; False where there was none."""

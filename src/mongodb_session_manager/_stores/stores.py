@@ -13,6 +13,7 @@ from .large_values import LargeValues
 from .messages import MessageStore
 from .metadata import MetadataStore
 from .moving import MessageMover
+from .moving_fields import FieldMover
 from .multi_agents import MultiAgentStore
 from .operation import ClientUse, Collections, Operations
 from .outbox import OutboxStore
@@ -52,11 +53,15 @@ class Stores:
     ) -> None:
         self.use, self.handle, self.collections, self.limits = use, use.handle, collections, limits
         lives = collections.lives()
-        mover = MessageMover(collections, lives) if collections.can_compute else None
+        self._values = values = LargeValues(SessionFiles(collections, lives), limits)
+        mover = (
+            MessageMover(collections, lives, FieldMover(collections, lives, values))
+            if collections.can_compute
+            else None
+        )
         sizes = DocumentSizes(use.handle, collections.sessions.full_name, mover)
         self._operations = operations = Operations(use, collections, sizes, lives)
         self._segments = segments = MessageSegments(collections, lives, limits)
-        self._values = values = LargeValues(SessionFiles(collections, lives), limits)
         self._reader, restorer = AgentReader(operations, segments), AgentRestorer(operations, segments, values)
         self.outbox = OutboxStore(operations)
         self.sessions = SessionStore(operations, self.outbox, restorer, application_name, metadata_fields)
@@ -82,7 +87,7 @@ class Stores:
     @cached_property
     def configs(self) -> AgentConfigStore:
         """Agents' configuration, and the figures of their calls."""
-        return AgentConfigStore(self._operations, self._segments, self._reader)
+        return AgentConfigStore(self._operations, self._segments, self._reader, self._values)
 
     @cached_property
     def multi_agents(self) -> MultiAgentStore:

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from bson import ObjectId
+from bson import ObjectId, Regex
 
 from mongodb_session_manager import FeedbackEntry, Page, SessionCatalog, SessionFilter
 from mongodb_session_manager._stores.feedback import FEEDBACK_BYTES
@@ -196,7 +196,8 @@ def test_feedback_that_is_none(catalog: SessionCatalog, put: Put) -> None:
         {"message_id": "x", "agent_id": 5},
         {"tracking_id": {"a": 1}},
     ]
-    odd += [{"message_id": 2**40, "agent_id": "a"}, {"tracking_id": "$role"}, {"n": 1, "created_at": at(1)}]
+    odd += [{"message_id": 2**40, "agent_id": "a"}, {"tracking_id": "$role"}]
+    odd += [{"tracking_id": Regex("(")}, {"tracking_id": {"$gt": ""}}, {"n": 1, "created_at": at(1)}]
     put(
         session("s-1", feedbacks=odd, agents={"a": agent("a", message(0, "user", "Hi"))}),
         session("s-2", feedbacks={"0": {"n": 2}}, feedback_segments="x"),
@@ -208,7 +209,7 @@ def test_feedback_that_is_none(catalog: SessionCatalog, put: Put) -> None:
     found = catalog.feedback().items
 
     assert names(found)[0] == 1
-    assert (len(found), {entry.session_id for entry in found}) == (7, {"s-1", "s-3"})
+    assert (len(found), {entry.session_id for entry in found}) == (9, {"s-1", "s-3"})
 
 
 def test_expired_sessions_have_no_feedback(catalog: SessionCatalog, put: Put) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from bson import ObjectId
 
-from mongodb_session_manager import SessionCatalog, SessionFilter, SessionNotFoundError
+from mongodb_session_manager import SessionCatalog, SessionConflictError, SessionFilter, SessionNotFoundError
 from mongodb_session_manager.testing import CommandCounter
 from tests.aliases import Client, NewAgent, NewManager, Stored
 from tests.conftest import COLLECTION
@@ -188,3 +188,18 @@ def test_an_id_is_not_a_query(catalog: SessionCatalog, put: Put, stored: Stored)
     catalog.release("$s.1")
     assert catalog.set_ttl("$s.1", HOUR) == 1
     assert catalog.delete("$s.1").deleted
+
+
+def test_a_fork_takes_the_place_of_a_session_that_has_expired(
+    catalog: SessionCatalog, new_manager: NewManager, new_agent: NewAgent, sessions: Any
+) -> None:
+    new_agent(new_manager())("Hi")
+    new_agent(new_manager("s-2", ttl=HOUR))("Old")
+    expire(sessions, "s-2")
+
+    fork = catalog.fork("s-1", "s-2")
+
+    assert (fork.session_id, fork.messages) == ("s-2", 2)
+    assert len(catalog.transcript("s-2", "default").messages) == 2
+    with pytest.raises(SessionConflictError):
+        catalog.fork("s-1", "s-2")

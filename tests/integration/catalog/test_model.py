@@ -453,7 +453,7 @@ class World:
         if not hasattr(self.catalog, "fork"):
             return
         expected = self.living(source)
-        if expected is None or target in self.expected:
+        if expected is None or self.living(target):
             return
         self.catalog.fork(source, target)
         messages = {name: [*prompts] for name, prompts in expected.messages.items()}

@@ -8,6 +8,7 @@ from typing import Any
 
 import bson
 import pytest
+from bson import Decimal128
 
 from mongodb_session_manager import (
     AgentNotFoundError,
@@ -264,6 +265,15 @@ def test_an_agent_that_is_none(catalog: SessionCatalog, insert: Insert, document
     for read in (lambda: catalog.transcript("s-1", "a"), lambda: catalog.part("s-1", "a", 0, 0)):
         with pytest.raises(AgentNotFoundError):
             read()
+
+
+@pytest.mark.parametrize("number", [Decimal128("7"), float("nan"), 7.5, "7", None])
+def test_references_that_are_none(catalog: SessionCatalog, put: Put, number: Any) -> None:
+    good = {"_id": bson.ObjectId(), "count": 3, "first_id": -3, "last_id": -1}
+    references = [5, *({**good, name: number} for name in ("_id", "count", "last_id"))]
+    put(session("s-1", agents={"a": agent("a", message(0, "user", "Hi"), segments=references)}))
+
+    assert [each.message_id for each in catalog.transcript("s-1", "a").messages] == [0]
 
 
 def test_what_is_not_there(catalog: SessionCatalog, put: Put) -> None:

@@ -183,9 +183,9 @@ def test_fields_that_do_not_fit_together(
 ) -> None:
     manager = new_manager(durability=durability)
     agent = new_agent(manager, conversation_manager=CountingManager())
-    leave(300_000)
-    spoil_state(agent, "x" * 200_000)
-    spoil_manager(agent, "x" * 200_000)
+    leave(6_500)
+    spoil_state(agent, "x" * 3_900)
+    spoil_manager(agent, "x" * 3_900)
 
     with pytest.raises(SessionTooLargeError) as caught:
         agent("Hi")
@@ -280,9 +280,9 @@ def test_a_new_agent_in_a_session_with_little_room(
     new_manager: NewManager, new_agent: NewAgent, stored: Stored, history: History, leave: Callable[[int], None]
 ) -> None:
     manager = new_manager()
-    leave(150_000)
+    leave(4_000)
 
-    agent = new_agent(manager, state={"blob": "x" * 200_000}, messages=[user("Before")], system_prompt="Be brief.")
+    agent = new_agent(manager, state={"blob": "x" * 3_900}, messages=[user("Before")], system_prompt="Be brief.")
 
     with pytest.raises(SessionTooLargeError):
         agent("Hi")
@@ -414,11 +414,11 @@ def test_a_field_and_messages_without_an_answer(
 ) -> None:
     manager = new_manager(connection_string=mongodb_uri, retryWrites=False)
     agent = new_agent(manager, conversation_manager=CountingManager())
-    leave(150_000)
+    leave(3_800)
     binding = manager._agents.live()[0]
     with failing("update", writeConcernError={"code": 64, "errmsg": "timed out"}), pytest.raises(PyMongoError):
         manager.append_message(user("0"), agent)
-    spoil_state(agent, "x" * 200_000)
+    spoil_state(agent, "x" * 3_900)
     spoil_manager(agent, "small")
     binding.capture_message(agent, user("1"))
     binding.capture_message(agent, user("2"))

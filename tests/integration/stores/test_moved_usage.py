@@ -121,6 +121,23 @@ def test_what_has_moved_is_summed_up_by_day_and_model(move: Any, new_manager: Ne
     }
 
 
+@pytest.mark.parametrize("move", [rollover, make_room])
+@pytest.mark.parametrize("odd", ["text", 7, [], {"2099-01-01": 7}, None])
+def test_sums_that_are_none_cost_only_the_sums(
+    move: Any, odd: Any, new_manager: NewManager, stored: Stored, observer: Client, database: str
+) -> None:
+    manager = new_manager()
+    talk(make_agent(manager), 3)
+    field = "agents.default.moved_usage"
+    observer[database]["agent_sessions"].update_one({}, {"$set": {field: odd}})
+
+    assert move(manager)
+
+    found = stored()["agents"]["default"]
+    assert found["moved_count"]
+    assert found["moved_usage"] == odd or isinstance(odd, dict)
+
+
 def test_a_model_that_changed(new_manager: NewManager, stored: Stored) -> None:
     manager = new_manager()
     agent = make_agent(manager)
