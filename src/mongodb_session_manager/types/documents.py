@@ -442,9 +442,11 @@ class SegmentDoc(_EverySegmentDoc, total=False):
         agent_id: The agent.
         messages: Its messages, oldest first.
         move_id: The last move that appended to it.
+        removals: Deletions that have announced its removal.
     """
 
     move_id: ObjectId
+    removals: list[ObjectId]
 
 
 class FeedbackSegmentDoc(TypedDict):
