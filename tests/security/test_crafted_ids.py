@@ -691,7 +691,7 @@ def test_a_field_of_feedback(
     came_back.pop("created_at")
     assert came_back == feedback
     changed = {name for name, value in stored().items() if before.get(name) != value}
-    assert changed <= {"feedbacks", "feedback_bytes", "updated_at"}
+    assert changed <= {"feedbacks", "feedback_bytes", "feedback_counts", "updated_at"}
 
 
 TRACKING_IDS = [*IDS, "$role", "$$message.tracking_id", "$$ROOT", "\0", "\ud800", "%text"]
