@@ -12,6 +12,7 @@ from .agent_rows import (
     found_agents_pipeline,
     is_a,
     items_expression,
+    joined,
     let,
     mapped,
     message_count,
@@ -179,9 +180,31 @@ def search_pipeline(
     return [*stages, *_tail_stages(order, {"is_found": "$is_found"})]
 
 
+def lenient_search_pipeline(
+    conditions: Sequence[Conditions], order: Order, place: Place, session_ids: Sequence[str]
+) -> Pipeline:
+    """Return the aggregation that reads the sessions with a text, also if another text in them is not UTF-8."""
+    wanted: Either = ({"_id": {"$in": list(session_ids)}},)
+    texts = joined("$found", "agent", joined(list_expression("$$agent.v.messages"), "message", _message_texts()))
+    # In a query, a regular expression does not match a text that is not UTF-8, and does not fail on it.
+    patterns = [{"texts": {"$regex": _pattern(each.text), "$options": "i"}} for each in conditions if each.text]
+    stages: Pipeline = [{"$match": living_filter(conditions, [*order.conditions(place), wanted])}]
+    stages += [{"$sort": order.sort}, *found_agents_pipeline(), {"$set": {"texts": texts}}]
+    stages += [{"$match": {"$and": patterns}}, *_tail_stages(order, {"is_found": {"$literal": True}})]
+    return stages
+
+
+def _message_texts() -> Stored:
+    texts = mapped(list_expression("$$content"), "block", only_if("$$block.text", "string"))
+    return let({"content": content_expression("$$message")}, texts)
+
+
+def _pattern(text: str) -> str:
+    return re.escape(text).replace("\0", r"\x00")
+
+
 def _has_text(text: str) -> Stored:
-    pattern = re.escape(text).replace("\0", r"\x00")
-    found = {"$regexMatch": {"input": "$$block.text", "regex": pattern, "options": "i"}}
+    found = {"$regexMatch": {"input": "$$block.text", "regex": _pattern(text), "options": "i"}}
     has = {"$cond": [is_a("$$block.text", "string"), found, False]}
     of_message = let({"content": content_expression("$$message")}, any_of(list_expression("$$content"), "block", has))
     return any_of("$found", "agent", any_of(list_expression("$$agent.v.messages"), "message", of_message))

@@ -98,7 +98,7 @@ def outdated_pipeline(after: str | None, limit: int) -> Pipeline:
     keys = {"$map": {"input": "$found", "as": "each", "in": text_expression("$$each.k", _KEY_BYTES)}}
     times = {name: text_expression(f"${name}", _TIME_BYTES) for name in _TIMES}
     return [
-        {"$match": {"_id": {"$gt": after} if after is not None else {"$gte": ""}}},
+        {"$match": {"_id": {"$gte": "", "$regex": "", **({} if after is None else {"$gt": after})}}},
         {"$sort": {"_id": 1}},
         *found_agents_pipeline(),
         {"$match": {"$expr": is_outdated}},

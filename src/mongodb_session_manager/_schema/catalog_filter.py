@@ -161,11 +161,13 @@ _NOT_EXPIRED: Final[Stored] = {"$or": [{"$ne": [{"$type": "$expires_at"}, "date"
 _SHORT_ID: Final[Stored] = {
     "$cond": [{"$eq": [{"$type": "$_id"}, "string"]}, {"$lte": [{"$strLenBytes": "$_id"}, MAX_ID_BYTES]}, False]
 }
+# In a query, a regular expression matches no text that is not UTF-8: such an id has no place in a cursor either.
+_TEXT_ID: Final[Either] = ({"_id": {"$gte": "", "$regex": ""}},)
 _SESSIONS: Final[tuple[Either, ...]] = (
-    ({"_id": {"$gte": ""}},),
+    _TEXT_ID,
     ({"$expr": {"$and": [_SHORT_ID, _NOT_EXPIRED]}},),
 )
-_SESSIONS_EVEN_EXPIRED: Final[tuple[Either, ...]] = (({"_id": {"$gte": ""}},), ({"$expr": _SHORT_ID},))
+_SESSIONS_EVEN_EXPIRED: Final[tuple[Either, ...]] = (_TEXT_ID, ({"$expr": _SHORT_ID},))
 _MOST_ALTERNATIVES: Final = 32
 
 

@@ -24,6 +24,7 @@ from .call_rows import FIGURES, SUMMED
 from .catalog import TEXT_CHARACTERS
 from .catalog_filter import RATINGS
 from .messages import aware
+from .not_utf8 import NOT_UTF8
 from .sessions import SCHEMA_VERSION
 from .usage import as_mapping, usage_totals
 from .values import Stored, decode, unescape_key
@@ -93,13 +94,14 @@ _SHAPES: Final = {
     "feedbacks": {"array", "missing"},
     "multi_agents": {"object", "missing"},
 }
+_ODD: Final = ("others", "odd_messages", NOT_UTF8)
 
 
 def _is_readable(row: Stored) -> bool:
     version = (row["plain"] or {"schema_version": False}).get("schema_version")
     is_known = version is None or (isinstance(version, int) and not isinstance(version, bool))
     has_shape = all(row["types"][name] in kinds for name, kinds in _SHAPES.items())
-    return is_known and (version or 0) <= SCHEMA_VERSION and has_shape and not (row["others"] or row["odd_messages"])
+    return is_known and (version or 0) <= SCHEMA_VERSION and has_shape and not any(row.get(name) for name in _ODD)
 
 
 def figures(row: Mapping[str, Any]) -> UsageFigures:

@@ -108,11 +108,10 @@ class UsageReport:
         if name == "model":
             model = text_expression("$row.model", _NAME_BYTES)
             return {"name": model, "is_escaped": {"$eq": ["$row.escaped", True]}}
-        length = len("2026-01-31" if name == "day" else "2026-01")
         day = text_expression("$row.day", len("2026-01-31"))
-        return {
-            "$cond": [{"$eq": [{"$type": day}, "string"]}, {"$substrBytes": [{"$ifNull": [day, ""]}, 0, length]}, None]
-        }
+        # A text put there by hand may have a character across the place where it would be cut.
+        parts = [{"$arrayElemAt": [{"$split": [day, "-"]}, n]} for n in range(2)]
+        return day if name == "day" else {"$concat": [parts[0], "-", parts[1]]}
 
 
 def _day_of_call() -> Stored:

@@ -12,7 +12,7 @@ from .._schema.values import Stored
 from ..types import Finding, UpgradeReport
 from .catalog_indexes import described
 from .operation import Collections
-from .reading import CatalogReads, catalog_operation
+from .reading import ESCAPING, CatalogReads, catalog_operation
 
 __all__ = ["CatalogChecks"]
 
@@ -66,7 +66,8 @@ class CatalogChecks:
         matched = upgraded = 0
         after: str | None = None
         with catalog_operation("upgrade"):
-            while rows := list(self._sessions.aggregate(outdated_pipeline(after, _BATCH), allowDiskUse=True)):
+            sessions = self._sessions.with_options(ESCAPING)
+            while rows := list(sessions.aggregate(outdated_pipeline(after, _BATCH), allowDiskUse=True)):
                 after = rows[-1]["_id"]
                 matched += len(rows)
                 upgraded += self._upgrade(rows)

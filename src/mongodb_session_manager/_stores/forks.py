@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import bson
 from bson import ObjectId
+from bson.errors import InvalidBSON
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from .._schema.blobs import file_digests
@@ -51,6 +52,7 @@ __all__ = ["ForkStore"]
 
 _TRIES = 5
 _CONTENDED = "is being written again and again, so that no copy of it is whole. Fork it when its turn is over."
+_NOT_UTF8 = "it holds something that is not BSON, such as a text that is not UTF-8."
 _EXISTS = "exists already; give the fork another id."
 
 
@@ -94,6 +96,8 @@ class ForkStore:
                     return self._fork(session_id, fork_id, places, changes)
                 except _ChangedError as changed:
                     missing = changed.missing
+                except InvalidBSON:
+                    raise MongoDBSessionError(f"Session {session_id!r} cannot be forked: {_NOT_UTF8}") from None
         if missing is None:
             raise SessionConflictError(session_id, None, _CONTENDED)
         raise MongoDBSessionError(f"Session {session_id!r} cannot be forked: {missing} that it refers to is missing.")

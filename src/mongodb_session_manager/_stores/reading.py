@@ -10,15 +10,16 @@ from typing import Any
 
 from bson.codec_options import DatetimeConversion
 from pymongo.collection import Collection
-from pymongo.errors import PyMongoError
+from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.read_preferences import Nearest, Primary, PrimaryPreferred, Secondary, SecondaryPreferred
 
 from .._client.errors import forget_values
 from .._schema.catalog_filter import Conditions
+from .._schema.not_utf8 import lenient_pipeline, marked
 from .._schema.values import CODEC_OPTIONS, Pipeline, Stored
 from .operation import Collections
 
-__all__ = ["CatalogReads", "ReadSettings", "catalog_operation"]
+__all__ = ["ESCAPING", "CatalogReads", "ReadSettings", "catalog_operation", "failed_on_a_value"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,10 @@ _MOST_MS = 2**31 - 1
 _TOLERANT = CODEC_OPTIONS.with_options(
     datetime_conversion=DatetimeConversion.DATETIME_AUTO, unicode_decode_error_handler="replace"
 )
+# Such a text can be told from others, and is no valid id.
+ESCAPING = _TOLERANT.with_options(unicode_decode_error_handler="surrogateescape")
+# Codes from here on are of expressions that failed on a value. They are not the same in all versions of the server.
+_FIRST_OF_EXPRESSIONS = 15_000
 
 
 @dataclass(frozen=True)
@@ -99,8 +104,19 @@ class CatalogReads:
         return self.aggregate_in(self.sessions, pipeline, **options)
 
     def aggregate_in(self, collection: Collection[Stored], pipeline: Pipeline, **options: Any) -> list[Stored]:
-        """Return the result of an aggregation over a collection."""
-        return list(collection.aggregate(pipeline, maxTimeMS=self.max_time_ms, **options))
+        """Return the result of an aggregation over a collection, also if a text in it is not UTF-8."""
+        try:
+            return list(collection.aggregate(pipeline, maxTimeMS=self.max_time_ms, **options))
+        except OperationFailure as error:
+            if lenient_pipeline(pipeline) == pipeline or not failed_on_a_value(error):
+                raise
+        return list(self.lenient(collection, pipeline, **options))
+
+    def lenient(self, collection: Collection[Stored], pipeline: Pipeline, **options: Any) -> Iterator[Stored]:
+        """Return the result of an aggregation that does not fail on a text that is not UTF-8, and marks it."""
+        escaping, stages = collection.with_options(ESCAPING), lenient_pipeline(pipeline)
+        with escaping.aggregate(stages, maxTimeMS=self.max_time_ms, **options) as cursor:
+            yield from map(marked, cursor)
 
     def find(self, collection: Collection[Stored], wanted: Stored) -> list[Stored]:
         """Return documents of a collection."""
@@ -110,6 +126,11 @@ class CatalogReads:
         """Return the result of an aggregation over the sessions, as far as it is asked for."""
         with self.sessions.aggregate(pipeline, maxTimeMS=self.max_time_ms, **options) as cursor:
             yield from cursor
+
+
+def failed_on_a_value(error: OperationFailure) -> bool:
+    """Tell whether an expression failed on a value, such as a text that is not UTF-8."""
+    return (error.code or 0) >= _FIRST_OF_EXPRESSIONS
 
 
 @contextmanager

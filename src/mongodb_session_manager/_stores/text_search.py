@@ -1,15 +1,15 @@
 """The search for a text in the embedded messages of sessions."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from pymongo.errors import ExecutionTimeout
+from pymongo.errors import ExecutionTimeout, OperationFailure
 
-from .._schema.catalog import Order, candidates_pipeline, search_pipeline
+from .._schema.catalog import Order, candidates_pipeline, lenient_search_pipeline, search_pipeline
 from .._schema.catalog_filter import Conditions
 from .._schema.cursors import Place
 from .._schema.values import Stored
-from .reading import CatalogReads
+from .reading import CatalogReads, failed_on_a_value
 
 __all__ = ["Found", "TextSearch"]
 
@@ -71,11 +71,11 @@ class TextSearch:
         self, found: Found, candidates: list[Stored], conditions: Sequence[Conditions], order: Order, limit: int
     ) -> None:
         begin, taken = found.after or Place(), self._taken(candidates)
-        pipeline = search_pipeline(conditions, order, begin, [each["_id"] for each in taken])
-        found.after = order.beginning(taken[0], begin)
+        numbers = {each["_id"]: number for number, each in enumerate(taken, 1)}
         batch = max(1, len(taken) * self._batch_bytes // max(1, sum(each["bytes"] for each in taken)))
-        for row in self._reads.stream(pipeline, batchSize=batch, allowDiskUse=True):
-            found.examined += 1
+        found.after = order.beginning(taken[0], begin)
+        for row in self._rows(found, (conditions, order, begin, list(numbers)), batch):
+            found.examined = max(found.examined, numbers[row["_id"]])
             found.after = order.after(row, begin)
             if row["is_found"]:
                 found.rows.append(row)
@@ -87,6 +87,22 @@ class TextSearch:
             return
         if row["_id"] == candidates[-1]["_id"]:
             found.after = None
+
+    def _rows(
+        self, found: Found, search: tuple[Sequence[Conditions], Order, Place, list[str]], batch: int
+    ) -> Iterator[Stored]:
+        """Return the sessions that are looked through; only those with the text if another one is not UTF-8."""
+        begin, how = found.after, {"batchSize": batch, "allowDiskUse": True}
+        try:
+            yield from self._reads.stream(search_pipeline(*search), **how)
+        except OperationFailure as error:
+            if not failed_on_a_value(error):
+                raise
+        else:
+            return
+        found.after, found.examined = begin, 0
+        found.rows.clear()
+        yield from self._reads.lenient(self._reads.sessions, lenient_search_pipeline(*search), **how)
 
     def _taken(self, candidates: list[Stored]) -> list[Stored]:
         """Return the first candidates that are together not too large, at least one."""

@@ -17,11 +17,13 @@ from hypothesis import strategies as st
 from mongodb_session_manager import (
     AgentNotFoundError,
     MessageNotFoundError,
+    MongoDBSessionError,
     SessionCatalog,
     SessionFilter,
     SessionNotFoundError,
     SessionSummary,
 )
+from mongodb_session_manager.testing import CommandCounter
 from tests.aliases import Client, Document
 from tests.conftest import COLLECTION
 from tests.first_version import legacy, legacy_agent
@@ -215,12 +217,121 @@ def test_examples(catalog: SessionCatalog, good: None, odd: Callable[[Document],
     everything_works(catalog)
 
 
-def test_text_that_is_not_utf_8(catalog: SessionCatalog, good: None, odd: Callable[[Any], bool]) -> None:
-    marker = "needs to be replaced"
-    for name in ("application_name", "updated_at", "metadata"):
-        raw = bson.encode({**WHOLE, name: {"a": marker} if name == "metadata" else marker})
-        assert odd(RawBSONDocument(raw.replace(marker.encode(), b"\xff" * len(marker))))
-        everything_works(catalog)
+MARKER = "(this is not UTF-8)"
+BAD = st.sampled_from([b"\xff", b"\x80", b"a\xf0", b"\xed\xa0\x80", b"\xc0\xaf", b"needle \xe9 "]).map(
+    lambda bad: (bad * len(MARKER))[: len(MARKER)]
+)
+
+
+def not_utf_8(document: Document, bad: bytes = b"\xff" * len(MARKER)) -> RawBSONDocument:
+    """The document with other bytes in place of each marker."""
+    return RawBSONDocument(bson.encode(document).replace(MARKER.encode(), bad))
+
+
+@SETTINGS
+@given(
+    place=st.sampled_from(PLACES),
+    value=st.sampled_from([MARKER, MARKER * 500, {MARKER: 1}, [MARKER], {"text": MARKER}, {"usage": {MARKER: 1}}]),
+    bad=BAD,
+)
+def test_a_text_that_is_not_utf_8_at_one_place(
+    catalog: SessionCatalog, good: None, odd: Callable[[Any], bool], place: Any, value: Any, bad: bytes
+) -> None:
+    assert odd(not_utf_8(changed(place, value), bad))
+    everything_works(catalog)
+
+
+NOT_UTF_8: dict[str, Document] = {
+    "a message": {"agents": {"a": agent("a", TURN[0], message(1, "assistant", MARKER))}},
+    "a long message": {"agents": {"a": agent("a", message(0, "user", MARKER * 5000), message(1, "assistant", "x"))}},
+    "beside a good text": {"agents": {"a": agent("a", *TURN[:1], message(1, "assistant", MARKER, "needle"))}},
+    "a tool's input": {
+        "agents": {
+            "a": agent(
+                "a", message(0, "assistant", {"toolUse": {"toolUseId": "t", "name": "n", "input": {MARKER: MARKER}}})
+            )
+        }
+    },
+    "a message of the first version": legacy({"a": legacy_agent("a", MARKER)}),
+    "feedback": {"feedbacks": [{"rating": MARKER, "comment": MARKER, "agent_id": "a", "message_id": 1}]},
+    "an agent": {"agents": {MARKER: agent(MARKER, *TURN)}, "agent_ids": [MARKER]},
+    "a nested agent": {"agents": {"a": {MARKER: {MARKER: agent("a", *TURN)}}}},
+    "a model": {"agents": {"a": agent("a", message(1, "assistant", "x", event_loop_metrics=call(1, MARKER)))}},
+    "a day": {"agents": {"a": agent("a", *TURN, moved_usage={"2026-0\u00e9": {"m": {"calls": 1}}})}},
+    "metadata": {"metadata": {MARKER: MARKER}},
+    "a multi-agent": {"multi_agents": {MARKER: {"multi_agent_id": MARKER, "state": {"status": MARKER}}}},
+    "everything else": dict.fromkeys(
+        ("application_name", "session_id", "schema_version", "created_at", "held"), MARKER
+    ),
+}
+
+
+@pytest.mark.parametrize("fields", NOT_UTF_8.values(), ids=NOT_UTF_8.keys())
+@pytest.mark.parametrize("bad", [b"\xff", b"\x80", b"\xed"])
+def test_text_that_is_not_utf_8(
+    catalog: SessionCatalog, good: None, odd: Callable[[Any], bool], fields: Document, bad: bytes
+) -> None:
+    document = {**WHOLE, **fields, "_id": ODD}
+    assert odd(not_utf_8(document, bad * len(MARKER)))
+
+    everything_works(catalog)
+    with suppress(MongoDBSessionError):
+        catalog.fork(ODD, "fork")
+    catalog.delete_many(SessionFilter(id_prefix="fork"))
+    assert catalog.delete(ODD).deleted
+    assert odd(not_utf_8(document, bad * len(MARKER)))
+    assert catalog.delete_many(SessionFilter(id_prefix=ODD)).remaining == 0
+    assert ids(list(catalog.iterate())) == ["s-1", "s-3"]
+
+
+def test_the_page_is_read_once_more(
+    catalog: SessionCatalog, good: None, put: Put, odd: Callable[[Any], bool], command_counter: CommandCounter
+) -> None:
+    texts = ["word " * 1000, "\u6f22\u5b57\u3002" * 1000, "\u6f22" * 5000]
+    put(*(with_agent(f"long-{n}", message(0, "user", text)) for n, text in enumerate(texts)))
+    assert odd(not_utf_8({**WHOLE, "agents": {"a": agent("a", message(0, "user", "Hi " + MARKER))}}))
+
+    with command_counter.counting() as log:
+        found = {each.session_id: each for each in catalog.list().items}
+
+    assert len(log.commands) == 2
+    assert [found[f"long-{n}"].last_text for n in range(3)] == [texts[0][:200], texts[1][:200], None]
+    assert (found[ODD].last_text, found[ODD].readable) == ("Hi " + "\ufffd" * len(MARKER), False)
+    assert all(each.readable for name, each in found.items() if name != ODD)
+
+
+def test_a_text_is_found_beside_one_that_is_not_utf_8(
+    catalog: SessionCatalog, good: None, put: Put, odd: Callable[[Any], bool], command_counter: CommandCounter
+) -> None:
+    put(with_agent("s-4", message(0, "user", "\u00c9t\u00e9")), "s-5")
+    assert odd(not_utf_8({**WHOLE, "agents": {"a": agent("a", *TURN, message(2, "user", MARKER))}}))
+
+    with command_counter.counting() as log:
+        page = catalog.list(SessionFilter(text="NEEDLE"), sort="session_id")
+
+    assert (ids(page), page.examined, len(log.commands)) == (["s-1", "s-2", "s-3"], 5, 3)
+    assert ids(catalog.list(SessionFilter(text="\u00e9T\u00c9"), sort="session_id")) == ["s-4"]
+    first = catalog.list(SessionFilter(text="needle"), sort="session_id", limit=2)
+    rest = catalog.list(SessionFilter(text="needle"), sort="session_id", limit=2, cursor=first.next_cursor)
+    assert (ids(first), ids(rest), rest.next_cursor) == (["s-1", "s-2"], ["s-3"], None)
+
+
+def test_an_id_that_is_not_utf_8_is_in_no_list(catalog: SessionCatalog, good: None, odd: Callable[[Any], bool]) -> None:
+    assert odd(not_utf_8({**WHOLE, "_id": f"s-2{MARKER}"}))
+
+    assert walk(catalog, "session_id") == ids(list(catalog.iterate(batch=1))) == ["s-1", "s-3"]
+    assert sorted(walk(catalog, "-updated_at")) == ["s-1", "s-3"]
+    catalog.usage(by=["session_id"])
+    catalog.check()
+    catalog.upgrade()
+    assert catalog.delete_many(SessionFilter(id_prefix="s-")).deleted == 2
+
+
+def test_a_session_that_is_not_utf_8_is_not_forked(catalog: SessionCatalog, odd: Callable[[Any], bool]) -> None:
+    assert odd(not_utf_8({**WHOLE, "metadata": {"a": MARKER}}))
+
+    with pytest.raises(MongoDBSessionError, match=r"'s-2' cannot be forked: .* UTF-8"):
+        catalog.fork(ODD)
 
 
 @pytest.mark.parametrize(
