@@ -152,7 +152,7 @@ class InvalidCursorError(MongoDBSessionError, ValueError):
     def __init__(self, reason: str) -> None:
         self.reason = reason
         super().__init__(
-            f"The cursor {reason}. Pass next_cursor of a page of the same list as it is, or None to begin at the start."
+            f"The cursor {reason} Pass next_cursor of a page of the same list as it is, or None to begin at the start."
         )
 
 

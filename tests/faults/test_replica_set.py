@@ -72,9 +72,9 @@ def stop_producer(member: Mongod, mode: str) -> None:
             client.admin.command("waitForFailPoint", "stopReplProducer", **wanted)
 
 
-@pytest.mark.parametrize("limits", [{}, {"timeoutMS": 2_000}], ids=["no time limit", "timeoutMS"])
-def test_a_killed_primary(converse: Converse, replica_set: MongodSet, limits: dict[str, Any]) -> None:
-    stream = stream_of(converse, uri=replica_set.uri, **MAJORITY, **limits)
+@pytest.mark.parametrize("times", [{}, {"timeoutMS": 2_000}], ids=["no time limit", "timeoutMS"])
+def test_a_killed_primary(converse: Converse, replica_set: MongodSet, times: dict[str, Any]) -> None:
+    stream = stream_of(converse, uri=replica_set.uri, **MAJORITY, **times)
 
     with stream.talking():
         stream.wait_for_turns()
@@ -86,12 +86,12 @@ def test_a_killed_primary(converse: Converse, replica_set: MongodSet, limits: di
 
 
 @pytest.mark.parametrize(
-    "limits",
+    "times",
     [{"timeoutMS": 1_000}, {"socketTimeoutMS": 1_000, "connectTimeoutMS": 1_000}],
     ids=["timeoutMS", "sockets"],
 )
-def test_a_frozen_primary(converse: Converse, replica_set: MongodSet, limits: dict[str, Any]) -> None:
-    stream = stream_of(converse, uri=replica_set.uri, **MAJORITY, **limits)
+def test_a_frozen_primary(converse: Converse, replica_set: MongodSet, times: dict[str, Any]) -> None:
+    stream = stream_of(converse, uri=replica_set.uri, **MAJORITY, **times)
 
     with stream.talking():
         stream.wait_for_turns()

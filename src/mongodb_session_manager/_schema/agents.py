@@ -11,7 +11,7 @@ from .reads import messages_expression
 from .values import Pipeline, Stored
 
 # Fields of an agent that are objects but not nested agents.
-_AGENT_OBJECTS = ("agent_data", "guard", "live")
+_AGENT_OBJECTS = ("agent_data", "guard", "live", "moved_usage")
 
 
 def agents_pipeline(session_id: str, nested: Iterable[str], **wanted: Any) -> Pipeline:

@@ -1,5 +1,6 @@
 """Metadata, feedback, the outbox, the configuration of agents, Graphs and Swarms."""
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
@@ -119,8 +120,13 @@ def new_feedback_update(session_id: str, feedback: Stored, size: int, about: Sto
     }
 
 
-def _rating_of(feedback: Stored) -> str:
-    found = feedback.get("rating")
+def feedback_counts(feedbacks: Iterable[Any]) -> dict[str, int]:
+    """Return how many pieces of feedback have each rating."""
+    return dict(Counter(map(_rating_of, feedbacks)))
+
+
+def _rating_of(feedback: Any) -> str:
+    found = feedback.get("rating") if isinstance(feedback, dict) else None
     return found if isinstance(found, str) and found in _RATINGS else "other"
 
 

@@ -6,7 +6,8 @@ from typing import Any, TypeAlias, cast
 from bson import ObjectId
 from bson.int64 import Int64
 
-from ..types import FeedbackReferenceDoc, MessageDoc, OutboxReferenceDoc, SegmentDoc, SegmentReferenceDoc
+from ..types import FeedbackDoc, FeedbackReferenceDoc, MessageDoc, OutboxReferenceDoc, SegmentDoc, SegmentReferenceDoc
+from .data import feedback_counts
 from .histories import edited_message_filter
 from .ids import now
 from .lives import Life
@@ -36,18 +37,21 @@ def segments_filter(life: Life, references: Iterable[Reference]) -> Stored:
 
 
 def moved_feedback_update(
-    session_id: str, count: int, segments: int, reference: FeedbackReferenceDoc
+    session_id: str, feedbacks: list[FeedbackDoc], segments: int, reference: FeedbackReferenceDoc
 ) -> FilterAndUpdate:
     """Return filter and update that replace feedback by a reference to its segment.
 
     Feedback is only appended or moved, so it is unchanged if the numbers of entries and segments are.
     """
-    wanted = {"_id": session_id, "feedbacks": {"$size": count}}
+    wanted = {"_id": session_id, "feedbacks": {"$size": len(feedbacks)}}
+    moved: Stored = {"feedbacks": [], "feedback_bytes": 0}
     if segments:
         wanted["feedback_segments"] = {"$size": segments}
     else:
         wanted["feedback_segments"] = {"$exists": False}
-    return wanted, {"$set": {"feedbacks": [], "feedback_bytes": 0}, "$push": {"feedback_segments": reference}}
+        # Older versions did not count what they added.
+        moved["feedback_counts"] = feedback_counts(feedbacks)
+    return wanted, {"$set": moved, "$push": {"feedback_segments": reference}}
 
 
 def new_segment_doc(

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from .._schema.agents import calls_pipeline, configs_pipeline
@@ -63,7 +64,8 @@ class AgentConfigStore:
                 with operation("update_agent_config", session_id, agent_id) as outcome:
                     return outcome.of(self._operations.send(session_id, change))
 
-            return self._values.with_fields(session_id, write, send, is_sent_again=False)
+            looked = replace(write, replaces_files=seen is not None)
+            return self._values.with_fields(session_id, looked, send, is_sent_again=False)
 
         def look() -> AgentPosition:
             position = self._reader.locate(session_id, agent_id)

@@ -120,7 +120,7 @@ class FeedbackStore:
         ensure_segment_index(self._segments)
         with lives.held(session_id) as life:
             self._segments.insert_one({"_id": segment_id, **life.fields, "kind": "feedback", "items": feedbacks})
-            change = moved_feedback_update(session_id, len(feedbacks), segments, reference)
+            change = moved_feedback_update(session_id, feedbacks, segments, reference)
             if not self._operations.sessions.update_one(*lives.named(session_id, change)).matched_count:
                 self._segments.delete_one(segments_filter(life, [reference]))
 

@@ -16,8 +16,6 @@ from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from .._schema.blobs import file_digests
 from .._schema.catalog import fork_look_pipeline
-from .._schema.deletion import LIFE_PROJECTION
-from .._schema.expiry import EXPIRED_FILTER
 from .._schema.files import fork_segments_projection, lasting_files_filter, new_segment_doc, segments_filter
 from .._schema.forks import (
     Source,
@@ -134,17 +132,7 @@ class ForkStore:
         try:
             insert_session(self._collections, self._eraser, fork)
         except DuplicateKeyError as error:
-            if self._remove_expired(fork["_id"]):
-                raise _ChangedError from error
             raise SessionConflictError(fork["_id"], None, _EXISTS) from error
-
-    def _remove_expired(self, session_id: str) -> bool:
-        """Delete a session if it has expired, and tell whether it had."""
-        fields = {**LIFE_PROJECTION, "has_files": 1}
-        found = self._sessions.find_one({"_id": session_id, **EXPIRED_FILTER}, fields)
-        if found is not None:
-            self._eraser.remove_expired(session_id, found)
-        return found is not None
 
     def _look(self, source: Source, copied: "_Copied") -> SessionSummary:
         """Return the summary of the fork, if the session is as it was read."""

@@ -6,7 +6,7 @@ restored or last wrote. The SDK's verbs know only message ids.
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from bson import ObjectId
@@ -120,7 +120,8 @@ class HistoryStore:
             def send(apart: AgentWrite) -> bool:
                 return self.write_unguarded("update_agent", session_id, apart, seen)
 
-            return self._values.with_fields(session_id, write, send, is_sent_again=False)
+            looked = replace(write, replaces_files=seen is not None)
+            return self._values.with_fields(session_id, looked, send, is_sent_again=False)
 
         if not self._operations.write_again(session_id, update, lambda: self.locate_agent(session_id, agent_id)):
             raise SessionConflictError(session_id, agent_id, CONTENDED)

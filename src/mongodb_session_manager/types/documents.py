@@ -124,7 +124,7 @@ class AgentDataDoc(TypedDict, total=False):
 
     Attributes:
         agent_id: The agent.
-        state: Its state; a mark, ``{"%file": …}``, if it is large. So are other fields, the prompt and its origin too.
+        state: Its state; a mark, ``{"%file": …}``, if it is large; as are the fields below except for the model.
         conversation_manager_state: The state of its conversation manager.
         _internal_state: Further state of the SDK, such as interrupts.
         model: The model id.
@@ -442,9 +442,11 @@ class SegmentDoc(_EverySegmentDoc, total=False):
         agent_id: The agent.
         messages: Its messages, oldest first.
         move_id: The last move that appended to it.
+        removals: Deletions that have announced its removal.
     """
 
     move_id: ObjectId
+    removals: list[ObjectId]
 
 
 class FeedbackSegmentDoc(TypedDict):

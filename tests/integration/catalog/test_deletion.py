@@ -491,3 +491,13 @@ async def test_the_twins(catalog: SessionCatalog, put: Put, left: Left) -> None:
     assert (await catalog.adelete_many(EVERY)).deleted == 2
     assert (await catalog.asweep()).sessions == 0
     assert left() == {}
+
+
+def test_a_bound_does_not_count_what_has_expired(
+    catalog: SessionCatalog, put: Put, left: Left, observer: Client
+) -> None:
+    with without_ttl_monitor(observer):
+        put(*(session(f"a-{number}", expires_at=START) for number in range(5)), "b-1", "b-2", "b-3")
+
+        assert catalog.delete_many(EVERY, at_most=3) == DeletionReport(matched=3, deleted=3)
+        assert left() == {}

@@ -10,11 +10,12 @@ from bson import ObjectId, Regex
 
 from mongodb_session_manager import FeedbackEntry, Page, SessionCatalog, SessionFilter
 from mongodb_session_manager._stores.feedback import FEEDBACK_BYTES
-from tests.aliases import Client, Insert, NewAgent, NewManager
+from mongodb_session_manager.types import FeedbackCounts
+from tests.aliases import Client, Insert, NewAgent, NewManager, Stored
 from tests.conftest import COLLECTION
 from tests.first_version import AT, legacy
 from tests.integration.catalog.moving import move
-from tests.integration.catalog.sessions import agent, at, message, session, with_agent
+from tests.integration.catalog.sessions import agent, at, ids, message, session, with_agent
 
 Put = Callable[..., None]
 
@@ -215,3 +216,18 @@ def test_expired_sessions_have_no_feedback(catalog: SessionCatalog, put: Put) ->
     put(session("s-1", feedbacks=[{"n": 1, "created_at": at(1)}], expires_at=at(0).replace(year=2000)))
 
     assert catalog.feedback().items == []
+
+
+def test_feedback_that_an_older_version_did_not_count_is_counted_when_it_moves(
+    catalog: SessionCatalog, put: Put, new_manager: NewManager, stored: Stored
+) -> None:
+    ratings = ["up", "up", "down", 5, None]
+    put(session("s-1", feedbacks=[{"rating": rating, "created_at": at(0)} for rating in ratings]))
+    manager = new_manager()
+
+    for _ in range(2):
+        manager.add_feedback({"rating": "up", "comment": "x" * 300_000})
+
+    assert (stored()["feedbacks"], len(stored()["feedback_segments"])) == ([], 2)
+    assert catalog.get("s-1").feedback == FeedbackCounts(up=4, down=1, other=2)
+    assert ids(catalog.list(SessionFilter(feedback="down"))) == ["s-1"]

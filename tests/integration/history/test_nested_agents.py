@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from bson import ObjectId
 from strands.agent.conversation_manager import SlidingWindowConversationManager
 from strands.types.session import SessionAgent, SessionMessage
 
@@ -300,7 +301,7 @@ def test_one_that_comes_with_the_opening_costs_nothing_more(
     is_nested: bool,
 ) -> None:
     document = session(agent_id) if is_nested else legacy({escape_key(agent_id): legacy_agent(agent_id)})
-    insert({**document, "schema_version": 2})
+    insert({**document, "schema_version": 2, "instance": ObjectId()})
     stores_of(repository).sessions.open_session("another")
     wait_for_indexes()
     with command_counter.counting() as log:

@@ -64,7 +64,7 @@ class TestArguments:
         stored = database.chats.find_one({"_id": "s1"})
         assert stored is not None
         assert stored["application_name"] == "shop"
-        assert "metadata.tier_1" in database.chats.index_information()
+        assert "metadata.tier_1_updated_at_-1__id_-1" in database.chats.index_information()
 
     def test_overrides_win_for_one_manager(
         self, make_factory: MakeFactory, mongo_client: Client, database_name: str

@@ -356,7 +356,7 @@ def test_fields_are_indexed_once_and_nothing_is_written_for_them(
     for fields in asked:
         new_manager(collection_name=name, metadata_fields=fields)
 
-    keys = [key for index in observer[database][name].index_information().values() for key, _ in index["key"]]
-    assert sorted(keys) == ["_id", "application_name", "created_at", "metadata.a", "metadata.b.c", "updated_at"]
+    firsts = [index["key"][0][0] for index in observer[database][name].index_information().values()]
+    assert sorted(firsts) == ["_id", "application_name", "created_at", "metadata.a", "metadata.b.c", "updated_at"]
     assert command_counter.index_builds == builds
     assert observer[database][name].find_one({}, {"metadata": 1}) == {"_id": "s-1", "metadata": {}}
