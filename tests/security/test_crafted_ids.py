@@ -171,6 +171,7 @@ ARGUMENTS: dict[str, Callable[[Target], Any]] = {
     "stored": lambda _: None,  # a lease; without one the verb has nothing to say
     "write_id": lambda _: ObjectId(),
     "kept_bytes": lambda _: 0,
+    "data": lambda t: {"model": t.mark},
     "config": lambda t: {"model": t.mark, "$set": t.mark, "a.b": t.mark},
     "prompt_metadata": Target.record,
     "metadata": lambda t: {"mark": t.mark, "nested": t.record()},

@@ -205,11 +205,12 @@ class HistoryStore:
 
     def confirm_fields(self, session_id: str, agent_id: str, data: Stored) -> None:
         """See to the files around a write of fields that has arrived although its answer was lost."""
-        self._values.confirm_fields(session_id, agent_id, data)
+        self._values.confirm_fields(check_id("session_id", session_id), check_id("agent_id", agent_id), data)
 
     def replaces_files(self, session_id: str, write: AgentWrite) -> bool:
         """Tell whether a write replaces fields that are known to be in files."""
-        return self._values.replaces_files(session_id, write)
+        check_id("agent_id", write.agent_id)
+        return self._values.replaces_files(check_id("session_id", session_id), write)
 
     def _change(self, session_id: str, write: AgentWrite, guard: Guard) -> FilterAndUpdate:
         """Return a write under its guard, the life that is meant, and the lease."""

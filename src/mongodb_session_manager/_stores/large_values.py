@@ -196,7 +196,7 @@ class LargeValues:
         """Tell whether a write replaces fields that are known to be in files."""
         if not self._in_files or not write.data:
             return False
-        known = self._in_files.get((check_id("session_id", session_id), write.agent_id), _NONE)
+        known = self._in_files.get((session_id, write.agent_id), _NONE)
         return not known.isdisjoint(write.data)
 
     def confirm_fields(self, session_id: str, agent_id: str, data: Stored) -> None:
