@@ -29,6 +29,8 @@ PAUSE: Final = 300.0
 _UNAUTHORIZED: Final = 13
 # One index of the list cannot be made: it exists with other options (85, 86), or the server refuses it (67).
 _ONE_IN_THE_WAY: Final = frozenset({67, 85, 86})
+# ShutdownInProgress and InterruptedAtShutdown.
+_ENDING: Final = frozenset({91, 11600})
 
 
 @dataclass(frozen=True)
@@ -222,11 +224,11 @@ def _create(collection: Collection[dict[str, Any]], indexes: list[Index]) -> Non
 def _note_failure(
     collection: Collection[dict[str, Any]], namespace: _Namespace, indexes: list[Index], error: PyMongoError
 ) -> None:
-    if isinstance(error, InvalidOperation):  # the client was closed meanwhile
+    code = error.code if isinstance(error, OperationFailure) else None
+    if isinstance(error, InvalidOperation) or code in _ENDING:  # the client was closed meanwhile, or the server ends
         namespace.give_back(indexes)
         return
     _warn(collection, namespace, indexes, error)
-    code = error.code if isinstance(error, OperationFailure) else None
     if code in _ONE_IN_THE_WAY and len(indexes) > 1:
         _create_singly(collection, namespace, indexes)
     elif code != _UNAUTHORIZED and code not in _ONE_IN_THE_WAY:

@@ -233,7 +233,10 @@ def test_a_live_agent_goes_on_after_its_state_moved(
     with command_counter.counting() as log:
         agent("As ever")
         manager.flush()
-    assert log.names == ["update"] * (1 if durability == "exit" else 2)
+    # "async" may send both messages of a turn in one write.
+    assert (
+        log.names in {"sync": [["update"] * 2], "async": [["update"], ["update"] * 2], "exit": [["update"]]}[durability]
+    )
 
 
 async def test_agents_that_share_commands_go_on_after_their_states_moved(
