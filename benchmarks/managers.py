@@ -89,7 +89,10 @@ class Ours(Contender):
     async def fill(self, session_id: str, count: int) -> None:
         if count:
             with self.factory.create_session_manager(session_id) as manager:
-                new_agent(history(count), removed=removed_of(count), session_manager=manager)
+                agent = new_agent(history(count), session_manager=manager)
+                # The window stands where it would by now, as in the sessions of the others.
+                agent.conversation_manager.apply_management(agent)
+                manager.sync_agent(agent)
         if count > SHORT:
             await self._let_old_messages_move(session_id, count)
 
