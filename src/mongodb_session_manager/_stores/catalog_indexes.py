@@ -8,7 +8,7 @@ from pymongo.collection import Collection
 from pymongo.errors import OperationFailure
 
 from .._schema.catalog_indexes import IndexSpec, catalog_indexes
-from .._schema.given import index_fields
+from .._schema.given import check_flag, index_fields
 from .._schema.values import Stored
 from ..types import IndexReport
 from .operation import Collections
@@ -32,8 +32,7 @@ class CatalogIndexes:
 
     def create(self, metadata_fields: Any, replace: object) -> IndexReport:
         """Make the indexes that are not there; drop single-field ones that these replace, if that is asked for."""
-        if not isinstance(replace, bool):
-            raise TypeError(f"replace must be True or False, got {type(replace).__name__}")
+        check_flag("replace", replace)
         specs = catalog_indexes(index_fields(metadata_fields))
         with catalog_operation("create_indexes"):
             found = described(self._sessions)
