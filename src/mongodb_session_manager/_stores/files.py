@@ -54,8 +54,8 @@ class SessionFiles:
         lives: Of the sessions.
     """
 
-    def __init__(self, collections: Collections, lives: Lives | None = None) -> None:
-        self.lives = lives or collections.lives()
+    def __init__(self, collections: Collections, lives: Lives) -> None:
+        self.lives = lives
         self._sessions, self._segments = collections.sessions, collections.segments
         self._files, self._chunks = collections.files, collections.chunks
 
