@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import sys
 import uuid
 from collections.abc import Callable, Sequence
@@ -207,13 +206,8 @@ def parse(arguments: Sequence[str]) -> tuple[Settings, Path | None]:
 def main(arguments: Sequence[str]) -> None:
     settings, file = parse(arguments)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    given = os.environ.get("MONGODB_URI")
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        if given:
-            found = measure(given, settings, progress)
-        else:
-            with running_mongodb() as uri:
-                found = measure(uri, settings, progress)
+    with running_mongodb() as uri, Progress(*columns, console=Console(stderr=True)) as progress:
+        found = measure(uri, settings, progress)
     console = Console()
     show(found, settings, console if console.is_terminal else Console(width=160))
     if file:

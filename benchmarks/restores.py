@@ -1,7 +1,6 @@
 """What a restore costs whose messages have moved to segments: ``python benchmarks/restores.py --help``."""
 
 import argparse
-import os
 import uuid
 from collections.abc import Sequence
 from contextlib import closing
@@ -79,12 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--messages", type=int, default=5_000, help="of a history (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=21, help="restores of each kind (default: %(default)s)")
     chosen = parser.parse_args(arguments)
-    uri = os.environ.get("MONGODB_URI")
-    if uri:
+    with running_mongodb() as uri:
         taken = measure(uri, chosen.messages, chosen.rounds)
-    else:
-        with running_mongodb() as private:
-            taken = measure(private, chosen.messages, chosen.rounds)
     title = f"Restoring {chosen.messages:,} messages; at most {AT_MOST}"
     table = new_table(title, ["history", "ms", "µs a message", "ratio"])
     least = median(taken[EMBEDDED])

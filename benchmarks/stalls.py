@@ -80,12 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--megabytes", type=float, default=20.0, help="of a prompt (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=11, help="prompts of each kind (default: %(default)s)")
     chosen = parser.parse_args(arguments)
-    size, uri = int(chosen.megabytes * MB), os.environ.get("MONGODB_URI")
-    if uri:
-        found = asyncio.run(measure(uri, size, chosen.rounds))
-    else:
-        with running_mongodb() as private:
-            found = asyncio.run(measure(private, size, chosen.rounds))
+    with running_mongodb() as uri:
+        found = asyncio.run(measure(uri, int(chosen.megabytes * MB), chosen.rounds))
     title = f"Longest gap of the event loop in ms, {chosen.megabytes:g} MB; at most {AT_MOST:g} for a PDF"
     table = new_table(title, ["prompt", "agent alone", "stored", "stored, most"])
     for kind, gaps in found.items():

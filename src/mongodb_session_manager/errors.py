@@ -29,12 +29,12 @@ class MongoDBSessionError(SessionException):
 
 
 class SessionNotFoundError(MongoDBSessionError, ValueError):
-    """The session is not stored: it was deleted, or never created."""
+    """The session is not stored: it was deleted, has expired, or was never created."""
 
     def __init__(self, session_id: str) -> None:
         self.session_id = session_id
         super().__init__(
-            f"Session {session_id!r} is not stored. It was deleted or never created; "
+            f"Session {session_id!r} is not stored. It was deleted, has expired, or was never created; "
             "create a new MongoDBSessionManager to start it again."
         )
 

@@ -175,6 +175,7 @@ class ReadOnlyCatalog(NotCopied):
 
         Raises:
             AgentNotFoundError: The session holds no such agent.
+            MongoDBSessionError: A segment that the agent refers to is missing.
             SessionNotFoundError: There is no such session, it has expired, or it is out of scope.
             TypeError: An argument has a wrong type.
             ValueError: An argument has a value that is not valid.
@@ -193,6 +194,7 @@ class ReadOnlyCatalog(NotCopied):
         Raises:
             AgentNotFoundError: The session holds no such agent.
             MessageNotFoundError: The agent holds no such message.
+            MongoDBSessionError: The block is in a file that is missing or damaged.
             SessionNotFoundError: There is no such session, it has expired, or it is out of scope.
             TypeError: An argument has a wrong type.
             ValueError: The message has no such block, or an argument has a value that is not valid.
@@ -313,7 +315,7 @@ class SessionCatalog(ReadOnlyCatalog):
         collection_name: The collection; ``"agent_sessions"`` by default.
         client: A client to borrow; the catalog never closes it.
         read_preference: Where to read. A secondary may not know the latest writes.
-        max_time: How long the server may work for one operation.
+        max_time: How long the server may work for one operation of a reading method.
         **client_options: Options for the ``MongoClient`` made from ``connection_string``; pymongo validates them.
 
     Raises:

@@ -3,14 +3,15 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pymongo import MongoClient
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+from tests.examples.browser import Browser, browser_of_tests
+from tests.examples.service import EXAMPLES, Service
 
 
 @pytest.fixture
@@ -42,3 +43,30 @@ def output(
         return done.stdout.splitlines()
 
     return run
+
+
+@pytest.fixture(scope="module")
+def service(
+    request: pytest.FixtureRequest,
+    uri_of: Callable[[str], str],
+    mongodb_uri: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Service]:
+    """The example that the module names in ``EXAMPLE``."""
+    name: str = request.module.EXAMPLE
+    database = f"test_{Path(name).stem}_{os.getpid()}"
+    service = Service(name, uri_of(database), tmp_path_factory.mktemp("service"))
+    try:
+        service.start()
+        yield service
+    finally:
+        service.stop()
+        service.client.close()
+        with MongoClient[dict[str, Any]](mongodb_uri) as client:
+            client.drop_database(database)
+
+
+@pytest.fixture(scope="module")
+def browser(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with browser_of_tests(pytestconfig, tmp_path_factory.mktemp("browser")) as running:
+        yield running

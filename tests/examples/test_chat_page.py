@@ -1,9 +1,7 @@
 """The page of the streaming example: over HTTP, and in a browser where there is one."""
 
-import os
 import re
 import signal
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -11,38 +9,17 @@ from urllib.parse import quote
 import pytest
 from pymongo import MongoClient
 
-from tests.examples.browser import Browser, browser_of_tests
-from tests.examples.test_fastapi_examples import STREAMING, Service
+from tests.examples.browser import Browser
+from tests.examples.service import Service
 from tests.watching import eventually
 
+EXAMPLE = "example_fastapi_streaming.py"
 # The page asks for the usual answer; this one is slow enough to do something meanwhile.
 SLOW = """
     const usual = window.fetch
     window.fetch = (url, options) => usual(url, options?.body
         ? {...options, body: JSON.stringify({...JSON.parse(options.body), words: 200, word_ms: 200})} : options)
 """
-
-
-@pytest.fixture(scope="module")
-def service(
-    uri_of: Callable[[str], str], mongodb_uri: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Service]:
-    database = f"test_chat_page_{os.getpid()}"
-    service = Service(STREAMING, uri_of(database), tmp_path_factory.mktemp("service"))
-    try:
-        service.start()
-        yield service
-    finally:
-        service.stop()
-        service.client.close()
-        with MongoClient[dict[str, Any]](mongodb_uri) as client:
-            client.drop_database(database)
-
-
-@pytest.fixture(scope="module")
-def browser(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with browser_of_tests(pytestconfig, tmp_path_factory.mktemp("browser")) as running:
-        yield running
 
 
 @pytest.fixture
@@ -89,7 +66,7 @@ def test_feedback(service: Service, session_id: str) -> None:
 
 
 def test_a_private_server_keeps_its_data_where_it_is_told(tmp_path: Path) -> None:
-    service = Service(STREAMING, "", tmp_path, "--data", "kept")
+    service = Service(EXAMPLE, "", tmp_path, "--data", "kept")
     try:
         for seen in (1, 3):
             service.start()

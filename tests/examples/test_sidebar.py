@@ -1,41 +1,17 @@
 """The chats of a user: over HTTP, and in a browser where there is one."""
 
-import os
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from pymongo import MongoClient
 
-from tests.examples.browser import Browser, browser_of_tests
-from tests.examples.test_fastapi_examples import Service
+from tests.examples.browser import Browser
+from tests.examples.service import Service
 
+EXAMPLE = "example_sidebar.py"
 CHATS = "[...document.querySelectorAll('#chats button')].map((entry) => entry.textContent)"
 SHOWN = "[...document.querySelectorAll('#messages li')].map((item) => item.querySelector('span').textContent)"
 NOTICE = "document.querySelector('#notice').textContent"
 LAST_BUTTON = "[...document.querySelectorAll('#messages button')].at(-1)"
-
-
-@pytest.fixture(scope="module")
-def service(
-    uri_of: Callable[[str], str], mongodb_uri: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Service]:
-    database = f"test_sidebar_{os.getpid()}"
-    service = Service("example_sidebar.py", uri_of(database), tmp_path_factory.mktemp("service"))
-    try:
-        service.start()
-        yield service
-    finally:
-        service.stop()
-        service.client.close()
-        with MongoClient[dict[str, Any]](mongodb_uri) as client:
-            client.drop_database(database)
-
-
-@pytest.fixture(scope="module")
-def browser(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with browser_of_tests(pytestconfig, tmp_path_factory.mktemp("browser")) as running:
-        yield running
 
 
 class Person:

@@ -8,13 +8,14 @@ import secrets
 import stat
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote_plus
 
 import pytest
+from bson import ObjectId
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -22,6 +23,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from pymongo import MongoClient
 
 from mongodb_session_manager.testing import Mongod, MongodNotFoundError
+
+NewUser = Callable[[Mapping[str, Iterable[str]]], dict[str, Any]]
 
 OURS = "mongodb_session_manager"
 # asyncio tells of exceptions that nobody asked for, and the interpreter of those that nobody could raise.
@@ -274,3 +277,34 @@ def secured(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactor
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture
+def secured_database(secured: SecuredServer) -> Iterator[str]:
+    """A database of this server; it goes with its users and roles."""
+    name = f"test_{ObjectId()}"
+    yield name
+    with secured.root() as root:
+        for user in root[name].command("usersInfo")["users"]:
+            root[name].command("dropUser", user["user"])
+        root[name].command("dropAllRolesFromDatabase")
+        root.drop_database(name)
+
+
+@pytest.fixture
+def new_user(secured: SecuredServer, secured_database: str) -> NewUser:
+    """Make a user with these actions on these collections, and return what a client needs to be that user."""
+
+    def make(actions: Mapping[str, Iterable[str]]) -> dict[str, Any]:
+        name, password = f"user_{ObjectId()}", secrets.token_hex(12)
+        privileges = [
+            {"resource": {"db": secured_database, "collection": collection}, "actions": [*allowed]}
+            for collection, allowed in actions.items()
+            if allowed
+        ]
+        with secured.root() as root:
+            root[secured_database].command("createRole", name, privileges=privileges, roles=[])
+            root[secured_database].command("createUser", name, pwd=password, roles=[name])
+        return {**secured.tls, "username": name, "password": password, "authSource": secured_database}
+
+    return make

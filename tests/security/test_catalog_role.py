@@ -1,12 +1,11 @@
 """A role that may only ``find`` lists and reads everything, and changes nothing."""
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from bson import ObjectId
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 from strands import Agent
@@ -15,6 +14,7 @@ from mongodb_session_manager import MongoDBSessionManager, SessionCatalog, Sessi
 from mongodb_session_manager._stores.feedback import FEEDBACK_BYTES
 from mongodb_session_manager.testing import ScriptedModel
 from tests.aliases import Client
+from tests.security.conftest import NewUser
 from tests.watching import wait_for_indexes
 
 UNAUTHORIZED = 13
@@ -22,16 +22,10 @@ COLLECTIONS = ("agent_sessions", "agent_sessions_segments", "agent_sessions_file
 
 
 @pytest.fixture
-def database(secured: Any) -> Iterator[str]:
-    name = f"reader_{ObjectId()}"
+def database(secured: Any, secured_database: str) -> str:
     with secured.root() as root:
-        fill(root, name)
-    yield name
-    with secured.root() as root:
-        for user in root[name].command("usersInfo")["users"]:
-            root[name].command("dropUser", user["user"])
-        root[name].command("dropAllRolesFromDatabase")
-        root.drop_database(name)
+        fill(root, secured_database)
+    return secured_database
 
 
 def fill(client: Client, database: str) -> None:
@@ -59,18 +53,11 @@ def fill(client: Client, database: str) -> None:
 
 
 @pytest.fixture
-def reader(secured: Any, database: str) -> Callable[..., Client]:
+def reader(secured: Any, database: str, new_user: NewUser) -> Callable[..., Client]:
     """Connect as a user who may only find, in some collections."""
 
     def connect(collections: tuple[str, ...] = COLLECTIONS) -> Client:
-        name, password = f"user_{ObjectId()}", secrets.token_hex(12)
-        privileges = [
-            {"resource": {"db": database, "collection": collection}, "actions": ["find"]} for collection in collections
-        ]
-        with secured.root() as root:
-            root[database].command("createRole", name, privileges=privileges, roles=[])
-            root[database].command("createUser", name, pwd=password, roles=[name])
-        return MongoClient(secured.uri, username=name, password=password, authSource=database, **secured.tls)
+        return MongoClient(secured.uri, **new_user({name: ["find"] for name in collections}))
 
     return connect
 

@@ -6,6 +6,7 @@ import logging
 import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,15 @@ from mongodb_session_manager import (
     MongoDBSessionManager,
     MongoDBSessionManagerFactory,
     MongoDBSessionRepository,
+    SessionCatalog,
     SessionConflictError,
 )
 from mongodb_session_manager._stores.feedback import FEEDBACK_BYTES
+from mongodb_session_manager._stores.indexes import ensure_file_indexes, ensure_segment_index
 from mongodb_session_manager.mongodb_session_repository import stores_of
 from mongodb_session_manager.testing import ScriptedModel
 from tests.aliases import Client
+from tests.security.conftest import NewUser
 from tests.watching import wait_for_indexes
 
 UNAUTHORIZED = 13
@@ -43,36 +47,11 @@ NEEDED = documented_role()
 PARTS = [(collection, action) for collection, actions in NEEDED.items() for action in actions]
 
 Actions = Mapping[str, tuple[str, ...]]
-NewUser = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def database(secured: Any) -> Iterator[str]:
-    name = f"least_{ObjectId()}"
-    yield name
-    with secured.root() as root:
-        for user in root[name].command("usersInfo")["users"]:
-            root[name].command("dropUser", user["user"])
-        root[name].command("dropAllRolesFromDatabase")
-        root.drop_database(name)
-
-
-@pytest.fixture
-def new_user(secured: Any, database: str) -> NewUser:
-    """Make a user with these actions on these collections, and return what a client needs to be that user."""
-
-    def make(actions: Actions = NEEDED) -> dict[str, Any]:
-        name, password = f"user_{ObjectId()}", secrets.token_hex(12)
-        privileges = [
-            {"resource": {"db": database, "collection": collection}, "actions": list(allowed)}
-            for collection, allowed in actions.items()
-        ]
-        with secured.root() as root:
-            root[database].command("createRole", name, privileges=privileges, roles=[])
-            root[database].command("createUser", name, pwd=password, roles=[name])
-        return {**secured.tls, "username": name, "password": password, "authSource": database}
-
-    return make
+def database(secured_database: str) -> str:
+    return secured_database
 
 
 @pytest.fixture
@@ -95,6 +74,41 @@ def index_warnings(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     return lambda: [
         record.getMessage() for record in caplog.records if record.name == "mongodb_session_manager._stores.indexes"
     ]
+
+
+def test_a_catalog(connected: Callable[..., Client], database: str) -> None:
+    of_indexes = {"agent_sessions": (*NEEDED["agent_sessions"], "listIndexes", "createIndex")}
+    with MongoDBSessionManager("s-1", client=connected(), database_name=database) as manager:
+        make_agent(manager)("Hello")
+    with SessionCatalog(client=connected(), database_name=database) as catalog:
+        assert catalog.fork("s-1", "s-2").messages == 2
+        assert catalog.upgrade().matched == 0
+        with pytest.raises(OperationFailure):
+            catalog.create_indexes()
+    with SessionCatalog(client=connected(of_indexes), database_name=database) as catalog:
+        assert catalog.create_indexes().failed == {}
+
+
+def test_the_documented_indexes_are_those_of_the_library(secured: Any, database: str) -> None:
+    with secured.root() as root:
+        for block in re.findall(r"^```python\n([^`]*create_index\([^`]*)```$", PAGE.read_text("utf-8"), re.MULTILINE):
+            exec(block, {"database": root[database]})
+        documented = index_keys(root, database)
+        root.drop_database(database)
+        with MongoDBSessionManager(
+            "s-1", client=root, database_name=database, metadata_fields=["priority"], ttl=timedelta(hours=1)
+        ):
+            _, segments, files, chunks = (root[database][name] for name in NEEDED)
+            ensure_segment_index(segments)
+            ensure_file_indexes(files, chunks)
+            wait_for_indexes()
+        assert index_keys(root, database) == documented
+
+
+def index_keys(client: Client, database: str) -> dict[str, Any]:
+    """The indexes of each collection, as the server describes them."""
+    collections = client[database].list_collection_names()
+    return {name: client[database][name].index_information() for name in collections}
 
 
 # Everything that the library does

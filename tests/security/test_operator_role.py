@@ -2,7 +2,6 @@
 
 import ast
 import re
-import secrets
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -20,6 +19,7 @@ from mongodb_session_manager.types import SweepReport
 from tests.aliases import Client
 from tests.integration.catalog.sessions import session
 from tests.integration.stores.test_new_lives import document
+from tests.security.conftest import NewUser
 from tests.watching import wait_for_indexes
 
 PAGE = Path(__file__).parents[2] / "docs/user-guide/security.md"
@@ -38,16 +38,10 @@ PARTS = [(collection, action) for collection, actions in NEEDED.items() for acti
 
 
 @pytest.fixture
-def database(secured: Any) -> Iterator[str]:
-    name = f"operator_{ObjectId()}"
+def database(secured: Any, secured_database: str) -> str:
     with secured.root() as root:
-        fill(root, name)
-    yield name
-    with secured.root() as root:
-        for user in root[name].command("usersInfo")["users"]:
-            root[name].command("dropUser", user["user"])
-        root[name].command("dropAllRolesFromDatabase")
-        root.drop_database(name)
+        fill(root, secured_database)
+    return secured_database
 
 
 def fill(root: Client, name: str) -> None:
@@ -66,21 +60,12 @@ def fill(root: Client, name: str) -> None:
 
 
 @pytest.fixture
-def connected(secured: Any, database: str) -> Iterator[Callable[..., SessionCatalog]]:
+def connected(secured: Any, database: str, new_user: NewUser) -> Iterator[Callable[..., SessionCatalog]]:
     """Connect as a user with these actions."""
     made: list[SessionCatalog] = []
 
     def connect(actions: dict[str, list[str]] = NEEDED) -> SessionCatalog:
-        name, password = f"user_{ObjectId()}", secrets.token_hex(12)
-        privileges = [
-            {"resource": {"db": database, "collection": collection}, "actions": allowed}
-            for collection, allowed in actions.items()
-            if allowed
-        ]
-        with secured.root() as root:
-            root[database].command("createRole", name, privileges=privileges, roles=[])
-            root[database].command("createUser", name, pwd=password, roles=[name])
-        client: Client = MongoClient(secured.uri, username=name, password=password, authSource=database, **secured.tls)
+        client: Client = MongoClient(secured.uri, **new_user(actions))
         made.append(SessionCatalog(client=client, database_name=database))
         return made[-1]
 

@@ -113,9 +113,7 @@ def names_the_session(node: ast.AST) -> bool:
         names = [ast.unparse(node.func), *map(ast.unparse, node.args[:1])]
         return names[0] in builders() and names[1:] in (["session_id"], ["life"])
     if isinstance(node, ast.Attribute):
-        return ast.unparse(node) in {
-            f"life.{name}" for name in ("children", "fields", "files", "own_files", "session_id")
-        }
+        return ast.unparse(node) in OF_LIFE
     keys = node.keys if isinstance(node, ast.Dict) else []
     values = node.values if isinstance(node, ast.Dict) else []
     return any(

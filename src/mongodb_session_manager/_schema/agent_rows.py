@@ -27,8 +27,12 @@ def only_if(value: str, kind: str, otherwise: Any = None) -> Stored:
 
 def text_expression(value: str, most_bytes: int) -> Stored:
     """Return a text that is not too long; null otherwise."""
-    is_short = {"$cond": [is_a(value, "string"), {"$lte": [{"$strLenBytes": value}, most_bytes]}, False]}
-    return {"$cond": [is_short, value, None]}
+    return {"$cond": [is_short_text(value, most_bytes), value, None]}
+
+
+def is_short_text(value: str, most_bytes: int) -> Stored:
+    """Return the condition that a value is a text that is not too long."""
+    return {"$cond": [is_a(value, "string"), {"$lte": [{"$strLenBytes": value}, most_bytes]}, False]}
 
 
 def items_expression(value: str) -> Stored:
@@ -50,6 +54,12 @@ def is_number(value: str) -> Stored:
 def time_expression(value: str) -> Stored:
     """Return a time, or a text that may be one; null for another value."""
     return {"$cond": [is_a(value, "date"), value, text_expression(value, _TIME_BYTES)]}
+
+
+def date_expression(value: str) -> Stored:
+    """Return a time, also one from a text, as the first version could store it; null for another value."""
+    of_text = {"$convert": {"input": value, "to": "date", "onError": None, "onNull": None}}
+    return {"$cond": [is_a(value, "date"), value, {"$cond": [is_a(value, "string"), of_text, None]}]}
 
 
 def let(names: Mapping[str, Any], within: Any) -> Stored:
@@ -118,7 +128,23 @@ def message_count(agent: str) -> Stored:
     return {"$add": [{"$size": list_expression(f"{agent}.messages")}, number_expression(f"{agent}.moved_count")]}
 
 
+def named_by(message_id: Any) -> Stored:
+    """Return the condition that ``$$each``, a reference to a segment, names a message."""
+    return {
+        "$and": [
+            is_a("$$each._id", "objectId"),
+            {"$lte": ["$$each.first_id", message_id]},
+            {"$gte": ["$$each.last_id", message_id]},
+        ]
+    }
+
+
 # Texts
+
+
+def role_expression(message: str) -> Stored:
+    """Return the role of a message, also of one of the first version."""
+    return {"$ifNull": [f"{message}.role", f"{message}.message.role"]}
 
 
 def content_expression(message: str) -> Stored:

@@ -5,17 +5,11 @@ from typing import Any, Final
 
 from .agent_rows import chosen, is_a, is_number, items_expression, joined, let, mapped, number_expression
 from .nested import list_expression
+from .usage import CALL_FIGURES
 from .values import Stored
 
-# The figures of a call: their names here, and their paths in its metrics.
-FIGURES: Final[Mapping[str, str]] = {
-    "input": "usage.inputTokens",
-    "output": "usage.outputTokens",
-    "total": "usage.totalTokens",
-    "cache_read": "usage.cacheReadInputTokens",
-    "cache_write": "usage.cacheWriteInputTokens",
-    "latency_ms": "metrics.latencyMs",
-}
+# The paths of the figures of a call in its metrics.
+FIGURES: Final[Mapping[str, str]] = {name: ".".join(place) for name, place in CALL_FIGURES.items()}
 SUMMED: Final = ("calls", *FIGURES)
 
 _ONE: Final = {"$literal": 1}
@@ -25,7 +19,7 @@ _CALLS_BYTES: Final = 1024 * 1024
 def quick_usage_expression(agent: str) -> Stored:
     """Return the sums of the figures of an agent's calls, without those that have accumulated figures only.
 
-    A figure that is not a number may make a sum one that is none.
+    With a figure that is not a number, a sum may be no number either.
     """
     metrics = f"{agent}.messages.event_loop_metrics"
     moved = {"$cond": [is_a(f"{agent}.moved_usage", "object"), sums_expression(_moved(agent, {})), None]}

@@ -27,13 +27,14 @@ from .catalog_filter import (
     Conditions,
     Either,
     TimeRange,
+    is_rated,
     living_filter,
     living_session_filter,
     time_conditions,
     time_of,
 )
 from .cursors import Place
-from .ids import check_id
+from .lives import Life
 from .nested import list_expression
 from .sessions import sessions_filter
 from .values import Pipeline, Stored
@@ -43,7 +44,7 @@ MOST_AGENTS: Final = 20
 METADATA_BYTES: Final = 16 * 1024
 TEXT_CHARACTERS: Final = 200
 
-# Longer ones are none of this library's.
+# This library stores no longer ones.
 _NAME_BYTES: Final = 8 * 1024
 # Of an agent, from its end on.
 _LATEST_MESSAGES: Final = 8
@@ -137,19 +138,17 @@ def fork_look_pipeline(session_ids: Iterable[str]) -> Pipeline:
     return [{"$match": sessions_filter(session_ids)}, *_summary_stages(Order("session_id"), more)]
 
 
-def segments_size_pipeline(session_id: str, instance: Any) -> Pipeline:
+def segments_size_pipeline(life: Life) -> Pipeline:
     """Return the aggregation that measures the segments of one life of a session id."""
-    wanted = {"session_id": check_id("session_id", session_id), "instance": {"$in": [instance, None]}}
     return [
-        {"$match": wanted},
+        {"$match": life.children},
         {"$group": {"_id": None, "count": {"$sum": 1}, "bytes": {"$sum": {"$bsonSize": "$$ROOT"}}}},
     ]
 
 
-def files_size_pipeline(session_id: str, instance: Any) -> Pipeline:
+def files_size_pipeline(life: Life) -> Pipeline:
     """Return the aggregation that measures the files of one life of a session id."""
-    wanted = {"metadata.session_id": check_id("session_id", session_id), "metadata.instance": {"$in": [instance, None]}}
-    return [{"$match": wanted}, {"$group": {"_id": None, "count": {"$sum": 1}, "bytes": {"$sum": "$length"}}}]
+    return [{"$match": life.files}, {"$group": {"_id": None, "count": {"$sum": 1}, "bytes": {"$sum": "$length"}}}]
 
 
 # Search
@@ -276,10 +275,7 @@ def _if_small(fields: Stored, most_bytes: int) -> Stored:
 
 
 def _rated(rating: str) -> Stored:
-    is_rated: Stored = {"$eq": ["$$each.rating", rating]}
-    if rating == "other":
-        is_rated = {"$not": [{"$in": ["$$each.rating", [name for name in RATINGS if name != rating]]}]}
-    return {"$size": chosen(list_expression("$feedbacks"), "each", is_rated)}
+    return {"$size": chosen(list_expression("$feedbacks"), "each", is_rated(rating))}
 
 
 def _last_text(messages: str) -> Stored:

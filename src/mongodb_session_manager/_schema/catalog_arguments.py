@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from .catalog import SORTS
-from .ids import shown
+from .ids import is_integer, shown
 from .transcripts import MOST_BYTES
 
 MOST_ITEMS: Final = 1000
@@ -87,6 +87,6 @@ def _between(name: str, value: Any, least: int, most: int) -> int:
 
 
 def _integer(name: str, value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
+    if not is_integer(value):
         raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
     return int(value)

@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from ..types.reports import Finding
 from .agent_rows import found_agents_pipeline, is_a, text_expression
-from .catalog_filter import Conditions
-from .ids import MAX_ID_BYTES, check_id
+from .catalog_filter import IS_ID, Conditions
+from .ids import check_id
 from .nested import list_expression
 from .sessions import SCHEMA_VERSION
 from .summaries import time
@@ -18,9 +18,6 @@ _KEY_BYTES: Final = 8 * 1024
 _TIME_BYTES: Final = 64
 _TTL_DELAY_MS: Final = 5 * 60 * 1000
 
-_HAS_ID: Final = {
-    "$cond": [is_a("$_id", "string"), {"$lte": [{"$strLenBytes": "$_id"}, MAX_ID_BYTES]}, False],
-}
 _IS_KNOWN: Final = {
     "$or": [
         {"$in": [{"$type": "$schema_version"}, ["missing", "null"]]},
@@ -43,7 +40,7 @@ _IS_LEFT_BEHIND: Final = {
 # By the code of the finding: which documents are counted, and what is said of them.
 _COUNTED: Final[Mapping[str, tuple[Any, str]]] = {
     "foreign_ids": (
-        {"$not": [_HAS_ID]},
+        {"$not": [IS_ID]},
         "documents have an _id that is not a session id, so they are in no list. Move them to another collection.",
     ),
     "newer_versions": (
@@ -94,7 +91,7 @@ def count_findings(row: Mapping[str, Any]) -> list[Finding]:
 
 def outdated_pipeline(after: str | None, limit: int) -> Pipeline:
     """Return the aggregation that reads what is out of date in sessions of known versions, by session id."""
-    is_outdated = {"$and": [_HAS_ID, _IS_KNOWN, is_a("$agents", "object"), {"$or": [_HAS_TEXT_TIME, _LACKS_AGENT_IDS]}]}
+    is_outdated = {"$and": [IS_ID, _IS_KNOWN, is_a("$agents", "object"), {"$or": [_HAS_TEXT_TIME, _LACKS_AGENT_IDS]}]}
     keys = {"$map": {"input": "$found", "as": "each", "in": text_expression("$$each.k", _KEY_BYTES)}}
     times = {name: text_expression(f"${name}", _TIME_BYTES) for name in _TIMES}
     return [

@@ -11,6 +11,9 @@ import bson
 
 from ..types import SessionFilter
 from ..types.catalog import UNSET
+from .agent_rows import is_short_text
+from .expiry import IS_EXPIRED
+from .given import check_flag
 from .ids import MAX_ID_BYTES, check_id, check_key, check_name, metadata_path, shown
 from .values import Stored, encode
 
@@ -18,7 +21,7 @@ _MOST_TEXT: Final = 256
 _FEEDBACK: Final = ("any", "up", "down")
 RATINGS: Final = ("up", "down", "other")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
-# Milliseconds; times outside of them are none that Python knows.
+# Milliseconds; Python has no times outside of them.
 FIRST_MS: Final = (datetime.min.replace(tzinfo=timezone.utc) - _EPOCH) // timedelta(milliseconds=1)
 LAST_MS: Final = (datetime.max.replace(tzinfo=timezone.utc) - _EPOCH) // timedelta(milliseconds=1)
 _LAST_CHARACTER: Final = 0x10FFFF
@@ -155,19 +158,17 @@ def _canonical(condition: Either) -> bytes:
     return b"".join(sorted(bson.encode(each) for each in condition))
 
 
-# Expired sessions that the server has not removed yet are none; a list or text in the field is no time. The server's
-# clock decides. Ids of other types, or longer ones, are none of sessions, and have no place in a cursor.
-_NOT_EXPIRED: Final[Stored] = {"$or": [{"$ne": [{"$type": "$expires_at"}, "date"]}, {"$gt": ["$expires_at", "$$NOW"]}]}
-_SHORT_ID: Final[Stored] = {
-    "$cond": [{"$eq": [{"$type": "$_id"}, "string"]}, {"$lte": [{"$strLenBytes": "$_id"}, MAX_ID_BYTES]}, False]
-}
+# Expired sessions that the server has not removed yet are gone. An id of another type, or a longer one, is not that of
+# a session, and has no place in a cursor.
+_NOT_EXPIRED: Final[Stored] = {"$not": [IS_EXPIRED]}
+IS_ID: Final[Stored] = is_short_text("$_id", MAX_ID_BYTES)
 # In a query, a regular expression matches no text that is not UTF-8: such an id has no place in a cursor either.
 _TEXT_ID: Final[Either] = ({"_id": {"$gte": "", "$regex": ""}},)
 _SESSIONS: Final[tuple[Either, ...]] = (
     _TEXT_ID,
-    ({"$expr": {"$and": [_SHORT_ID, _NOT_EXPIRED]}},),
+    ({"$expr": {"$and": [IS_ID, _NOT_EXPIRED]}},),
 )
-_SESSIONS_EVEN_EXPIRED: Final[tuple[Either, ...]] = (_TEXT_ID, ({"$expr": _SHORT_ID},))
+_SESSIONS_EVEN_EXPIRED: Final[tuple[Either, ...]] = (_TEXT_ID, ({"$expr": IS_ID},))
 _MOST_ALTERNATIVES: Final = 32
 
 
@@ -176,8 +177,7 @@ _MOST_ALTERNATIVES: Final = 32
 
 def _check_flags(given: SessionFilter) -> None:
     for name in ("everything", "allow_missing"):
-        if not isinstance(getattr(given, name), bool):
-            raise TypeError(f"filter: {name} must be True or False, got {shown(getattr(given, name))}")
+        check_flag(f"filter: {name}", getattr(given, name))
 
 
 def _application(given: SessionFilter) -> list[Either]:
@@ -227,12 +227,10 @@ def _scalar(label: str, value: Any, allow_missing: bool) -> Any:
     if isinstance(value, datetime):
         return time_of(milliseconds(label, value))
     if not isinstance(value, str | int | float):
-        raise TypeError(f"{label} must be a string, number, bool or datetime, or a list of these, got a {_kind(value)}")
+        raise TypeError(
+            f"{label} must be a string, number, bool or datetime, or a list of these, got a {type(value).__name__}"
+        )
     return encode(value, label, plain_dates=True)
-
-
-def _kind(value: object) -> str:
-    return type(value).__name__
 
 
 def _agent(given: SessionFilter) -> list[Either]:
@@ -275,6 +273,13 @@ def feedback_condition(rating: str) -> Either:
         return {"feedbacks.0": {"$exists": True}}, {"feedback_segments.0": {"$exists": True}}
     # The counts survive a move; sessions from before there were counts have only the entries.
     return {f"feedback_counts.{rating}": {"$gt": 0}}, {"feedbacks.rating": rating}
+
+
+def is_rated(rating: str) -> Stored:
+    """Return the condition that ``$$each`` is feedback with a rating; ``"other"`` is another one, or none."""
+    if rating != "other":
+        return {"$eq": ["$$each.rating", rating]}
+    return {"$not": [{"$in": ["$$each.rating", [name for name in RATINGS if name != rating]]}]}
 
 
 def _interrupted(given: SessionFilter) -> list[Either]:

@@ -1,4 +1,4 @@
-"""The indexes by which the catalog lists sessions, and what they replace."""
+"""The indexes by which sessions are listed, and what they replace."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from .values import Stored
 
 # What the server adds to the description of an index that has no options.
 _NO_OPTIONS: Final = frozenset({"v", "key", "name", "ns"})
-# Sessions that changed last come first; the id makes equal times have one order.
+# A list of sessions is sorted by a time and then by the id; an index that ends in the same is read in its order.
 _BY_UPDATE: Final = (("updated_at", -1), ("_id", -1))
 
 
@@ -50,13 +50,20 @@ def _options(found: Mapping[str, Any]) -> Stored:
     return {name: value for name, value in found.items() if name not in _NO_OPTIONS}
 
 
-def catalog_indexes(metadata_fields: Iterable[str] = ()) -> Sequence[IndexSpec]:
-    """Return the indexes for the lists of a catalog."""
+def managed_indexes(metadata_fields: Iterable[str] = ()) -> Sequence[IndexSpec]:
+    """Return the indexes that session managers make."""
     return [
         IndexSpec((("created_at", -1), ("_id", -1)), replaced="created_at"),
         IndexSpec(_BY_UPDATE, replaced="updated_at"),
         IndexSpec((("application_name", 1), *_BY_UPDATE), replaced="application_name"),
         *(IndexSpec(((path, 1), *_BY_UPDATE), replaced=path) for path in map(metadata_path, metadata_fields)),
+    ]
+
+
+def catalog_indexes(metadata_fields: Iterable[str] = ()) -> Sequence[IndexSpec]:
+    """Return the indexes for the lists of a catalog."""
+    return [
+        *managed_indexes(metadata_fields),
         IndexSpec((("agent_ids", 1), *_BY_UPDATE)),
         # Servers before 5.0 take no two partial indexes on the same fields, so each names what it is about.
         _partial("feedback_counts.down", {"feedback_counts.down": {"$gt": 0}}),

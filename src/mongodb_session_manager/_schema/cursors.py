@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from ..errors import InvalidCursorError
 from .catalog_filter import FIRST_MS, LAST_MS
-from .ids import MAX_ID_BYTES
+from .ids import MAX_ID_BYTES, is_integer
 
 _VERSION: Final = 1
 _MOST_BYTES: Final = 16 * 1024
@@ -86,7 +86,7 @@ def _fields(cursor: object) -> Mapping[str, Any]:
         fields = json.loads(_decoded(cursor).decode(), object_pairs_hook=_unique)
     except (ValueError, RecursionError):  # of base64, UTF-8 and JSON
         raise InvalidCursorError("is not one of this library's, or was changed.") from None
-    if not isinstance(fields, dict) or not fields.keys() <= _NAMES or not _is_int(fields.get("v")):
+    if not isinstance(fields, dict) or not fields.keys() <= _NAMES or not is_integer(fields.get("v")):
         raise InvalidCursorError("is not one of this library's, or was changed.")
     if fields["v"] != _VERSION:
         raise InvalidCursorError(f"has version {fields['v']}, which this version of the library does not read.")
@@ -108,10 +108,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(fields) < len(pairs):
         raise ValueError
     return fields
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _id(fields: Mapping[str, Any]) -> str | None:
@@ -138,6 +134,6 @@ def _number(fields: Mapping[str, Any]) -> int | None:
 def _between(fields: Mapping[str, Any], name: str, first: int, last: int) -> int | None:
     if name not in fields:
         return None
-    if not _is_int(fields[name]) or not first <= fields[name] <= last:
+    if not is_integer(fields[name]) or not first <= fields[name] <= last:
         raise InvalidCursorError("has a number that is not valid.")
     return int(fields[name])

@@ -10,29 +10,31 @@ from typing import Any
 
 from bson import ObjectId
 
+from .agent_rows import items_expression, mapped, only_if
 from .expiry import EXPIRED, EXPIRED_FILTER, IS_EXPIRED
+from .ids import is_integer
 from .lives import Life, youngest_old_id
-from .nested import is_object_expression, list_expression
+from .nested import list_expression
 from .values import FilterAndUpdate, Pipeline, Stored
 
 NOT_HELD: Stored = {"held": {"$ne": True}}
 
 # An instance, and nothing else that the field may hold.
-_INSTANCE = {"$cond": [{"$eq": [{"$type": "$instance"}, "objectId"]}, "$instance", None]}
+_INSTANCE = only_if("$instance", "objectId")
 LIFE_PROJECTION: Stored = {"instance": _INSTANCE, EXPIRED: IS_EXPIRED}
 
 
 def receipt_pipeline(session_id: str) -> Pipeline:
     """Return the aggregation that counts what a session document holds, whatever is stored in it."""
-    agents = _fields("$agents")
-    embedded = {"$map": {"input": agents, "as": "agent", "in": _size("$$agent.v.messages")}}
-    moved = {"$map": {"input": agents, "as": "agent", "in": "$$agent.v.moved_count"}}
-    nested = {"$map": {"input": _fields("$$agent.v"), "as": "field", "in": _size("$$field.v.messages")}}
+    agents = items_expression("$agents")
+    embedded = mapped(agents, "agent", _size("$$agent.v.messages"))
+    moved = mapped(agents, "agent", "$$agent.v.moved_count")
+    nested = mapped(items_expression("$$agent.v"), "field", _size("$$field.v.messages"))
     counted = {
         "instance": _INSTANCE,
         "held": {"$eq": ["$held", True]},
         "messages": {"$concatArrays": [embedded, moved]},
-        "nested": {"$map": {"input": agents, "as": "agent", "in": {"$sum": nested}}},
+        "nested": mapped(agents, "agent", {"$sum": nested}),
         "feedback": {"$concatArrays": [[_size("$feedbacks")], _counts("$feedback_segments")]},
         "undelivered": [_size("$outbox"), _size("$outbox_documents")],
         "bytes": {"$bsonSize": "$$ROOT"},
@@ -40,21 +42,17 @@ def receipt_pipeline(session_id: str) -> Pipeline:
     return [{"$match": {"_id": session_id}}, {"$project": counted}]
 
 
-def _fields(value: str) -> Stored:
-    return {"$cond": [is_object_expression(value), {"$objectToArray": value}, []]}
-
-
 def _size(value: str) -> Stored:
     return {"$size": list_expression(value)}
 
 
 def _counts(references: str) -> Stored:
-    return {"$map": {"input": list_expression(references), "as": "reference", "in": "$$reference.count"}}
+    return mapped(list_expression(references), "reference", "$$reference.count")
 
 
 def added_up(counts: Iterable[Any]) -> int:
     """Return the sum of those of some stored values that are counts."""
-    return sum(count for count in counts if isinstance(count, int) and not isinstance(count, bool) and count > 0)
+    return sum(count for count in counts if is_integer(count) and count > 0)
 
 
 def ended_lives_filter(lives: Iterable[Life], wanted: Iterable[Stored] = ()) -> Stored:
@@ -102,20 +100,20 @@ def files_by_ids_filter(file_ids: Iterable[ObjectId]) -> Stored:
     return {"_id": {"$in": list(file_ids)}}
 
 
-def children_of(lives: Iterable[Life], before: ObjectId | None = None) -> Stored:
+def segments_of_lives_filter(lives: Iterable[Life], before: ObjectId | None = None) -> Stored:
     """Return the filter of the segments of some lives; with a bound only those with lower ids.
 
     Those without an instance are always bound: a process of an older version may be writing them.
     """
-    return _children_of("", lives, before)
+    return _children_filter("", lives, before)
 
 
-def files_of(lives: Iterable[Life], before: ObjectId | None = None) -> Stored:
-    """Return the filter of the files of some lives, as ``children_of`` does."""
-    return _children_of("metadata.", lives, before)
+def files_of_lives_filter(lives: Iterable[Life], before: ObjectId | None = None) -> Stored:
+    """Return the filter of the files of some lives, as ``segments_of_lives_filter`` does."""
+    return _children_filter("metadata.", lives, before)
 
 
-def _children_of(of: str, lives: Iterable[Life], before: ObjectId | None) -> Stored:
+def _children_filter(of: str, lives: Iterable[Life], before: ObjectId | None) -> Stored:
     numbered: list[Life] = []
     others: list[Life] = []
     for life in lives:
@@ -158,24 +156,24 @@ def long_expired_filter(before: datetime) -> Stored:
 
 def announced_segments_update(lives: Iterable[Life], removal: ObjectId) -> FilterAndUpdate:
     """Return filter and update that announce the removal of segments of some lives."""
-    return children_of(lives), {"$addToSet": {"removals": removal}}
+    return segments_of_lives_filter(lives), {"$addToSet": {"removals": removal}}
 
 
 def withdrawn_segments_update(lives: Iterable[Life], removal: ObjectId) -> FilterAndUpdate:
     """Return filter and update that take the announcement back."""
-    return children_of(lives), {"$pull": {"removals": removal}}
+    return segments_of_lives_filter(lives), {"$pull": {"removals": removal}}
 
 
 def announced_removal_update(lives: Iterable[Life], before: ObjectId | None, removal: ObjectId) -> FilterAndUpdate:
     """Return filter and update that announce the removal of files of some lives."""
-    return files_of(lives, before), {"$addToSet": {"metadata.removals": removal}}
+    return files_of_lives_filter(lives, before), {"$addToSet": {"metadata.removals": removal}}
 
 
 def withdrawn_removal_update(lives: Iterable[Life], before: ObjectId | None, removal: ObjectId) -> FilterAndUpdate:
     """Return filter and update that take the announcement back."""
-    return files_of(lives, before), {"$pull": {"metadata.removals": removal}}
+    return files_of_lives_filter(lives, before), {"$pull": {"metadata.removals": removal}}
 
 
 def announced_files_filter(lives: Iterable[Life], before: ObjectId, removal: ObjectId) -> Stored:
     """Return the filter of the files whose removal was announced."""
-    return {**files_of(lives, before), "metadata.removals": removal}
+    return {**files_of_lives_filter(lives, before), "metadata.removals": removal}

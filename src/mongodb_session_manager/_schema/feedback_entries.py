@@ -8,12 +8,15 @@ from typing import Any, Final
 from ..types.transcripts import FeedbackEntry
 from .agent_rows import (
     chosen,
+    date_expression,
     found_agents_pipeline,
     is_a,
     joined,
     let,
     mapped,
+    named_by,
     number_expression,
+    role_expression,
     text_expression,
     texts_expression,
 )
@@ -24,6 +27,7 @@ from .catalog_filter import (
     Conditions,
     Either,
     feedback_condition,
+    is_rated,
     living_filter,
     milliseconds,
     time_of,
@@ -63,12 +67,6 @@ class FeedbackQuery:
     after: Place
     limit: int
 
-    @property
-    def _ratings(self) -> Stored | None:
-        if self.rating == "other":
-            return {"$not": [{"$in": ["$$each.rating", ["up", "down"]]}]}
-        return None if self.rating is None else {"$eq": ["$$each.rating", self.rating]}
-
     def sessions(self) -> list[Either]:
         """Return the conditions of the sessions that may have such feedback."""
         found = [feedback_condition("any" if self.rating in (None, "other") else str(self.rating))]
@@ -81,8 +79,8 @@ class FeedbackQuery:
     def chosen(self, entries: Any, session_id: str) -> Stored:
         """Return those of a session's entries, ``{f, n, at}``, that are meant."""
         tests: list[Any] = [is_a("$$entry.f", "object")]
-        if self._ratings is not None:
-            tests.append(let({"each": "$$entry.f"}, self._ratings))
+        if self.rating is not None:
+            tests.append(let({"each": "$$entry.f"}, is_rated(self.rating)))
         if self.since is not None:
             tests.append({"$gte": ["$$entry.at", self.since]})
         if self.after.session_id is not None:
@@ -126,13 +124,9 @@ def feedback_pipeline(conditions: Iterable[Conditions], query: FeedbackQuery) ->
         {
             "$project": {
                 "instance": "$instance",
-                "references": {
-                    "$map": {
-                        "input": "$references",
-                        "as": "each",
-                        "in": {"_id": "$$each._id", "count": number_expression("$$each.count")},
-                    }
-                },
+                "references": mapped(
+                    "$references", "each", {"_id": "$$each._id", "count": number_expression("$$each.count")}
+                ),
                 "entry": mapped("$entries", "entry", {"$mergeObjects": ["$$entry", {"turn": _turn()}]}),
             }
         },
@@ -172,10 +166,8 @@ def _entries(feedbacks: str, first: Any) -> Stored:
 
 def _milliseconds(at: str) -> Stored:
     """Return a time in milliseconds since 1970; the first one there is for what is no time."""
-    of_text = {"$convert": {"input": at, "to": "date", "onError": None, "onNull": None}}
-    read = {"$cond": [is_a(at, "date"), at, {"$cond": [is_a(at, "string"), of_text, None]}]}
     bounded = {"$min": [LAST_MS, {"$max": [FIRST_MS, {"$toLong": "$$at"}]}]}
-    return let({"at": read}, {"$cond": [is_a("$$at", "date"), bounded, FIRST_MS]})
+    return let({"at": date_expression(at)}, {"$cond": [is_a("$$at", "date"), bounded, FIRST_MS]})
 
 
 # The turn
@@ -206,12 +198,8 @@ def _turn() -> Stored:
         let({"index": index}, _turn_at("$$agent.v.agent_data.agent_id")),
     )
     turns = chosen(mapped(agents, "agent", found), "turn", {"$ne": ["$$turn", None]})
-    holds = [
-        is_a("$$each._id", "objectId"),
-        {"$lte": ["$$each.first_id", message_id]},
-        {"$gte": ["$$each.last_id", message_id]},
-    ]
-    references = mapped(chosen(list_expression("$$agent.v.segments"), "each", {"$and": holds}), "each", "$$each._id")
+    segments = chosen(list_expression("$$agent.v.segments"), "each", named_by(message_id))
+    references = mapped(segments, "each", "$$each._id")
     elsewhere = {"$cond": [by_number, joined(agents, "agent", references), []]}
     is_about_one = {"$or": [by_number, has_tracking_id]}
     return {
@@ -235,7 +223,7 @@ def _turn_at(agent_id: Any) -> Stored:
     """Return the turn of the message at ``$$index`` of ``$$messages``; null if there is none."""
     upto = {"$slice": ["$$messages", {"$add": ["$$index", 1]}]}
     latest = {"$reverseArray": {"$slice": [upto, -_MOST_MESSAGES]}}
-    role = {"$ifNull": ["$$message.role", "$$message.message.role"]}
+    role = role_expression("$$message")
     texts = {"$slice": [texts_expression("$$message", TEXT_CHARACTERS), _MOST_TEXTS]}
     prompts = chosen(
         mapped(chosen(latest, "message", {"$eq": [role, "user"]}), "message", texts), "texts", {"$ne": ["$$texts", []]}

@@ -1,12 +1,15 @@
 """Segments of messages and feedback, and files of offloaded values."""
 
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
 from bson import ObjectId
 from bson.int64 import Int64
 
 from ..types import FeedbackDoc, FeedbackReferenceDoc, MessageDoc, OutboxReferenceDoc, SegmentDoc, SegmentReferenceDoc
+from .blobs import Files
 from .data import feedback_counts
 from .histories import edited_message_filter
 from .ids import now
@@ -178,6 +181,17 @@ def kept_files_update(life: Life, digests: Iterable[str], removal: ObjectId) -> 
 def files_by_id_filter(session_id: str, file_ids: Iterable[ObjectId]) -> Stored:
     """Return the filter of some of a session's files."""
     return {"_id": {"$in": list(file_ids)}, "metadata.session_id": session_id}
+
+
+def values_of_files(files: Iterable[Mapping[str, Any]], chunks: Iterable[Mapping[str, Any]]) -> Files:
+    """Return the values of files by their digests; one that is damaged is left out."""
+    digests = {file["_id"]: str(file["metadata"]["sha256"]) for file in files}
+    parts: dict[Any, list[tuple[int, bytes]]] = defaultdict(list)
+    for chunk in chunks:
+        if isinstance(chunk["data"], bytes):
+            parts[chunk["files_id"]].append((chunk["n"], chunk["data"]))
+    values = ((digests[file_id], b"".join(data for _, data in sorted(found))) for file_id, found in parts.items())
+    return {digest: value for digest, value in values if hashlib.sha256(value).hexdigest() == digest}
 
 
 def chunks_filter(file_ids: Iterable[ObjectId]) -> Stored:

@@ -15,7 +15,7 @@ from ..errors import MongoDBSessionError, SchemaVersionError
 from ..types import MessageDoc, SegmentReferenceDoc
 from .blobs import data_digests, file_digests
 from .expiry import EXPIRED_FILTER, expiry_date, stored_ttl
-from .ids import now, shown
+from .ids import is_integer, now, shown
 from .interrupts import agent_name, multi_agent_name
 from .lives import Life, instance_of
 from .messages import decode_message
@@ -311,15 +311,11 @@ def check_places(at: object) -> int | dict[str, int] | None:
     Raises:
         TypeError: They are no message id, and no message ids by agent.
     """
-    if at is None or _is_number(at):
-        return cast("int | None", at)
-    if isinstance(at, Mapping) and all(isinstance(name, str) and _is_number(each) for name, each in at.items()):
+    if at is None or is_integer(at):
+        return at
+    if isinstance(at, Mapping) and all(isinstance(name, str) and is_integer(each) for name, each in at.items()):
         return dict(at)
     raise TypeError(f"at must be a message id, or message ids by agent, got {shown(at)}")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def places_of_agents(source: Source, at: int | dict[str, int] | None) -> dict[str, int]:

@@ -3,6 +3,7 @@
 import re
 from datetime import datetime, timezone
 from functools import lru_cache
+from typing import TypeGuard
 
 from .values import escape_key
 
@@ -81,6 +82,11 @@ def check_id(name: str, value: object) -> str:
     return value
 
 
+def is_integer(value: object) -> TypeGuard[int]:
+    """Tell whether a value is an integer, which a bool is not."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def check_message_id(value: object) -> int:
     """Return a message id that fits in BSON, with room for the next one.
 
@@ -88,7 +94,7 @@ def check_message_id(value: object) -> int:
         TypeError: It is not an integer.
         ValueError: It does not fit in 8 bytes.
     """
-    if not isinstance(value, int) or isinstance(value, bool):
+    if not is_integer(value):
         raise TypeError(f"message_id must be an integer, got {type(value).__name__}")
     if abs(value) > MAX_MESSAGE_ID:
         raise ValueError(f"message_id must be a number of 8 bytes, got {value:#x}")

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from bson import ObjectId
 
 from ..types import LeaseDoc
+from .given import check_flag
 from .ids import now, shown
 from .values import FilterAndUpdate, Stored, Update
 
@@ -49,8 +50,7 @@ class Lease:
             TypeError: An argument has the wrong type.
             ValueError: A number of seconds is out of range.
         """
-        if not isinstance(exclusive, bool):
-            raise TypeError(f"exclusive must be True or False, got {shown(exclusive)}")
+        check_flag("exclusive", exclusive)
         timeout, seconds = _seconds("lease_timeout", lease_timeout), _seconds("lease_duration", lease_duration)
         if not 0 < seconds <= _LONGEST.total_seconds():
             raise ValueError(f"lease_duration must be more than 0 seconds and at most 100 years, got {seconds!r}")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from .given import check_flag
 from .ids import check_message_id
 
 
@@ -39,8 +40,7 @@ class Listing:
     after: int | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.newest_first, bool):
-            raise TypeError(f"newest_first must be True or False, got {self.newest_first!r}")
+        check_flag("newest_first", self.newest_first)
         if self.after is not None:
             check_message_id(self.after)
         for name, number in (("limit", self.limit), ("offset", self.offset)):

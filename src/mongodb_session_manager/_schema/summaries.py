@@ -20,13 +20,14 @@ from ..types.catalog import (
     SessionSummary,
     UsageFigures,
 )
-from .call_rows import FIGURES, SUMMED
+from .call_rows import SUMMED
 from .catalog import TEXT_CHARACTERS
 from .catalog_filter import RATINGS
+from .ids import is_integer
 from .messages import aware
 from .not_utf8 import NOT_UTF8
 from .sessions import SCHEMA_VERSION
-from .usage import as_mapping, usage_totals
+from .usage import CALL_FIGURES, as_mapping, usage_totals
 from .values import Stored, decode, unescape_key
 
 logger = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ _ODD: Final = ("others", "odd_messages", NOT_UTF8)
 
 def _is_readable(row: Stored) -> bool:
     version = (row["plain"] or {"schema_version": False}).get("schema_version")
-    is_known = version is None or (isinstance(version, int) and not isinstance(version, bool))
+    is_known = version is None or is_integer(version)
     has_shape = all(row["types"][name] in kinds for name, kinds in _SHAPES.items())
     return is_known and (version or 0) <= SCHEMA_VERSION and has_shape and not any(row.get(name) for name in _ODD)
 
@@ -129,8 +130,7 @@ def _agent_usage(row: Stored) -> UsageFigures:
 
 def _totals(totals: UsageTotals) -> dict[str, int]:
     found: dict[str, Mapping[str, Any]] = {"usage": totals["usage"], "metrics": totals["metrics"]}
-    paths = {name: path.split(".") for name, path in FIGURES.items()}
-    sums = {name: number(found[part].get(figure)) for name, (part, figure) in paths.items()}
+    sums = {name: number(found[place].get(figure)) for name, (place, figure) in CALL_FIGURES.items()}
     return {"calls": totals["model_calls"], **sums}
 
 
@@ -161,7 +161,7 @@ def text(value: Any, most: int) -> str | None:
 
 def whole_number(value: Any) -> int | None:
     """Return an int as a plain one; None for another value."""
-    return int(value) if isinstance(value, int) and not isinstance(value, bool) else None
+    return int(value) if is_integer(value) else None
 
 
 def _metadata(row: Stored) -> dict[str, Any] | None:

@@ -10,7 +10,9 @@ from .agent_rows import (
     items_expression,
     let,
     mapped,
+    named_by,
     only_if,
+    role_expression,
     text_expression,
     time_expression,
 )
@@ -26,6 +28,12 @@ MOST_BYTES: Final = 8 * 1024 * 1024
 _NAME_BYTES: Final = 8 * 1024
 # Of one block; a block of Strands has one.
 _MOST_KEYS: Final = 8
+# How the content of ``$$message`` is stored.
+_FORM: Final[Stored] = {
+    "escaped": {"$ne": [{"$type": "$$message.escaped"}, "missing"]},
+    "is_first_version": is_a("$$message.message", "object"),
+    "has_files": {"$ne": [{"$type": "$$message.files"}, "missing"]},
+}
 
 
 def transcript_pipeline(
@@ -131,15 +139,12 @@ def _page_stages(page: str, most_bytes: int) -> Pipeline:
             "$or": [{"$eq": ["$$message.redacted", True]}, is_a("$$message.redact_message", "object")],
         },
         "tracking_id": _small("$$message.tracking_id"),
-        "escaped": {"$ne": [{"$type": "$$message.escaped"}, "missing"]},
-        "is_first_version": is_a("$$message.message", "object"),
-        "has_files": {"$ne": [{"$type": "$$message.files"}, "missing"]},
+        **_FORM,
         "call": own_figures("$$message.event_loop_metrics", {}),
         "model": text_expression("$$message.event_loop_metrics.model", _NAME_BYTES),
         "content": _content(min(PART_BYTES, most_bytes)),
     }
-    role = {"$ifNull": ["$$message.role", "$$message.message.role"]}
-    marked = let({"role": role, "content": content_expression("$$message")}, message)
+    marked = let({"role": role_expression("$$message"), "content": content_expression("$$message")}, message)
     whole = {"$mergeObjects": ["$$message", {"content": {"whole": {"$bsonSize": "$$message"}}}]}
     bounded = {"$cond": [{"$gt": [{"$bsonSize": "$$message"}, most_bytes]}, whole, "$$message"]}
     return [
@@ -221,11 +226,6 @@ def part_pipeline(
 ) -> Pipeline:
     """Return the aggregation that reads one content block of a message, or references to segments that may hold it."""
     path = f"${agent_path(agent_id)}"
-    holds = [
-        is_a("$$each._id", "objectId"),
-        {"$lte": ["$$each.first_id", message_id]},
-        {"$gte": ["$$each.last_id", message_id]},
-    ]
     found = chosen(list_expression(f"{path}.messages"), "message", {"$eq": ["$$message.message_id", message_id]})
     return [
         {"$match": living_session_filter(session_id, conditions)},
@@ -234,7 +234,7 @@ def part_pipeline(
             "$project": {
                 "instance": "$instance",
                 "is_there": is_a(f"{path}.agent_data", "object"),
-                "segments": chosen(list_expression(f"{path}.segments"), "each", {"$and": holds}),
+                "segments": chosen(list_expression(f"{path}.segments"), "each", named_by(message_id)),
                 "message": {"$arrayElemAt": [found, 0]},
             }
         },
@@ -256,9 +256,7 @@ def segment_part_pipeline(children: Stored, references: Sequence[Stored], messag
 def _block_stages(n: int) -> Pipeline:
     block = {"$cond": [{"$isArray": "$$content"}, {"$arrayElemAt": ["$$content", n]}, only_if("$$content", "string")]}
     part = {
-        "escaped": {"$ne": [{"$type": "$$message.escaped"}, "missing"]},
-        "is_first_version": is_a("$$message.message", "object"),
-        "has_files": {"$ne": [{"$type": "$$message.files"}, "missing"]},
+        **_FORM,
         "block": {"$ifNull": [block, None]},
         "whole": {"$cond": [is_a("$$content", "object"), {"$ifNull": ["$$content.%file", None]}, None]},
     }

@@ -141,8 +141,8 @@ def _merged_tools(tools: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str
     return {name: cast(ToolUsage, usage) for name, usage in added.items() if usage}
 
 
-# The figures of moved calls, and where a call has them.
-_MOVED: Final[Mapping[str, tuple[str, str]]] = {
+# The figures of a call by their names in sums, and where the call has them.
+CALL_FIGURES: Final[Mapping[str, tuple[str, str]]] = {
     "input": ("usage", "inputTokens"),
     "output": ("usage", "outputTokens"),
     "total": ("usage", "totalTokens"),
@@ -217,7 +217,7 @@ def _begins(call: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
 
 def _moved_figures(usage: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, float]:
     places = {"usage": usage, "metrics": metrics}
-    found = {name: as_number(places[place].get(figure)) or 0 for name, (place, figure) in _MOVED.items()}
+    found = {name: as_number(places[place].get(figure)) or 0 for name, (place, figure) in CALL_FIGURES.items()}
     return {name: min(max(value, 0), _MOST) for name, value in found.items()}
 
 

@@ -6,7 +6,7 @@ from datetime import date, datetime, timedelta, timezone
 from typing import Any, Final, get_args
 
 from ..types.catalog import UsageKey, UsageRow
-from .agent_rows import found_agents_pipeline, joined, mapped, text_expression
+from .agent_rows import date_expression, found_agents_pipeline, joined, let, mapped, text_expression
 from .call_rows import SUMMED, calls_expression, usage_expression
 from .catalog_filter import Conditions, Either, living_filter, milliseconds, time_of
 from .ids import shown
@@ -115,14 +115,10 @@ class UsageReport:
 
 
 def _day_of_call() -> Stored:
-    at = "$$call.created_at"
-    # The first version could store text; the server knows no names of days before the year 0 and after 9999.
-    converted = {"$convert": {"input": at, "to": "date", "onError": None, "onNull": None}}
-    of_text = {"$cond": [{"$eq": [{"$type": at}, "string"]}, converted, None]}
-    read = {"$cond": [{"$eq": [{"$type": at}, "date"]}, at, of_text]}
+    # The server knows no names of days before the year 0 and after 9999.
     is_known = {"$and": [{"$gte": ["$$at", time_of(0)]}, {"$lte": ["$$at", _LAST]}]}
     named = {"$dateToString": {"date": "$$at", "format": _DAY_FORMAT}}
-    return {"$let": {"vars": {"at": read}, "in": {"$cond": [is_known, named, None]}}}
+    return let({"at": date_expression("$$call.created_at")}, {"$cond": [is_known, named, None]})
 
 
 _LAST: Final = datetime(9999, 12, 31, tzinfo=timezone.utc)

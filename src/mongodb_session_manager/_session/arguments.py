@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, get_args
 
+from .._schema.given import check_flag
 from .._schema.ids import check_id, shown
 from ..types import Durability, OnError
 
@@ -94,8 +95,7 @@ def check_choices(durability: object, on_error: object, create: object) -> None:
     ):
         if value not in choices:
             raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {shown(value)}")
-    if not isinstance(create, bool):
-        raise TypeError(f"create must be True or False, got {shown(create)}")
+    check_flag("create", create)
 
 
 class _NotAsynchronousError(TypeError, AttributeError):

@@ -11,12 +11,12 @@ from .._schema.catalog_indexes import catalog_indexes
 from .._schema.values import Stored
 from ..types import Finding, UpgradeReport
 from .catalog_indexes import described
+from .indexes import UNAUTHORIZED
 from .operation import Collections
 from .reading import ESCAPING, CatalogReads, catalog_operation
 
 __all__ = ["CatalogChecks"]
 
-_UNAUTHORIZED = 13
 _BATCH = 500
 
 
@@ -43,7 +43,7 @@ class CatalogChecks:
         try:
             collection.find_one({}, {"_id": 1}, max_time_ms=self._reads.max_time_ms)
         except OperationFailure as error:
-            if error.code != _UNAUTHORIZED:
+            if error.code != UNAUTHORIZED:
                 raise
             return False
         return True
@@ -52,7 +52,7 @@ class CatalogChecks:
         try:
             found = described(self._reads.sessions)
         except OperationFailure as error:
-            if error.code != _UNAUTHORIZED:
+            if error.code != UNAUTHORIZED:
                 raise
             return [Finding(code="unseen", detail="The indexes cannot be seen: the user may not listIndexes.")]
         missing = [spec.name for spec in catalog_indexes() if not any(map(spec.matches, found))]

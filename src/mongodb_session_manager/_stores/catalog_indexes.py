@@ -8,16 +8,14 @@ from pymongo.collection import Collection
 from pymongo.errors import OperationFailure
 
 from .._schema.catalog_indexes import IndexSpec, catalog_indexes
-from .._schema.given import index_fields
+from .._schema.given import check_flag, index_fields
 from .._schema.values import Stored
 from ..types import IndexReport
+from .indexes import ONE_IN_THE_WAY, create_together
 from .operation import Collections
 from .reading import catalog_operation
 
 __all__ = ["CatalogIndexes", "described"]
-
-# An index cannot be made: the server refuses it, or another one is in its place.
-_IN_THE_WAY = frozenset({67, 85, 86})
 
 
 class CatalogIndexes:
@@ -32,8 +30,7 @@ class CatalogIndexes:
 
     def create(self, metadata_fields: Any, replace: object) -> IndexReport:
         """Make the indexes that are not there; drop single-field ones that these replace, if that is asked for."""
-        if not isinstance(replace, bool):
-            raise TypeError(f"replace must be True or False, got {type(replace).__name__}")
+        check_flag("replace", replace)
         specs = catalog_indexes(index_fields(metadata_fields))
         with catalog_operation("create_indexes"):
             found = described(self._sessions)
@@ -52,28 +49,18 @@ class CatalogIndexes:
         )
 
     def _make(self, specs: Sequence[IndexSpec]) -> dict[str, str]:
-        """Make indexes in one command, which reads the collection once; return the failures by name."""
+        """Make indexes; return the failures by name."""
         if not specs:
             return {}
         try:
-            self._create(specs)
+            create_together(self._sessions, [IndexModel([*spec.keys], **spec.options) for spec in specs])
         except OperationFailure as error:
-            if error.code not in _IN_THE_WAY:
+            if error.code not in ONE_IN_THE_WAY:
                 raise
             if len(specs) == 1:
                 return {specs[0].name: f"{type(error).__name__} {error.code}"}
             return {name: why for spec in specs for name, why in self._make([spec]).items()}
         return {}
-
-    def _create(self, specs: Sequence[IndexSpec]) -> None:
-        models = [IndexModel([*spec.keys], **spec.options) for spec in specs]
-        try:
-            # By default all members must vote: while one is down, the command would wait for it.
-            self._sessions.create_indexes(models, commitQuorum="majority")
-        except OperationFailure as error:
-            if "commitQuorum" not in str(error):
-                raise
-            self._sessions.create_indexes(models)  # a standalone server refuses a commit quorum
 
 
 def described(collection: Collection[Stored]) -> list[dict[str, Any]]:

@@ -17,10 +17,10 @@ from .._schema.deletion import (
     added_up,
     announced_removal_update,
     announced_segments_update,
-    children_of,
     files_by_ids_filter,
     files_of_sessions_filter,
     segment_sizes_pipeline,
+    segments_of_lives_filter,
     segments_of_sessions_filter,
     withdrawn_removal_update,
     withdrawn_segments_update,
@@ -104,7 +104,7 @@ class ChildrenEraser:
         others = found.lives - over
         gone = found.of(over | self._ended(others))
         if gone.segments:
-            gone.deleted = self._collections.segments.delete_many(children_of(gone.segments)).deleted_count
+            gone.deleted = self._collections.segments.delete_many(segments_of_lives_filter(gone.segments)).deleted_count
         self.delete_files(list(gone.files))
         return gone
 

@@ -2,15 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
-from pymongo.errors import ConnectionFailure, PyMongoError
+from pymongo.errors import PyMongoError
 
+from .._schema.catalog_arguments import check_at_most
 from .._schema.catalog_filter import any_session_filter, living_filter, scope_of
 from .._schema.deletion import (
     LIFE_PROJECTION,
     NOT_HELD,
-    ended_lives_filter,
     held_counts_pipeline,
     lives_after_filter,
 )
@@ -21,6 +21,7 @@ from .._schema.lives import Life
 from .._schema.values import Stored
 from ..types.reports import DeletionReport
 from .children import ChildrenEraser
+from .erasing import again_if_cut, delete_lives
 from .operation import Collections
 from .reading import catalog_operation
 
@@ -28,8 +29,6 @@ __all__ = ["ManyDeletions", "Progress"]
 
 # Is told after each batch what is done by then.
 Progress: TypeAlias = Callable[[DeletionReport], object]
-
-_T = TypeVar("_T")
 
 _AT_A_TIME = 500
 # Batches; a server that refuses is not asked for every one.
@@ -113,38 +112,21 @@ class ManyDeletions:
 
     def _delete_batch(self, wanted: Stored, found: list[Stored], report: DeletionReport) -> DeletionReport:
         lives = [Life(session["_id"], session["instance"]) for session in found]
-        gone = self._delete_documents(wanted, lives)
+        # Those that changed meanwhile and do not match any more stay.
+        _, gone = delete_lives(self._sessions, lives, wanted)
         if gone:
-            _again_if_cut(lambda: self._eraser.delete(gone))
+            again_if_cut(lambda: self._eraser.delete(gone))
         # One that had expired was there for nobody, and is not counted.
         deleted = sum(life in gone and not session[EXPIRED] for life, session in zip(lives, found, strict=True))
         return replace(report, deleted=report.deleted + deleted, remaining=max(report.remaining - deleted, 0))
 
-    def _delete_documents(self, wanted: Stored, lives: list[Life]) -> set[Life]:
-        """Delete session documents, unless they changed and do not match any more; return the lives that are over."""
-        deleted = _again_if_cut(lambda: self._sessions.delete_many(ended_lives_filter(lives, [wanted])).deleted_count)
-        if deleted == len(lives):
-            return set(lives)
-        left = {session["_id"] for session in self._sessions.find(ended_lives_filter(lives), {"_id": 1})}
-        return {life for life in lives if life.session_id not in left}
-
 
 def _check(dry_run: object, at_most: object, on_progress: object) -> None:
     check_flag("dry_run", dry_run)
-    if at_most is not None and (isinstance(at_most, bool) or not isinstance(at_most, int)):
-        raise TypeError(f"at_most must be a number of sessions or None, got {shown(at_most)}")
-    if at_most is not None and at_most < 0:
-        raise ValueError(f"at_most must not be negative, got {at_most}")
+    if at_most is not None:
+        check_at_most(at_most)
     if on_progress is not None and not callable(on_progress):
         raise TypeError(f"on_progress must be a function that takes a DeletionReport, got {shown(on_progress)}")
-
-
-def _again_if_cut(call: Callable[[], _T]) -> _T:
-    """Repeat a call whose connection was cut: the driver does not repeat a deletion of several documents."""
-    try:
-        return call()
-    except ConnectionFailure:
-        return call()
 
 
 def _failed(report: DeletionReport, found: list[Stored], error: PyMongoError) -> DeletionReport:

@@ -3,19 +3,25 @@
 A deletion that ended halfway is finished by the next one, or by a sweep.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, TypeVar
 
-from .._schema.deletion import NOT_HELD, children_of, ended_lives_filter
+from pymongo.collection import Collection as MongoCollection
+from pymongo.errors import ConnectionFailure
+
+from .._schema.deletion import NOT_HELD, ended_lives_filter, segments_of_lives_filter
 from .._schema.expiry import EXPIRED, expired_filter
 from .._schema.ids import now
 from .._schema.lives import Life, ended_life_filter, instance_of
+from .._schema.values import Stored
 from ..errors import SessionConflictError, SessionHeldError
 from .children import ChildrenEraser
 from .lives import Lives
 from .operation import CONTENDED, Collections
 
-__all__ = ["SessionEraser"]
+__all__ = ["SessionEraser", "again_if_cut", "delete_lives"]
+
+_T = TypeVar("_T")
 
 # How often a session is looked at that is held and released meanwhile.
 _TRIES = 5
@@ -68,4 +74,21 @@ class SessionEraser:
         if stored.get("has_files") or life.instance is None:
             self._children.delete([life])
         else:
-            self._segments.delete_many(children_of([life]))
+            self._segments.delete_many(segments_of_lives_filter([life]))
+
+
+def delete_lives(sessions: "MongoCollection[Stored]", lives: Collection[Life], wanted: Stored) -> tuple[int, set[Life]]:
+    """Delete the documents of lives that match a filter; return how many, and which of the lives are over."""
+    deleted = again_if_cut(lambda: sessions.delete_many(ended_lives_filter(lives, [wanted])).deleted_count)
+    if deleted == len(lives):
+        return deleted, set(lives)
+    left = {session["_id"] for session in sessions.find(ended_lives_filter(lives), {"_id": 1})}
+    return deleted, {life for life in lives if life.session_id not in left}
+
+
+def again_if_cut(call: Callable[[], _T]) -> _T:
+    """Repeat a call whose connection was cut: the driver does not repeat a deletion of several documents."""
+    try:
+        return call()
+    except ConnectionFailure:
+        return call()

@@ -16,11 +16,14 @@ from .._schema.feedback_entries import (
     place_of,
     query_of,
 )
+from .._schema.lives import instance_of
 from .._schema.values import Stored
 from ..types import FeedbackEntry, Page
 from .reading import CatalogReads, catalog_operation
 
 __all__ = ["FeedbackLists"]
+
+_BATCH = 100_000
 
 
 class FeedbackLists:
@@ -57,7 +60,7 @@ class FeedbackLists:
             return rows
         pipeline = moved_pipeline(moved, elsewhere, query)
         read = self._reads.aggregate_in(self._reads.segments, pipeline, batchSize=_BATCH, allowDiskUse=True)
-        instances = {row["_id"]: row.get("instance") for row in found}
+        instances = {row["_id"]: instance_of(row) for row in found}
         for row in elsewhere:
             segments = [each for each in read if "turns" in each and each["session_id"] == row["_id"]]
             turns = (turn for each in segments if _is_own(each, instances) for turn in each["turns"])
@@ -71,9 +74,6 @@ class FeedbackLists:
 def _is_own(segment: Stored, instances: dict[str, Any]) -> bool:
     """Tell whether a segment belongs to the life of the session that was read."""
     return segment.get("instance") in (None, instances.get(segment["session_id"]))
-
-
-_BATCH = 100_000
 
 
 def _is_elsewhere(row: Stored) -> bool:

@@ -8,8 +8,6 @@ then looks for uses, then deletes the file or takes the mark back. A writer stor
 more. So at least one of the two sees the other.
 """
 
-import hashlib
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
@@ -30,6 +28,7 @@ from .._schema.files import (
     new_file_doc,
     segments_with_files_projection,
     uploaded_file_update,
+    values_of_files,
     whole_files_filter,
 )
 from .._schema.lives import Life, instance_of
@@ -55,8 +54,8 @@ class SessionFiles:
         lives: Of the sessions.
     """
 
-    def __init__(self, collections: Collections, lives: Lives | None = None) -> None:
-        self.lives = lives or collections.lives()
+    def __init__(self, collections: Collections, lives: Lives) -> None:
+        self.lives = lives
         self._sessions, self._segments = collections.sessions, collections.segments
         self._files, self._chunks = collections.files, collections.chunks
 
@@ -80,13 +79,8 @@ class SessionFiles:
     def read(self, session_id: str, digests: Iterable[str]) -> Files:
         """Return those of the values that the session holds."""
         whole = self._files.find(whole_files_filter(self.lives.read(session_id), digests))
-        found = {_digest(file): file["_id"] for file in sorted(whole, key=_is_lasting)}
-        parts: dict[ObjectId, list[tuple[int, bytes]]] = defaultdict(list)
-        for chunk in self._chunks.find(chunks_filter(found.values())):
-            if isinstance(chunk["data"], bytes):  # else the value is damaged, and counts as missing
-                parts[chunk["files_id"]].append((chunk["n"], chunk["data"]))
-        values = {digest: b"".join(data for _, data in sorted(parts[file_id])) for digest, file_id in found.items()}
-        return {digest: value for digest, value in values.items() if hashlib.sha256(value).hexdigest() == digest}
+        found = {_digest(file): file for file in sorted(whole, key=_is_lasting)}.values()
+        return values_of_files(found, self._chunks.find(chunks_filter(file["_id"] for file in found)))
 
     def mark(self, session_id: str, digests: Iterable[str], removal: ObjectId) -> None:
         """Announce that values may be removed soon, so that no writer relies on them."""

@@ -12,13 +12,25 @@ import weakref
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 from pymongo import IndexModel, MongoClient
 from pymongo.collection import Collection
 from pymongo.errors import InvalidOperation, OperationFailure, PyMongoError
 
-__all__ = ["Index", "ensure_expiry_index", "ensure_file_indexes", "ensure_indexes", "ensure_segment_index"]
+from .._schema.catalog_indexes import managed_indexes
+
+__all__ = [
+    "ONE_IN_THE_WAY",
+    "UNAUTHORIZED",
+    "Index",
+    "create_together",
+    "ensure_expiry_index",
+    "ensure_file_indexes",
+    "ensure_indexes",
+    "ensure_segment_index",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -26,9 +38,9 @@ THREAD_NAME: Final = "mongodb-session-manager-indexes"
 # Seconds. The server continues a build that was not done in time, so asking again soon does not help.
 PAUSE: Final = 300.0
 
-_UNAUTHORIZED: Final = 13
+UNAUTHORIZED: Final = 13
 # One index of the list cannot be made: it exists with other options (85, 86), or the server refuses it (67).
-_ONE_IN_THE_WAY: Final = frozenset({67, 85, 86})
+ONE_IN_THE_WAY: Final = frozenset({67, 85, 86})
 # ShutdownInProgress and InterruptedAtShutdown.
 _ENDING: Final = frozenset({91, 11600})
 
@@ -59,13 +71,6 @@ class Index:
         return IndexModel(list(self.keys), **options)
 
 
-# A list of sessions is sorted by a time and then by the id; an index that ends in the same is read in its order.
-_BY_UPDATE: Final = (("updated_at", -1), ("_id", -1))
-_ALWAYS: Final = (
-    Index((("created_at", -1), ("_id", -1))),
-    Index(_BY_UPDATE),
-    Index((("application_name", 1), *_BY_UPDATE)),
-)
 _EXPIRY: Final = Index((("expires_at", 1),), expiring=True)
 # By these the children of one life of a session are found; a sweep reads nothing else of them.
 _SEGMENTS: Final = Index((("session_id", 1), ("instance", 1)))
@@ -115,7 +120,7 @@ class _Build:
 
     def run(self) -> None:
         try:
-            _create(self.collection, self.indexes)
+            create_together(self.collection, [index.model for index in self.indexes])
         except PyMongoError as error:
             _note_failure(self.collection, self.namespace, self.indexes, error)
 
@@ -175,8 +180,12 @@ def ensure_indexes(
         metadata_fields: Metadata fields to index too; a dot reaches into a nested field.
         expiring: Whether the server is to delete sessions that have expired.
     """
-    fields = (Index(((f"metadata.{field}", 1), *_BY_UPDATE)) for field in metadata_fields or ())
-    _ensure(collection, (*_ALWAYS, *fields, *((_EXPIRY,) if expiring else ())))
+    _ensure(collection, (*_of_sessions(tuple(metadata_fields or ())), *((_EXPIRY,) if expiring else ())))
+
+
+@lru_cache(maxsize=16)
+def _of_sessions(metadata_fields: tuple[str, ...]) -> tuple[Index, ...]:
+    return tuple(Index(spec.keys) for spec in managed_indexes(metadata_fields))
 
 
 def ensure_expiry_index(collection: Collection[dict[str, Any]]) -> None:
@@ -208,14 +217,14 @@ def _ensure(collection: Collection[dict[str, Any]], indexes: Iterable[Index]) ->
         build.run()
 
 
-def _create(collection: Collection[dict[str, Any]], indexes: list[Index]) -> None:
-    models = [index.model for index in indexes]
+def create_together(collection: Collection[dict[str, Any]], models: list[IndexModel]) -> None:
+    """Create indexes by one command, which reads the collection once, and wait for them."""
     try:
         # By default all members must vote: while one is down, the command would wait for it.
         collection.create_indexes(models, commitQuorum="majority")
     except (PyMongoError, TypeError) as error:  # TypeError: mongomock
         # The error of a missing privilege quotes the whole command.
-        if "commitQuorum" not in str(error) or getattr(error, "code", None) == _UNAUTHORIZED:
+        if "commitQuorum" not in str(error) or getattr(error, "code", None) == UNAUTHORIZED:
             raise
         # A standalone server refuses a commit quorum, and others do not know it.
         collection.create_indexes(models)
@@ -229,9 +238,9 @@ def _note_failure(
         namespace.give_back(indexes)
         return
     _warn(collection, namespace, indexes, error)
-    if code in _ONE_IN_THE_WAY and len(indexes) > 1:
+    if code in ONE_IN_THE_WAY and len(indexes) > 1:
         _create_singly(collection, namespace, indexes)
-    elif code != _UNAUTHORIZED and code not in _ONE_IN_THE_WAY:
+    elif code != UNAUTHORIZED and code not in ONE_IN_THE_WAY:
         namespace.give_back(indexes, PAUSE if error.timeout else 0.0)
 
 
@@ -239,7 +248,7 @@ def _create_singly(collection: Collection[dict[str, Any]], namespace: _Namespace
     """Create the indexes one by one: because of one of them, the server has refused the whole list."""
     for index in indexes:
         try:
-            _create(collection, [index])
+            create_together(collection, [index.model])
         except PyMongoError as error:
             _note_failure(collection, namespace, [index], error)
 

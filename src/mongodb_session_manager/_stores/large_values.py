@@ -38,7 +38,7 @@ _T = TypeVar("_T")
 
 _NONE: frozenset[str] = frozenset()
 
-_REMEDY_FOR_MESSAGE = "another message in its place with the repository's update_message()."
+REMEDY_FOR_MESSAGE = "another message in its place with the repository's update_message()."
 _REMEDY_FOR_AGENT = "another state in its place with the repository's update_agent()."
 
 
@@ -237,7 +237,7 @@ class LargeValues:
         files = self.read(session_id, agent_id, wanted, len(messages))
         for message in messages:
             if not files.keys() >= file_digests([message]):
-                raise MissingValueError(agent_label(session_id, agent_id, message["message_id"]), _REMEDY_FOR_MESSAGE)
+                raise MissingValueError(agent_label(session_id, agent_id, message["message_id"]), REMEDY_FOR_MESSAGE)
             put_back_values(message, files)
 
     def put_back_state(self, session_id: str, agent_id: str, data: AgentDataDoc) -> None:

@@ -17,6 +17,7 @@ from .._schema.catalog_arguments import check_at_most, check_batch, check_limit,
 from .._schema.catalog_filter import Conditions, conditions_of, filter_digest
 from .._schema.cursors import Place, decode_cursor, encode_cursor
 from .._schema.ids import check_id
+from .._schema.lives import Life, instance_of
 from .._schema.summaries import details_of, summary_of
 from .._schema.values import Stored
 from ..errors import SessionNotFoundError
@@ -98,10 +99,9 @@ class SessionLists:
             row = next(iter(self._reads.aggregate(details_pipeline(session_id, self._reads.scope))), None)
             if row is None:
                 raise SessionNotFoundError(session_id)
-            segments = self._reads.aggregate_in(
-                self._reads.segments, segments_size_pipeline(session_id, row.get("instance"))
-            )
-            files = self._reads.aggregate_in(self._reads.files, files_size_pipeline(session_id, row.get("instance")))
+            life = Life(session_id, instance_of(row))
+            segments = self._reads.aggregate_in(self._reads.segments, segments_size_pipeline(life))
+            files = self._reads.aggregate_in(self._reads.files, files_size_pipeline(life))
         return details_of(row, _first(segments), _first(files))
 
     def _conditions(self, given: object, *, may_search: bool = False) -> list[Conditions]:

@@ -20,9 +20,8 @@ from .._schema.deletion import (
     SEGMENTS_BY_LIFE,
     announced_files_filter,
     announced_removal_update,
-    children_of,
-    ended_lives_filter,
     long_expired_filter,
+    segments_of_lives_filter,
     sweep_claim_update,
     withdrawn_removal_update,
 )
@@ -33,6 +32,7 @@ from .._schema.lives import OLDER_THAN, Life
 from .._schema.values import CODEC_OPTIONS, Stored
 from ..types.reports import SweepReport
 from .children import ChildrenEraser, life_of
+from .erasing import delete_lives
 from .operation import Collections
 from .reading import TOLERANT, catalog_operation
 
@@ -105,21 +105,21 @@ class Sweeper:
 
     def _expired(self, before: datetime) -> Iterator[dict[str, int]]:
         """Delete sessions that expired before a time, with their children."""
-        sessions, removed = self._collections.sessions.with_options(TOLERANT), 1
-        while removed:
+        sessions = self._collections.sessions.with_options(TOLERANT)
+        while True:
             found = sessions.find(long_expired_filter(before), LIFE_PROJECTION, limit=_AT_A_TIME)
             lives = [Life(session["_id"], session["instance"]) for session in found]
-            removed = sessions.delete_many(ended_lives_filter(lives, [EXPIRED_FILTER])).deleted_count if lives else 0
-            if removed:
-                left = {session["_id"] for session in sessions.find(ended_lives_filter(lives), {"_id": 1})}
-                children = self._eraser.delete([life for life in lives if life.session_id not in left])
-                yield {"sessions": removed, **children.counts}
+            removed, over = delete_lives(sessions, lives, EXPIRED_FILTER) if lives else (0, set[Life]())
+            if not over:
+                return
+            yield {"sessions": removed, **self._eraser.delete(over).counts}
 
     def _lost_segments(self, before: ObjectId) -> Iterator[dict[str, int]]:
         segments = self._collections.segments
         for lives in _lives_in(segments, SEGMENT_LIFE, SEGMENTS_BY_LIFE):
             over = self._eraser.over(lives)
-            yield {"segments": segments.delete_many(children_of(over, before)).deleted_count if over else 0}
+            wanted = segments_of_lives_filter(over, before)
+            yield {"segments": segments.delete_many(wanted).deleted_count if over else 0}
 
     def _lost_files(self, before: ObjectId) -> Iterator[dict[str, int]]:
         for lives in _lives_in(self._collections.files, FILE_LIFE, FILES_BY_LIFE):

@@ -1,15 +1,11 @@
 """Pages of a history, and single content blocks of its messages."""
 
-import hashlib
-from collections import defaultdict
-from typing import Any
-
 import bson
 
 from .._schema.blobs import Files
 from .._schema.catalog_arguments import check_block, check_bytes, check_limit
-from .._schema.files import chunks_filter, whole_files_filter
-from .._schema.ids import check_id, check_message_id
+from .._schema.files import chunks_filter, values_of_files, whole_files_filter
+from .._schema.ids import agent_label, check_id, check_message_id
 from .._schema.lives import Life, instance_of
 from .._schema.transcript_messages import marks_in, part_of, transcript_message
 from .._schema.transcripts import (
@@ -20,8 +16,9 @@ from .._schema.transcripts import (
     transcript_pipeline,
 )
 from .._schema.values import Stored
-from ..errors import AgentNotFoundError, MessageNotFoundError, SessionNotFoundError
+from ..errors import AgentNotFoundError, MessageNotFoundError, MongoDBSessionError, SessionNotFoundError
 from ..types import Part, Transcript
+from .large_values import REMEDY_FOR_MESSAGE, MissingValueError
 from .reading import CatalogReads, catalog_operation
 
 __all__ = ["Transcripts"]
@@ -62,19 +59,24 @@ class Transcripts:
         if is_cut or agent["start"] > 0 or not agent["segments"] or len(page) == limit:
             return page, bool(is_cut or agent["start"] > 0 or agent["segments"])
         size = sum(map(_size, page))
-        older, has_older = self._moved(session_id, agent, limit - len(page), before, most_bytes - size, bool(page))
+        ids = session_id, agent_id
+        older, has_older = self._moved(ids, agent, limit - len(page), before, most_bytes - size, bool(page))
         return older + page, has_older
 
     def _moved(
-        self, session_id: str, agent: Stored, limit: int, before: int | None, most_bytes: int, has_later: bool
+        self, ids: tuple[str, str], agent: Stored, limit: int, before: int | None, most_bytes: int, has_later: bool
     ) -> tuple[list[Stored], bool]:
         """Return the latest messages of segments, and whether there are older ones."""
         references = references_of(agent, limit, before)
-        children = Life(session_id, instance_of(agent)).children
+        children = Life(ids[0], instance_of(agent)).children
         pipeline = segments_pipeline(children, references, limit, before, max(most_bytes, 1))
         found = {each["_id"]: each for each in self._reads.aggregate_in(self._reads.segments, pipeline)}
         if len(found) < len(references):
-            raise SessionNotFoundError(session_id)  # deleted between two reads
+            self._look_again(*ids, agent)
+            raise MongoDBSessionError(
+                f"{agent_label(*ids)} cannot be read whole: a segment that it refers to is not stored any more. "
+                "Restore it from a backup; the messages after it can be read with a smaller limit."
+            )
         rows, left = list[Stored](), most_bytes
         for reference in references:
             segment = found[reference["_id"]]
@@ -93,7 +95,7 @@ class Transcripts:
         number = check_block(n)
         with catalog_operation("part"):
             agent, row = self._block(*ids, number)
-            found = part_of(row, number, self._values(ids[0], agent, row))
+            found = part_of(row, number, self._values(ids, agent, row))
         if found is None:
             raise ValueError(
                 f"Message {ids[2]} of agent {ids[1]!r} of session {ids[0]!r} has no content block {number}; its blocks "
@@ -115,20 +117,26 @@ class Transcripts:
             raise MessageNotFoundError(session_id, agent_id, message_id)
         return agent, found
 
-    def _values(self, session_id: str, agent: Stored, row: Stored) -> Files:
+    def _values(self, ids: tuple[str, str, int], agent: Stored, row: Stored) -> Files:
         """Return the large values of a block, by their digests."""
         digests = {mark["sha256"] for mark in marks_in(row)}
         if not digests:
             return {}
-        wanted = whole_files_filter(Life(session_id, instance_of(agent)), digests)
-        files = {each["_id"]: str(each["metadata"]["sha256"]) for each in self._reads.find(self._reads.files, wanted)}
-        parts: dict[Any, list[tuple[int, bytes]]] = defaultdict(list)
-        for chunk in self._reads.find(self._reads.chunks, chunks_filter(files)):
-            parts[chunk["files_id"]].append((chunk["n"], chunk["data"]))
-        values = {files[file_id]: b"".join(data for _, data in sorted(found)) for file_id, found in parts.items()}
-        if any(hashlib.sha256(values.get(digest, b"")).hexdigest() != digest for digest in digests):
-            raise SessionNotFoundError(session_id)  # deleted between two reads
+        wanted = whole_files_filter(Life(ids[0], instance_of(agent)), digests)
+        files = self._reads.find(self._reads.files, wanted)
+        chunks = self._reads.find(self._reads.chunks, chunks_filter(file["_id"] for file in files))
+        values = values_of_files(files, chunks)
+        if not digests <= values.keys():
+            self._look_again(*ids[:2], agent)
+            raise MissingValueError(agent_label(*ids), REMEDY_FOR_MESSAGE)
         return values
+
+    def _look_again(self, session_id: str, agent_id: str, seen: Stored) -> None:
+        """Raise if what an agent refers to is not there because the session was deleted between two reads."""
+        pipeline = part_pipeline(session_id, agent_id, self._reads.scope, 0, 0)
+        agent = self._agent(session_id, agent_id, self._reads.aggregate(pipeline))
+        if instance_of(agent) != instance_of(seen):
+            raise SessionNotFoundError(session_id)
 
     def _agent(self, session_id: str, agent_id: str, rows: list[Stored]) -> Stored:
         if not rows:

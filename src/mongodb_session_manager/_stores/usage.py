@@ -7,7 +7,6 @@ from .reading import CatalogReads, catalog_operation
 
 __all__ = ["UsageReports"]
 
-
 _BATCH = 100_000
 
 

@@ -8,6 +8,7 @@ from mongodb_session_manager import SessionCatalog
 from tests.aliases import Client, Document
 from tests.conftest import COLLECTION
 from tests.integration.catalog.sessions import session
+from tests.integration.stores.test_new_lives import Interruption
 
 
 @pytest.fixture
@@ -25,3 +26,18 @@ def put(observer: Client, database: str) -> Callable[..., None]:
         observer[database][COLLECTION].insert_many(documents)
 
     return insert
+
+
+@pytest.fixture
+def interruption() -> Interruption:
+    return Interruption()
+
+
+@pytest.fixture
+def interrupted(mongodb_uri: str, database: str, interruption: Interruption) -> Iterator[SessionCatalog]:
+    """A catalog whose commands can be interrupted."""
+    with (
+        Client(mongodb_uri, tz_aware=True, event_listeners=[interruption]) as client,
+        SessionCatalog(client=client, database_name=database) as catalog,
+    ):
+        yield catalog

@@ -2,7 +2,7 @@
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -20,21 +20,6 @@ SESSION, FORK = "s-1", "fork"
 LARGE: Any = {"document": {"format": "pdf", "name": "report", "source": {"bytes": b"d" * 300_000}}}
 
 pytestmark = pytest.mark.limits(kept_messages=2)
-
-
-@pytest.fixture
-def interruption() -> Interruption:
-    return Interruption()
-
-
-@pytest.fixture
-def interrupted(mongodb_uri: str, database: str, interruption: Interruption) -> Iterator[SessionCatalog]:
-    """A catalog whose commands can be interrupted."""
-    with (
-        Client(mongodb_uri, tz_aware=True, event_listeners=[interruption]) as client,
-        SessionCatalog(client=client, database_name=database) as catalog,
-    ):
-        yield catalog
 
 
 @pytest.fixture

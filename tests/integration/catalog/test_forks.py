@@ -1,7 +1,7 @@
 """Forks: whole, at every place of a history, and while the session is written; each goes on by itself."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -34,21 +34,6 @@ SECRET = "my number is 555-0199"
 
 def document(name: str) -> Any:
     return {"document": {"format": "pdf", "name": "report", "source": {"bytes": name.encode() * LARGE}}}
-
-
-@pytest.fixture
-def interruption() -> Interruption:
-    return Interruption()
-
-
-@pytest.fixture
-def interrupted(mongodb_uri: str, database: str, interruption: Interruption) -> Iterator[SessionCatalog]:
-    """A catalog whose commands can be interrupted."""
-    with (
-        Client(mongodb_uri, tz_aware=True, event_listeners=[interruption]) as client,
-        SessionCatalog(client=client, database_name=database) as catalog,
-    ):
-        yield catalog
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from bson import Decimal128
 from mongodb_session_manager import (
     AgentNotFoundError,
     MessageNotFoundError,
+    MongoDBSessionError,
     Part,
     PartMark,
     SessionCatalog,
@@ -176,6 +177,42 @@ def test_large_blocks_are_marks_and_parts_bring_them(
         ]
         assert json.loads(parts[4].data) == blocks()[4]
         assert [parts[5].data, parts[6].data] == ["odd \udc80", "very long " * 50_000]
+
+
+@pytest.mark.parametrize(
+    "damage", [{"$set": {"data": "text"}}, {"$set": {"data": b"other"}}, {"$set": {"files_id": 7}}]
+)
+def test_a_value_that_is_missing_or_damaged(
+    catalog: SessionCatalog,
+    new_manager: NewManager,
+    new_agent: NewAgent,
+    observer: Client,
+    database: str,
+    damage: dict[str, Any],
+) -> None:
+    new_agent(new_manager(), agent_id="a", messages=[{"role": "user", "content": blocks()}])
+    observer[database][f"{COLLECTION}_files.chunks"].update_many({}, damage)
+
+    with pytest.raises(MongoDBSessionError, match="Agent 'a' of session 's-1', message 0 has a large value") as caught:
+        catalog.part("s-1", "a", 0, 2)
+
+    assert not isinstance(caught.value, SessionNotFoundError)
+    assert catalog.part("s-1", "a", 0, 0).data == "short"
+
+
+def test_a_segment_that_is_missing(
+    catalog: SessionCatalog, new_manager: NewManager, new_agent: NewAgent, observer: Client, database: str
+) -> None:
+    manager = new_manager()
+    new_agent(manager, agent_id="a", messages=[said(n) for n in range(100)])
+    move(manager)
+    observer[database][f"{COLLECTION}_segments"].delete_many({})
+
+    with pytest.raises(MongoDBSessionError, match="of session 's-1' cannot be read whole: a segment") as caught:
+        catalog.transcript("s-1", "a", limit=1000)
+
+    assert not isinstance(caught.value, SessionNotFoundError)
+    assert len(catalog.transcript("s-1", "a", limit=5).messages) == 5
 
 
 def test_a_content_that_is_stored_as_one_value(

@@ -1114,7 +1114,7 @@ def test_a_file_that_is_removed_while_it_is_uploaded(
     manager = new_manager()
     files = manager._stores.histories._values._files
     digest = hashlib.sha256(noise(LARGE)).hexdigest()
-    other = SessionFiles(manager._stores.collections)
+    other = SessionFiles(manager._stores.collections, manager._stores.collections.lives())
     chunks = files._chunks
 
     class Watched:
