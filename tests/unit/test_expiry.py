@@ -99,6 +99,23 @@ def test_a_held_session_gets_no_date() -> None:
     assert lifetime.due(AT + timedelta(minutes=2)) is not None
 
 
+def test_without_a_ttl_one_write_an_hour_asks_for_one() -> None:
+    lifetime = Lifetime()
+    lifetime.found({}, AT)
+
+    assert lifetime.due(AT + HOUR - MINUTE) is None
+    due = lifetime.due(AT + HOUR)
+    assert due is not None
+    assert lifetime.dated(({"_id": "s-1"}, {"$set": {}}), due) == (
+        {"_id": "s-1", "ttl_seconds": {"$eq": None}},
+        {"$set": {}},
+    )
+    lifetime.reached(due)
+    assert lifetime.due(AT + HOUR + MINUTE) is None
+    assert lifetime.found({"ttl_seconds": 3600, "expires_at": AT + 2 * HOUR}, AT + HOUR)
+    assert lifetime.due(AT + 2 * HOUR) is not None
+
+
 @pytest.mark.parametrize(
     ("session", "expired"),
     [

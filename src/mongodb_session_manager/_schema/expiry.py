@@ -17,6 +17,8 @@ _STEPS_PER_TTL = 64
 _SHORTEST_STEP, _LONGEST_STEP = 1, 3600
 # An opening moves the date if less than this part of the ttl is left.
 _LEFT = 7 / 8
+# So long a session without a ttl is taken to have none.
+_UNTIL_LOOK = timedelta(seconds=_LONGEST_STEP)
 
 # A write that sets one of these fields moves the date.
 _SIGNS_OF_LIFE = frozenset({"updated_at", "lease.expires_at"})
@@ -75,7 +77,7 @@ class Lifetime:
     Attributes:
         own: The manager's own ttl.
         stored: The session's ``ttl_seconds``.
-        until: A date that is acknowledged, or need not be tried again.
+        until: A date that is acknowledged, or need not be tried again; without a ttl, when a write asks for one again.
     """
 
     own: timedelta | None = None
@@ -98,7 +100,9 @@ class Lifetime:
         known, date = self.stored, session.get("expires_at")
         self.stored, self.until = session.get("ttl_seconds"), date if isinstance(date, datetime) else None
         is_held = session.get("held") is True
-        if is_held and self.ttl is not None:
+        if self.ttl is None:
+            self.until = at + _UNTIL_LOOK
+        elif is_held:
             # A held session has no date. A look for the end of the hold is due with the next step.
             self.until = expiry_date(at, self.ttl)
         return not is_held and self.stored != known
@@ -106,15 +110,20 @@ class Lifetime:
     def begun(self, at: datetime) -> Stored:
         """Return the fields of a session that begins at a time."""
         if self.own is None:
+            self.stored, self.until = None, at + _UNTIL_LOOK
             return {}
         self.stored, self.until = ttl_seconds(self.own), expiry_date(at, self.own)
         return {"ttl_seconds": self.stored, "expires_at": self.until}
 
     def due(self, at: datetime) -> datetime | None:
-        """Return the date that a write at a time is to set; None if the stored one is not earlier."""
-        ttl = self.ttl
-        date = None if ttl is None else expiry_date(at, ttl)
-        return None if date is None or (self.until is not None and date <= self.until) else date
+        """Return the date that a write at a time is to set; None if the stored one is not earlier.
+
+        Without a ttl, this is when a write asks for one again, and None if that is not due.
+        """
+        if self.ttl is None:
+            return at + _UNTIL_LOOK if self.until is None or at >= self.until else None
+        date = expiry_date(at, self.ttl)
+        return None if self.until is not None and date <= self.until else date
 
     def due_when_opened(self, at: datetime) -> datetime | None:
         """Return the date that an opening is to set; None if most of the ttl is left."""
@@ -125,10 +134,14 @@ class Lifetime:
     def dated(self, change: FilterAndUpdate, until: datetime) -> FilterAndUpdate:
         """Return the change with a date that is never earlier than the stored one.
 
-        It goes through only if the session is not held, and its ttl is the one that is known.
+        It goes through only if the session is not held, and its ttl is the one that is known. Without a ttl, it has no
+        date, and goes through only if the session has got none meanwhile.
         """
         wanted, update = change
-        known: Stored = {"held": {"$ne": True}, "ttl_seconds": {"$eq": self.stored}}
+        known: Stored = {"ttl_seconds": {"$eq": self.stored}}
+        if self.ttl is None:
+            return {**wanted, **known}, update
+        known["held"] = {"$ne": True}
         latest = {"expires_at": until, **self._lengthened}
         return {**wanted, **known}, {**update, "$max": latest}
 

@@ -7,7 +7,7 @@ import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from bson import ObjectId
 
@@ -25,6 +25,8 @@ from .values import Stored, escape_key, unescape_key
 
 # What an agent's state tells of the end of its history.
 _NO_INTERRUPT = {"interrupts": {}, "context": {}, "activated": False}
+# Of this field a cut resets a part, wherever it is stored.
+CUT_FIELD: Final = "conversation_manager_state"
 _AT_THE_BEGINNING = {"removed_message_count": 0, "model_call_count": 0, "summary_message": None}
 
 
@@ -217,11 +219,9 @@ def _forget_end(doc: Stored) -> None:
     """Reset what belongs to the end of a history that was cut."""
     doc.pop("live", None)
     data = doc["agent_data"]
-    managed, internal = data.get("conversation_manager_state"), data.get("_internal_state")
+    managed, internal = data.get(CUT_FIELD), data.get("_internal_state")
     if isinstance(managed, dict):
-        data["conversation_manager_state"] = managed | {
-            name: value for name, value in _AT_THE_BEGINNING.items() if name in managed
-        }
+        data[CUT_FIELD] = managed | {name: value for name, value in _AT_THE_BEGINNING.items() if name in managed}
     if isinstance(internal, dict) and internal:
         data["_internal_state"] = {"interrupt_state": copy.deepcopy(_NO_INTERRUPT), "model_state": {}}
 

@@ -4,6 +4,8 @@ import random
 import threading
 from concurrent.futures import Future
 
+from pymongo.errors import OperationFailure
+
 from .._client.handle import ClientHandle
 from .._client.recurring import Recurring
 from .._schema.limits import Limits
@@ -41,6 +43,13 @@ class Sweeps:
         self._recurring.stop()
 
     def _sweep(self, stop: threading.Event) -> None:
+        refused: OperationFailure | None = None
         for sweeper in list(self._sweepers.values()):
-            if not stop.is_set():
+            if stop.is_set():
+                break
+            try:
                 sweeper.sweep_if_due(stop)
+            except OperationFailure as error:  # of this namespace, as a rule
+                refused = error
+        if refused is not None:
+            raise refused

@@ -16,7 +16,7 @@ Acknowledge: TypeAlias = Callable[[], None]
 
 
 class ExpiryDates:
-    """The dates of those sessions with a ttl that one repository has opened.
+    """The dates of the sessions that one repository has opened.
 
     Args:
         sessions: The collection.
@@ -30,10 +30,8 @@ class ExpiryDates:
         self.lifetimes: dict[str, Lifetime] = {}
 
     def opened(self, session_id: str, lifetime: Lifetime) -> None:
-        """Note how long a session lives, unless it lives for ever."""
-        self.lifetimes.pop(session_id, None)
-        if lifetime.ttl is not None:
-            self.lifetimes[session_id] = lifetime
+        """Note how long a session lives."""
+        self.lifetimes[session_id] = lifetime
 
     def dated(self, session_id: str, change: FilterAndUpdate) -> tuple[FilterAndUpdate, Acknowledge | None]:
         """Return a change with the date that is due, and what to call when it is acknowledged.

@@ -14,10 +14,11 @@ from bson import ObjectId
 from bson.errors import InvalidBSON
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
-from .._schema.blobs import file_digests
+from .._schema.blobs import Files, data_digests, fields_in_files, file_digests, offload_data, put_back_data
 from .._schema.catalog import fork_look_pipeline
 from .._schema.files import fork_segments_projection, lasting_files_filter, new_segment_doc, segments_filter
 from .._schema.forks import (
+    CUT_FIELD,
     Source,
     SourceAgent,
     check_places,
@@ -265,6 +266,8 @@ class _Copied:
         self.life = life
         self._segments, self._collections = collections.segments, collections
         self._digests: set[str] = set()
+        # Values that the source does not have.
+        self._made: Files = {}
         self._seen: dict[ObjectId, list[tuple[Any, Any]]] = {}
         self._read: list[SegmentReferenceDoc] = []
         self._written: list[SegmentReferenceDoc] = []
@@ -291,7 +294,26 @@ class _Copied:
             self._read.append(reference)
             references.append(self._copy(agent, messages))
             _add(figures, moved_usage(messages, ()))
-        cut_agent(agent, references, usage_doc(figures) if is_cut else None)
+        with self._state_in_place(agent, life):
+            cut_agent(agent, references, usage_doc(figures) if is_cut else None)
+
+    @contextmanager
+    def _state_in_place(self, agent: SourceAgent, life: Life) -> Iterator[None]:
+        """Put the state that a cut changes into the document meanwhile, if it is in a file."""
+        data = agent.doc["agent_data"]
+        if agent.end is None or CUT_FIELD not in fields_in_files(data):
+            yield
+            return
+        state = {CUT_FIELD: data[CUT_FIELD]}
+        values = self._values(life).read(life.session_id, data_digests(state))
+        if not values:
+            raise _ChangedError("a large value")
+        put_back_data(state, values)
+        data |= state
+        yield
+        stored, made = offload_data({CUT_FIELD: data[CUT_FIELD]})
+        data |= stored
+        self._made |= made
 
     def _copy(self, agent: SourceAgent, messages: list[MessageDoc]) -> SegmentReferenceDoc:
         segment, reference = new_segment_doc(self.life, agent.agent_id, messages, total_size(messages))
@@ -302,16 +324,20 @@ class _Copied:
 
     def files(self, life: Life, digests: set[str]) -> None:
         """Copy the large values that the fork uses, one after the other."""
-        lives = self._collections.lives()
-        lives.opened(self.life.session_id, self.life.instance)
-        lives.opened(life.session_id, life.instance)
-        values = SessionFiles(self._collections, lives)
+        values = self._values(life)
         self._digests |= digests
         for digest in sorted(self._digests):
-            found = values.read(life.session_id, [digest])
+            made = {digest: self._made[digest]} if digest in self._made else {}
+            found = made or values.read(life.session_id, [digest])
             if digest not in found:
                 raise _ChangedError("a large value")
             values.store(self.life.session_id, found)
+
+    def _values(self, life: Life) -> SessionFiles:
+        lives = self._collections.lives()
+        lives.opened(self.life.session_id, self.life.instance)
+        lives.opened(life.session_id, life.instance)
+        return SessionFiles(self._collections, lives)
 
     def are_segments_changed(self, life: Life) -> bool:
         """Tell whether a message in the segments that were copied was redacted since, or a copy is being removed."""

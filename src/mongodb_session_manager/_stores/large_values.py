@@ -38,6 +38,9 @@ _T = TypeVar("_T")
 
 _NONE: frozenset[str] = frozenset()
 
+# Agents, and sessions, of which a repository notes something at most. A write to another one finds it out.
+MOST_NOTED = 10_000
+
 REMEDY_FOR_MESSAGE = "another message in its place with the repository's update_message()."
 _REMEDY_FOR_AGENT = "another state in its place with the repository's update_agent()."
 
@@ -166,6 +169,8 @@ class LargeValues:
             if len(offload_data(write.data, least)[1]) == len(offload_data(write.data, limit)[1]):
                 raise
         written = self._with_fields(session_id, write, least, send, is_sent_again)
+        if len(self._full) >= MOST_NOTED:
+            self._full.clear()
         self._full.add(session_id)
         return written
 
@@ -188,16 +193,15 @@ class LargeValues:
             if files:
                 self._take_back(session_id, files)
             raise
-        key = (session_id, write.agent_id)
-        self._in_files[key] = self._in_files.get(key, _NONE) - write.data.keys() | set(fields_in_files(data))
+        known = self._known(session_id, write.agent_id)
+        self._note(session_id, write.agent_id, known - write.data.keys() | set(fields_in_files(data)))
         return True
 
     def replaces_files(self, session_id: str, write: AgentWrite) -> bool:
         """Tell whether a write replaces fields that are known to be in files."""
         if not self._in_files or not write.data:
             return False
-        known = self._in_files.get((session_id, write.agent_id), _NONE)
-        return not known.isdisjoint(write.data)
+        return not self._known(session_id, write.agent_id).isdisjoint(write.data)
 
     def confirm_fields(self, session_id: str, agent_id: str, data: Stored) -> None:
         """See to the files around a write of fields that has arrived although its answer was lost."""
@@ -210,8 +214,18 @@ class LargeValues:
         """Note fields of an agent that may be in files."""
         found = frozenset(names)
         if found:
-            key = (session_id, agent_id)
-            self._in_files[key] = self._in_files.get(key, _NONE) | found
+            self._note(session_id, agent_id, self._known(session_id, agent_id) | found)
+
+    def _known(self, session_id: str, agent_id: str) -> frozenset[str]:
+        return self._in_files.get((session_id, agent_id), _NONE)
+
+    def _note(self, session_id: str, agent_id: str, names: frozenset[str]) -> None:
+        if not names:
+            self._in_files.pop((session_id, agent_id), None)
+            return
+        if len(self._in_files) >= MOST_NOTED:
+            self._in_files.clear()
+        self._in_files[session_id, agent_id] = names
 
     # Reading
 

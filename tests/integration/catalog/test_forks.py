@@ -270,6 +270,36 @@ def test_a_cut_has_no_summary(
     assert len(restored(new_manager, "cut", conversation_manager=own).messages) == 2
 
 
+@pytest.mark.limits(value_bytes=1_000)
+def test_what_a_cut_takes_away_is_no_part_of_a_state_in_a_file(
+    catalog: SessionCatalog,
+    manager: MongoDBSessionManager,
+    new_agent: NewAgent,
+    new_manager: NewManager,
+    stored: Stored,
+) -> None:
+    summarizing = SummarizingConversationManager(summary_ratio=0.5, preserve_recent_messages=2)
+    agent = new_agent(manager, *["Okay."] * 4, SECRET * 100, conversation_manager=summarizing)
+    for number in range(4):
+        agent(f"Turn {number}")
+    summarizing.reduce_context(agent)
+    manager.sync_agent(agent)
+    assert "%file" in stored()["agents"]["default"]["agent_data"]["conversation_manager_state"]
+
+    catalog.fork(SESSION, FORK)
+    own = SummarizingConversationManager(summary_ratio=0.5, preserve_recent_messages=2)
+    assert restored(new_manager, conversation_manager=own).messages == agent.messages
+
+    catalog.fork(SESSION, "cut", at=3)
+    own = SummarizingConversationManager()
+    copy = restored(new_manager, "cut", conversation_manager=own)
+    assert [message["content"][0].get("text") for message in copy.messages[::2]] == ["Turn 0", "Turn 1"]
+    assert (own.removed_message_count, own.get_state()["summary_message"]) == (0, None)
+    copy("Go on")
+    again = restored(new_manager, "cut", conversation_manager=SummarizingConversationManager())
+    assert again.messages == copy.messages
+
+
 def test_an_interrupt_stays_with_the_session(
     catalog: SessionCatalog,
     manager: MongoDBSessionManager,

@@ -325,6 +325,28 @@ def test_a_sweep_that_fails_costs_only_itself(
     assert eventually(lambda: owners(parts) == ([], []))
 
 
+def test_a_namespace_that_refuses_keeps_no_other_from_being_swept(
+    sweeping_factory: MongoDBSessionManagerFactory,
+    failing: Failing,
+    observer: Client,
+    database: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tenant = observer[database]["tenant_segments"]
+    with (
+        caplog.at_level(logging.WARNING),
+        failing("update", collection=f"{COLLECTION}_segments", errorCode=13) as met,
+    ):
+        sweeping_factory.create_session_manager("s-1").close()
+        assert eventually(lambda: "sweep" in caplog.text)
+        tenant.insert_one({"_id": aged(2 * HOUR), "session_id": "gone", "instance": ObjectId()})
+        sweeping_factory.create_session_manager("s-1", collection_name="tenant").close()
+        assert eventually(lambda: tenant.count_documents({"session_id": "gone"}) == 0)
+
+    assert met[0] > 1
+    assert all(record.levelno < logging.ERROR for record in caplog.records)
+
+
 def test_in_memory_nothing_is_swept() -> None:
     import mongomock
 

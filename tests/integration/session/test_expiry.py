@@ -336,6 +336,52 @@ def test_a_ttl_that_was_changed_meanwhile_stays(
     assert "expires_at" not in stored() if seconds is None else about(stored()["expires_at"], timedelta(minutes=10))
 
 
+@pytest.mark.parametrize("by_operator", [True, False])
+def test_an_open_manager_learns_within_an_hour_that_a_session_has_got_a_ttl(
+    new_manager: NewManager,
+    new_agent: NewAgent,
+    sessions: Any,
+    stored: Callable[[], Any],
+    monkeypatch: pytest.MonkeyPatch,
+    command_counter: CommandCounter,
+    by_operator: bool,
+) -> None:
+    manager = new_manager()
+    agent = new_agent(manager)
+    agent("Hi")
+    if by_operator:
+        sessions.update_one({}, {"$set": {"ttl_seconds": 86_400, "expires_at": in_time(DAY)}})
+    else:
+        new_manager(ttl=DAY)
+
+    for hours in (1, 2):
+        late = in_time(hours * HOUR + timedelta(minutes=1))
+        monkeypatch.setattr("mongodb_session_manager._stores.dates.now", lambda late=late: late)
+        agent(f"{hours} hours later")
+
+    assert late + DAY <= stored()["expires_at"] <= late + DAY + HOUR
+    assert [message["content"][0]["text"] for message in new_agent(new_manager()).messages[2::2]] == [
+        "1 hours later",
+        "2 hours later",
+    ]
+
+
+def test_a_session_that_gets_no_ttl_costs_no_look(
+    new_manager: NewManager, stored: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, command_counter: CommandCounter
+) -> None:
+    manager = new_manager()
+
+    for hours in (1, 2, 3):
+        late = in_time(hours * HOUR + timedelta(minutes=1))
+        monkeypatch.setattr("mongodb_session_manager._stores.dates.now", lambda late=late: late)
+        with command_counter.counting() as log:
+            manager.update_metadata({"a": hours})
+            manager.update_metadata({"b": hours})
+        assert log.names == ["update", "update"]
+
+    assert "expires_at" not in stored()
+
+
 # Expired
 
 
