@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import functools
 import logging
+import sys
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -110,6 +111,9 @@ def here(call: Callable[[], Any]) -> "Future[Any]":
 def in_thread(call: Callable[[], Any]) -> "Future[Any]":
     """Run a blocking call in a new thread; in this one, if no thread can be started."""
     done: Future[Any] = Future()
+    if sys.is_finalizing():  # a thread would never begin, and whoever starts it would wait for ever
+        done.set_exception(dropped())
+        return done
 
     def make() -> None:
         try:
