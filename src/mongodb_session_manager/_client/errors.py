@@ -9,6 +9,9 @@ __all__ = ["forget_values", "is_of_document", "is_too_large"]
 
 # BSONObjectTooLarge, "Resulting document after update is larger than …", and what inserts answer.
 _TOO_LARGE: Final = frozenset({10334, 17419, 17420})
+# An insert has no code of its own.
+_BAD_VALUE: Final = 2
+_TO_INSERT: Final = "object to insert too large"
 _NOT_VALID: Final = 121
 # Unauthorized (quotes the command), PathNotViable, DocumentValidationFailure.
 _QUOTING: Final = frozenset({13, 28, _NOT_VALID})
@@ -18,7 +21,10 @@ _KEPT: Final = ("ok", "index", "code", "codeName", "keyPattern", "errorLabels", 
 
 def is_too_large(error: Exception) -> bool:
     """Tell whether a document would have become larger than MongoDB takes."""
-    return isinstance(error, DocumentTooLarge) or (isinstance(error, OperationFailure) and error.code in _TOO_LARGE)
+    if not isinstance(error, OperationFailure):
+        return isinstance(error, DocumentTooLarge)
+    told = (error.details or {}).get("errmsg")
+    return error.code in _TOO_LARGE or (error.code == _BAD_VALUE and _TO_INSERT in str(told))
 
 
 def is_of_document(error: Mapping[str, Any]) -> bool:

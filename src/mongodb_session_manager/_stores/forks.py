@@ -12,8 +12,9 @@ from typing import Any, cast
 import bson
 from bson import ObjectId
 from bson.errors import InvalidBSON
-from pymongo.errors import DuplicateKeyError, PyMongoError
+from pymongo.errors import DocumentTooLarge, DuplicateKeyError, OperationFailure, PyMongoError
 
+from .._client.errors import is_too_large
 from .._schema.blobs import Files, data_digests, fields_in_files, file_digests, offload_data, put_back_data
 from .._schema.catalog import fork_look_pipeline
 from .._schema.files import fork_segments_projection, lasting_files_filter, new_segment_doc, segments_filter
@@ -54,6 +55,10 @@ __all__ = ["ForkStore"]
 _TRIES = 5
 _CONTENDED = "is being written again and again, so that no copy of it is whole. Fork it when its turn is over."
 _NOT_UTF8 = "it holds something that is not BSON, such as a text that is not UTF-8."
+_FULL = (
+    "its document is full, and a fork's would be larger than MongoDB takes. Let it go on with one turn first, which "
+    "moves its oldest messages out."
+)
 _EXISTS = "exists already; give the fork another id."
 
 
@@ -103,6 +108,10 @@ class ForkStore:
                     reasons.add(changed.missing)
                 except InvalidBSON:
                     raise MongoDBSessionError(f"Session {session_id!r} cannot be forked: {_NOT_UTF8}") from None
+                except (DocumentTooLarge, OperationFailure) as error:
+                    if not is_too_large(error):
+                        raise
+                    raise MongoDBSessionError(f"Session {session_id!r} cannot be forked: {_FULL}") from None
         # What a writer has replaced is missing once, and something else with the next try.
         missing = reasons.pop() if len(reasons) == 1 else None
         if missing is None:
