@@ -478,6 +478,7 @@ class SessionCatalog(ReadOnlyCatalog):
                 into a nested field.
 
         Raises:
+            MongoDBSessionError: Something that it refers to is missing or not BSON, or its document is full.
             SessionConflictError: There is a session with the new id, or the session was written again and again.
             SessionNotFoundError: There is no such session, or it has expired.
             SchemaVersionError: A newer version of this library wrote it.
