@@ -1,9 +1,10 @@
 """What the catalog's pipelines gave -> summaries and details of sessions."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
+from functools import reduce
 from typing import Any, Final
 
 from bson import Decimal128
@@ -60,22 +61,23 @@ def details_of(row: Stored, segments: Stored, files: Stored) -> SessionDetails:
 
 def _fields(row: Stored) -> dict[str, Any]:
     plain: Stored = row["plain"] or {}
-    times = {name: time(plain.get(name)) for name in ("created_at", "updated_at")}
+    created_at, updated_at = time(plain.get("created_at")), time(plain.get("updated_at"))
     metadata, interrupted = _metadata(row), plain.get("interrupted")
     agents = [_agent(each) for each in row["agents"] if each["key"] is not None]
     is_held = plain.get("held") is True
     return {
-        **times,
         "session_id": row["_id"],
         "application_name": _text(plain.get("application_name")),
+        "created_at": created_at,
+        "updated_at": updated_at,
         "expires_at": None if is_held else _date(plain.get("expires_at")),
         "held": is_held,
         "metadata": metadata or {},
         "metadata_left_out": metadata is None,
         "agents": agents,
         "agent_count": row["agent_count"],
-        "messages": sum((agent.messages for agent in agents), number(row["rest"]["messages"])),
-        "usage": _sum([figures(row["rest"]), *(agent.usage for agent in agents)]),
+        "messages": sum([number(row["rest"]["messages"]), *[agent.messages for agent in agents]]),
+        "usage": reduce(_added, [agent.usage for agent in agents], figures(row["rest"])),
         "feedback": _feedback(plain.get("feedback_counts"), row["feedback"] or {}),
         "redactions": row["redactions"],
         "interrupted": [each for each in interrupted if isinstance(each, str)] if isinstance(interrupted, list) else [],
@@ -84,25 +86,24 @@ def _fields(row: Stored) -> dict[str, Any]:
         "forked_from": _origin(plain.get("forked_from")),
         "last_text": text((row["last"] or {}).get("text"), TEXT_CHARACTERS),
         "schema_version": whole_number(plain.get("schema_version")),
-        "readable": _is_readable(row) and None not in times.values(),
+        "readable": _is_readable(row) and created_at is not None and updated_at is not None,
     }
 
 
 # The types of fields that this version reads.
 _SHAPES: Final = {
-    "agents": {"object"},
-    "metadata": {"object", "missing"},
-    "feedbacks": {"array", "missing"},
-    "multi_agents": {"object", "missing"},
+    ("agents", "object"),
+    *(("metadata", kind) for kind in ("object", "missing")),
+    *(("feedbacks", kind) for kind in ("array", "missing")),
+    *(("multi_agents", kind) for kind in ("object", "missing")),
 }
-_ODD: Final = ("others", "odd_messages", NOT_UTF8)
 
 
 def _is_readable(row: Stored) -> bool:
     version = (row["plain"] or {"schema_version": False}).get("schema_version")
-    is_known = version is None or is_integer(version)
-    has_shape = all(row["types"][name] in kinds for name, kinds in _SHAPES.items())
-    return is_known and (version or 0) <= SCHEMA_VERSION and has_shape and not any(row.get(name) for name in _ODD)
+    is_known = version is None or (is_integer(version) and version <= SCHEMA_VERSION)
+    is_odd = row["others"] or row["odd_messages"] or NOT_UTF8 in row
+    return is_known and row["types"].items() <= _SHAPES and not is_odd
 
 
 def figures(row: Mapping[str, Any]) -> UsageFigures:
@@ -110,9 +111,8 @@ def figures(row: Mapping[str, Any]) -> UsageFigures:
     return UsageFigures(**{name: number(row.get(name)) for name in SUMMED})
 
 
-def _sum(parts: Iterable[UsageFigures]) -> UsageFigures:
-    found = list(parts)
-    return UsageFigures(**{name: sum(getattr(part, name) for part in found) for name in SUMMED})
+def _added(one: UsageFigures, other: UsageFigures) -> UsageFigures:
+    return UsageFigures(**{name: getattr(one, name) + getattr(other, name) for name in SUMMED})
 
 
 def _agent_usage(row: Stored) -> UsageFigures:
@@ -136,6 +136,8 @@ def _totals(totals: UsageTotals) -> dict[str, int]:
 
 def number(value: Any) -> int:
     """Return a whole number; 0 for another value."""
+    if type(value) is int:
+        return value
     if isinstance(value, Decimal128):
         value = value.to_decimal()
     try:
