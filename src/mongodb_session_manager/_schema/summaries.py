@@ -1,7 +1,7 @@
 """What the catalog's pipelines gave -> summaries and details of sessions."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from functools import reduce
@@ -64,6 +64,7 @@ def _fields(row: Stored) -> dict[str, Any]:
     created_at, updated_at = time(plain.get("created_at")), time(plain.get("updated_at"))
     metadata, interrupted = _metadata(row), plain.get("interrupted")
     agents = [_agent(each) for each in row["agents"] if each["key"] is not None]
+    rest: Stored = row["rest"] or {}
     is_held = plain.get("held") is True
     return {
         "session_id": row["_id"],
@@ -76,15 +77,15 @@ def _fields(row: Stored) -> dict[str, Any]:
         "metadata_left_out": metadata is None,
         "agents": agents,
         "agent_count": row["agent_count"],
-        "messages": sum([number(row["rest"]["messages"]), *[agent.messages for agent in agents]]),
-        "usage": reduce(_added, [agent.usage for agent in agents], figures(row["rest"])),
+        "messages": sum([agent.messages for agent in agents], number(rest.get("messages", 0))),
+        "usage": _usage_of_all(agents, rest),
         "feedback": _feedback(plain.get("feedback_counts"), row["feedback"] or {}),
         "redactions": row["redactions"],
         "interrupted": [each for each in interrupted if isinstance(each, str)] if isinstance(interrupted, list) else [],
         "has_files": plain.get("has_files") is True,
         "document_bytes": row["bytes"],
         "forked_from": _origin(plain.get("forked_from")),
-        "last_text": text((row["last"] or {}).get("text"), TEXT_CHARACTERS),
+        "last_text": text(row.get("last"), TEXT_CHARACTERS),
         "schema_version": whole_number(plain.get("schema_version")),
         "readable": _is_readable(row) and created_at is not None and updated_at is not None,
     }
@@ -108,19 +109,29 @@ def _is_readable(row: Stored) -> bool:
 
 def figures(row: Mapping[str, Any]) -> UsageFigures:
     """Return the figures in a row."""
-    return UsageFigures(**{name: number(row.get(name)) for name in SUMMED})
+    return UsageFigures(**{name: number(row.get(name, 0)) for name in SUMMED})
 
 
 def _added(one: UsageFigures, other: UsageFigures) -> UsageFigures:
     return UsageFigures(**{name: getattr(one, name) + getattr(other, name) for name in SUMMED})
 
 
-def _agent_usage(row: Stored) -> UsageFigures:
+def _usage_of_all(agents: Iterable[AgentSummary], rest: Stored) -> UsageFigures:
+    usages = [agent.usage for agent in agents]
+    if rest:
+        usages.append(_usage(rest))
+    return reduce(_added, usages) if usages else UsageFigures()
+
+
+def _usage(row: Stored) -> UsageFigures:
     """Return the figures of an agent, with those of calls that have accumulated figures only."""
-    quick = figures(row["usage"])
-    if not row["calls"]:
-        return quick
-    calls = list(map(as_mapping, row["calls"]))
+    quick, moved, uncounted = figures(row), row["moved"], row.get("uncounted")
+    if moved:
+        quick = _added(quick, figures(moved))
+    return _counted_again(quick, list(map(as_mapping, uncounted))) if uncounted else quick
+
+
+def _counted_again(quick: UsageFigures, calls: Sequence[Mapping[str, Any]]) -> UsageFigures:
     own = [call for call in calls if as_mapping(call.get("usage")) or as_mapping(call.get("metrics"))]
     both = _totals(usage_totals(call for call in calls if call))
     return UsageFigures(
@@ -181,14 +192,14 @@ def _agent(row: Stored) -> AgentSummary:
         agent_id=unescape_key(row["key"]),
         model=row["model"],
         messages=number(row["messages"]),
-        usage=_agent_usage(row),
+        usage=_usage(row),
     )
 
 
 def _feedback(counts: Any, embedded: Mapping[str, Any]) -> FeedbackCounts:
     """Return the numbers of feedback: the counts if there are some, or those in the document."""
     counted = counts if isinstance(counts, dict) else {}
-    found = {rating: max(0, number(counted.get(rating)), number(embedded.get(rating))) for rating in RATINGS}
+    found = {each: max(0, number(counted.get(each, 0)), number(embedded.get(each, 0))) for each in RATINGS}
     return FeedbackCounts(**found)
 
 
