@@ -68,7 +68,8 @@ def sums_expression(rows: Any) -> Stored:
 def calls_expression(agent: str, call: Mapping[str, Any], moved: Mapping[str, Any]) -> Stored:
     """Return the model calls of an agent's embedded messages, and the sums of moved ones.
 
-    Each is an object with ``calls``, the figures and ``model``, with ``escaped`` if the model is a field name.
+    Each is an object with ``calls``, the figures and ``model``, with ``escaped`` if the model is a field name; null if
+    it has no figures.
 
     Args:
         agent: The agent.
@@ -82,15 +83,17 @@ def calls_expression(agent: str, call: Mapping[str, Any], moved: Mapping[str, An
 def _embedded(agent: str, more: Mapping[str, Any]) -> Stored:
     calls = chosen(list_expression(f"{agent}.messages"), "message", is_a("$$message.event_loop_metrics", "object"))
     own = own_figures("$$call.event_loop_metrics", more)
-    rows = chosen(mapped("$$calls", "call", own), "row", {"$ne": ["$$row", None]})
-    return let({"calls": calls}, {"$cond": [_has_first_version(agent), _counted_again(own, more), rows]})
+    rows = {"$cond": [_has_first_version(agent), _counted_again(own, more), mapped("$$calls", "call", own)]}
+    return let({"calls": calls}, rows)
 
 
 def own_figures(metrics: str, more: Mapping[str, Any]) -> Stored:
     """Return the figures of a single call, and further fields; null if there are no figures."""
-    own = {name: number_expression(f"{metrics}.{path}") for name, path in FIGURES.items()}
-    is_counted = {"$or": [_is_filled(f"{metrics}.usage"), _is_filled(f"{metrics}.metrics")]}
-    return {"$cond": [is_counted, {"calls": _ONE, **own, **more}, None]}
+    places = ("usage", "metrics")
+    own = {name: number_expression(f"$${path}") for name, path in FIGURES.items()}
+    is_counted = {"$or": [_is_filled(f"$${place}") for place in places]}
+    found = {"$cond": [is_counted, {"calls": _ONE, **own, **more}, None]}
+    return let({place: f"{metrics}.{place}" for place in places}, found)
 
 
 def _is_filled(value: str) -> Stored:
@@ -111,8 +114,7 @@ def _counted_again(own: Stored, more: Mapping[str, Any]) -> Stored:
     difference = {"$cond": [is_accumulated, counted, None]}
     before = {"$cond": [{"$gt": ["$$n", 0]}, {"$arrayElemAt": ["$$calls", {"$subtract": ["$$n", 1]}]}, None]}
     names = {"call": {"$arrayElemAt": ["$$calls", "$$n"]}, "before": before}
-    rows = mapped({"$range": [0, {"$size": "$$calls"}]}, "n", let(names, {"$ifNull": [own, difference]}))
-    return chosen(rows, "row", {"$ne": ["$$row", None]})
+    return mapped({"$range": [0, {"$size": "$$calls"}]}, "n", let(names, {"$ifNull": [own, difference]}))
 
 
 def _differences() -> Stored:

@@ -153,6 +153,7 @@ def _lives_in(
     """Yield the lives of the children in a collection, some at a time."""
     how: dict[str, Any] = {"sort": order, "batch_size": _AT_A_TIME, "allow_disk_use": True}
     found: Iterable[Any] = collection.with_options(TOLERANT).find({}, fields, **how)
-    lives = (life for life, _ in itertools.groupby(life_of(child.get("metadata", child)) for child in found) if life)
+    children = itertools.groupby(child.get("metadata", child) for child in found)
+    lives = (life for child, _ in children if (life := life_of(child)))
     while some := list(itertools.islice(lives, _AT_A_TIME)):
         yield some
