@@ -1,8 +1,9 @@
 """Feedback to SNS and changed metadata to SQS, sent in the background, on an emulator of AWS on this machine.
 
-Start the emulator in an environment of its own, since it pins botocore, then run the example:
+Start the emulator in an environment of its own, since it pins botocore. Then run the example in a second terminal:
 
-    uvx ministack==1.5.33                      # or: pipx run ministack==1.5.33
+    python3 -m venv .venv-aws && .venv-aws/bin/pip install -q ministack==1.5.33
+    BIND_HOST=127.0.0.1 .venv-aws/bin/ministack
     AWS_ENDPOINT_URL=http://127.0.0.1:4566 python examples/example_aws_hooks.py
 """
 
@@ -16,8 +17,9 @@ import boto3  # type: ignore[import-untyped]
 from mongodb_session_manager import MongoDBSessionManager, create_feedback_sns_hook, create_metadata_sqs_hook
 from mongodb_session_manager.testing import MongodNotFoundError, MongodStartError, running_mongodb
 
-NO_EMULATOR = """AWS_ENDPOINT_URL does not name an emulator. Start one and try again:
-    uvx ministack==1.5.33
+NO_EMULATOR = """AWS_ENDPOINT_URL does not name an emulator. Start one, and try again in a second terminal:
+    python3 -m venv .venv-aws && .venv-aws/bin/pip install -q ministack==1.5.33
+    BIND_HOST=127.0.0.1 .venv-aws/bin/ministack
     AWS_ENDPOINT_URL=http://127.0.0.1:4566 python examples/example_aws_hooks.py"""
 
 

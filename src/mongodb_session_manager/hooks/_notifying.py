@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias, get_
 import pymongo
 from pymongo.errors import InvalidOperation
 
+from .._schema.ids import shown
 from .._session.deliveries import Deliveries
 from ..mongodb_session_repository import stores_of
 from .dispatcher import Delivery, Dispatcher, shared_dispatcher
@@ -77,7 +78,7 @@ class NotifyingHook(ABC):
     def __init__(self, targets: tuple[str, ...], delivery: DeliveryMode) -> None:
         if delivery not in get_args(DeliveryMode):
             raise ValueError(
-                f"delivery must be one of {', '.join(map(repr, get_args(DeliveryMode)))}, got {delivery!r}"
+                f"delivery must be one of {', '.join(map(repr, get_args(DeliveryMode)))}, got {shown(delivery)}"
             )
         self._targets, self._delivery = targets, delivery
         self._dispatcher: Dispatcher = shared_dispatcher()
