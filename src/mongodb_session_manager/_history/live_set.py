@@ -5,17 +5,18 @@ the list that was seen last. Messages are told apart by identity and by tracking
 object that bears the tracking id of a stored message.
 """
 
-import itertools
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from operator import is_not
+from operator import attrgetter, is_not, lt
 
 from strands.types.content import Message
 
 from .._schema.messages import is_plain_user
 from .live_records import Messages, Record, Slot, Snapshot, View, is_pinned, tracking_id_of
+
+_id_of = attrgetter("message_id")
 
 
 class LiveMessages:
@@ -250,7 +251,7 @@ class LiveMessages:
         present |= {record for slot in self._slots for record in slot.records if record.is_gone}
         left = {r: place for place, slot in enumerate(self._slots) for r in slot.records if r not in present}
         if left and (heir := self._heir(slots, old, sorted(left.values()), is_anew)) is not None:
-            slots[heir] = replace(slots[heir], stands_for=(*slots[heir].stands_for, *left))
+            slots[heir] = slots[heir]._replace(stands_for=(*slots[heir].stands_for, *left))
         return slots
 
     def _heir(self, slots: Sequence[Slot], old: Sequence[int | None], left: Sequence[int], is_anew: bool) -> int | None:
@@ -273,7 +274,7 @@ class LiveMessages:
         """Return the live records, in the order of their ids where the list has that order too."""
         found = self._with_unseen([record for slot in slots for record in slot.records])
         direct = [slot.record.message_id for slot in slots if slot.record]
-        if all(one < other for one, other in itertools.pairwise(direct)):
+        if all(map(lt, direct, direct[1:])):
             found.sort(key=_id_of)
         return found
 
@@ -332,7 +333,3 @@ def _latest(records: list[Record], taken: set[Record]) -> Record | None:
     while records and (records[-1] in taken or records[-1].is_gone):
         records.pop()
     return records[-1] if records else None
-
-
-def _id_of(record: Record) -> int:
-    return record.message_id

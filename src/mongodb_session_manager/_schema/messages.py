@@ -45,7 +45,8 @@ _METADATA_FIELDS = ("usage", "metrics")
 
 def is_complete(message: object) -> bool:
     """Tell whether an agent can be restored with a message: it has a role, and a content of blocks or of plain text."""
-    if not (isinstance(message, Mapping) and isinstance(message.get("role"), str)):
+    # Each restored message comes by here: a plain dict is told at once.
+    if not (isinstance(message, (dict, Mapping)) and isinstance(message.get("role"), str)):
         return False
     content = message.get("content")
     is_listed = isinstance(content, list | tuple) and all(isinstance(block, dict) for block in content)
@@ -168,7 +169,7 @@ def decode_message(stored: Mapping[str, Any]) -> Message:
     if "message" in stored:
         return cast(Message, decode_first_version(stored.get("redact_message") or stored["message"]))
     body = {name: stored[name] for name in MESSAGE_FIELDS if name in stored}
-    extra = stored.get("extra", {})
+    extra = stored.get("extra")
     if "escaped" in stored:
         body, extra = decode(body), decode(extra)
     if body.get("metadata") == _METADATA_IN_METRICS and "event_loop_metrics" in stored:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
+from .._schema.ids import shown
 from ._delivery import DeliveryError, DeliveryRefusedError
 
 CONNECT_TIMEOUT = 3
@@ -151,7 +152,7 @@ def topic_region(name: str, arn: object) -> str:
     """
     found = _TOPIC.fullmatch(arn) if isinstance(arn, str) else None
     if found is None:
-        raise ValueError(f"{name} must be the ARN of an SNS topic (arn:aws:sns:REGION:ACCOUNT:NAME), got {arn!r}")
+        raise ValueError(f"{name} must be the ARN of an SNS topic (arn:aws:sns:REGION:ACCOUNT:NAME), got {shown(arn)}")
     return _checked_region(found["region"])
 
 
@@ -175,7 +176,7 @@ def checked_url(name: str, url: object) -> SplitResult:
 
 def _shown(url: object) -> str:
     # Text before an @ may be a password.
-    return repr(url) if not isinstance(url, str) else repr(re.sub(r"//[^/]*@", "//***@", url))
+    return repr(url) if isinstance(url, str) and "@" not in url else shown(url)
 
 
 def url_region(name: str, parts: SplitResult, region: str | None, client: Any) -> str | None:
@@ -208,7 +209,7 @@ def is_aws_host(host: str) -> bool:
 
 def _checked_region(region: object) -> str:
     if not isinstance(region, str) or not _REGION.fullmatch(region):
-        raise ValueError(f"region must be the name of an AWS region such as eu-west-1, got {region!r}")
+        raise ValueError(f"region must be the name of an AWS region such as eu-west-1, got {shown(region)}")
     return region
 
 
