@@ -260,4 +260,6 @@ def with_blocks(message: Message) -> Message:
     content: Any = message["content"]
     if isinstance(content, list):
         return message
+    if isinstance(content, tuple):
+        return cast(Message, {**message, "content": list(content)})
     return cast(Message, {**message, "content": [{"text": str(content)}]})
