@@ -108,6 +108,26 @@ def _metadata(metadata: Any, label: str) -> tuple[Stored, bool]:
     return {"metadata": stored}, differs
 
 
+# What a state says of model calls, and how deep it may stand there.
+_FIGURES_IN_STATES = ("accumulated_usage", "accumulated_metrics")
+_FIGURES_DEPTH = 100
+
+
+def without_odd_figures(state: Any, label: str, depth: int = 0) -> Any:
+    """Return a state, of an interrupt or of a Graph, without those figures of model calls that cannot be stored."""
+    if depth > _FIGURES_DEPTH:
+        return state
+    if isinstance(state, list | tuple):
+        return [without_odd_figures(item, label, depth + 1) for item in state]
+    if not isinstance(state, dict):
+        return state
+    names = (*_FIGURES_IN_STATES, "metadata") if "role" in state and "content" in state else _FIGURES_IN_STATES
+    figures = {name: state[name] for name in names if name in state}
+    kept = decode(encode_tolerant(figures, label)[0]) if figures else {}
+    others = {name: item for name, item in state.items() if name not in figures}
+    return {**{name: without_odd_figures(item, label, depth + 1) for name, item in others.items()}, **kept}
+
+
 @dataclass(frozen=True)
 class MessageEdit:
     """A change of a stored message; its ``created_at`` and metrics stay.
@@ -260,4 +280,6 @@ def with_blocks(message: Message) -> Message:
     content: Any = message["content"]
     if isinstance(content, list):
         return message
+    if isinstance(content, tuple):
+        return cast(Message, {**message, "content": list(content)})
     return cast(Message, {**message, "content": [{"text": str(content)}]})

@@ -106,13 +106,15 @@ class Sweeper:
     def _expired(self, before: datetime) -> Iterator[dict[str, int]]:
         """Delete sessions that expired before a time, with their children."""
         sessions = self._collections.sessions.with_options(TOLERANT)
+        seen: list[Life] = []
         while True:
             found = sessions.find(long_expired_filter(before), LIFE_PROJECTION, limit=_AT_A_TIME)
             lives = [Life(session["_id"], session["instance"]) for session in found]
-            removed, over = delete_lives(sessions, lives, EXPIRED_FILTER) if lives else (0, set[Life]())
-            if not over:
+            if lives == seen:  # none, or such as cannot be deleted: an id that is not UTF-8
                 return
+            removed, over = delete_lives(sessions, lives, EXPIRED_FILTER)
             yield {"sessions": removed, **self._eraser.delete(over).counts}
+            seen = lives
 
     def _lost_segments(self, before: ObjectId) -> Iterator[dict[str, int]]:
         segments = self._collections.segments

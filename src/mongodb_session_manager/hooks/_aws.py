@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import threading
+import weakref
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -71,9 +72,9 @@ class ClientSource:
         if self._session is None:
             return self._shared_client()
         with _lock:  # making clients from one session is not thread-safe
-            if self._client is None:
-                self._client = self._new_client(self._session)
-            return self._client
+            if self not in _of_sessions:
+                _of_sessions[self] = self._new_client(self._session)
+            return _of_sessions[self]
 
     def _shared_client(self) -> Any:
         import boto3
@@ -98,6 +99,8 @@ class ClientSource:
 
 _lock = threading.Lock()
 _clients: dict[tuple[str, str | None, str | None], Any] = {}
+# Those that were made from sessions that were given.
+_of_sessions: "weakref.WeakKeyDictionary[ClientSource, Any]" = weakref.WeakKeyDictionary()
 
 
 def _forget_clients() -> None:
@@ -105,6 +108,7 @@ def _forget_clients() -> None:
     global _lock
     _lock = threading.Lock()
     _clients.clear()
+    _of_sessions.clear()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows
