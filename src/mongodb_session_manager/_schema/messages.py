@@ -63,6 +63,27 @@ def check_complete(message: object, label: str) -> None:
         raise UnstorableValueError(label, "a message is a dict with a role and a content, which is a list of blocks")
 
 
+def check_restorable(message: object, label: str) -> None:
+    """Raise unless an agent can be restored with a message, and the calls of tools in it with their results.
+
+    Raises:
+        UnstorableValueError: It cannot.
+    """
+    check_complete(message, label)
+    content = cast(Mapping[str, Any], message)["content"]
+    if not (isinstance(content, str) or all(map(_names_its_call, content))):
+        raise UnstorableValueError(label, "a toolUse or toolResult block is a dict with a toolUseId")
+
+
+def _names_its_call(block: Mapping[str, Any]) -> bool:
+    """Tell whether a block, if it is a tool's, has an id to be paired by."""
+    return all(
+        isinstance(block[kind], Mapping) and isinstance(block[kind].get("toolUseId", ()), str | int | None)
+        for kind in ("toolUse", "toolResult")
+        if kind in block
+    )
+
+
 def _body(message: Message, label: str, metrics: Stored | None = None) -> Stored:
     check_complete(message, label)
     known = {key: value for key, value in message.items() if key in MESSAGE_FIELDS and key != "metadata"}

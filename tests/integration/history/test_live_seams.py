@@ -394,6 +394,35 @@ def test_live_messages_that_the_manager_holds_stay_at_their_place(restart: Resta
     assert again.messages[2] is again.conversation_manager.held[0]  # type: ignore[attr-defined]
 
 
+def in_pairs(notes: list[Message]) -> Any:
+    return list(enumerate(notes))
+
+
+def in_records(notes: list[Message]) -> Any:
+    return {"long": {"notes": [{"at": place, "message": note} for place, note in enumerate(notes)]}}
+
+
+@pytest.mark.parametrize("keep", [in_pairs, in_records])
+def test_messages_that_a_managers_state_holds_further_inside_are_its_own(restart: Restart, keep: Any) -> None:
+    class Keeping(Notes):
+        def get_state(self) -> dict[str, Any]:
+            return {**ConversationManager.get_state(self), "memory": keep(self.notes)}
+
+        def restore_from_session(self, state: dict[str, Any]) -> list[Message] | None:
+            ConversationManager.restore_from_session(self, state)
+            kept = state["memory"]["long"]["notes"] if keep is in_records else state["memory"]
+            self.notes = [each["message"] if keep is in_records else each[1] for each in kept]
+            return self.notes
+
+    agent = restart(make=Keeping)
+    for number in range(3):
+        talk(agent, *(f"{number}.{place}" for place in range(5)))
+        again = restart(agent, Keeping)
+        assert again.messages == agent.messages
+        agent = again
+    assert texts(agent.messages)[0].startswith("Note")
+
+
 def test_a_summary_stands_behind_the_pinned_messages(restart: Restart) -> None:
     agent = restart(make=lambda: summarizing(pin_first=1))
     talk(agent, "Pinned", "One", "Two")
