@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from strands.types.content import Message
 
@@ -142,8 +143,7 @@ class View:
         return self if place == last else replace(self, messages=self.messages[: place + 1])
 
 
-@dataclass(frozen=True)
-class Slot:
+class Slot(NamedTuple):
     """A place in the list that was seen last: its message is stored, stands for stored ones, or neither."""
 
     message: Message

@@ -5,17 +5,19 @@ the list that was seen last. Messages are told apart by identity and by tracking
 object that bears the tracking id of a stored message.
 """
 
-import itertools
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from operator import is_not
+from itertools import accumulate
+from operator import attrgetter, is_not, lt
 
 from strands.types.content import Message
 
 from .._schema.messages import is_plain_user
 from .live_records import Messages, Record, Slot, Snapshot, View, is_pinned, tracking_id_of
+
+_id_of = attrgetter("message_id")
 
 
 class LiveMessages:
@@ -249,31 +251,49 @@ class LiveMessages:
         present = {record for slot in slots for record in slot.records}
         present |= {record for slot in self._slots for record in slot.records if record.is_gone}
         left = {r: place for place, slot in enumerate(self._slots) for r in slot.records if r not in present}
-        if left and (heir := self._heir(slots, old, sorted(left.values()), is_anew)) is not None:
-            slots[heir] = replace(slots[heir], stands_for=(*slots[heir].stands_for, *left))
+        new = self._new_where(slots, old, sorted(left.values()), is_anew) if left else []
+        for index, records in zip(new, self._shares([slots[index].message for index in new], left), strict=True):
+            slots[index] = slots[index]._replace(stands_for=(*slots[index].stands_for, *records))
         return slots
 
-    def _heir(self, slots: Sequence[Slot], old: Sequence[int | None], left: Sequence[int], is_anew: bool) -> int | None:
-        """Return which new message stands where others left, if any does."""
+    def _shares(self, new: Sequence[Message], left: Mapping[Record, int]) -> list[list[Record]]:
+        """Return what each new message stands for: from the end backward for one each, the first for all others too."""
+        at: defaultdict[int, list[Record]] = defaultdict(list)
+        for record, place in left.items():
+            at[place].append(record)
+        places, shares = sorted(at), [list[Record]() for _ in new]
+        for number in range(len(new) - 1, -1, -1):
+            if not places or new[number].get("role") != self._slots[places[-1]].message.get("role"):
+                break
+            shares[number] = at[places.pop()]
+        if new and not _is_copy(new[0], shares[0]):
+            shares[0] = [*(record for place in places for record in at[place]), *shares[0]]
+        return shares
+
+    def _new_where(
+        self, slots: Sequence[Slot], old: Sequence[int | None], left: Sequence[int], is_anew: bool
+    ) -> list[int]:
+        """Return which new messages stand where others left."""
         of_record = {record: place for place, slot in enumerate(self._slots) for record in slot.records}
         where = [
             place if place is not None else of_record.get(slot.record) if slot.record else None
             for place, slot in zip(old, slots, strict=True)
         ]
         own = Messages(self._own)
-        for index, slot in enumerate(slots):
-            if old[index] is None and slot.message not in own and slot.tells_more(is_anew):
-                before = next((place for place in where[:index][::-1] if place is not None), -1)
-                after = next((place for place in where[index + 1 :] if place is not None), len(self._slots))
-                if bisect_right(left, before) < bisect_left(left, after):
-                    return index
-        return None
+        before = accumulate(where, _latest_place, initial=-1)
+        after = reversed([*accumulate(reversed(where), _latest_place, initial=len(self._slots))][:-1])
+        return [
+            index
+            for index, (slot, low, high) in enumerate(zip(slots, before, after, strict=False))
+            if old[index] is None and slot.message not in own and slot.tells_more(is_anew)
+            if bisect_right(left, low) < bisect_left(left, high)
+        ]
 
     def _in_order(self, slots: Sequence[Slot]) -> list[Record]:
         """Return the live records, in the order of their ids where the list has that order too."""
         found = self._with_unseen([record for slot in slots for record in slot.records])
         direct = [slot.record.message_id for slot in slots if slot.record]
-        if all(one < other for one, other in itertools.pairwise(direct)):
+        if all(map(lt, direct, direct[1:])):
             found.sort(key=_id_of)
         return found
 
@@ -328,11 +348,15 @@ def _copied(message: Message, slot: Slot | None) -> tuple[Record, ...]:
     return slot.stands_for if slot is not None and is_copy else ()
 
 
+def _is_copy(message: Message, records: Sequence[Record]) -> bool:
+    return len(records) == 1 and records[0].message.get("content") == message.get("content")
+
+
+def _latest_place(latest: int, place: int | None) -> int:
+    return latest if place is None else place
+
+
 def _latest(records: list[Record], taken: set[Record]) -> Record | None:
     while records and (records[-1] in taken or records[-1].is_gone):
         records.pop()
     return records[-1] if records else None
-
-
-def _id_of(record: Record) -> int:
-    return record.message_id

@@ -100,15 +100,18 @@ def live_messages(restored: RestoredAgent, own: OwnMessages, mend: _Mend) -> lis
     at = 0 if restored.live is None else restored.live.at
     # A manager may hold, and give back, messages that are stored: each stands where it stood.
     given = {tracking_id_of(message): message for message in own.messages if tracking_id_of(message)}
-    stored = [given.pop(tracking_id_of(message), message) for _, message in restored.messages]
+    stored = [given.pop(tracking_id_of(message), message) if given else message for _, message in restored.messages]
     others = [message for message in own.messages if not any(message is placed for placed in stored)]
-    return mend(_with_results(_paired(stored if at is None else [*stored[:at], *others, *stored[at:]])))
+    messages = stored if at is None else [*stored[:at], *others, *stored[at:]]
+    return mend(_with_results(_paired(messages)) if any(map(_has_calls, messages)) else messages)
 
 
 def _pin(messages: Sequence[tuple[int, Message]], pinned: frozenset[int]) -> None:
     for message_id, message in messages:
         metadata: Any = message.get("metadata")
         custom = metadata.get("custom") if isinstance(metadata, dict) else None
+        if custom is None and message_id not in pinned:
+            continue
         others = custom if isinstance(custom, dict) else {}
         if message_id in pinned:
             message["metadata"] = cast(Any, {**(metadata or {}), "custom": {**others, "pinned": True}})
@@ -138,6 +141,10 @@ def _late_results(calls: set[str], messages: Sequence[Message], place: int) -> M
     return None
 
 
+def _has_calls(message: Message) -> bool:
+    return any("toolUse" in block for block in message["content"])
+
+
 def _tool_use_ids(message: Message, kind: Literal["toolUse", "toolResult"]) -> set[str]:
     return {block[kind]["toolUseId"] for block in message["content"] if kind in block}
 
@@ -147,7 +154,6 @@ def _with_results(messages: list[Message]) -> list[Message]:
     result: list[Message] = []
     for place, message in enumerate(messages, start=1):
         result.append(message)
-        calls = any("toolUse" in block for block in message["content"])
-        if calls and place < len(messages) and messages[place]["role"] != "user":
+        if _has_calls(message) and place < len(messages) and messages[place]["role"] != "user":
             result.append({"role": "user", "content": []})
     return result

@@ -33,7 +33,7 @@ from tests.first_version import (
 from tests.talking import texts, user
 from tests.watching import wait_for_indexes
 
-IDS = ["support-v1.2", "a.b.c.d", "v.1.0", "agent.guard", "größe.🦜", "a.messages", "a b.%.c"]
+IDS = ["support-v1.2", "a.b.c.d", "v.1.0", "agent.guard", "größe.🦜", "a.messages", "a b.%.c", "a$b", "price-$.v2"]
 every_id = pytest.mark.parametrize("agent_id", IDS)
 
 
@@ -109,7 +109,8 @@ def test_what_is_told_of_it(insert: Insert, new_manager: NewManager, new_agent: 
     assert manager.get_message_count(agent_id) == 4
     assert [message["message_id"] for message in manager.list_messages(agent_id, 2, 1)] == [1, 2]
     assert list(manager.get_usage_summary()["agents"]) == [agent_id]
-    for parent in [agent_id.rpartition(".")[0], agent_id.partition(".")[0], f"{agent_id}.x"]:
+    others = {agent_id.rpartition(".")[0], agent_id.partition(".")[0], f"{agent_id}.x"} - {"", agent_id}
+    for parent in others:
         assert manager.get_agent_config(parent) is None
         assert manager.list_messages(parent) == []
         assert manager.get_message_count(parent) == 0
@@ -120,8 +121,9 @@ def test_what_is_told_of_it(insert: Insert, new_manager: NewManager, new_agent: 
     (config_after,) = new_manager().list_agents()
     assert config_after["prompt_metadata"] == {"version": 2}
     assert new_manager().get_usage_summary()["agents"][agent_id]["model_calls"] == 2
-    with pytest.raises(AgentNotFoundError):
-        manager.update_agent_config(agent_id.partition(".")[0], model="m")
+    for parent in others:
+        with pytest.raises(AgentNotFoundError):
+            manager.update_agent_config(parent, model="m")
 
 
 @every_id
