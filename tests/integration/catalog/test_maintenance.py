@@ -175,6 +175,18 @@ def test_a_session_without_room_keeps_no_other_one_from_its_upgrade(catalog: Ses
     assert ids(catalog.list(SessionFilter(agent_id="a"), sort="session_id")) == ["s-1", "s-3"]
 
 
+def test_a_session_that_a_validator_refuses_keeps_no_other_one_from_its_upgrade(
+    catalog: SessionCatalog, put: Put, observer: Client, database: str
+) -> None:
+    put(*(session(f"s-{n}", agents={"a": agent("a")}) for n in (1, 2, 3)))
+    validator = {"$or": [{"_id": {"$ne": "s-2"}}, {"agent_ids": []}]}
+    observer[database].command("collMod", COLLECTION, validator=validator)
+    try:
+        assert catalog.upgrade() == UpgradeReport(matched=3, upgraded=2, left=1)
+    finally:
+        observer[database].command("collMod", COLLECTION, validator={})
+
+
 def test_an_upgrade_goes_through_many(catalog: SessionCatalog, put: Put) -> None:
     put(*(session(f"s-{n:04}", created_at=AT.isoformat()) for n in range(1200)))
 
