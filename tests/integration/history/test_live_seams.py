@@ -423,6 +423,26 @@ def test_messages_that_a_managers_state_holds_further_inside_are_its_own(restart
     assert texts(agent.messages)[0].startswith("Note")
 
 
+def test_a_managers_state_may_hold_copies_without_tracking_ids(restart: Restart) -> None:
+    class Copying(Notes):
+        def reduce_context(self, agent: Agent, e: Exception | None = None, **kwargs: Any) -> None:
+            super().reduce_context(agent, e, **kwargs)
+            for note in self.notes:
+                note.pop("tracking_id", None)
+
+        def get_state(self) -> dict[str, Any]:
+            notes = [{"role": note["role"], "content": list(note["content"])} for note in self.notes]
+            return {**ConversationManager.get_state(self), "notes": notes}
+
+    agent = restart(make=Copying)
+    for number in range(3):
+        talk(agent, *(f"{number}.{place}" for place in range(5)))
+        again = restart(agent, Copying)
+        assert [message["content"] for message in again.messages] == [message["content"] for message in agent.messages]
+        agent = again
+    assert texts(agent.messages)[0].startswith("Note")
+
+
 def test_a_summary_stands_behind_the_pinned_messages(restart: Restart) -> None:
     agent = restart(make=lambda: summarizing(pin_first=1))
     talk(agent, "Pinned", "One", "Two")
