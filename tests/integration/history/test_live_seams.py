@@ -347,6 +347,19 @@ def test_a_look_that_failed_is_tried_again(restart: Restart, failing: Failing) -
     assert texts(restart(agent).messages) == texts(agent.messages) == ["One", "Okay.", "Four", "Okay."]
 
 
+@pytest.mark.parametrize("odd", [None, object(), "text", 5], ids=["none", "object", "text", "number"])
+def test_what_is_no_message_costs_no_message(restart: Restart, odd: Any) -> None:
+    """The SDK refuses such a list at the next call of its model; what was said until then is stored."""
+    before = restart(None, lambda: window(2))
+    talk(before, "One", "Two")
+    agent = restart(before, NullConversationManager)
+    agent.hooks.add_callback(AfterModelCallEvent, lambda event: event.agent.messages.insert(0, odd))
+
+    agent("Three")
+
+    assert texts(restart(agent, NullConversationManager).messages)[-2:] == ["Three", "Okay."]
+
+
 def test_a_list_in_another_order_comes_back_in_that_order(restart: Restart) -> None:
     agent = restart(make=NullConversationManager)
     talk(agent, "One", "Two", "Three")
