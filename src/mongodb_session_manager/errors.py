@@ -1,7 +1,7 @@
 """The errors, whose messages name the session, the field and the remedy."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from strands.types.exceptions import SessionException
 
@@ -26,6 +26,17 @@ __all__ = [
 
 class MongoDBSessionError(SessionException):
     """Base of every error that this library raises itself; errors of pymongo are raised as they are."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By default the text would be given to the constructor again, which takes ids. A worker process whose error
+        # cannot be read by its parent looks as if it had died.
+        return _copied, (type(self), self.args, vars(self))
+
+
+def _copied(kind: type[MongoDBSessionError], args: tuple[object, ...], fields: dict[str, Any]) -> MongoDBSessionError:
+    error = kind.__new__(kind, *args)
+    vars(error).update(fields)
+    return error
 
 
 class SessionNotFoundError(MongoDBSessionError, ValueError):

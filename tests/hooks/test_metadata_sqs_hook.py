@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import os
 import resource
 import sys
 import threading
@@ -432,6 +433,22 @@ def test_a_client_is_shared_and_may_be_given(aws: Any, queue: str, new_manager: 
     source = MetadataSQSHook("https://sqs.eu-north-1.amazonaws.com/1/q", client=session)._source
     assert source.client().meta.region_name == "eu-north-1"
     assert source.client() is source.client()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on Windows")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_has_connections_of_its_own() -> None:
+    session = boto3.session.Session("a", "b", region_name="eu-west-3")
+    hooks = [create_metadata_sqs_hook(AWS_QUEUE), create_metadata_sqs_hook(AWS_QUEUE, client=session)]
+    of_parent = [hook._source.client() for hook in hooks]
+
+    child = os.fork()
+    if child == 0:
+        shared = [hook._source.client() is client for hook, client in zip(hooks, of_parent, strict=True)]
+        os._exit(sum(shared))
+
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert [hook._source.client() for hook in hooks] == of_parent
 
 
 def test_a_given_session_knows_its_region(monkeypatch: pytest.MonkeyPatch) -> None:

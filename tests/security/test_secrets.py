@@ -34,6 +34,7 @@ from mongodb_session_manager import (
     close_global_factory,
     create_feedback_sns_hook,
     create_metadata_sqs_hook,
+    create_metadata_websocket_hook,
     get_global_factory,
     initialize_global_factory,
 )
@@ -626,6 +627,40 @@ BAD_OPTIONS: list[Callable[[str], dict[str, Any]]] = [
 def test_options_that_are_not_fit(witness: Any, options: Callable[[str], dict[str, Any]]) -> None:
     with witness.error((TypeError, ValueError, ConfigurationError, OSError)):
         MongoDBSessionManager("s-1", "mongodb://127.0.0.1:1", **options(witness.secret("password")))
+
+
+HOOKS: list[tuple[Callable[..., Any], dict[str, Any]]] = [
+    (create_feedback_sns_hook, dict.fromkeys(("topic_arn_good", "topic_arn_bad", "topic_arn_neutral"), "none")),
+    (create_metadata_sqs_hook, {"queue_url": "http://localhost/1/q"}),
+    (create_metadata_websocket_hook, {"api_gateway_endpoint": "http://localhost/prod"}),
+]
+# As much of a connection string as may be given.
+PARTS = ["mongodb://user:{}@host/shop", "user:{}@host", "https://user:{}/x@host", "ftp://user:{}/x@host"]
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize(("make", "arguments"), HOOKS)
+def test_a_connection_string_as_an_argument_of_a_hook(
+    witness: Any, make: Callable[..., Any], arguments: dict[str, Any], part: str
+) -> None:
+    uri = part.format(witness.secret("password"))
+    of_prefixes = {f"{kind}_prefix_{name}" for kind in ("subject", "body") for name in ("good", "bad", "neutral")}
+    for name in {*arguments, "region", "delivery", "endpoint_url", *of_prefixes}:
+        for wrong in (uri, [uri], {uri: 1}):
+            with suppress_and_hear(witness):
+                make(**{**arguments, name: wrong})
+
+
+def test_a_connection_string_as_an_argument_of_a_call(witness: Any, confidential: Confidential) -> None:
+    manager = confidential.manager()
+    uri = PARTS[0].format(witness.secret("password"))
+    with witness.error(ValueError):
+        manager.list_messages("a", json_safe=uri)  # type: ignore[arg-type]
+    witness.hear(manager.get_metadata_tool()(action=uri))
+    repository: Any = manager.session_repository
+    for call in (repository.update_metadata, repository.delete_metadata, repository.add_feedback):
+        with witness.error(ValueError):
+            call(uri, "swapped")
 
 
 # Hooks

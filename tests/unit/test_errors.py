@@ -1,6 +1,10 @@
 """The error tree: what can be caught as what, and that each message names who is meant and what to do."""
 
+import copy
 import inspect
+import pickle
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from strands.types.content import Message
@@ -63,6 +67,17 @@ ALSO: dict[type[Exception], list[type[Exception]]] = {
     RuntimeError: [FactoryNotInitializedError],
     SessionConflictError: [SessionLockedError],
 }
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+@pytest.mark.parametrize("how", [lambda error: pickle.loads(pickle.dumps(error)), copy.copy, copy.deepcopy])
+def test_an_error_comes_out_of_a_worker_process_as_it_was(name: str, how: Callable[[Any], Any]) -> None:
+    error, _, _ = SAMPLES[name]
+
+    copied = how(error)
+
+    assert type(copied) is type(error)
+    assert (str(copied), copied.args, vars(copied)) == (str(error), error.args, vars(error))
 
 
 def test_every_error_has_a_sample() -> None:

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from strands.types.session import SessionType
 
 from ..errors import UnstorableValueError
-from .ids import check_key, check_name, now, shown
+from .ids import check_id, check_key, check_name, now, shown
 from .messages import aware
 from .values import Stored, encode
 
@@ -116,7 +116,7 @@ def given_type(label: str, session_type: object) -> str:
 
 def metadata_values(session_id: str, metadata: object) -> Stored:
     """Return metadata values in their stored form, by dotted key."""
-    label = f"Metadata of session {session_id!r}"
+    label = f"Metadata of session {check_id('session_id', session_id)!r}"
     if not isinstance(metadata, Mapping):
         raise TypeError(f"{label} must be given as a mapping, got {type(metadata).__name__}")
     _check_overlaps(label, [check_key(label, key) for key in metadata])
@@ -127,7 +127,7 @@ def metadata_values(session_id: str, metadata: object) -> Stored:
 
 def metadata_keys(session_id: str, keys: object) -> list[str]:
     """Return the metadata keys that a caller gave, each once."""
-    label = f"Metadata of session {session_id!r}"
+    label = f"Metadata of session {check_id('session_id', session_id)!r}"
     if isinstance(keys, str | bytes | Mapping) or not isinstance(keys, Iterable):
         raise TypeError(f"{label}: the keys to delete must be a list of strings, got {type(keys).__name__}")
     names = list(dict.fromkeys(check_key(label, key) for key in keys))
@@ -156,7 +156,7 @@ def outbox_records(session_id: str, records: Outbox) -> list[Stored]:
 
 def feedback_values(session_id: str, feedback: object) -> Stored:
     """Return feedback in its stored form, with its ``created_at``."""
-    label = f"Feedback on session {session_id!r}"
+    label = f"Feedback on session {check_id('session_id', session_id)!r}"
     if not isinstance(feedback, Mapping):
         raise TypeError(f"{label} must be a mapping, got {type(feedback).__name__}")
     if "created_at" in feedback:

@@ -1,15 +1,20 @@
-"""Agents that the first version stored nested in one another, and expressions that find them."""
+"""Agents that the first version stored under their ids as they are, and expressions that find them.
+
+It escaped no ids: one with dots stands nested in others, one with ``$`` under another name than ours.
+"""
 
 from collections.abc import Iterator
 from typing import Any
 
 from .ids import MAX_KEY_LEVELS, agent_path
-from .values import Pipeline, Stored, escape_key
+from .values import Pipeline, Stored, escape_key, unescape_key
 
 
 def may_be_nested(agent_id: str) -> bool:
     parts = agent_id.split(".")
-    if not 1 < len(parts) <= MAX_KEY_LEVELS or "agent_data" in parts[1:]:
+    if len(parts) > MAX_KEY_LEVELS or "agent_data" in parts[1:]:
+        return False
+    if len(parts) == 1 and (escape_key(agent_id) == agent_id or unescape_key(agent_id) != agent_id):
         return False
     return all(part and not part.startswith("$") for part in parts)
 

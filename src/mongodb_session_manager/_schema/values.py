@@ -60,6 +60,8 @@ def _escape(match: re.Match[str]) -> str:
 @functools.lru_cache(maxsize=4096)
 def unescape_key(name: str) -> str:
     """Return the key that ``escape_key`` turned into this field name."""
+    if "%" not in name:
+        return name
     return "" if name == "%empty" else _ESCAPED.sub(_unescape, name)
 
 

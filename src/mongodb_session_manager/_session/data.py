@@ -7,7 +7,7 @@ from typing import Any, Protocol, cast, get_args
 
 from strands.tools.decorator import DecoratedFunctionTool
 
-from .._schema.ids import agent_label
+from .._schema.ids import agent_label, shown
 from .._schema.listing import Listing
 from .._schema.parts import json_form
 from .._schema.restorable import listed_message
@@ -367,7 +367,7 @@ def _check_json_safe(json_safe: object) -> None:
     if not isinstance(json_safe, str | bool):
         raise TypeError(f"json_safe must be False, 'note' or 'base64', got {type(json_safe).__name__}")
     if json_safe is not False and json_safe not in get_args(JsonSafe):
-        raise ValueError(f"json_safe must be False, 'note' or 'base64', got {json_safe!r}")
+        raise ValueError(f"json_safe must be False, 'note' or 'base64', got {shown(json_safe)}")
 
 
 def _as_list(keys: Any) -> Any:

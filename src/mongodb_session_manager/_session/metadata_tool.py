@@ -9,6 +9,7 @@ from pymongo.errors import PyMongoError
 from strands import tool
 from strands.tools.decorator import DecoratedFunctionTool
 
+from .._schema.ids import shown
 from .._schema.parts import json_form
 from ..errors import MongoDBSessionError
 
@@ -76,7 +77,7 @@ class _Access:
 
     def check_action(self, action: object) -> None:
         if action not in self.actions:
-            raise ValueError(f"action must be one of {', '.join(self.actions)}, got {action!r}")
+            raise ValueError(f"action must be one of {', '.join(self.actions)}, got {shown(action)}")
 
     def checked(self, keys: list[str]) -> list[str]:
         refused = [key for key in keys if not self._permits(key)]

@@ -4,10 +4,12 @@ import hashlib
 import os
 import re
 import threading
+import weakref
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
+from .._schema.ids import shown
 from ._delivery import DeliveryError, DeliveryRefusedError
 
 CONNECT_TIMEOUT = 3
@@ -70,9 +72,9 @@ class ClientSource:
         if self._session is None:
             return self._shared_client()
         with _lock:  # making clients from one session is not thread-safe
-            if self._client is None:
-                self._client = self._new_client(self._session)
-            return self._client
+            if self not in _of_sessions:
+                _of_sessions[self] = self._new_client(self._session)
+            return _of_sessions[self]
 
     def _shared_client(self) -> Any:
         import boto3
@@ -97,6 +99,8 @@ class ClientSource:
 
 _lock = threading.Lock()
 _clients: dict[tuple[str, str | None, str | None], Any] = {}
+# Those that were made from sessions that were given.
+_of_sessions: "weakref.WeakKeyDictionary[ClientSource, Any]" = weakref.WeakKeyDictionary()
 
 
 def _forget_clients() -> None:
@@ -104,6 +108,7 @@ def _forget_clients() -> None:
     global _lock
     _lock = threading.Lock()
     _clients.clear()
+    _of_sessions.clear()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows
@@ -151,7 +156,7 @@ def topic_region(name: str, arn: object) -> str:
     """
     found = _TOPIC.fullmatch(arn) if isinstance(arn, str) else None
     if found is None:
-        raise ValueError(f"{name} must be the ARN of an SNS topic (arn:aws:sns:REGION:ACCOUNT:NAME), got {arn!r}")
+        raise ValueError(f"{name} must be the ARN of an SNS topic (arn:aws:sns:REGION:ACCOUNT:NAME), got {shown(arn)}")
     return _checked_region(found["region"])
 
 
@@ -175,7 +180,7 @@ def checked_url(name: str, url: object) -> SplitResult:
 
 def _shown(url: object) -> str:
     # Text before an @ may be a password.
-    return repr(url) if not isinstance(url, str) else repr(re.sub(r"//[^/]*@", "//***@", url))
+    return repr(url) if isinstance(url, str) and "@" not in url else shown(url)
 
 
 def url_region(name: str, parts: SplitResult, region: str | None, client: Any) -> str | None:
@@ -208,7 +213,7 @@ def is_aws_host(host: str) -> bool:
 
 def _checked_region(region: object) -> str:
     if not isinstance(region, str) or not _REGION.fullmatch(region):
-        raise ValueError(f"region must be the name of an AWS region such as eu-west-1, got {region!r}")
+        raise ValueError(f"region must be the name of an AWS region such as eu-west-1, got {shown(region)}")
     return region
 
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias, get_
 import pymongo
 from pymongo.errors import InvalidOperation
 
+from .._client.not_copied import NotCopied
+from .._schema.ids import shown
 from .._session.deliveries import Deliveries
 from ..mongodb_session_repository import stores_of
 from .dispatcher import Delivery, Dispatcher, shared_dispatcher
@@ -54,7 +56,7 @@ class Notice:
         return {"id": self.id, "hook": self.hook, "target": self.target, "message": dict(self.message)}
 
 
-class NotifyingHook(ABC):
+class NotifyingHook(NotCopied, ABC):
     """A hook that has the dispatcher send a notification of what was stored.
 
     A subclass names its actions, makes a message of the stored values, and sends it.
@@ -73,11 +75,12 @@ class NotifyingHook(ABC):
     """The actions that are told of, each with the name of its argument."""
     tells_of_deliveries: ClassVar[bool] = True
     """Managers are told of each delivery, and wait for their own without ``flush``."""
+    _instead = "Make a hook in each process; within one, managers share it."
 
     def __init__(self, targets: tuple[str, ...], delivery: DeliveryMode) -> None:
         if delivery not in get_args(DeliveryMode):
             raise ValueError(
-                f"delivery must be one of {', '.join(map(repr, get_args(DeliveryMode)))}, got {delivery!r}"
+                f"delivery must be one of {', '.join(map(repr, get_args(DeliveryMode)))}, got {shown(delivery)}"
             )
         self._targets, self._delivery = targets, delivery
         self._dispatcher: Dispatcher = shared_dispatcher()

@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from .._override import override
+from .._schema.ids import shown
 from . import _aws
 from ._notifying import DeliveryMode, Message, Notice, NotifyingHook
 
@@ -147,7 +148,7 @@ def _check_template(name: str, template: Any) -> None:
             return
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         pass
-    raise ValueError(f"{name} must be a template with no other fields than {known}, got {template!r}")
+    raise ValueError(f"{name} must be a template with no other fields than {known}, got {shown(template)}")
 
 
 def _subject(text: str) -> str:

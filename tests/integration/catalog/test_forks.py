@@ -751,3 +751,20 @@ def test_a_value_that_is_missing(
 
     with pytest.raises(MongoDBSessionError, match="a large value that it refers to is missing"):
         catalog.fork(SESSION, FORK)
+
+
+@pytest.mark.limits(value_bytes=1000)
+def test_a_state_that_is_replaced_in_each_attempt_is_not_missing(
+    interrupted: SessionCatalog,
+    interruption: Interruption,
+    manager: MongoDBSessionManager,
+    agent: Agent,
+) -> None:
+    def replace_state() -> None:
+        agent.state.set("language", f"{ObjectId()}" * 100)
+        manager.sync_agent(agent)
+        interruption._left = 2  # after the next attempt has read the session
+
+    replace_state()
+    with interruption.before(2, replace_state), pytest.raises(SessionConflictError, match="again and again"):
+        interrupted.fork(SESSION, FORK)

@@ -23,6 +23,7 @@ from mongodb_session_manager import (
     MongoDBSessionManagerFactory,
     MongoDBSessionRepository,
     SessionConflictError,
+    create_metadata_sqs_hook,
     create_mongodb_session_manager,
     initialize_global_factory,
 )
@@ -279,6 +280,7 @@ def test_what_cannot_be_copied_says_what_to_do(
         (manager.session_repository, "client="),
         (factory, "get_global_factory"),
         (MongoDBConnectionPool(), "initialize"),
+        (create_metadata_sqs_hook("http://localhost/1/q"), "in each process"),
     ):
         with pytest.raises(TypeError, match=rf"{type(thing).__name__} cannot be pickled or copied.*{remedy}"):
             how(thing)
