@@ -111,7 +111,7 @@ class LiveMessages:
         """Tell whether the conversation manager's state holds others of its own messages, as another manager's does."""
         if not self._own:
             return False
-        now, before = Messages(view.held()), Messages(self._held)
+        now, before = Messages(_with_copied(view.held(), self._own)), Messages(self._held)
         return any((message in now) is not (message in before) for message in self._own)
 
     def is_seen(self, live: Sequence[Message]) -> bool:
@@ -207,6 +207,7 @@ class LiveMessages:
 
     def _note_own(self, strangers: Sequence[Message], held: Sequence[Message]) -> None:
         """Follow the messages that are a conversation manager's own; what its state gave up is kept."""
+        held = _with_copied(held, strangers)
         now, before = Messages(held), Messages([*self._kept, *self._held])
         candidates = Messages([*held, *self._own])
         self._own = [message for message in strangers if message in candidates]
@@ -346,6 +347,16 @@ def _copied(message: Message, slot: Slot | None) -> tuple[Record, ...]:
     """Return what a message stands for if it is a copy of one that others were merged into."""
     is_copy = slot is not None and slot.message.get("content") == message.get("content")
     return slot.stands_for if slot is not None and is_copy else ()
+
+
+def _with_copied(held: Sequence[Message], messages: Sequence[Message]) -> list[Message]:
+    """Add the messages of which a conversation manager's state holds copies that bear no tracking id."""
+    copies = [message for message in held if tracking_id_of(message) is None]
+    return [*held, *(message for message in messages if any(_says(message, other) for other in copies))]
+
+
+def _says(message: Message, other: Message) -> bool:
+    return message.get("role") == other.get("role") and message.get("content") == other.get("content")
 
 
 def _is_copy(message: Message, records: Sequence[Record]) -> bool:

@@ -347,6 +347,19 @@ def test_a_look_that_failed_is_tried_again(restart: Restart, failing: Failing) -
     assert texts(restart(agent).messages) == texts(agent.messages) == ["One", "Okay.", "Four", "Okay."]
 
 
+@pytest.mark.parametrize("odd", [None, object(), "text", 5], ids=["none", "object", "text", "number"])
+def test_what_is_no_message_costs_no_message(restart: Restart, odd: Any) -> None:
+    """The SDK refuses such a list at the next call of its model; what was said until then is stored."""
+    before = restart(None, lambda: window(2))
+    talk(before, "One", "Two")
+    agent = restart(before, NullConversationManager)
+    agent.hooks.add_callback(AfterModelCallEvent, lambda event: event.agent.messages.insert(0, odd))
+
+    agent("Three")
+
+    assert texts(restart(agent, NullConversationManager).messages)[-2:] == ["Three", "Okay."]
+
+
 def test_a_list_in_another_order_comes_back_in_that_order(restart: Restart) -> None:
     agent = restart(make=NullConversationManager)
     talk(agent, "One", "Two", "Three")
@@ -419,6 +432,26 @@ def test_messages_that_a_managers_state_holds_further_inside_are_its_own(restart
         talk(agent, *(f"{number}.{place}" for place in range(5)))
         again = restart(agent, Keeping)
         assert again.messages == agent.messages
+        agent = again
+    assert texts(agent.messages)[0].startswith("Note")
+
+
+def test_a_managers_state_may_hold_copies_without_tracking_ids(restart: Restart) -> None:
+    class Copying(Notes):
+        def reduce_context(self, agent: Agent, e: Exception | None = None, **kwargs: Any) -> None:
+            super().reduce_context(agent, e, **kwargs)
+            for note in self.notes:
+                note.pop("tracking_id", None)
+
+        def get_state(self) -> dict[str, Any]:
+            notes = [{"role": note["role"], "content": list(note["content"])} for note in self.notes]
+            return {**ConversationManager.get_state(self), "notes": notes}
+
+    agent = restart(make=Copying)
+    for number in range(3):
+        talk(agent, *(f"{number}.{place}" for place in range(5)))
+        again = restart(agent, Copying)
+        assert [message["content"] for message in again.messages] == [message["content"] for message in agent.messages]
         agent = again
     assert texts(agent.messages)[0].startswith("Note")
 
