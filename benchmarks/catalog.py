@@ -14,7 +14,7 @@ from time import perf_counter
 from typing import Any
 
 from appends import Append, measure_appends
-from many_sessions import LONG, Document, Sizes, fill, in_place, orphans
+from many_sessions import LONG, Document, Sizes, fill, in_place, orphans, with_expiry_index
 from pymongo import MongoClient
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 from report import new_table
@@ -134,6 +134,8 @@ def changes(catalog: SessionCatalog, client: MongoClient[Document], database: st
     """Measure what changes something."""
     found: Document = {"fork": milliseconds(lambda: catalog.fork(some))}
     in_place(client, database, SWEPT)
+    found["the same sweep without an index by the date of expiry"] = milliseconds(catalog.sweep)
+    with_expiry_index(client, database)
     found[f"sweep that looks at {SWEPT:,} segments"] = milliseconds(catalog.sweep)
     orphans(client, database, SWEPT)
     found[f"sweep that deletes {SWEPT:,} segments"] = milliseconds(catalog.sweep)

@@ -101,6 +101,12 @@ def _write_long(client: MongoClient[Document], database: str, count: int) -> Non
         Agent(model=ScriptedModel(), messages=messages, session_manager=manager, callback_handler=None)
 
 
+def with_expiry_index(client: MongoClient[Document], database: str) -> None:
+    """Make the index that the library makes where a session gets a ttl."""
+    dated = {"expires_at": {"$exists": True}}
+    client[database]["agent_sessions"].create_index("expires_at", expireAfterSeconds=0, partialFilterExpression=dated)
+
+
 def orphans(client: MongoClient[Document], database: str, count: int) -> None:
     """Leave segments whose sessions are gone for hours, six of each."""
     lives = [(f"gone-{number}", ObjectId()) for number in range(count // 6)]

@@ -17,7 +17,7 @@ from pymongo import MongoClient
 from pymongo.database import Database
 from strands import Agent
 
-from mongodb_session_manager import MongoDBSessionManagerFactory, MongoDBSessionRepository
+from mongodb_session_manager import MongoDBSessionManagerFactory, SessionCatalog, SessionFilter
 from mongodb_session_manager.testing import MongodNotFoundError, MongodStartError, ScriptedModel, running_mongodb
 
 PDF: Any = {"document": {"format": "pdf", "name": "contract", "source": {"bytes": bytes(1_000_000)}}}
@@ -27,36 +27,37 @@ LONG_TEXT = "Once upon a time. " * 10_000
 def main() -> None:
     run = uuid4()
     ada, grace = f"ada-{run}", f"grace-{run}"
-    with running_mongodb() as uri, MongoClient[dict[str, Any]](uri) as client:
-        with MongoDBSessionManagerFactory(client=client, metadata_fields=["user_id"]) as factory:
-            # A short session; one with a file; one whose oldest messages have moved to segments; one of somebody else.
-            talk(factory, f"{run}-1", ada, "Hello")
-            talk(factory, f"{run}-2", ada, [PDF, {"text": "What does it say?"}])
-            talk(factory, f"{run}-3", ada, *[LONG_TEXT] * 6)
-            talk(factory, f"{run}-4", grace, "Ada lives in London.")
+    with (
+        running_mongodb() as uri,
+        MongoClient[dict[str, Any]](uri) as client,
+        MongoDBSessionManagerFactory(client=client, metadata_fields=["user_id"]) as factory,
+    ):
+        # A short session; one with a file; one whose oldest messages have moved to segments; one of somebody else.
+        talk(factory, f"{run}-1", ada, "Hello")
+        talk(factory, f"{run}-2", ada, [PDF, {"text": "What does it say?"}])
+        talk(factory, f"{run}-3", ada, *[LONG_TEXT] * 6)
+        talk(factory, f"{run}-4", grace, "Ada lives in London.")
         database = client.get_default_database("database_name")
         print("stored:  ", counts(database, run))
 
-        repository = MongoDBSessionRepository(client=client)
-        print("erased:  ", erase(repository, ada), "sessions")
+        print("erased:  ", erase(factory.sessions, ada))
         print("left:    ", counts(database, run))
-        print("again:   ", erase(repository, ada), "sessions")
+        print("again:   ", erase(factory.sessions, ada))
 
         # What somebody else has said of her is not hers.
-        said = repository.list_messages(f"{run}-4", "assistant")[0].message
-        print("not hers:", said["content"][0]["text"])
-        erase(repository, grace)
+        print("not hers:", factory.sessions.part(f"{run}-4", "assistant", message_id=0, n=0).data)
+        erase(factory.sessions, grace)
 
 
-def erase(repository: MongoDBSessionRepository, user_id: str) -> int:
+def erase(catalog: SessionCatalog, user_id: str) -> str:
     """Delete the sessions of a person; a request that is being answered loses its session too, and gets an error.
 
-    Stop new requests of the person first, and do it once more at the end: it is safe to repeat.
+    Stop new requests of the person first. Sessions that began meanwhile are remaining: it is safe to repeat.
     """
-    if not isinstance(user_id, str) or not user_id:
-        raise ValueError("user_id must be a string that is not empty: another value may find everybody's sessions")
-    owned = repository.collection.find({"metadata.user_id": user_id}, {"_id": True})
-    return sum(repository.delete_session(session["_id"]) for session in owned)
+    if not user_id:
+        raise ValueError("user_id must not be empty")
+    report = catalog.delete_many(SessionFilter(metadata={"user_id": user_id}))
+    return f"{report.deleted} sessions; held {report.held}, failed {report.failed}, remaining {report.remaining}"
 
 
 def talk(factory: MongoDBSessionManagerFactory, session_id: str, user_id: str, *prompts: Any) -> None:

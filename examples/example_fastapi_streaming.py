@@ -9,8 +9,9 @@ A client that leaves in the middle ends the invocation. The prompt is stored, an
 that had ended; the unfinished answer is not. The next request continues from there.
 
 With ``--data FOLDER`` the private server keeps its data: stop the service, start it again and reload the page, and the
-conversation is there. Open the address of the page in two tabs and ask in both: one of them is refused, politely. So is
-everybody for up to 30 seconds after a service was killed in the middle of an answer: it still has the lease.
+conversation is there. Open the address of the page in two tabs and ask in both: one of them is refused, politely. If
+the service is killed in the middle of an answer, the conversation refuses requests for up to 30 seconds: the killed
+process still has the lease.
 """
 
 import argparse
@@ -51,8 +52,8 @@ class Prompt(BaseModel):
     """What a user says."""
 
     prompt: str = Field(min_length=1, max_length=100_000)
-    # How many words the answer has, and how many seconds the model takes for each.
-    words: int = Field(10, ge=1, le=1000)
+    # How many words the answer has, and how many milliseconds the model takes for each.
+    words: int = Field(11, ge=1, le=1000)
     word_ms: int = Field(50, ge=0, le=10_000)
 
 

@@ -97,10 +97,10 @@ class ReadOnlyCatalog(NotCopied):
     ) -> Page[SessionSummary]:
         """Return a page of the living sessions for which a filter holds.
 
-        By ``session_id`` and ``created_at``, each session that is there throughout comes exactly once, whatever is
-        written meanwhile. By ``updated_at`` it comes at most once: descending, what is written meanwhile moves to the
-        pages before; ascending, the list ends at the time of its first page. A session whose time is not a date (the
-        first version could store text) comes by ``session_id`` only; ``check()`` counts these.
+        Sorted by ``session_id`` or ``created_at``, a session that exists the whole time comes exactly once, whatever
+        is written meanwhile. Sorted by ``updated_at``, it comes at most once: descending, a session that is written
+        meanwhile moves to an earlier page; ascending, the list ends at the time of its first page. A session whose
+        time is not a date (the first version could store text) comes by ``session_id`` only; ``check()`` counts these.
 
         Args:
             filter: Which sessions; all by default. With a ``text``, a call looks through at most 2,000 sessions of 64
@@ -286,8 +286,8 @@ class ReadOnlyCatalog(NotCopied):
     def within(self, filter: SessionFilter) -> "ReadOnlyCatalog":
         """Return a catalog that only reads, and only the sessions for which a filter holds.
 
-        It uses the same client. A scope is as safe as the fields that it names: metadata that a model's tool may
-        write is no basis for one.
+        It uses the same client. A scope is as safe as the fields that it names: do not use metadata that a model's
+        tool may write.
 
         Args:
             filter: The scope; without a condition it must say ``everything=True``.
@@ -300,7 +300,7 @@ class ReadOnlyCatalog(NotCopied):
 
 
 class SessionCatalog(ReadOnlyCatalog):
-    """Lists, reads and handles the sessions of a collection. It opens no session, and makes no index unasked.
+    """Lists, reads, forks and deletes the sessions of a collection. It opens no session, and makes no index unasked.
 
     Its reading methods need a database user who may ``find``, and no more. It needs a MongoDB server of version 4.4 or
     later; mongomock does not run its aggregations. The constructor performs no I/O. Making several is cheap with
@@ -352,8 +352,8 @@ class SessionCatalog(ReadOnlyCatalog):
         """Delete a session with everything that belongs to it; what is left of an earlier one is removed too.
 
         A manager that has the session open raises ``SessionNotFoundError`` with its next write, and brings nothing
-        back. The receipt holds no content. It does not speak of what a deletion does not reach: the server's journal,
-        oplog and backups, forks of the session, and what hooks have sent.
+        back. The receipt holds no content. A deletion does not reach the server's journal, oplog and backups, forks of
+        the session, and what hooks have sent.
 
         Args:
             session_id: The session.
@@ -380,8 +380,8 @@ class SessionCatalog(ReadOnlyCatalog):
         """Delete the sessions for which a filter holds, with everything that belongs to them.
 
         Held sessions are left out. A session for which the filter does not hold any more when its turn comes stays.
-        A batch that fails does not end the deletion, unless three do: ``failed`` and ``errors`` tell of it, and a
-        sweep removes what was left halfway.
+        If a batch fails, the deletion goes on with the next; the third that fails ends it. ``errors`` names the
+        sessions of failed batches, and a sweep removes what was left halfway.
 
         Args:
             filter: Which sessions; without a condition it must say ``everything=True``.
@@ -419,7 +419,7 @@ class SessionCatalog(ReadOnlyCatalog):
         self._stores.lifetimes.release(session_id)
 
     def set_ttl(self, sessions: "str | SessionFilter", ttl: timedelta | None) -> int:
-        """Let sessions live so long from now on, and after each later write; also shorter than before.
+        """Give sessions another ttl, longer or shorter, which counts from now and from each later write.
 
         Held sessions are left out. Managers with a longer ``ttl`` of their own give it to the session again with the
         next opening. A manager that is open learns of the new ttl within an hour.
@@ -478,6 +478,7 @@ class SessionCatalog(ReadOnlyCatalog):
                 into a nested field.
 
         Raises:
+            MongoDBSessionError: Something that it refers to is missing or not BSON, or its document is full.
             SessionConflictError: There is a session with the new id, or the session was written again and again.
             SessionNotFoundError: There is no such session, or it has expired.
             SchemaVersionError: A newer version of this library wrote it.

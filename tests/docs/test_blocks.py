@@ -61,7 +61,7 @@ WITH_COMMANDS = sorted({block.page for block in BLOCKS if block.runs})
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     """A copy of the repository whose ``.venv`` has the tools of this environment, and no way to change it."""
-    ignored = shutil.ignore_patterns(".venv", ".git", ".*_cache", "__pycache__", "quickstart-data")
+    ignored = shutil.ignore_patterns(".venv*", ".git", ".*_cache", "__pycache__", "*-data")
     folder = shutil.copytree(ROOT, tmp_path / "clone", ignore=ignored)
     tools = folder / ".venv" / "bin"
     tools.mkdir(parents=True)

@@ -1,6 +1,9 @@
 """The index of the documentation leads to every page, and every promise about packaging holds."""
 
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -102,7 +105,12 @@ def test_ci_runs_on_every_version_of_python_that_is_promised() -> None:
 
 def test_ci_does_what_has_to_pass() -> None:
     local = (ROOT / ".ci/run").read_text("utf-8")
-    commands = ["--cov --cov-fail-under=95", ".venv/bin/ruff check .", ".venv/bin/ruff format --check .", "bin/mypy"]
+    commands = [
+        "--require-mongod --require-browser --cov --cov-fail-under=95",
+        ".venv/bin/ruff check .",
+        ".venv/bin/ruff format --check .",
+        "bin/mypy",
+    ]
 
     assert [command for command in commands if command not in _workflow("ci") or command not in local] == []
 
@@ -112,6 +120,33 @@ def test_a_release_needs_no_secret() -> None:
 
     assert "id-token: write" in workflow
     assert not re.search(r"secrets\.|password|token:(?! write)", workflow.replace("no password exists", ""))
+
+
+def test_a_release_has_links_that_lead_somewhere(tmp_path: Path) -> None:
+    address, files = "https://github.com/someone/sessions", "https://github.com/someone/sessions/blob/v9"
+    for name in ("README.md", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+
+    subprocess.run([sys.executable, ROOT / ".github/links.py", address, "v9"], cwd=tmp_path, check=True, timeout=60)
+
+    project = (tmp_path / "pyproject.toml").read_text("utf-8").partition("[project.urls]\n")[2]
+    readme = (tmp_path / "README.md").read_text("utf-8")
+    links = [*re.findall(r"\]\((.+?)\)", readme), *re.findall(r'= "(.+?)"', project)]
+    paths = [link.partition("#")[0].removeprefix(f"{files}/") for link in links if link.startswith(files)]
+    assert len(paths) > 20
+    assert [path for path in paths if not (ROOT / path).is_file()] == []
+    assert [link for link in links if not link.startswith("https://")] == []
+    assert readme.count(f"git+{address}.git") == 2
+    blocks = re.compile(r"^```python.*?^```$", re.M | re.S)
+    assert blocks.findall(readme) == blocks.findall((ROOT / "README.md").read_text("utf-8"))
+
+
+def test_the_repository_has_one_owner() -> None:
+    texts = [path.read_text("utf-8") for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"))]
+    owners = [owner for text in texts for owner in re.findall(r"github\.com/([^/]+)/mongodb-session-manager", text)]
+
+    assert len(owners) == 2
+    assert len(set(owners)) == 1
 
 
 def _workflow(name: str) -> str:

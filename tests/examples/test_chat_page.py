@@ -14,12 +14,8 @@ from tests.examples.service import Service
 from tests.watching import eventually
 
 EXAMPLE = "example_fastapi_streaming.py"
-# The page asks for the usual answer; this one is slow enough to do something meanwhile.
-SLOW = """
-    const usual = window.fetch
-    window.fetch = (url, options) => usual(url, options?.body
-        ? {...options, body: JSON.stringify({...JSON.parse(options.body), words: 200, word_ms: 200})} : options)
-"""
+# Milliseconds for a word: an answer of 41 words is then slow enough to do something meanwhile.
+SLOW = 1000
 
 
 @pytest.fixture
@@ -45,6 +41,12 @@ def test_the_page_asks_nobody_else(service: Service) -> None:
     )
     assert re.findall(r'(?:src|href)="(.*?)"', reply.text) == ["data:,"]
     assert "innerHTML" not in reply.text  # what users and models say is no HTML
+
+
+def test_an_answer_takes_long_enough_to_stop_it_by_hand(service: Service) -> None:
+    words, word_ms = re.findall(r"words: (\d+), word_ms: (\d+)", service.client.get("/").text)[0]
+
+    assert 4_000 <= int(words) * int(word_ms) <= 15_000
 
 
 def test_feedback(service: Service, session_id: str) -> None:
@@ -85,8 +87,8 @@ SHOWN = "[...document.querySelectorAll('#messages li')].map((item) => item.query
 NOTICE = "document.querySelector('#notice').textContent"
 
 
-def say(text: str) -> str:
-    return f"prompt.value = {text!r}; form.requestSubmit()"
+def say(text: str, word_ms: int = 1) -> str:
+    return f"pace.word_ms = {word_ms}; prompt.value = {text!r}; form.requestSubmit()"
 
 
 def test_an_answer_is_streamed_and_rated(service: Service, browser: Browser, address: str, session_id: str) -> None:
@@ -136,7 +138,7 @@ def test_any_session_id_is_one_address(service: Service, browser: Browser, addre
 
 def test_words_are_shown_as_they_come(browser: Browser, address: str) -> None:
     with browser.tab(address) as tab:
-        tab.run(SLOW + say("Hello"))
+        tab.run(say("Hello", SLOW))
 
         first = tab.wait_for(f"{SHOWN}[1]")
         tab.wait_for(f"{SHOWN}[1].length > {len(first)}")
@@ -148,7 +150,7 @@ def test_leaving_in_the_middle_ends_the_answer(
     service: Service, browser: Browser, address: str, session_id: str, leave: str | None
 ) -> None:
     with browser.tab(address) as tab:
-        tab.run(SLOW + say("Hello"))
+        tab.run(say("Hello", SLOW))
         tab.wait_for(f"{SHOWN}[1]")
         assert "lease" in (service.stored(session_id) or {})
         if leave:
@@ -161,7 +163,7 @@ def test_leaving_in_the_middle_ends_the_answer(
 
 def test_of_two_tabs_one_is_refused_politely(service: Service, browser: Browser, address: str, session_id: str) -> None:
     with browser.tab(address) as first, browser.tab(address) as second:
-        first.run(SLOW + say("First"))
+        first.run(say("First", SLOW))
         first.wait_for(f"{SHOWN}[1]")
 
         second.run(say("Second"))
@@ -186,7 +188,7 @@ def test_a_server_that_is_killed_and_started_again(
         tab.wait_for(f"{SHOWN}.length === 2 && !send.disabled")
         before = tab.run(SHOWN)
 
-        tab.run(SLOW + say("Meanwhile"))
+        tab.run(say("Meanwhile", SLOW))
         tab.wait_for(f"{SHOWN}[3]")
         service.stop(signal.SIGKILL)
         assert "cannot be reached" in tab.wait_for(NOTICE)

@@ -66,9 +66,9 @@ def test_erasing_a_person(output: Output, observer: MongoClient[dict[str, Any]],
 
     assert re.fullmatch(r"stored:   \{'sessions': 4, 'segments': [1-9], 'files': 1\}", stored)
     assert rest == [
-        "erased:   3 sessions",
+        "erased:   3 sessions; held 0, failed 0, remaining 0",
         "left:     {'sessions': 1, 'segments': 0, 'files': 0}",
-        "again:    0 sessions",
+        "again:    0 sessions; held 0, failed 0, remaining 0",
         "not hers: Ada lives in London.",
     ]
     indexes = observer[database_name]["agent_sessions"].list_indexes

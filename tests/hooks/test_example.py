@@ -40,20 +40,24 @@ def run(mongodb_uri: str, tmp_path: Path) -> Run:
     return run
 
 
+SENT = [
+    "SNS: [URGENT] Feedback negative on session customer-42 | That is wrong",
+    "SQS: update {'status': 'open'}, id of 32 characters",
+    "SQS: delete {'status': None}, id of 32 characters",
+    "left in the outbox: 0",
+]
+
+
 def test_on_the_emulator_as_the_docstring_says(run: Run, aws: Any) -> None:
-    start, command = commands()
-    assert start.startswith("uvx ministack==")
+    install, start, command = commands()
+    assert re.search(r"pip install -q ministack==[\d.]+$", install)
+    assert start.startswith("BIND_HOST=127.0.0.1 ")  # without it the emulator answers the whole network
     assert EMULATOR in command
 
     done = run(command.replace(EMULATOR, aws.url))
 
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines() == [
-        "SNS: [URGENT] Feedback negative on session customer-42 | That is wrong",
-        "SQS: update {'status': 'open'}, id of 32 characters",
-        "SQS: delete {'status': None}, id of 32 characters",
-        "left in the outbox: 0",
-    ]
+    assert done.stdout.splitlines() == ["AWS: an emulator", *SENT]
 
 
 def test_the_regions_of_the_environment_do_not_matter(run: Run, aws: Any) -> None:
@@ -65,8 +69,8 @@ def test_the_regions_of_the_environment_do_not_matter(run: Run, aws: Any) -> Non
     assert "SQS: update" in done.stdout
 
 
-def test_says_how_to_start_one(run: Run) -> None:
+def test_runs_at_once_without_an_emulator(run: Run) -> None:
     done = run("python examples/example_aws_hooks.py")
 
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("AWS_ENDPOINT_URL does not name an emulator.")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == ["AWS: a recorder in its place", *SENT]

@@ -3,11 +3,13 @@
 import copy
 import itertools
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from strands.types.content import Message
 
 from mongodb_session_manager._history.live_records import Record, View
 from mongodb_session_manager._history.live_set import LiveMessages
@@ -85,3 +87,57 @@ def test_a_copy_of_what_others_were_merged_into_stands_for_them_too() -> None:
 
 def view_of(messages: list[Any]) -> View:
     return View(messages, list, False)
+
+
+# Applications make messages anew that have no tracking ids, to leave out images or what a model thought
+
+
+def made_anew(messages: Iterable[Message]) -> list[Message]:
+    return [{"role": message["role"], "content": [*message["content"], {"text": "…"}]} for message in messages]
+
+
+def stripped(messages: Iterable[Message]) -> list[Message]:
+    return [{"role": message["role"], "content": copy.deepcopy(message["content"])} for message in messages]
+
+
+def ids(followed: LiveMessages) -> list[int]:
+    return [record.message_id for record in followed.snapshot.records]
+
+
+def followed_turns(count: int) -> tuple[LiveMessages, list[Message]]:
+    lists = Lists()
+    for _ in range(count):
+        lists.turn()
+    return lists.followed, lists.live
+
+
+@pytest.mark.parametrize("make", [made_anew, stripped])
+def test_messages_that_are_made_anew_stand_each_for_itself(make: Any) -> None:
+    followed, live = followed_turns(4)
+
+    while live:
+        live = make(live)
+        followed.look(view_of(live))
+        assert ids(followed) == list(range(8 - len(live), 8))
+        live = live[2:]
+        followed.look(view_of(live))
+
+
+def test_one_that_is_made_anew_says_nothing_of_a_window_that_moved() -> None:
+    followed, live = followed_turns(4)
+
+    followed.look(view_of([*live[4:7], *stripped(live[7:])]))
+
+    assert ids(followed) == [4, 5, 6, 7]
+
+
+def test_a_summary_stands_for_what_is_not_made_anew_behind_it() -> None:
+    followed, live = followed_turns(4)
+    summary: Message = {"role": "user", "content": [{"text": "In short: …"}]}
+
+    live = [summary, *stripped(live[4:])]
+    followed.look(view_of(live))
+    assert ids(followed) == list(range(8))
+
+    followed.look(view_of(live[1:]))
+    assert ids(followed) == [4, 5, 6, 7]

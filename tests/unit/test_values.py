@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import bson
 import pytest
+from bson import Binary
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from strands.types.content import Message
@@ -288,6 +289,26 @@ class Name(str):
     __slots__ = ()
 
 
+class Digest(bytes):
+    __slots__ = ()
+
+
+class Stamp(datetime):
+    """Writes itself in another way, as those of data frames do."""
+
+    def isoformat(self, *args: Any, **options: Any) -> str:
+        return "a stamp"
+
+
+class NoTime(Stamp):
+    """Takes the place of a missing time in a data frame."""
+
+    def __ne__(self, other: object) -> bool:
+        return True
+
+    __hash__ = datetime.__hash__
+
+
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
@@ -300,6 +321,8 @@ class Name(str):
         (Name("\ud800"), "\ud800"),
         ((1, (2, "x")), [1, [2, "x"]]),
         (bytearray(b"\0x"), b"\0x"),
+        (Digest(b"\0x"), b"\0x"),
+        (Stamp(2026, 1, 2, 3, 4, 5, 6, timezone.utc), datetime(2026, 1, 2, 3, 4, 5, 6, timezone.utc)),
         pytest.param(memoryview(b"\0x"), b"\0x", id="memoryview"),
         (defaultdict(int, {"a.b": 2**40}), {"a.b": 2**40}),
         (OrderedDict(b=1, a=2), {"b": 1, "a": 2}),
@@ -332,6 +355,8 @@ UNSTORABLE = [
     range(3),
     re.compile("x"),
     iter([1]),
+    NoTime(1, 1, 1),
+    Binary(b"\0" * 16, 4),
 ]
 
 
@@ -861,8 +886,13 @@ class Result:
 
 @pytest.mark.parametrize(
     ("content", "expected"),
-    [("hi", [{"text": "hi"}]), (Result(), [{"text": "the answer"}]), ([{"text": "x"}], [{"text": "x"}])],
-    ids=["text", "result", "blocks"],
+    [
+        ("hi", [{"text": "hi"}]),
+        (Result(), [{"text": "the answer"}]),
+        ([{"text": "x"}], [{"text": "x"}]),
+        (({"text": "x"},), [{"text": "x"}]),
+    ],
+    ids=["text", "result", "blocks", "tuple"],
 )
 def test_content_becomes_blocks(content: Any, expected: list[Any]) -> None:
     message = cast(Message, {"role": "user", "content": content, "tracking_id": "t"})

@@ -5,19 +5,31 @@ from typing import Any, Final
 
 from pymongo.errors import BulkWriteError, DocumentTooLarge, OperationFailure, WriteError
 
-__all__ = ["forget_values", "is_too_large"]
+__all__ = ["forget_values", "is_of_document", "is_too_large"]
 
 # BSONObjectTooLarge, "Resulting document after update is larger than …", and what inserts answer.
 _TOO_LARGE: Final = frozenset({10334, 17419, 17420})
+# An insert has no code of its own.
+_BAD_VALUE: Final = 2
+_TO_INSERT: Final = "object to insert too large"
+_NOT_VALID: Final = 121
 # Unauthorized (quotes the command), PathNotViable, DocumentValidationFailure.
-_QUOTING: Final = frozenset({13, 28, 121})
+_QUOTING: Final = frozenset({13, 28, _NOT_VALID})
 # Names and numbers; other fields of an error (errmsg, keyValue, errInfo) may hold values.
 _KEPT: Final = ("ok", "index", "code", "codeName", "keyPattern", "errorLabels", "operationTime")
 
 
 def is_too_large(error: Exception) -> bool:
     """Tell whether a document would have become larger than MongoDB takes."""
-    return isinstance(error, DocumentTooLarge) or (isinstance(error, OperationFailure) and error.code in _TOO_LARGE)
+    if not isinstance(error, OperationFailure):
+        return isinstance(error, DocumentTooLarge)
+    told = (error.details or {}).get("errmsg")
+    return error.code in _TOO_LARGE or (error.code == _BAD_VALUE and _TO_INSERT in str(told))
+
+
+def is_of_document(error: Mapping[str, Any]) -> bool:
+    """Tell whether one of several writes was refused for what its document would be, as another one would not be."""
+    return error.get("code") in _TOO_LARGE | {_NOT_VALID}
 
 
 def forget_values(error: Exception) -> None:

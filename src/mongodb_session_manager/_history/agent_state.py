@@ -15,7 +15,7 @@ from strands import Agent
 
 from .._schema.blobs import MAX_BYTES
 from .._schema.data import CONFIG_FIELDS
-from .._schema.messages import AGENT_FIELDS
+from .._schema.messages import AGENT_FIELDS, without_odd_figures
 from .._schema.usage import not_observed, observed
 from .._schema.values import Stored, encode, encode_noting, encode_tolerant
 from ..errors import SessionTooLargeError, UnstorableValueError
@@ -110,7 +110,7 @@ class AgentStateTracker:
             if self._is_unchanged(name, value):
                 return
             self._check_object(name, value)
-            stored, differs = encode_noting(value, f"{self._label}, {name}")
+            stored, differs = self._encoded(name, value)
             digest = _digest(stored)
         except Exception as error:  # noqa: BLE001 - a conversation manager's own method may raise anything
             self._refuse(capture, name, value, error)
@@ -120,6 +120,15 @@ class AgentStateTracker:
         capture.digests[name] = digest
         if not differs:
             capture.plain.add(name)
+
+    def _encoded(self, name: str, value: Any) -> tuple[Any, bool]:
+        label = f"{self._label}, {name}"
+        try:
+            return encode_noting(value, label)
+        except Exception:
+            if name == "state":  # all of it is the application's own
+                raise
+            return encode(without_odd_figures(value, label), label), True
 
     def _check_object(self, name: str, value: Any) -> None:
         if not (value is None or isinstance(value, dict)):

@@ -4,7 +4,7 @@ import gc
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
@@ -285,11 +285,21 @@ def live_view(agent: "LocalAgent") -> View | None:
     return View(agent.messages, lambda: _held(manager), heeds_pins)
 
 
+# How deep a conversation manager's state may hold its messages.
+_HELD_DEPTH = 8
+
+
 def _held(manager: Any) -> list[Message]:
-    """Return the messages that a conversation manager's state holds, by themselves or in lists."""
+    """Return the messages that a conversation manager's state holds."""
     try:
-        values = list(manager.get_state().values())
+        return list(_messages_in(manager.get_state()))
     except Exception:  # noqa: BLE001 - a foreign object; what it may hold is only a help
         return []
-    listed = [item for value in values if isinstance(value, list | tuple) for item in value]
-    return [cast(Message, value) for value in (*values, *listed) if is_message(value)]
+
+
+def _messages_in(state: Any, depth: int = 0) -> Iterator[Message]:
+    if is_message(state):
+        yield cast(Message, state)
+    elif depth < _HELD_DEPTH and isinstance(state, dict | list | tuple):
+        for value in state.values() if isinstance(state, dict) else state:
+            yield from _messages_in(value, depth + 1)

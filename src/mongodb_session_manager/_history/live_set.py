@@ -9,6 +9,7 @@ from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from operator import attrgetter, is_not, lt
 
 from strands.types.content import Message
@@ -110,7 +111,7 @@ class LiveMessages:
         """Tell whether the conversation manager's state holds others of its own messages, as another manager's does."""
         if not self._own:
             return False
-        now, before = Messages(view.held()), Messages(self._held)
+        now, before = Messages(_with_copied(view.held(), self._own)), Messages(self._held)
         return any((message in now) is not (message in before) for message in self._own)
 
     def is_seen(self, live: Sequence[Message]) -> bool:
@@ -206,6 +207,7 @@ class LiveMessages:
 
     def _note_own(self, strangers: Sequence[Message], held: Sequence[Message]) -> None:
         """Follow the messages that are a conversation manager's own; what its state gave up is kept."""
+        held = _with_copied(held, strangers)
         now, before = Messages(held), Messages([*self._kept, *self._held])
         candidates = Messages([*held, *self._own])
         self._own = [message for message in strangers if message in candidates]
@@ -250,25 +252,43 @@ class LiveMessages:
         present = {record for slot in slots for record in slot.records}
         present |= {record for slot in self._slots for record in slot.records if record.is_gone}
         left = {r: place for place, slot in enumerate(self._slots) for r in slot.records if r not in present}
-        if left and (heir := self._heir(slots, old, sorted(left.values()), is_anew)) is not None:
-            slots[heir] = slots[heir]._replace(stands_for=(*slots[heir].stands_for, *left))
+        new = self._new_where(slots, old, sorted(left.values()), is_anew) if left else []
+        for index, records in zip(new, self._shares([slots[index].message for index in new], left), strict=True):
+            slots[index] = slots[index]._replace(stands_for=(*slots[index].stands_for, *records))
         return slots
 
-    def _heir(self, slots: Sequence[Slot], old: Sequence[int | None], left: Sequence[int], is_anew: bool) -> int | None:
-        """Return which new message stands where others left, if any does."""
+    def _shares(self, new: Sequence[Message], left: Mapping[Record, int]) -> list[list[Record]]:
+        """Return what each new message stands for: from the end backward for one each, the first for all others too."""
+        at: defaultdict[int, list[Record]] = defaultdict(list)
+        for record, place in left.items():
+            at[place].append(record)
+        places, shares = sorted(at), [list[Record]() for _ in new]
+        for number in range(len(new) - 1, -1, -1):
+            if not places or new[number].get("role") != self._slots[places[-1]].message.get("role"):
+                break
+            shares[number] = at[places.pop()]
+        if new and not _is_copy(new[0], shares[0]):
+            shares[0] = [*(record for place in places for record in at[place]), *shares[0]]
+        return shares
+
+    def _new_where(
+        self, slots: Sequence[Slot], old: Sequence[int | None], left: Sequence[int], is_anew: bool
+    ) -> list[int]:
+        """Return which new messages stand where others left."""
         of_record = {record: place for place, slot in enumerate(self._slots) for record in slot.records}
         where = [
             place if place is not None else of_record.get(slot.record) if slot.record else None
             for place, slot in zip(old, slots, strict=True)
         ]
         own = Messages(self._own)
-        for index, slot in enumerate(slots):
-            if old[index] is None and slot.message not in own and slot.tells_more(is_anew):
-                before = next((place for place in where[:index][::-1] if place is not None), -1)
-                after = next((place for place in where[index + 1 :] if place is not None), len(self._slots))
-                if bisect_right(left, before) < bisect_left(left, after):
-                    return index
-        return None
+        before = accumulate(where, _latest_place, initial=-1)
+        after = reversed([*accumulate(reversed(where), _latest_place, initial=len(self._slots))][:-1])
+        return [
+            index
+            for index, (slot, low, high) in enumerate(zip(slots, before, after, strict=False))
+            if old[index] is None and slot.message not in own and slot.tells_more(is_anew)
+            if bisect_right(left, low) < bisect_left(left, high)
+        ]
 
     def _in_order(self, slots: Sequence[Slot]) -> list[Record]:
         """Return the live records, in the order of their ids where the list has that order too."""
@@ -327,6 +347,24 @@ def _copied(message: Message, slot: Slot | None) -> tuple[Record, ...]:
     """Return what a message stands for if it is a copy of one that others were merged into."""
     is_copy = slot is not None and slot.message.get("content") == message.get("content")
     return slot.stands_for if slot is not None and is_copy else ()
+
+
+def _with_copied(held: Sequence[Message], messages: Sequence[Message]) -> list[Message]:
+    """Add the messages of which a conversation manager's state holds copies that bear no tracking id."""
+    copies = [message for message in held if tracking_id_of(message) is None]
+    return [*held, *(message for message in messages if any(_says(message, other) for other in copies))]
+
+
+def _says(message: Message, other: Message) -> bool:
+    return message.get("role") == other.get("role") and message.get("content") == other.get("content")
+
+
+def _is_copy(message: Message, records: Sequence[Record]) -> bool:
+    return len(records) == 1 and records[0].message.get("content") == message.get("content")
+
+
+def _latest_place(latest: int, place: int | None) -> int:
+    return latest if place is None else place
 
 
 def _latest(records: list[Record], taken: set[Record]) -> Record | None:

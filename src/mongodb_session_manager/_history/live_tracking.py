@@ -154,7 +154,11 @@ class LiveTracking:
             return set()
         if messages.is_seen(live) or messages.lost_head(live):
             return set()
-        found = messages.unknown(live, announced)
+        try:
+            found = messages.unknown(live, announced)
+        except Exception as error:  # noqa: BLE001 - what stands in the list is anybody's, and never costs a message
+            self._warn("error", type(error).__name__, "the live messages could not be told")
+            return set()
         self._is_unsure = bool(found)
         return found
 

@@ -91,34 +91,38 @@ def any_of(values: Any, name: str, condition: Any) -> Stored:
 # Agents
 
 
-def found_agents_pipeline() -> Pipeline:
-    """Return the stages that list the agents as ``found``: ``{k, v}``, ``k`` with dots for a nested one.
+def found_agents_pipeline(**more: Any) -> Pipeline:
+    """Return the stage that lists the agents as ``found``: ``{k, v}``, ``k`` with dots for a nested one.
 
-    ``others`` tells whether a field of ``agents`` is no object; ``bytes`` is the size of the document.
+    Args:
+        **more: Expressions of further fields.
     """
-    level0, each = "$level0", "$$each.v"
-    direct = chosen(level0, "each", is_a(f"{each}.agent_data", "object"))
-    nested = let({"level1": _nested_in(level0)}, {"$cond": [{"$eq": ["$$level1", []]}, [], _nested_agents()]})
-    others = any_of(level0, "each", {"$ne": [{"$type": each}, "object"]})
-    return [
-        {"$set": {"level0": items_expression("$agents"), "bytes": {"$bsonSize": "$$ROOT"}}},
-        {"$set": {"found": {"$concatArrays": [direct, nested]}, "others": others}},
-    ]
+    direct = chosen("$$level0", "each", is_a("$$each.v.agent_data", "object"))
+    has_inner = any_of("$$level0", "each", any_of(items_expression("$$each.v"), "field", _IS_INNER))
+    nested = {"$cond": [has_inner, _nested_agents(), []]}
+    found = let({"level0": items_expression("$agents")}, {"$concatArrays": [direct, nested]})
+    return [{"$set": {"found": found, **more}}]
+
+
+# A value that may be an agent, or hold some.
+_IS_INNER: Final = {"$and": [{"$not": [{"$in": ["$$field.k", _OF_AGENT]}]}, is_a("$$field.v", "object")]}
+_LEVELS: Final = 3
 
 
 def _nested_agents() -> Stored:
-    """Return the agents in ``$$level1`` and below that are not stored at the top too."""
+    """Return the agents below ``$$level0`` that are not stored there too."""
     key = {"$replaceAll": {"input": "$$each.k", "find": ".", "replacement": "%2E"}}
-    is_own = {"$in": [key, mapped("$level0", "other", "$$other.k")]}
-    levels = {"$concatArrays": ["$$level1", "$$level2", _nested_in("$$level2")]}
-    found = chosen(levels, "each", {"$and": [is_a("$$each.v.agent_data", "object"), {"$not": [is_own]}]})
-    return let({"level2": _nested_in("$$level1")}, found)
+    is_own = {"$in": [key, mapped("$$level0", "other", "$$other.k")]}
+    deeper = {"all": {"$concatArrays": ["$$value.all", "$$inner"]}, "level": "$$inner"}
+    below = let({"inner": _nested_in("$$value.level")}, deeper)
+    levels = {"$reduce": {"input": [0] * _LEVELS, "initialValue": {"all": [], "level": "$$level0"}, "in": below}}
+    is_nested = {"$and": [is_a("$$each.v.agent_data", "object"), {"$not": [is_own]}]}
+    return let({"levels": levels}, chosen("$$levels.all", "each", is_nested))
 
 
 def _nested_in(level: str) -> Stored:
     """Return the fields of the values of a level that may be agents, with their keys joined."""
-    is_inner = {"$and": [is_a("$$field.v", "object"), {"$not": [{"$in": ["$$field.k", _OF_AGENT]}]}]}
-    fields = chosen(items_expression("$$each.v"), "field", is_inner)
+    fields = chosen(items_expression("$$each.v"), "field", _IS_INNER)
     inner = mapped(fields, "field", {"k": {"$concat": ["$$each.k", ".", "$$field.k"]}, "v": "$$field.v"})
     return joined(level, "each", inner)
 

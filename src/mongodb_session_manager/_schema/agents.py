@@ -6,8 +6,14 @@ from typing import Any
 from .data import CONFIG_FIELDS
 from .ids import agent_path
 from .messages import OFFLOADED_FIELDS
-from .nested import is_object_expression, lifted_pipeline, list_expression
-from .reads import messages_expression
+from .nested import (
+    is_nested_expression,
+    is_object_expression,
+    lifted_pipeline,
+    list_expression,
+    may_be_nested,
+    own_and_nested,
+)
 from .values import Pipeline, Stored
 
 # Fields of an agent that are objects but not nested agents.
@@ -78,11 +84,19 @@ def embedded_agents_pipeline(session_id: str, agent_ids: Iterable[str], *, with_
 
 
 def _embedded(agent_id: str, with_messages: bool) -> Stored:
-    path = f"${agent_path(agent_id)}"
-    fields: Stored = {name: f"{path}.{name}" for name in ("guard", "moved_count")}
-    fields["segments"] = list_expression(f"{path}.segments")
-    fields["last_message_id"] = {"$max": f"{path}.messages.message_id"}
-    return {**fields, "messages": messages_expression(agent_id)} if with_messages else fields
+    if not may_be_nested(agent_id):
+        return _embedded_in(f"${agent_path(agent_id)}", with_messages)
+    own, nested = own_and_nested(agent_id)
+    is_nested = is_nested_expression(agent_id)
+    fields = {**_embedded_in("$$agent", with_messages), "is_nested": is_nested}
+    return {"$let": {"vars": {"agent": {"$cond": [is_nested, nested, own]}}, "in": fields}}
+
+
+def _embedded_in(agent: str, with_messages: bool) -> Stored:
+    fields: Stored = {name: f"{agent}.{name}" for name in ("guard", "moved_count")}
+    fields["segments"] = list_expression(f"{agent}.segments")
+    fields["last_message_id"] = {"$max": f"{agent}.messages.message_id"}
+    return {**fields, "messages": list_expression(f"{agent}.messages")} if with_messages else fields
 
 
 def used_files_pipeline(session_id: str, nested: Iterable[str] = ()) -> Pipeline:

@@ -13,21 +13,28 @@ FIGURES: Final[Mapping[str, str]] = {name: ".".join(place) for name, place in CA
 SUMMED: Final = ("calls", *FIGURES)
 
 _ONE: Final = {"$literal": 1}
+_YES: Final = {"$literal": True}
 _CALLS_BYTES: Final = 1024 * 1024
 
 
-def quick_usage_expression(agent: str) -> Stored:
-    """Return the sums of the figures of an agent's calls, without those that have accumulated figures only.
+def metrics_of(agent: str) -> str:
+    """Return the expression of the metrics of an agent's embedded messages."""
+    return f"{agent}.messages.event_loop_metrics"
+
+
+def quick_sums(metrics: str) -> Stored:
+    """Return the sums of the figures of calls, without those that have accumulated figures only.
 
     With a figure that is not a number, a sum may be no number either.
     """
-    metrics = f"{agent}.messages.event_loop_metrics"
-    moved = {"$cond": [is_a(f"{agent}.moved_usage", "object"), sums_expression(_moved(agent, {})), None]}
     # Along paths, it takes a tenth of the time that an expression for each message would take.
-    embedded: Stored = {name: {"$sum": f"$${path}"} for name, path in FIGURES.items()}
-    embedded["calls"] = {"$size": list_expression("$$usage")}
-    both = {name: {"$sum": [embedded[name], f"$$moved.{name}"]} for name in SUMMED}
-    return let({"usage": f"{metrics}.usage", "metrics": f"{metrics}.metrics", "moved": moved}, both)
+    sums: Stored = {name: {"$sum": f"{metrics}.{path}"} for name, path in FIGURES.items()}
+    return {"calls": {"$size": list_expression(f"{metrics}.usage")}, **sums}
+
+
+def moved_sums_expression(agent: str) -> Stored:
+    """Return the sums of the figures of an agent's moved calls; null if there are none."""
+    return {"$cond": [is_a(f"{agent}.moved_usage", "object"), sums_expression(_moved(agent, {})), None]}
 
 
 def uncounted_calls_expression(agent: str) -> Stored:
@@ -44,7 +51,9 @@ def usage_expression(agent: str) -> Stored:
     """Return the sums of the figures of an agent's calls; a figure that is not a number counts as 0."""
     is_exact = {"$and": [{"$not": [_has_first_version(agent)]}, *(is_number(f"$$quick.{name}") for name in FIGURES)]}
     exact = sums_expression({"$concatArrays": [_embedded(agent, {}), _moved(agent, {})]})
-    return let({"quick": quick_usage_expression(agent)}, {"$cond": [is_exact, "$$quick", exact]})
+    parts = {"metrics": metrics_of(agent), "moved": moved_sums_expression(agent)}
+    quick = let(parts, {name: {"$sum": [each, f"$$moved.{name}"]} for name, each in quick_sums("$$metrics").items()})
+    return let({"quick": quick}, {"$cond": [is_exact, "$$quick", exact]})
 
 
 def _has_first_version(agent: str) -> Stored:
@@ -59,29 +68,32 @@ def sums_expression(rows: Any) -> Stored:
 def calls_expression(agent: str, call: Mapping[str, Any], moved: Mapping[str, Any]) -> Stored:
     """Return the model calls of an agent's embedded messages, and the sums of moved ones.
 
-    Each is an object with ``calls``, the figures and ``model``, with ``escaped`` if the model is a field name.
+    Each is an object with ``calls``, the figures and ``model``, with ``escaped`` if the model is a field name; null if
+    it has no figures.
 
     Args:
         agent: The agent.
         call: Expressions of further fields of a call, over ``$$call``, its message.
         moved: Expressions of further fields of moved calls, over ``$$day``, their day.
     """
-    more = {"model": "$$call.event_loop_metrics.model", **call}
-    return {"$concatArrays": [_embedded(agent, more), _moved(agent, moved)]}
+    embedded = _embedded(agent, {"model": "$$call.event_loop_metrics.model", **call})
+    return {"$concatArrays": [embedded, _moved(agent, {"model": "$$model.k", "escaped": _YES, **moved})]}
 
 
 def _embedded(agent: str, more: Mapping[str, Any]) -> Stored:
     calls = chosen(list_expression(f"{agent}.messages"), "message", is_a("$$message.event_loop_metrics", "object"))
     own = own_figures("$$call.event_loop_metrics", more)
-    rows = chosen(mapped("$$calls", "call", own), "row", {"$ne": ["$$row", None]})
-    return let({"calls": calls}, {"$cond": [_has_first_version(agent), _counted_again(own, more), rows]})
+    rows = {"$cond": [_has_first_version(agent), _counted_again(own, more), mapped("$$calls", "call", own)]}
+    return let({"calls": calls}, rows)
 
 
 def own_figures(metrics: str, more: Mapping[str, Any]) -> Stored:
     """Return the figures of a single call, and further fields; null if there are no figures."""
-    own = {name: number_expression(f"{metrics}.{path}") for name, path in FIGURES.items()}
-    is_counted = {"$or": [_is_filled(f"{metrics}.usage"), _is_filled(f"{metrics}.metrics")]}
-    return {"$cond": [is_counted, {"calls": _ONE, **own, **more}, None]}
+    places = ("usage", "metrics")
+    own = {name: number_expression(f"$${path}") for name, path in FIGURES.items()}
+    is_counted = {"$or": [_is_filled(f"$${place}") for place in places]}
+    found = {"$cond": [is_counted, {"calls": _ONE, **own, **more}, None]}
+    return let({place: f"{metrics}.{place}" for place in places}, found)
 
 
 def _is_filled(value: str) -> Stored:
@@ -102,8 +114,7 @@ def _counted_again(own: Stored, more: Mapping[str, Any]) -> Stored:
     difference = {"$cond": [is_accumulated, counted, None]}
     before = {"$cond": [{"$gt": ["$$n", 0]}, {"$arrayElemAt": ["$$calls", {"$subtract": ["$$n", 1]}]}, None]}
     names = {"call": {"$arrayElemAt": ["$$calls", "$$n"]}, "before": before}
-    rows = mapped({"$range": [0, {"$size": "$$calls"}]}, "n", let(names, {"$ifNull": [own, difference]}))
-    return chosen(rows, "row", {"$ne": ["$$row", None]})
+    return mapped({"$range": [0, {"$size": "$$calls"}]}, "n", let(names, {"$ifNull": [own, difference]}))
 
 
 def _differences() -> Stored:
@@ -122,7 +133,6 @@ def _accumulated(message: str) -> Stored:
 
 
 def _moved(agent: str, more: Mapping[str, Any]) -> Stored:
-    figures = {name: number_expression(f"$$model.v.{name}") for name in SUMMED}
-    row = {**figures, "model": "$$model.k", "escaped": {"$literal": True}, **more}
-    of_day = mapped(items_expression("$$day.v"), "model", row)
+    figures = {"$arrayToObject": chosen(items_expression("$$model.v"), "figure", is_number("$$figure.v"))}
+    of_day = mapped(items_expression("$$day.v"), "model", {"$mergeObjects": [figures, more]} if more else figures)
     return joined(items_expression(f"{agent}.moved_usage"), "day", of_day)

@@ -21,7 +21,7 @@ from .agent_rows import (
     texts_expression,
     time_expression,
 )
-from .call_rows import SUMMED, quick_usage_expression, uncounted_calls_expression
+from .call_rows import SUMMED, metrics_of, moved_sums_expression, quick_sums, uncounted_calls_expression
 from .catalog_filter import (
     RATINGS,
     Conditions,
@@ -174,7 +174,7 @@ def search_pipeline(
     is_found = {"$and": [_has_text(each.text) for each in conditions if each.text is not None]}
     at = {} if order.field is None else {order.field: f"${order.field}"}
     kept = {"$cond": ["$is_found", "$$ROOT", {"_id": "$_id", "is_found": "$is_found", **at}]}
-    stages: Pipeline = [match, {"$sort": order.sort}, *found_agents_pipeline()]
+    stages: Pipeline = [match, {"$sort": order.sort}, *_FOUND]
     stages += [{"$set": {"is_found": is_found}}, {"$replaceRoot": {"newRoot": kept}}]
     return [*stages, *_tail_stages(order, {"is_found": "$is_found"})]
 
@@ -188,7 +188,7 @@ def lenient_search_pipeline(
     # In a query, a regular expression does not match a text that is not UTF-8, and does not fail on it.
     patterns = [{"texts": {"$regex": _pattern(each.text), "$options": "i"}} for each in conditions if each.text]
     stages: Pipeline = [{"$match": living_filter(conditions, [*order.conditions(place), wanted])}]
-    stages += [{"$sort": order.sort}, *found_agents_pipeline(), {"$set": {"texts": texts}}]
+    stages += [{"$sort": order.sort}, *_FOUND, {"$set": {"texts": texts}}]
     stages += [{"$match": {"$and": patterns}}, *_tail_stages(order, {"is_found": {"$literal": True}})]
     return stages
 
@@ -218,21 +218,34 @@ def _at(order: Order) -> Any:
 
 def _summary_stages(order: Order, more: Stored | None = None) -> Pipeline:
     """Return the stages that make a document to what ``summary_of`` reads."""
-    return [*found_agents_pipeline(), *_tail_stages(order, more or {})]
+    return [*_FOUND, *_tail_stages(order, more or {})]
+
+
+_FOUND: Final = found_agents_pipeline(bytes={"$bsonSize": "$$ROOT"})
 
 
 def _tail_stages(order: Order, more: Stored) -> Pipeline:
-    agent = {
+    now = {"now": {"$toLong": "$$NOW"}} if order.is_growing else {}
+    fields = {"_id": "$_id", **_FIELDS, "at": _at(order), **now, **more}
+    # A server reads the expressions of a $project twice.
+    return [{"$replaceRoot": {"newRoot": let({"found": mapped(list_expression("$found"), "agent", _AGENT)}, fields)}}]
+
+
+def _agent() -> Stored:
+    """Return what a list tells of ``$$agent``, with what only all agents together tell."""
+    row = {
         "key": text_expression("$$agent.k", _NAME_BYTES),
         "model": text_expression("$$agent.v.agent_data.model", _NAME_BYTES),
         "messages": message_count("$$agent.v"),
-        "usage": quick_usage_expression("$$agent.v"),
-        "calls": uncounted_calls_expression("$$agent.v"),
-        "last": _last_text("$$agent.v.messages"),
-        "messages_type": {"$type": "$$agent.v.messages"},
+        **quick_sums("$$metrics"),
+        "moved": moved_sums_expression("$$agent.v"),
+        "uncounted": uncounted_calls_expression("$$agent.v"),
     }
-    rows = {"$set": {"rows": mapped(list_expression("$found"), "agent", agent)}}
-    return [rows, {"$project": {**_fields(), "at": _at(order), **more}}]
+    return {
+        "row": let({"metrics": metrics_of("$$agent.v")}, row),
+        "last": _last_text("$$agent.v.messages"),
+        "messages": {"$type": "$$agent.v.messages"},
+    }
 
 
 # The more expressions, the longer a server takes to read the command: what is small comes as it is.
@@ -244,30 +257,30 @@ _TYPED: Final = ("agents", "metadata", "feedbacks", "multi_agents")
 
 
 def _fields() -> Stored:
-    rest = {"$slice": ["$rows", MOST_AGENTS, _ALL]}
     return {
-        "now": {"$toLong": "$$NOW"},
         "plain": _if_small({name: f"${name}" for name in _PLAIN}, _PLAIN_BYTES),
-        "types": _object({name: {"$type": f"${name}"} for name in _TYPED}),
+        "types": {name: {"$type": f"${name}"} for name in _TYPED},
         "metadata": _if_small({"metadata": "$metadata"}, METADATA_BYTES),
-        "agents": {"$slice": ["$rows", MOST_AGENTS]},
-        "agent_count": {"$size": "$rows"},
-        "rest": let({"rest": rest}, {name: {"$sum": f"$$rest.{path}"} for name, path in _SUMS.items()}),
-        "last": _latest("$rows.last"),
-        "feedback": {"$cond": [{"$eq": ["$feedbacks", []]}, None, _object({each: _rated(each) for each in RATINGS})]},
+        "agents": {"$slice": ["$$found.row", MOST_AGENTS]},
+        "agent_count": {"$size": "$$found"},
+        "rest": {"$cond": [{"$gt": [{"$size": "$$found"}, MOST_AGENTS]}, _rest("$$found.row"), None]},
+        "last": let({"last": _latest("$$found.last")}, "$$last.text"),
+        "feedback": {"$cond": [{"$eq": ["$feedbacks", []]}, None, {each: _rated(each) for each in RATINGS}]},
         "redactions": {"$size": list_expression("$guardrail_events")},
         "bytes": "$bytes",
-        "others": "$others",
-        "odd_messages": any_of("$rows", "each", {"$not": [{"$in": ["$$each.messages_type", ["array", "missing"]]}]}),
+        "others": any_of(items_expression("$agents"), "each", {"$ne": [{"$type": "$$each.v"}, "object"]}),
+        "odd_messages": {"$gt": [{"$setDifference": ["$$found.messages", _LISTS]}, []]},
     }
 
 
-_SUMS: Final = {"messages": "messages", **{name: f"usage.{name}" for name in SUMMED}}
+_LISTS: Final = ["array", "missing"]
 
 
-def _object(fields: Stored) -> Stored:
-    # A plain object would be merged into a field of the document with the same name, element by element into a list.
-    return {"$mergeObjects": [fields]}
+def _rest(rows: str) -> Stored:
+    """Return the sums over the agents of which a list does not tell more."""
+    sums: Stored = {name: {"$sum": f"$$rest.{name}"} for name in ("messages", *SUMMED)}
+    sums["moved"] = {name: {"$sum": f"$$rest.moved.{name}"} for name in SUMMED}
+    return let({"rest": {"$slice": [rows, MOST_AGENTS, _ALL]}}, sums)
 
 
 def _if_small(fields: Stored, most_bytes: int) -> Stored:
@@ -279,10 +292,10 @@ def _rated(rating: str) -> Stored:
 
 
 def _last_text(messages: str) -> Stored:
-    """Return the time and the last text of an agent's latest message that has one."""
+    """Return the time, which may be anything, and the last text of an agent's latest message that has one."""
     latest = {"$reverseArray": {"$slice": [list_expression(messages), -_LATEST_MESSAGES]}}
     text = {"$arrayElemAt": [texts_expression("$$this", TEXT_CHARACTERS), -1]}
-    found = {"$cond": [{"$gt": ["$$text", None]}, {"text": "$$text", "at": time_expression("$$this.created_at")}, None]}
+    found = {"$cond": [{"$gt": ["$$text", None]}, {"text": "$$text", "at": "$$this.created_at"}, None]}
     each = {"$ifNull": ["$$value", let({"text": text}, found)]}
     return {"$reduce": {"input": latest, "initialValue": None, "in": each}}
 
@@ -292,15 +305,16 @@ def _latest(texts: str) -> Stored:
     return {"$reduce": {"input": texts, "initialValue": None, "in": {"$cond": [is_later, "$$this", "$$value"]}}}
 
 
+_AGENT: Final = _agent()
+_FIELDS: Final = _fields()
+
 # Details
 
 
 def _details() -> Stored:
     return {
         "instance": "$instance",
-        "lease": _object(
-            {"owner": only_if("$lease.owner", "objectId"), "expires_at": only_if("$lease.expires_at", "date")}
-        ),
+        "lease": {"owner": only_if("$lease.owner", "objectId"), "expires_at": only_if("$lease.expires_at", "date")},
         "multi_agents": mapped(
             items_expression("$multi_agents"),
             "each",

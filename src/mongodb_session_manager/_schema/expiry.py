@@ -75,7 +75,7 @@ class Lifetime:
     """How long a session lives, as one manager knows it.
 
     Attributes:
-        own: The manager's own ttl.
+        own: The manager's own ttl; None if it has none, or the session has got another one since it was opened.
         stored: The session's ``ttl_seconds``.
         until: A date that is acknowledged, or need not be tried again; without a ttl, when a write asks for one again.
     """
@@ -92,8 +92,15 @@ class Lifetime:
     @property
     def _lengthened(self) -> Stored:
         """The session's new ttl, if the manager's own is longer."""
-        stored = stored_ttl(self.stored) or timedelta()
-        return {"ttl_seconds": ttl_seconds(self.own)} if self.own is not None and self.own > stored else {}
+        own = self.own  # another thread may take it back
+        return {"ttl_seconds": ttl_seconds(own)} if own is not None and _is_longer(own, self.stored) else {}
+
+    def missed(self, session: Mapping[str, Any], at: datetime) -> bool:
+        """Do what ``found`` does, after a date that missed."""
+        own = self.own
+        if own is not None and not self._lengthened and _is_longer(own, session.get("ttl_seconds")):
+            self.own = None  # an operator has given the session a shorter one, and the next opening gives this again
+        return self.found(session, at)
 
     def found(self, session: Mapping[str, Any], at: datetime) -> bool:
         """Take over what is stored; False if a date that missed is not to be tried again."""
@@ -149,6 +156,10 @@ class Lifetime:
         """Note that a date is acknowledged."""
         self.stored = self._lengthened.get("ttl_seconds", self.stored)
         self.until = until if self.until is None else max(self.until, until)
+
+
+def _is_longer(ttl: timedelta, stored: Any) -> bool:
+    return ttl > (stored_ttl(stored) or timedelta())
 
 
 def shows_life(change: FilterAndUpdate) -> bool:

@@ -368,12 +368,12 @@ def agent_rollover_update(
         longer: Instead of these, the new form of the last reference.
         usage: What the calls of the messages used.
     """
-    moved_count = int(agent.get("moved_count") or 0)
+    moved_count, guard = int(agent.get("moved_count") or 0), guard_of(agent)
     written = references if longer is None else [longer]
-    wanted, update = rollover_update(session_id, agent_id, guard_of(agent), moved_count, written, ObjectId(), usage)
+    wanted, update = rollover_update(session_id, agent_id, guard, moved_count, written, ObjectId(), usage)
     update.pop("$set", None)
     if longer is not None:
-        path = agent_path(agent_id)
+        path = agent_path(agent_id, nested=guard.nested)
         last = len(agent["segments"]) - 1
         update["$set"] = {f"{path}.segments.{last}": longer}
         update["$inc"][f"{path}.moved_count"] = longer["count"] - agent["segments"][last]["count"]

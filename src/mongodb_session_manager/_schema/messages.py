@@ -63,6 +63,27 @@ def check_complete(message: object, label: str) -> None:
         raise UnstorableValueError(label, "a message is a dict with a role and a content, which is a list of blocks")
 
 
+def check_restorable(message: object, label: str) -> None:
+    """Raise unless an agent can be restored with a message, and the calls of tools in it with their results.
+
+    Raises:
+        UnstorableValueError: It cannot.
+    """
+    check_complete(message, label)
+    content = cast(Mapping[str, Any], message)["content"]
+    if not (isinstance(content, str) or all(map(_names_its_call, content))):
+        raise UnstorableValueError(label, "a toolUse or toolResult block is a dict with a toolUseId")
+
+
+def _names_its_call(block: Mapping[str, Any]) -> bool:
+    """Tell whether a block, if it is a tool's, has an id to be paired by."""
+    return all(
+        isinstance(block[kind], Mapping) and isinstance(block[kind].get("toolUseId", ()), str | int | None)
+        for kind in ("toolUse", "toolResult")
+        if kind in block
+    )
+
+
 def _body(message: Message, label: str, metrics: Stored | None = None) -> Stored:
     check_complete(message, label)
     known = {key: value for key, value in message.items() if key in MESSAGE_FIELDS and key != "metadata"}
@@ -106,6 +127,26 @@ def _metadata(metadata: Any, label: str) -> tuple[Stored, bool]:
         return encode_tolerant({"metadata": metadata}, label)
     stored, differs = encode_tolerant(metadata, label)
     return {"metadata": stored}, differs
+
+
+# What a state says of model calls, and how deep it may stand there.
+_FIGURES_IN_STATES = ("accumulated_usage", "accumulated_metrics")
+_FIGURES_DEPTH = 100
+
+
+def without_odd_figures(state: Any, label: str, depth: int = 0) -> Any:
+    """Return a state, of an interrupt or of a Graph, without those figures of model calls that cannot be stored."""
+    if depth > _FIGURES_DEPTH:
+        return state
+    if isinstance(state, list | tuple):
+        return [without_odd_figures(item, label, depth + 1) for item in state]
+    if not isinstance(state, dict):
+        return state
+    names = (*_FIGURES_IN_STATES, "metadata") if "role" in state and "content" in state else _FIGURES_IN_STATES
+    figures = {name: state[name] for name in names if name in state}
+    kept = decode(encode_tolerant(figures, label)[0]) if figures else {}
+    others = {name: item for name, item in state.items() if name not in figures}
+    return {**{name: without_odd_figures(item, label, depth + 1) for name, item in others.items()}, **kept}
 
 
 @dataclass(frozen=True)
@@ -260,4 +301,6 @@ def with_blocks(message: Message) -> Message:
     content: Any = message["content"]
     if isinstance(content, list):
         return message
+    if isinstance(content, tuple):
+        return cast(Message, {**message, "content": list(content)})
     return cast(Message, {**message, "content": [{"text": str(content)}]})

@@ -7,7 +7,7 @@ interrupted inside of it, which the SDK leaves out, each with its path: the ids 
 
 import base64
 import binascii
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +19,7 @@ from strands.multiagent.swarm import Swarm
 
 from .._override import override
 from ..errors import MongoDBSessionError
+from .messages import without_odd_figures
 from .values import Stored, decode, encode
 
 _MARK = "__bytes_encoded__"
@@ -136,7 +137,15 @@ def _live_results(results: Mapping[str, Any] | None) -> dict[str, Any]:
     return live
 
 
-def _fields(label: str, state: dict[str, Any], live: Any, inner: Iterable[_State]) -> Stored:
+def _fields(label: str, state: dict[str, Any], live: Any, inner: Sequence[_State]) -> Stored:
+    try:
+        return _encoded(label, state, live, inner)
+    except Exception:  # noqa: BLE001 - figures may be anything, and cost no more than themselves
+        rest = [(path, without_odd_figures(inner_state, label), inner_live) for path, inner_state, inner_live in inner]
+        return _encoded(label, without_odd_figures(state, label), live, rest)
+
+
+def _encoded(label: str, state: dict[str, Any], live: Any, inner: Sequence[_State]) -> Stored:
     bytes_out = _BytesOut()
     fields = {"state": encode(bytes_out.of(state, live), f"{label}, state")}
     found = []

@@ -1,9 +1,10 @@
 """What the catalog's pipelines gave -> summaries and details of sessions."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
+from functools import reduce
 from typing import Any, Final
 
 from bson import Decimal128
@@ -60,67 +61,77 @@ def details_of(row: Stored, segments: Stored, files: Stored) -> SessionDetails:
 
 def _fields(row: Stored) -> dict[str, Any]:
     plain: Stored = row["plain"] or {}
-    times = {name: time(plain.get(name)) for name in ("created_at", "updated_at")}
+    created_at, updated_at = time(plain.get("created_at")), time(plain.get("updated_at"))
     metadata, interrupted = _metadata(row), plain.get("interrupted")
     agents = [_agent(each) for each in row["agents"] if each["key"] is not None]
+    rest: Stored = row["rest"] or {}
     is_held = plain.get("held") is True
     return {
-        **times,
         "session_id": row["_id"],
         "application_name": _text(plain.get("application_name")),
+        "created_at": created_at,
+        "updated_at": updated_at,
         "expires_at": None if is_held else _date(plain.get("expires_at")),
         "held": is_held,
         "metadata": metadata or {},
         "metadata_left_out": metadata is None,
         "agents": agents,
         "agent_count": row["agent_count"],
-        "messages": sum((agent.messages for agent in agents), number(row["rest"]["messages"])),
-        "usage": _sum([figures(row["rest"]), *(agent.usage for agent in agents)]),
+        "messages": sum([agent.messages for agent in agents], number(rest.get("messages", 0))),
+        "usage": _usage_of_all(agents, rest),
         "feedback": _feedback(plain.get("feedback_counts"), row["feedback"] or {}),
         "redactions": row["redactions"],
         "interrupted": [each for each in interrupted if isinstance(each, str)] if isinstance(interrupted, list) else [],
         "has_files": plain.get("has_files") is True,
         "document_bytes": row["bytes"],
         "forked_from": _origin(plain.get("forked_from")),
-        "last_text": text((row["last"] or {}).get("text"), TEXT_CHARACTERS),
+        "last_text": text(row.get("last"), TEXT_CHARACTERS),
         "schema_version": whole_number(plain.get("schema_version")),
-        "readable": _is_readable(row) and None not in times.values(),
+        "readable": _is_readable(row) and created_at is not None and updated_at is not None,
     }
 
 
 # The types of fields that this version reads.
 _SHAPES: Final = {
-    "agents": {"object"},
-    "metadata": {"object", "missing"},
-    "feedbacks": {"array", "missing"},
-    "multi_agents": {"object", "missing"},
+    ("agents", "object"),
+    *(("metadata", kind) for kind in ("object", "missing")),
+    *(("feedbacks", kind) for kind in ("array", "missing")),
+    *(("multi_agents", kind) for kind in ("object", "missing")),
 }
-_ODD: Final = ("others", "odd_messages", NOT_UTF8)
 
 
 def _is_readable(row: Stored) -> bool:
     version = (row["plain"] or {"schema_version": False}).get("schema_version")
-    is_known = version is None or is_integer(version)
-    has_shape = all(row["types"][name] in kinds for name, kinds in _SHAPES.items())
-    return is_known and (version or 0) <= SCHEMA_VERSION and has_shape and not any(row.get(name) for name in _ODD)
+    is_known = version is None or (is_integer(version) and version <= SCHEMA_VERSION)
+    is_odd = row["others"] or row["odd_messages"] or NOT_UTF8 in row
+    return is_known and row["types"].items() <= _SHAPES and not is_odd
 
 
 def figures(row: Mapping[str, Any]) -> UsageFigures:
     """Return the figures in a row."""
-    return UsageFigures(**{name: number(row.get(name)) for name in SUMMED})
+    return UsageFigures(**{name: number(row.get(name, 0)) for name in SUMMED})
 
 
-def _sum(parts: Iterable[UsageFigures]) -> UsageFigures:
-    found = list(parts)
-    return UsageFigures(**{name: sum(getattr(part, name) for part in found) for name in SUMMED})
+def _added(one: UsageFigures, other: UsageFigures) -> UsageFigures:
+    return UsageFigures(**{name: getattr(one, name) + getattr(other, name) for name in SUMMED})
 
 
-def _agent_usage(row: Stored) -> UsageFigures:
+def _usage_of_all(agents: Iterable[AgentSummary], rest: Stored) -> UsageFigures:
+    usages = [agent.usage for agent in agents]
+    if rest:
+        usages.append(_usage(rest))
+    return reduce(_added, usages) if usages else UsageFigures()
+
+
+def _usage(row: Stored) -> UsageFigures:
     """Return the figures of an agent, with those of calls that have accumulated figures only."""
-    quick = figures(row["usage"])
-    if not row["calls"]:
-        return quick
-    calls = list(map(as_mapping, row["calls"]))
+    quick, moved, uncounted = figures(row), row["moved"], row.get("uncounted")
+    if moved:
+        quick = _added(quick, figures(moved))
+    return _counted_again(quick, list(map(as_mapping, uncounted))) if uncounted else quick
+
+
+def _counted_again(quick: UsageFigures, calls: Sequence[Mapping[str, Any]]) -> UsageFigures:
     own = [call for call in calls if as_mapping(call.get("usage")) or as_mapping(call.get("metrics"))]
     both = _totals(usage_totals(call for call in calls if call))
     return UsageFigures(
@@ -136,6 +147,8 @@ def _totals(totals: UsageTotals) -> dict[str, int]:
 
 def number(value: Any) -> int:
     """Return a whole number; 0 for another value."""
+    if type(value) is int:
+        return value
     if isinstance(value, Decimal128):
         value = value.to_decimal()
     try:
@@ -179,14 +192,14 @@ def _agent(row: Stored) -> AgentSummary:
         agent_id=unescape_key(row["key"]),
         model=row["model"],
         messages=number(row["messages"]),
-        usage=_agent_usage(row),
+        usage=_usage(row),
     )
 
 
 def _feedback(counts: Any, embedded: Mapping[str, Any]) -> FeedbackCounts:
     """Return the numbers of feedback: the counts if there are some, or those in the document."""
     counted = counts if isinstance(counts, dict) else {}
-    found = {rating: max(0, number(counted.get(rating)), number(embedded.get(rating))) for rating in RATINGS}
+    found = {each: max(0, number(counted.get(each, 0)), number(embedded.get(each, 0))) for each in RATINGS}
     return FeedbackCounts(**found)
 
 

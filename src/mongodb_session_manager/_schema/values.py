@@ -20,7 +20,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeAlias
 
 import bson
-from bson import Decimal128, ObjectId
+from bson import Binary, Decimal128, ObjectId
 from bson.dbref import DBRef
 from bson.int64 import Int64
 
@@ -60,6 +60,8 @@ def _escape(match: re.Match[str]) -> str:
 @functools.lru_cache(maxsize=4096)
 def unescape_key(name: str) -> str:
     """Return the key that ``escape_key`` turned into this field name."""
+    if "%" not in name:
+        return name
     return "" if name == "%empty" else _ESCAPED.sub(_unescape, name)
 
 
@@ -109,6 +111,13 @@ def decode_key(name: str) -> Any:
 class _RefusedError(Exception):
     def __init__(self, reason: str) -> None:
         self.reason, self.path = reason, ""
+
+
+def _plain_datetime(value: datetime) -> datetime:
+    """Return the datetime of a subclass, whose own methods may write it in another way."""
+    if value != value:
+        raise _RefusedError(f"a value of type {type(value).__name__} is no time")
+    return datetime.combine(datetime.date(value), datetime.timetz(value))
 
 
 class _Encoder:
@@ -210,14 +219,14 @@ class _Encoder:
             return self._int(int(value))
         if isinstance(value, float):
             return float(value)
-        if isinstance(value, bytearray | memoryview):
+        if isinstance(value, bytes | bytearray | memoryview) and not isinstance(value, Binary):
             return bytes(value)
         if isinstance(value, dict):
             return self._dict(value, depth)
         if isinstance(value, list | tuple):
             return self._list(value, depth)
         if isinstance(value, datetime):
-            return self._datetime(value)
+            return self._datetime(value if type(value) is datetime else _plain_datetime(value))
         raise _RefusedError(f"a value of type {type(value).__name__} would not come back as it was")
 
 

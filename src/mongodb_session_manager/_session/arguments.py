@@ -13,7 +13,7 @@ __all__ = ["NotAsynchronous", "check_agent_ids", "check_choices", "check_message
 _OLD_SPELLINGS = {"metadataHook": "metadata_hook", "feedbackHook": "feedback_hook"}
 _ROLES = ("user", "assistant")
 # Values that would be stored as their Python repr.
-_NO_CONTENT = (Mapping, tuple, set, frozenset, bytes, bytearray, int, float)
+_NO_CONTENT = (Mapping, set, frozenset, bytes, bytearray, int, float)
 _MESSAGE = "a dict with the role 'user' or 'assistant' and a content, such as {'role': 'user', 'content': 'Hello'}"
 
 
@@ -68,7 +68,7 @@ def check_message(value: object) -> None:
 
 
 def _check_content(content: object) -> None:
-    if isinstance(content, list):
+    if isinstance(content, list | tuple):
         wrong = next((block for block in content if not isinstance(block, Mapping)), None)
         if wrong is not None:
             raise TypeError(

@@ -4,8 +4,9 @@ from typing import Any
 
 from pymongo import UpdateOne
 from pymongo.collection import Collection
-from pymongo.errors import OperationFailure
+from pymongo.errors import BulkWriteError, OperationFailure
 
+from .._client.errors import is_of_document
 from .._schema.catalog_checks import checks_pipeline, count_findings, outdated_pipeline, upgrade_update
 from .._schema.catalog_indexes import catalog_indexes
 from .._schema.values import Stored
@@ -76,7 +77,13 @@ class CatalogChecks:
     def _upgrade(self, rows: list[Stored]) -> int:
         changes = [change for row in rows if (change := upgrade_update(row)) is not None]
         updates: list[Any] = [UpdateOne(*change) for change in changes]
-        return self._sessions.bulk_write(updates, ordered=False).matched_count if updates else 0
+        try:
+            return self._sessions.bulk_write(updates, ordered=False).matched_count if updates else 0
+        except BulkWriteError as error:
+            # One that has no room, or that a validator refuses, keeps no other one from being brought up to date.
+            if not all(map(is_of_document, error.details["writeErrors"])) or error.details["writeConcernErrors"]:
+                raise
+            return int(error.details["nMatched"])
 
 
 def _unseen(collection: Collection[Stored]) -> Finding:

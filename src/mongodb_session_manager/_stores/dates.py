@@ -48,4 +48,4 @@ class ExpiryDates:
         """Look at what is stored, and tell whether the session is held now, or has another ttl."""
         lifetime = self.lifetimes[session_id]
         found = self._sessions.find_one({"_id": session_id}, LIFETIME_PROJECTION) or {}
-        return lifetime.found(found, now())
+        return lifetime.missed(found, now())

@@ -67,7 +67,8 @@ class FeedbackStore:
         if self._push(session_id, stored, target.session_filter(agent_ids), records):
             return
         if self._has_moved(session_id, target, agent_ids):
-            self._push(session_id, stored, {}, records)
+            if not self._push(session_id, stored, {}, records):
+                raise SessionNotFoundError(session_id)  # deleted meanwhile
             return
         # Another process may have added agents; this also tells whether the session exists.
         others = {config["agent_id"] for config in self._configs.list_agent_configs(session_id)} - set(agent_ids)

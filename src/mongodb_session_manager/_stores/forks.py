@@ -12,8 +12,9 @@ from typing import Any, cast
 import bson
 from bson import ObjectId
 from bson.errors import InvalidBSON
-from pymongo.errors import DuplicateKeyError, PyMongoError
+from pymongo.errors import DocumentTooLarge, DuplicateKeyError, OperationFailure, PyMongoError
 
+from .._client.errors import is_too_large
 from .._schema.blobs import Files, data_digests, fields_in_files, file_digests, offload_data, put_back_data
 from .._schema.catalog import fork_look_pipeline
 from .._schema.files import fork_segments_projection, lasting_files_filter, new_segment_doc, segments_filter
@@ -54,15 +55,23 @@ __all__ = ["ForkStore"]
 _TRIES = 5
 _CONTENDED = "is being written again and again, so that no copy of it is whole. Fork it when its turn is over."
 _NOT_UTF8 = "it holds something that is not BSON, such as a text that is not UTF-8."
+_FULL = (
+    "its document is full, and a fork's would be larger than MongoDB takes. Let it go on with one turn first, which "
+    "moves its oldest messages out."
+)
 _EXISTS = "exists already; give the fork another id."
 
 
 class _ChangedError(Exception):
-    """The session was written, or deleted, while it was copied, or what it refers to is missing."""
+    """The session was written, or deleted, while it was copied, or what it refers to is missing.
 
-    def __init__(self, missing: str | None = None) -> None:
-        self.missing = missing
-        super().__init__(missing)
+    Attributes:
+        missing: What is missing, and which one; None if nothing is.
+    """
+
+    def __init__(self, what: str | None = None, which: object = None) -> None:
+        self.missing = None if what is None else (what, which)
+        super().__init__(what)
 
 
 class ForkStore:
@@ -91,17 +100,24 @@ class ForkStore:
         fork_id = str(uuid.uuid4()) if new_session_id is None else check_id("new_session_id", new_session_id)
         places, changes = check_places(at), metadata_values(fork_id, {} if metadata is None else metadata)
         with operation("fork", session_id):
-            missing: str | None = None
+            reasons = set[tuple[str, object] | None]()
             for _ in range(_TRIES):
                 try:
                     return self._fork(session_id, fork_id, places, changes)
                 except _ChangedError as changed:
-                    missing = changed.missing
+                    reasons.add(changed.missing)
                 except InvalidBSON:
                     raise MongoDBSessionError(f"Session {session_id!r} cannot be forked: {_NOT_UTF8}") from None
+                except (DocumentTooLarge, OperationFailure) as error:
+                    if not is_too_large(error):
+                        raise
+                    raise MongoDBSessionError(f"Session {session_id!r} cannot be forked: {_FULL}") from None
+        # What a writer has replaced is missing once, and something else with the next try.
+        missing = reasons.pop() if len(reasons) == 1 else None
         if missing is None:
             raise SessionConflictError(session_id, None, _CONTENDED)
-        raise MongoDBSessionError(f"Session {session_id!r} cannot be forked: {missing} that it refers to is missing.")
+        what, _ = missing
+        raise MongoDBSessionError(f"Session {session_id!r} cannot be forked: {what} that it refers to is missing.")
 
     def _fork(
         self, session_id: str, fork_id: str, at: int | dict[str, int] | None, metadata: Mapping[str, Any]
@@ -278,7 +294,7 @@ class _Copied:
         if self._last[0] != reference["_id"]:
             segment = self._segments.find_one(segments_filter(life, [reference]))
             if segment is None:
-                raise _ChangedError("a segment")
+                raise _ChangedError("a segment", reference["_id"])
             self._last = reference["_id"], segment["messages"]
         return [each for each in self._last[1] if each["message_id"] <= reference["last_id"]]
 
@@ -305,9 +321,10 @@ class _Copied:
             yield
             return
         state = {CUT_FIELD: data[CUT_FIELD]}
-        values = self._values(life).read(life.session_id, data_digests(state))
+        digests = data_digests(state)
+        values = self._values(life).read(life.session_id, digests)
         if not values:
-            raise _ChangedError("a large value")
+            raise _ChangedError("a large value", frozenset(digests))
         put_back_data(state, values)
         data |= state
         yield
@@ -330,7 +347,7 @@ class _Copied:
             made = {digest: self._made[digest]} if digest in self._made else {}
             found = made or values.read(life.session_id, [digest])
             if digest not in found:
-                raise _ChangedError("a large value")
+                raise _ChangedError("a large value", digest)
             values.store(self.life.session_id, found)
 
     def _values(self, life: Life) -> SessionFiles:

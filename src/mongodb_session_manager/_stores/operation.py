@@ -356,8 +356,9 @@ def timed(verb: str, session_id: str, agent_id: str | None = None, messages: int
         yield outcome
     except (PyMongoError, DocumentTooLarge) as error:
         _log_failed(verb, session_id, agent_id, started, error)
+        too_large = is_too_large(error)
         forget_values(error)
-        if is_too_large(error):
+        if too_large:
             raise SessionTooLargeError(session_id, agent_id) from error
         error.__notes__ = [*getattr(error, "__notes__", ()), f"in {verb} of session {session_id!r}"]
         raise

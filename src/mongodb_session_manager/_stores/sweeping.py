@@ -106,13 +106,15 @@ class Sweeper:
     def _expired(self, before: datetime) -> Iterator[dict[str, int]]:
         """Delete sessions that expired before a time, with their children."""
         sessions = self._collections.sessions.with_options(TOLERANT)
+        seen: list[Life] = []
         while True:
             found = sessions.find(long_expired_filter(before), LIFE_PROJECTION, limit=_AT_A_TIME)
             lives = [Life(session["_id"], session["instance"]) for session in found]
-            removed, over = delete_lives(sessions, lives, EXPIRED_FILTER) if lives else (0, set[Life]())
-            if not over:
+            if lives == seen:  # none, or such as cannot be deleted: an id that is not UTF-8
                 return
+            removed, over = delete_lives(sessions, lives, EXPIRED_FILTER)
             yield {"sessions": removed, **self._eraser.delete(over).counts}
+            seen = lives
 
     def _lost_segments(self, before: ObjectId) -> Iterator[dict[str, int]]:
         segments = self._collections.segments
@@ -153,6 +155,7 @@ def _lives_in(
     """Yield the lives of the children in a collection, some at a time."""
     how: dict[str, Any] = {"sort": order, "batch_size": _AT_A_TIME, "allow_disk_use": True}
     found: Iterable[Any] = collection.with_options(TOLERANT).find({}, fields, **how)
-    lives = (life for life, _ in itertools.groupby(life_of(child.get("metadata", child)) for child in found) if life)
+    children = itertools.groupby(child.get("metadata", child) for child in found)
+    lives = (life for child, _ in children if (life := life_of(child)))
     while some := list(itertools.islice(lives, _AT_A_TIME)):
         yield some

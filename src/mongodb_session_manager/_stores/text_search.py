@@ -1,7 +1,7 @@
 """The search for a text in the embedded messages of sessions."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pymongo.errors import ExecutionTimeout, OperationFailure
 
@@ -74,7 +74,11 @@ class TextSearch:
         numbers = {each["_id"]: number for number, each in enumerate(taken, 1)}
         batch = max(1, len(taken) * self._batch_bytes // max(1, sum(each["bytes"] for each in taken)))
         found.after = order.beginning(taken[0], begin)
-        for row in self._rows(found, (conditions, order, begin, list(numbers)), batch):
+        place = begin
+        if order.is_growing and len(taken) < len(candidates):
+            # What is written meanwhile comes after the others, which are not looked through yet.
+            place = replace(begin, until=taken[-1]["at"])
+        for row in self._rows(found, (conditions, order, place, list(numbers)), batch):
             found.examined = max(found.examined, numbers[row["_id"]])
             found.after = order.after(row, begin)
             if row["is_found"]:

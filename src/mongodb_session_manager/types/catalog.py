@@ -198,7 +198,7 @@ class ForkOrigin:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SessionSummary:
-    """What a list tells of a session. No message is in it, but for the beginning of the last text.
+    """A session in a list. It holds no messages, only the beginning of the last text.
 
     Attributes:
         session_id: The session.
@@ -295,7 +295,7 @@ class Redaction:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SessionDetails(SessionSummary):
-    """What ``get()`` tells of a session, beside its summary.
+    """The summary of a session with more fields, as ``get()`` returns it.
 
     Attributes:
         segments: The number of documents with older messages, older feedback or notifications.

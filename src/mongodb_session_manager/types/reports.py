@@ -102,7 +102,7 @@ class UpgradeReport:
     Attributes:
         matched: Sessions with something to bring up to date.
         upgraded: Sessions that were brought up to date.
-        left: Sessions that were not, since they cannot be read.
+        left: Sessions that were not, since they cannot be read, or have no room.
     """
 
     matched: int = 0

@@ -6,6 +6,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+import bson
 import pytest
 from bson import ObjectId
 from pymongo.errors import PyMongoError
@@ -23,7 +24,7 @@ from mongodb_session_manager.errors import (
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel
 from mongodb_session_manager.types import ForkOrigin
 from tests.aliases import Client, Document, Everything, Failing, Insert, NewAgent, NewManager, Stored
-from tests.first_version import CONTENT, legacy, legacy_agent
+from tests.first_version import CONTENT, element, legacy, legacy_agent
 from tests.integration.stores.test_new_lives import Interruption
 from tests.talking import ASK, LOOK, ask, look_up, user
 
@@ -751,3 +752,39 @@ def test_a_value_that_is_missing(
 
     with pytest.raises(MongoDBSessionError, match="a large value that it refers to is missing"):
         catalog.fork(SESSION, FORK)
+
+
+@pytest.mark.parametrize("left", [20, -15_000])
+def test_a_document_that_is_full(
+    left: int, catalog: SessionCatalog, insert: Insert, new_manager: NewManager, new_agent: NewAgent, stored: Stored
+) -> None:
+    messages = [element(n, ("user", "assistant")[n % 2], [{"text": "x" * 20_000}]) for n in range(700)]
+    session = {**legacy({"default": {**legacy_agent(), "messages": messages}}), "metadata": {"theirs": ""}}
+    session["metadata"]["theirs"] = "x" * (16 * 1024 * 1024 - len(bson.encode(session)) - max(left, 0))
+    insert(session)
+    metadata = {"more": "x" * max(-left, 0)}
+
+    with pytest.raises(MongoDBSessionError, match=f"'{SESSION}' cannot be forked: its document is full") as raised:
+        catalog.fork(SESSION, FORK, metadata=metadata)
+
+    assert "x" * 100 not in str(raised.value)
+    assert stored(FORK) is None
+    new_agent(new_manager(), agent_id="default")("Hi")
+    assert catalog.fork(SESSION, FORK).messages == 702
+
+
+@pytest.mark.limits(value_bytes=1000)
+def test_a_state_that_is_replaced_in_each_attempt_is_not_missing(
+    interrupted: SessionCatalog,
+    interruption: Interruption,
+    manager: MongoDBSessionManager,
+    agent: Agent,
+) -> None:
+    def replace_state() -> None:
+        agent.state.set("language", f"{ObjectId()}" * 100)
+        manager.sync_agent(agent)
+        interruption._left = 2  # after the next attempt has read the session
+
+    replace_state()
+    with interruption.before(2, replace_state), pytest.raises(SessionConflictError, match="again and again"):
+        interrupted.fork(SESSION, FORK)

@@ -180,6 +180,24 @@ def test_a_manager_that_is_open_learns_of_a_shorter_ttl(
     assert stored()["ttl_seconds"] == 3600
 
 
+@pytest.mark.parametrize("ttl", [HOUR, None])
+def test_a_manager_that_is_open_gives_its_own_ttl_no_second_time(
+    catalog: SessionCatalog, new_manager: NewManager, new_agent: NewAgent, stored: Stored, ttl: timedelta | None
+) -> None:
+    manager = new_manager(ttl=DAY)
+    agent = new_agent(manager)
+    catalog.set_ttl("s-1", ttl)
+
+    for write in (lambda: manager.update_metadata({"a": 1}), lambda: agent("Hi"), lambda: agent("And?")):
+        manager._stores._operations.dates.lifetimes["s-1"].until = None  # a date is due
+        write()
+
+    assert stored().get("ttl_seconds") == (ttl and 3600)
+    assert "expires_at" not in stored() if ttl is None else about(stored()["expires_at"], HOUR)
+    new_manager(ttl=DAY)
+    assert stored()["ttl_seconds"] == 86_400
+
+
 def test_an_id_is_not_a_query(catalog: SessionCatalog, put: Put, stored: Stored) -> None:
     put(session("$s.1", instance=ObjectId()))
 

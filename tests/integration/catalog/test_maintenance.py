@@ -5,6 +5,7 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
+import bson
 import pytest
 from pymongo import IndexModel
 
@@ -163,6 +164,27 @@ def test_what_cannot_be_upgraded_is_left(catalog: SessionCatalog, put: Put, obse
     assert catalog.upgrade() == UpgradeReport(matched=4, upgraded=1, left=3)
     after = {each["_id"]: each for each in observer[database][COLLECTION].find()}
     assert [key for key in before if before[key] != after[key]] == ["s-7"]
+
+
+def test_a_session_without_room_keeps_no_other_one_from_its_upgrade(catalog: SessionCatalog, put: Put) -> None:
+    full = session("s-2", agents={"a": agent("a")}, theirs="")
+    full["theirs"] = "x" * (16 * 1024 * 1024 - len(bson.encode(full)) - 5)
+    put(*(session(f"s-{n}", agents={"a": agent("a")}) for n in (1, 3)), full)
+
+    assert catalog.upgrade() == UpgradeReport(matched=3, upgraded=2, left=1)
+    assert ids(catalog.list(SessionFilter(agent_id="a"), sort="session_id")) == ["s-1", "s-3"]
+
+
+def test_a_session_that_a_validator_refuses_keeps_no_other_one_from_its_upgrade(
+    catalog: SessionCatalog, put: Put, observer: Client, database: str
+) -> None:
+    put(*(session(f"s-{n}", agents={"a": agent("a")}) for n in (1, 2, 3)))
+    validator = {"$or": [{"_id": {"$ne": "s-2"}}, {"agent_ids": []}]}
+    observer[database].command("collMod", COLLECTION, validator=validator)
+    try:
+        assert catalog.upgrade() == UpgradeReport(matched=3, upgraded=2, left=1)
+    finally:
+        observer[database].command("collMod", COLLECTION, validator={})
 
 
 def test_an_upgrade_goes_through_many(catalog: SessionCatalog, put: Put) -> None:

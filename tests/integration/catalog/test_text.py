@@ -10,9 +10,11 @@ from pymongo.errors import ExecutionTimeout
 from mongodb_session_manager import SessionCatalog, SessionFilter
 from mongodb_session_manager._stores.session_lists import SessionLists
 from mongodb_session_manager._stores.text_search import TextSearch
-from tests.aliases import Failing, Insert, NewAgent, NewManager
+from tests.aliases import Client, Failing, Insert, NewAgent, NewManager
+from tests.conftest import COLLECTION
 from tests.first_version import legacy
-from tests.integration.catalog.sessions import agent, ids, message, session, with_agent
+from tests.integration.catalog.sessions import agent, at, ids, message, session, with_agent
+from tests.integration.stores.test_new_lives import Interruption
 
 Put = Callable[..., None]
 
@@ -146,6 +148,30 @@ def test_a_search_is_limited_by_bytes(catalog: SessionCatalog, put: Put) -> None
 
     assert (page.examined, page.next_cursor is None) == (2, False)
     assert limited(catalog, most_bytes=1).list(SessionFilter(text="needle")).examined == 1
+
+
+@pytest.mark.parametrize("limit", [1, 2, 9])
+def test_a_session_that_is_written_during_a_search_comes_last_and_hides_no_other(
+    interrupted: SessionCatalog,
+    interruption: Interruption,
+    put: Put,
+    observer: Client,
+    database: str,
+    limit: int,
+) -> None:
+    put(*(with_agent(f"s-{n}", message(0, "user", "needle"), minute=n) for n in range(5)))
+    limited(interrupted, candidates=2)
+    written = {"$set": {"updated_at": at(9)}}
+    seen, cursor = list[str](), None
+
+    with interruption.before(2, lambda: observer[database][COLLECTION].update_one({"_id": "s-0"}, written)):
+        for _ in range(9):
+            page = interrupted.list(SessionFilter(text="needle"), sort="updated_at", limit=limit, cursor=cursor)
+            seen, cursor = seen + ids(page), page.next_cursor
+            if cursor is None:
+                break
+
+    assert seen == ["s-1", "s-2", "s-3", "s-4", "s-0"]
 
 
 @pytest.mark.parametrize("skipped", [0, 1])

@@ -15,7 +15,7 @@ from strands.agent.conversation_manager import (
     SummarizingConversationManager,
 )
 from strands.agent.conversation_manager.compression.pin_message import is_pinned, pin_message, unpin_message
-from strands.hooks import BeforeInvocationEvent
+from strands.hooks import AfterInvocationEvent, AfterModelCallEvent, BeforeInvocationEvent, BeforeModelCallEvent
 from strands.types.content import Message
 from strands.types.exceptions import ContextWindowOverflowException
 
@@ -30,7 +30,7 @@ from mongodb_session_manager.testing import CommandCounter, Redaction, ScriptedM
 from tests.aliases import Client, Failing, NewAgent, NewManager, Stored
 from tests.first_version import element, legacy, legacy_agent
 from tests.integration.history.live_agents import Notes
-from tests.talking import LOOK, look_up, texts, user, without_ids
+from tests.talking import LOOK, look, look_up, texts, user, without_ids
 from tests.watching import cost
 
 
@@ -181,6 +181,28 @@ def test_originals_leave_with_what_replaced_them(restart: Restart) -> None:
     assert texts(restart(agent, NullConversationManager).messages) == texts(agent.messages)
 
 
+@pytest.mark.parametrize(
+    "event", [BeforeInvocationEvent, BeforeModelCallEvent, AfterModelCallEvent, AfterInvocationEvent]
+)
+@pytest.mark.parametrize("make", [NullConversationManager, lambda: window(6), lambda: window(6, pin_first=2)])
+def test_messages_that_are_made_anew_come_back_with_the_window(restart: Restart, make: Any, event: Any) -> None:
+    """An application makes the list anew, as it does to leave out images or what a model thought."""
+
+    def make_anew(event: Any) -> None:
+        event.agent.messages = [{"role": m["role"], "content": list(m["content"])} for m in event.agent.messages]
+
+    agent = None
+    for number in range(6):
+        agent = restart(agent, make, tools=[look_up], model=ScriptedModel([look("kiwi", number)], default="Okay."))
+        agent.hooks.add_callback(event, make_anew)
+        talk(agent, f"Kiwi {number}", f"Thanks {number}")
+        live = copy.deepcopy(agent.messages)
+
+        again = restart(agent, make, tools=[look_up])
+        assert [m["content"] for m in again.messages] == [m["content"] for m in live]
+        agent = again
+
+
 def test_a_beginning_is_moved_back_to_a_users_message(restart: Restart) -> None:
     agent = restart(make=NullConversationManager)
     talk(agent, "One", "Two")
@@ -325,6 +347,19 @@ def test_a_look_that_failed_is_tried_again(restart: Restart, failing: Failing) -
     assert texts(restart(agent).messages) == texts(agent.messages) == ["One", "Okay.", "Four", "Okay."]
 
 
+@pytest.mark.parametrize("odd", [None, object(), "text", 5], ids=["none", "object", "text", "number"])
+def test_what_is_no_message_costs_no_message(restart: Restart, odd: Any) -> None:
+    """The SDK refuses such a list at the next call of its model; what was said until then is stored."""
+    before = restart(None, lambda: window(2))
+    talk(before, "One", "Two")
+    agent = restart(before, NullConversationManager)
+    agent.hooks.add_callback(AfterModelCallEvent, lambda event: event.agent.messages.insert(0, odd))
+
+    agent("Three")
+
+    assert texts(restart(agent, NullConversationManager).messages)[-2:] == ["Three", "Okay."]
+
+
 def test_a_list_in_another_order_comes_back_in_that_order(restart: Restart) -> None:
     agent = restart(make=NullConversationManager)
     talk(agent, "One", "Two", "Three")
@@ -370,6 +405,55 @@ def test_live_messages_that_the_manager_holds_stay_at_their_place(restart: Resta
 
     assert texts(again.messages) == texts(agent.messages)
     assert again.messages[2] is again.conversation_manager.held[0]  # type: ignore[attr-defined]
+
+
+def in_pairs(notes: list[Message]) -> Any:
+    return list(enumerate(notes))
+
+
+def in_records(notes: list[Message]) -> Any:
+    return {"long": {"notes": [{"at": place, "message": note} for place, note in enumerate(notes)]}}
+
+
+@pytest.mark.parametrize("keep", [in_pairs, in_records])
+def test_messages_that_a_managers_state_holds_further_inside_are_its_own(restart: Restart, keep: Any) -> None:
+    class Keeping(Notes):
+        def get_state(self) -> dict[str, Any]:
+            return {**ConversationManager.get_state(self), "memory": keep(self.notes)}
+
+        def restore_from_session(self, state: dict[str, Any]) -> list[Message] | None:
+            ConversationManager.restore_from_session(self, state)
+            kept = state["memory"]["long"]["notes"] if keep is in_records else state["memory"]
+            self.notes = [each["message"] if keep is in_records else each[1] for each in kept]
+            return self.notes
+
+    agent = restart(make=Keeping)
+    for number in range(3):
+        talk(agent, *(f"{number}.{place}" for place in range(5)))
+        again = restart(agent, Keeping)
+        assert again.messages == agent.messages
+        agent = again
+    assert texts(agent.messages)[0].startswith("Note")
+
+
+def test_a_managers_state_may_hold_copies_without_tracking_ids(restart: Restart) -> None:
+    class Copying(Notes):
+        def reduce_context(self, agent: Agent, e: Exception | None = None, **kwargs: Any) -> None:
+            super().reduce_context(agent, e, **kwargs)
+            for note in self.notes:
+                note.pop("tracking_id", None)
+
+        def get_state(self) -> dict[str, Any]:
+            notes = [{"role": note["role"], "content": list(note["content"])} for note in self.notes]
+            return {**ConversationManager.get_state(self), "notes": notes}
+
+    agent = restart(make=Copying)
+    for number in range(3):
+        talk(agent, *(f"{number}.{place}" for place in range(5)))
+        again = restart(agent, Copying)
+        assert [message["content"] for message in again.messages] == [message["content"] for message in agent.messages]
+        agent = again
+    assert texts(agent.messages)[0].startswith("Note")
 
 
 def test_a_summary_stands_behind_the_pinned_messages(restart: Restart) -> None:

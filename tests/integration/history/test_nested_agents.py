@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import bson
 import pytest
 from bson import ObjectId
 from strands.agent.conversation_manager import SlidingWindowConversationManager
@@ -18,7 +19,7 @@ from mongodb_session_manager import (
 from mongodb_session_manager._schema.values import escape_key
 from mongodb_session_manager.mongodb_session_repository import stores_of
 from mongodb_session_manager.testing import CommandCounter, Redaction
-from tests.aliases import Client, Document, Insert, NewAgent, NewManager
+from tests.aliases import Client, Document, History, Insert, NewAgent, NewManager, Stored
 from tests.first_version import (
     AT,
     CONTENT,
@@ -416,3 +417,51 @@ def test_an_ordinary_session_is_listed_in_one_operation(
         manager.get_usage_summary()
 
     assert log.names == ["aggregate", "aggregate"]
+
+
+# A document that is full
+
+
+def chatty(agent_id: str, messages: int, size: int) -> Document:
+    said = [element(n, ("user", "assistant")[n % 2], [{"text": f"{n} ".ljust(size, "x")}]) for n in range(messages)]
+    return {**legacy_agent(agent_id), "messages": said}
+
+
+@pytest.mark.parametrize("agents", [{"2": chatty("support-v1.2", 200, 80_000)}, None], ids=["alone", "beside"])
+def test_a_full_session_of_a_nested_agent_is_opened_and_written(
+    new_manager: NewManager, new_agent: NewAgent, insert: Insert, history: History, agents: Document | None
+) -> None:
+    beside = {**legacy_agent("support-v1"), "2": chatty("support-v1.2", 200, 80_000)}
+    session = {**legacy({"support-v1": agents or beside}), "theirs": ""}
+    session["theirs"] = "x" * (16 * 1024 * 1024 - len(bson.encode(session)) - 20)
+    insert(session)
+    before = [message["content"] for message in history(agent_id="support-v1.2")]
+
+    manager = new_manager()
+    manager.update_metadata({"a": "b" * 1000})
+    new_agent(manager, agent_id="other")("Hi")
+    agent = new_agent(manager, agent_id="support-v1.2")
+    agent("Hi")
+
+    after = [message["content"] for message in history(agent_id="support-v1.2")]
+    assert after == [*before, *(message["content"] for message in agent.messages[-2:])]
+    assert len(history(agent_id="other")) == 2
+
+
+def test_the_messages_of_a_nested_agent_move_again_and_again(
+    new_manager: NewManager, new_agent: NewAgent, insert: Insert, history: History, stored: Stored
+) -> None:
+    insert(legacy({"support-v1": {**legacy_agent("support-v1"), "2": chatty("support-v1.2", 20, 2_000)}}))
+    agent = new_agent(new_manager(), agent_id="support-v1.2")
+    agent("Hi")
+    before = history(agent_id="support-v1.2")
+    mover: Any = new_manager()._stores.histories._sizes._mover
+
+    assert [mover.move("s-1", {"support-v1.2": 8_000, "support-v1": 1}) > 8_000 for _ in range(3)] == [True] * 3
+
+    nested = stored()["agents"]["support-v1"]["2"]
+    assert [each["count"] for each in nested["segments"]] == [nested["moved_count"]]
+    assert history(agent_id="support-v1.2") == before
+    agent("And?")
+    assert len(history(agent_id="support-v1.2")) == len(before) + 2
+    assert len(history(agent_id="support-v1")) == len(CONTENT)

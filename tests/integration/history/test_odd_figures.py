@@ -2,10 +2,10 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from decimal import Decimal
 from enum import IntEnum
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 from pymongo import MongoClient
 from strands import Agent
 from strands.hooks import AfterInvocationEvent, MessageAddedEvent
+from strands.multiagent import GraphBuilder, Swarm
+from strands.multiagent.graph import Graph
 from strands.telemetry.metrics import EventLoopMetrics, ToolMetrics
 
-from mongodb_session_manager import MongoDBSessionManager
+from mongodb_session_manager import MongoDBSessionManager, UnstorableValueError
 from mongodb_session_manager.testing import ScriptedModel
-from tests.aliases import History, NewAgent, NewManager
-from tests.talking import LOOK, every_durability, look, look_up, texts
+from tests.aliases import History, NewAgent, NewManager, Stored
+from tests.talking import ASK, LOOK, ask, every_durability, look, look_up, texts
 
 SECRET = "my number is 555-0199"
 CACHE_DETAILS = [{"ttl": "5m", "inputTokens": 8}]
@@ -478,3 +480,86 @@ def test_under_every_durability(
     with_metadata(agent, {"usage": {"cacheDetails": CACHE_DETAILS, "price": Decimal(1)}})
 
     assert_talks(agent, history)
+
+
+# Figures of the call that an interrupt is about, and of the agents in a Graph or Swarm, stand in states
+
+
+class Priced(ScriptedModel):
+    """Reports what a custom provider does beside the tokens."""
+
+    def __init__(self, odd: Any, *turns: Any) -> None:
+        super().__init__(turns, default="Okay.")
+        self.odd = odd
+
+    async def stream(self, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
+        async for event in super().stream(*args, **kwargs):
+            if "metadata" in event:
+                event["metadata"]["usage"] = cast(Any, {**event["metadata"]["usage"], "odd": self.odd})
+            yield event
+
+
+def yes(result: Any) -> Any:
+    return [{"interruptResponse": {"interruptId": one.id, "response": "yes"}} for one in result.interrupts]
+
+
+def an_agent(manager: MongoDBSessionManager, odd: Any, *turns: Any) -> Agent:
+    return Agent(session_manager=manager, model=Priced(odd, *turns), tools=[ask], callback_handler=None)
+
+
+def an_agent_in_a_tool(manager: MongoDBSessionManager, odd: Any, *turns: Any) -> Agent:
+    helper = Agent(name="helper", model=Priced(odd, *turns), tools=[ask], callback_handler=None)
+    delegated = [{"toolUse": {"toolUseId": "t-1", "name": "helper", "input": {"input": "Help"}}} for _ in turns]
+    return Agent(
+        session_manager=manager, model=Priced(odd, *delegated), tools=[helper.as_tool()], callback_handler=None
+    )
+
+
+def a_graph(manager: MongoDBSessionManager, odd: Any, *turns: Any) -> Graph:
+    builder = GraphBuilder()
+    for name, said in {"first": (), "second": turns}.items():
+        builder.add_node(Agent(name=name, model=Priced(odd, *said), tools=[ask], callback_handler=None), name)
+    builder.add_edge("first", "second")
+    return builder.set_graph_id("g").set_max_node_executions(10).set_session_manager(manager).build()
+
+
+def a_swarm(manager: MongoDBSessionManager, odd: Any, *turns: Any) -> Swarm:
+    return Swarm(
+        [Agent(name="n", model=Priced(odd, *turns), tools=[ask], callback_handler=None)], session_manager=manager
+    )
+
+
+@pytest.mark.parametrize("name", ["decimal", "set", "object", "odd keys", "two nan", "deep", "cache details"])
+@pytest.mark.parametrize("make", [an_agent, an_agent_in_a_tool, a_graph, a_swarm])
+def test_an_interrupt_goes_on_in_a_new_process(new_manager: NewManager, make: Any, name: str) -> None:
+    with new_manager() as manager:
+        asked = make(manager, ODD[name], ASK)("Do it")
+        assert asked.interrupts
+
+    with new_manager() as manager:
+        answered = make(manager, ODD[name])(yes(asked))
+        assert not answered.interrupts
+
+    with new_manager() as manager:
+        again = make(manager, ODD[name])
+        assert again("And again")
+        if isinstance(again, Agent):
+            assert "the answer was yes" in str(again.messages) or make is an_agent_in_a_tool
+
+
+def test_only_what_is_odd_is_left_out_of_a_state(new_manager: NewManager, stored: Stored) -> None:
+    a_graph(new_manager(), Decimal(1))("Do it")
+
+    (state,) = stored()["multi_agents"].values()
+    result = state["state"]["node_results"]["first"]
+    assert result["result"]["message"]["metadata"]["usage"] == TOKENS
+    assert result["result"]["message"]["content"] == [{"text": "Okay."}]
+    assert result["accumulated_usage"].items() >= TOKENS.items()
+
+
+def test_an_applications_own_values_are_told(new_manager: NewManager, new_agent: NewAgent) -> None:
+    agent = new_agent(new_manager())
+    agent.conversation_manager.get_state = lambda: {"metadata": Decimal(1)}  # type: ignore[method-assign]
+
+    with pytest.raises(UnstorableValueError, match=r"conversation_manager_state\.metadata cannot be stored"):
+        agent("Hi")

@@ -18,7 +18,7 @@ from strands.types.content import Message
 from strands.types.exceptions import ContextWindowOverflowException
 from strands.types.interrupt import InterruptResponseContent
 
-from mongodb_session_manager import MongoDBSessionError
+from mongodb_session_manager import MongoDBSessionError, UnstorableValueError
 from mongodb_session_manager.testing import ScriptedModel
 from tests.aliases import History, NewAgent, NewManager
 from tests.talking import LOOK, look_up, texts, without_ids
@@ -392,3 +392,22 @@ def test_a_damaged_agent_is_told_and_left_as_it_is(
     with pytest.raises(MongoDBSessionError, match=r"'default' of session 's-1' is damaged"):
         new_agent(manager)
     assert stored()["agents"]["default"] == damaged
+
+
+@pytest.mark.parametrize("kind", ["toolUse", "toolResult"])
+@pytest.mark.parametrize("odd", [None, {}, "t-1", [], {"toolUseId": ["t-1"]}, {"name": "look_up"}], ids=str)
+def test_a_tools_block_that_has_no_id_is_refused_and_the_session_stays_readable(
+    new_manager: NewManager, new_agent: NewAgent, kind: str, odd: Any
+) -> None:
+    message: Any = {"role": "user", "content": [{"text": "Look"}, {kind: odd}]}
+    manager = new_manager()
+    agent = new_agent(manager, LOOK, tools=[look_up])
+    agent("Hi")
+
+    with pytest.raises(UnstorableValueError, match="message 4 cannot be stored: a toolUse or toolResult block"):
+        manager.append_message(message, agent)
+    with pytest.raises(UnstorableValueError, match="message 0 cannot be stored: a toolUse or toolResult block"):
+        new_agent(manager, agent_id="other", messages=[message])
+    manager.close()
+
+    assert new_agent(new_manager(), tools=[look_up]).messages == agent.messages

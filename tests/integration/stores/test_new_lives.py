@@ -334,6 +334,29 @@ def test_a_verb_of_the_repository_writes_one_life_only(
     assert number > 1
 
 
+@pytest.mark.parametrize(
+    "about", [{"agent_id": "default", "message_id": 0}, {"agent_id": "default", "tracking_id": "t"}]
+)
+def test_feedback_of_a_session_that_is_deleted_before_any_operation_is_not_taken_as_stored(
+    about: Document, new_manager: NewManager, client: Client, interruption: Interruption
+) -> None:
+    for number in itertools.count(1):
+        manager = new_manager(client=client)
+        agent = make_agent(manager, messages=[{**user("Hi"), "tracking_id": "t"}])
+        agent("And?")
+        assert manager._agents.live()[0].history.move_oldest()
+
+        with interruption.before(number, new_manager().delete_session), suppress(SessionNotFoundError):
+            manager.add_feedback({"rating": "up", **about})
+            assert not interruption.happened
+
+        new_manager().delete_session()
+        if not interruption.happened:
+            break
+
+    assert number > 3
+
+
 # Left by deletions that ended halfway, and by older versions
 
 
