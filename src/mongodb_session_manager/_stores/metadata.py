@@ -11,7 +11,7 @@ from .._client.errors import forget_values
 from .._schema.data import little_metadata_update, metadata_deletion_update, metadata_update
 from .._schema.given import Outbox, metadata_keys, metadata_values, named, outbox_records
 from .._schema.ids import ends_in_number, has_number
-from .._schema.values import FilterAndUpdate, Stored, decode
+from .._schema.values import FilterAndUpdate, Stored, decode, escape_key
 from ..errors import SessionConflictError, UnstorableValueError
 from .document_size import METADATA_BYTES, LargeMetadataError
 from .operation import CONTENDED, Operations, operation
@@ -54,7 +54,7 @@ class MetadataStore:
 
     def _send(self, session_id: str, fields: Stored, change: FilterAndUpdate, records: list[Stored]) -> bool:
         """Send a change of metadata, if it leaves room for the rest of the document."""
-        added = len(bson.encode(fields))
+        added = len(bson.encode({escape_key(key): value for key, value in fields.items()}))
         if not self._operations.can_compute:
             return self._outbox.send(session_id, change, records)
         fitting = little_metadata_update(change, METADATA_BYTES - added)

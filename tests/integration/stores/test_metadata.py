@@ -77,7 +77,7 @@ def test_an_update_changes_only_what_it_names(
     ],
     ids=["keys", "reference", "empty", "numbers", "bytes", "text", "bson", "datetime"],
 )
-@pytest.mark.parametrize("key", ["field", "nested.field"])
+@pytest.mark.parametrize("key", ["field", "nested.field", "half \ud83d", "nested.\ud83d"], ids=ascii)
 def test_values_come_back_as_they_were(new_manager: NewManager, key: str, value: Any) -> None:
     new_manager().update_metadata({key: value})
 
