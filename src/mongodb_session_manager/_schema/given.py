@@ -38,11 +38,14 @@ def check_names(database_name: object, collection_name: object, application_name
 
     Raises:
         TypeError: One is not a string.
-        ValueError: One is a connection string.
+        ValueError: One is a connection string, or is not valid Unicode.
     """
-    check_name("database_name", database_name)
-    check_name("collection_name", collection_name)
-    check_name("application_name", application_name)
+    names = {"database_name": database_name, "collection_name": collection_name, "application_name": application_name}
+    for name, value in names.items():
+        try:
+            (check_name(name, value) or "").encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{name} must be valid Unicode, got {shown(value)}") from None
 
 
 def check_flag(name: str, value: object) -> None:

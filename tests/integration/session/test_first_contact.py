@@ -169,6 +169,18 @@ def test_a_misspelt_option(typo: str, meant: str, mongo_client: Client) -> None:
                 make()
 
 
+@pytest.mark.parametrize("name", ["database_name", "collection_name", "application_name"])
+def test_a_name_with_half_a_character(name: str, mongo_client: Client) -> None:
+    wrong: dict[str, Any] = {name: "half \ud83d"}
+    for make in (
+        lambda: MongoDBSessionManager("s", client=mongo_client, **wrong),
+        lambda: MongoDBSessionManagerFactory(client=mongo_client, **wrong),
+        lambda: MongoDBSessionManagerFactory(client=mongo_client).create_session_manager("s", **wrong),
+    ):
+        with pytest.raises(ValueError, match=f"{name} must be valid Unicode"):
+            make()
+
+
 def test_a_factory_refuses_what_no_manager_would_take() -> None:
     for wrong in (
         *({"durability": "exiit"}, {"on_error": "ignore"}, {"exclusive": "yes"}, {"lease_timeout": -1}),
