@@ -3,6 +3,7 @@
 import _thread
 import logging
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable
@@ -341,6 +342,8 @@ def _enter_thread(token: object) -> None:
 
 def _drain(executor: ThreadPoolExecutor, timeout: float) -> None:
     """Finish queued work; after the timeout, cancel what has not begun and leave running work to its own timeouts."""
+    if sys.is_finalizing():  # a thread would never begin, and no work is left
+        return
     try:
         waiter = threading.Thread(target=executor.shutdown, daemon=True)
         waiter.start()

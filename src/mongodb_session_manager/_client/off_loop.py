@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import functools
 import logging
+import sys
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -110,6 +111,9 @@ def here(call: Callable[[], Any]) -> "Future[Any]":
 def in_thread(call: Callable[[], Any]) -> "Future[Any]":
     """Run a blocking call in a new thread; in this one, if no thread can be started."""
     done: Future[Any] = Future()
+    if sys.is_finalizing():  # a thread would never begin, and whoever starts it would wait for ever
+        done.set_exception(dropped())
+        return done
 
     def make() -> None:
         try:
@@ -133,13 +137,23 @@ def go_through(steps: Steps) -> None:
 
 
 async def go_through_off_loop(steps: Steps) -> None:
-    """Run all steps without blocking a thread; if the caller is cancelled, a thread continues with them."""
+    """Run all steps without blocking a thread; if the caller is cancelled, a thread continues with them.
+
+    Also if the loop is closed meanwhile, since the caller may be collected much later, or never.
+    """
     for futures, timeout in steps:
+        rest: list[Callable[[], Any]] = [functools.partial(_go_on, futures, timeout, steps)]
+        go_on = functools.partial(_in_thread_once, rest)
         try:
-            await all_done(futures, timeout)
+            await all_done(futures, timeout, lost=go_on)
         except BaseException:  # cancelled, or the loop ends
-            in_thread(functools.partial(_go_on, futures, timeout, steps))
+            go_on()
             raise
+
+
+def _in_thread_once(calls: list[Callable[[], Any]]) -> None:
+    with suppress(IndexError):  # another thread has taken it
+        in_thread(calls.pop())
 
 
 def _go_on(futures: "Sequence[Future[Any]]", timeout: float | None, steps: Steps) -> None:
@@ -147,8 +161,16 @@ def _go_on(futures: "Sequence[Future[Any]]", timeout: float | None, steps: Steps
     go_through(steps)
 
 
-async def all_done(futures: "Sequence[Future[Any]]", timeout: float | None) -> None:
-    """Return when all are done, or the time is over; their exceptions are not raised."""
+async def all_done(
+    futures: "Sequence[Future[Any]]", timeout: float | None, lost: Callable[[], None] | None = None
+) -> None:
+    """Return when all are done, or the time is over; their exceptions are not raised.
+
+    Args:
+        futures: What to wait for.
+        timeout: Seconds; None for no limit.
+        lost: Is called when all are done, if the loop is closed by then, so that this never returns.
+    """
     left = {future for future in futures if not future.done()}
     if not left:
         return
@@ -158,6 +180,8 @@ async def all_done(futures: "Sequence[Future[Any]]", timeout: float | None) -> N
         left.discard(done)
         if not left:
             hand_over([(answer, (None, None))])
+            if lost is not None and answer.get_loop().is_closed():
+                lost()
 
     for future in tuple(left):
         future.add_done_callback(note)

@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+import subprocess
+import sys
 import time
 from contextlib import suppress
 from typing import Any
@@ -727,3 +729,61 @@ def test_an_opening_that_is_over_before_anybody_takes_it_is_closed(
     asyncio.run(leave())
     assert eventually(lambda: managers_of(mongo_client) == before)
     assert eventually(lambda: "lease" not in stored())
+
+
+LEFT_REQUEST = """
+import asyncio, sys
+from mongodb_session_manager import MongoDBSessionManagerFactory
+
+factory = MongoDBSessionManagerFactory(sys.argv[1], database_name=sys.argv[2])
+
+async def request(entered):
+    async with factory.session("s", agent_ids=["a"], exclusive=True):
+        entered.set()
+        await asyncio.sleep(0 if sys.argv[3] == "ending" else 60)
+
+async def main():
+    global task
+    entered = asyncio.Event()
+    task = asyncio.ensure_future(request(entered))
+    await entered.wait()
+
+loop = asyncio.new_event_loop()
+loop.run_until_complete(main())
+if sys.argv[3] == "closed":
+    loop.close()
+print("ends", flush=True)
+"""
+
+LEFT_STREAM = """
+import asyncio, sys
+from mongodb_session_manager import MongoDBSessionManager
+
+def stream():
+    with MongoDBSessionManager("s", sys.argv[1], sys.argv[2]) as manager:
+        asyncio.run(manager.aget_metadata())
+        yield
+
+left = stream()
+next(left)
+print("ends", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "left"),
+    [(LEFT_REQUEST, "ending"), (LEFT_REQUEST, "inside"), (LEFT_REQUEST, "closed"), (LEFT_STREAM, "")],
+    ids=["ending", "inside", "closed", "stream"],
+)
+def test_the_interpreter_ends_though_a_request_does_not(
+    mongodb_uri: str, database: str, script: str, left: str
+) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", script, mongodb_uri, database, left],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (ended.returncode, ended.stdout) == (0, "ends\n")
