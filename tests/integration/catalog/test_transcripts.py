@@ -180,7 +180,7 @@ def test_large_blocks_are_marks_and_parts_bring_them(
 
 
 @pytest.mark.parametrize(
-    "damage", [{"$set": {"data": "text"}}, {"$set": {"data": b"other"}}, {"$set": {"files_id": 7}}]
+    "damage", [{"$set": {"data": "text"}}, {"$set": {"data": b"other"}}, [{"$set": {"files_id": "$_id"}}]]
 )
 def test_a_value_that_is_missing_or_damaged(
     catalog: SessionCatalog,
@@ -188,7 +188,7 @@ def test_a_value_that_is_missing_or_damaged(
     new_agent: NewAgent,
     observer: Client,
     database: str,
-    damage: dict[str, Any],
+    damage: Any,
 ) -> None:
     new_agent(new_manager(), agent_id="a", messages=[{"role": "user", "content": blocks()}])
     observer[database][f"{COLLECTION}_files.chunks"].update_many({}, damage)
