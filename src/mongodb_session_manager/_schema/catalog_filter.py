@@ -205,10 +205,15 @@ def _path(key: object) -> str:
 def _any_of(path: str, label: str, value: Any, given: SessionFilter) -> Either:
     if not isinstance(value, list | tuple | set | frozenset):
         return _equal(path, _scalar(label, value, given.allow_missing))
-    values = [_scalar(label, each, given.allow_missing) for each in value]
+    # A set has another order in another process, and a cursor goes on there.
+    values = sorted((_scalar(label, each, given.allow_missing) for each in value), key=_bson)
     if 1 <= len(values) <= _MOST_ALTERNATIVES:
         return tuple(each for value in values for each in _equal(path, value))
     return ({path: {"$in": values}},)
+
+
+def _bson(value: Any) -> bytes:
+    return bson.encode({"": value})
 
 
 def _equal(path: str, value: Any) -> Either:
@@ -225,7 +230,7 @@ def _scalar(label: str, value: Any, allow_missing: bool) -> Any:
             f"{label}: None is every session without that field. Pass allow_missing=True if that is meant."
         )
     if isinstance(value, datetime):
-        return time_of(milliseconds(label, value))
+        return _stored_time(label, value)
     if not isinstance(value, str | int | float):
         raise TypeError(
             f"{label} must be a string, number, bool or datetime, or a list of these, got a {type(value).__name__}"
@@ -330,8 +335,17 @@ def _given_ms(label: str, at: object) -> int | None:
 
 def milliseconds(label: str, at: object) -> int:
     """Return a time in milliseconds since 1970, the next whole one."""
+    return -(-_since_epoch(label, at) // timedelta(milliseconds=1))
+
+
+def _stored_time(label: str, at: object) -> datetime:
+    """Return a time as BSON stores it: in milliseconds, the last whole one."""
+    return time_of(_since_epoch(label, at) // timedelta(milliseconds=1))
+
+
+def _since_epoch(label: str, at: object) -> timedelta:
     if not isinstance(at, datetime):
         raise TypeError(f"{label} must be a datetime, got {type(at).__name__}")
     if at.utcoffset() is None:
         raise ValueError(f"{label} must have a time zone, such as datetime.timezone.utc, got {at.isoformat()}")
-    return -(-(at - _EPOCH) // timedelta(milliseconds=1))
+    return at - _EPOCH

@@ -87,17 +87,21 @@ def is_integer(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def check_message_id(value: object) -> int:
+def check_message_id(value: object, name: str = "message_id") -> int:
     """Return a message id that fits in BSON, with room for the next one.
+
+    Args:
+        value: The message id.
+        name: The argument that it was given as.
 
     Raises:
         TypeError: It is not an integer.
         ValueError: It does not fit in 8 bytes.
     """
     if not is_integer(value):
-        raise TypeError(f"message_id must be an integer, got {type(value).__name__}")
+        raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
     if abs(value) > MAX_MESSAGE_ID:
-        raise ValueError(f"message_id must be a number of 8 bytes, got {value:#x}")
+        raise ValueError(f"{name} must be a number of 8 bytes, got {value:#x}")
     return value
 
 

@@ -42,7 +42,7 @@ class Listing:
     def __post_init__(self) -> None:
         check_flag("newest_first", self.newest_first)
         if self.after is not None:
-            check_message_id(self.after)
+            check_message_id(self.after, "after: message_id")
         for name, number in (("limit", self.limit), ("offset", self.offset)):
             if number is None and name == "limit":
                 continue

@@ -40,7 +40,7 @@ class Transcripts:
         """Return a page of a history, its latest messages before an id."""
         ids = check_id("session_id", session_id), check_id("agent_id", agent_id)
         most, most_bytes = check_limit(limit), check_bytes(max_bytes)
-        end = None if before is None else check_message_id(before)
+        end = None if before is None else check_message_id(before, "before: message_id")
         if most == 0:
             return Transcript(messages=[], before=end)
         with catalog_operation("transcript"):

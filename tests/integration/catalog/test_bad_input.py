@@ -135,8 +135,8 @@ CALLS: Collection[tuple[type[Exception], str, Call]] = [
     (TypeError, "agent_id", lambda catalog: catalog.transcript("s", None)),  # type: ignore[arg-type]
     (ValueError, "agent_id", lambda catalog: catalog.transcript("s", "a\0")),
     (ValueError, "limit", lambda catalog: catalog.transcript("s", "a", limit=1001)),
-    (TypeError, "message_id", lambda catalog: catalog.transcript("s", "a", before="9")),  # type: ignore[arg-type]
-    (ValueError, "message_id", lambda catalog: catalog.transcript("s", "a", before=2**63)),
+    (TypeError, "before", lambda catalog: catalog.transcript("s", "a", before="9")),  # type: ignore[arg-type]
+    (ValueError, "before", lambda catalog: catalog.transcript("s", "a", before=2**63)),
     (ValueError, "max_bytes", lambda catalog: catalog.transcript("s", "a", max_bytes=0)),
     (TypeError, "max_bytes", lambda catalog: catalog.transcript("s", "a", max_bytes=2.5)),  # type: ignore[arg-type]
     (TypeError, "message_id", lambda catalog: catalog.part("s", "a", "0", 0)),  # type: ignore[arg-type]

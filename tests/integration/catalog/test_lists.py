@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
-from datetime import timedelta, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import bson
@@ -346,6 +346,29 @@ def test_filter_by_metadata(catalog: SessionCatalog, new_manager: NewManager) ->
     assert filtered(catalog, metadata={"user": None}, allow_missing=True) == "4"
     assert filtered(catalog, metadata={"n": [None, 1]}, allow_missing=True) == "034"
     assert filtered(catalog, metadata={"user": [f"u-{n}" for n in range(2, 200)]}) == "13"
+
+
+@pytest.mark.parametrize("micros", [1, 500, 123_456, 999_999])
+@pytest.mark.parametrize("year", [1969, 2026, 9999])
+def test_a_time_in_metadata_is_found_by_the_time_that_was_given(
+    catalog: SessionCatalog, new_manager: NewManager, micros: int, year: int
+) -> None:
+    given = datetime(year, 12, 31, 23, 59, 59, micros, tzinfo=timezone.utc)
+    new_manager("s-1").update_metadata({"at": given})
+
+    assert filtered(catalog, metadata={"at": given}) == "1"
+    assert filtered(catalog, metadata={"at": [given, START]}) == "1"
+    assert filtered(catalog, metadata={"at": given - timedelta(milliseconds=1)}) == ""
+
+
+def test_a_cursor_does_not_depend_on_the_order_of_many_values(catalog: SessionCatalog, put: Put) -> None:
+    put(*(session(f"s-{n}", metadata={"user": f"u-{n}"}) for n in range(4)))
+    users = [f"u-{n}" for n in range(100)]
+    cursor = catalog.list(SessionFilter(metadata={"user": users}), sort="session_id", limit=2).next_cursor
+
+    for other in (users[::-1], {*users}, frozenset(users)):
+        found = catalog.list(SessionFilter(metadata={"user": other}), sort="session_id", cursor=cursor)
+        assert ids(found) == ["s-2", "s-3"]
 
 
 def test_filter_by_escaped_metadata_keys(catalog: SessionCatalog, new_manager: NewManager) -> None:
