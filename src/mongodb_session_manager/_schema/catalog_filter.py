@@ -28,8 +28,8 @@ _LAST_CHARACTER: Final = 0x10FFFF
 
 
 def time_of(ms: int) -> datetime:
-    """Return the time that is so many milliseconds after 1970; the last one for a later one."""
-    return _EPOCH + timedelta(milliseconds=min(ms, LAST_MS))
+    """Return the time that is so many milliseconds after 1970; the first or last one for one beyond."""
+    return _EPOCH + timedelta(milliseconds=max(FIRST_MS, min(ms, LAST_MS)))
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,8 @@ def conditions_of(given: object, *, may_search: bool = False) -> Conditions:
     if not isinstance(given, SessionFilter):
         raise TypeError(f"filter must be a SessionFilter, got {type(given).__name__}")
     _check_flags(given)
-    others = (*_application(given), *_metadata(given), *_agent(given), *_prefix(given), *_feedback(given))
+    large = (*_sized("application_name", _application(given)), *_sized("metadata", _metadata(given)))
+    others = (*large, *_agent(given), *_prefix(given), *_feedback(given))
     times = {name: span for name in ("created_at", "updated_at") if (span := _range(given, name)) is not None}
     found = Conditions((*others, *_interrupted(given)), times, _text(given, may_search), given.everything)
     if found.everything and not found.is_empty:
@@ -122,8 +123,9 @@ def living_filter(conditions: Iterable[Conditions], more: Iterable[Either] = ())
     """
     parts = [*(part for each in conditions for part in each.all), *more, *_SESSIONS]
     split, count = list[Either](), 1
+    most = min(_MOST_ALTERNATIVES, _MOST_SPLIT_BYTES // _size(parts))
     for part in sorted(parts, key=len):
-        if len(part) > 1 and count * len(part) <= _MOST_ALTERNATIVES:
+        if len(part) > 1 and count * len(part) <= most:
             split.append(part)
             count *= len(part)
     kept = [part[0] if len(part) == 1 else {"$or": [*part]} for part in parts if part not in split]
@@ -170,6 +172,9 @@ _SESSIONS: Final[tuple[Either, ...]] = (
 )
 _SESSIONS_EVEN_EXPIRED: Final[tuple[Either, ...]] = (_TEXT_ID, ({"$expr": IS_ID},))
 _MOST_ALTERNATIVES: Final = 32
+# Each alternative repeats the other conditions, and the server takes a command of 16 MiB.
+_MOST_SPLIT_BYTES: Final = 2**20
+_MOST_BYTES: Final = 4 * 2**20
 
 
 # Checks, field by field
@@ -178,6 +183,16 @@ _MOST_ALTERNATIVES: Final = 32
 def _check_flags(given: SessionFilter) -> None:
     for name in ("everything", "allow_missing"):
         check_flag(f"filter: {name}", getattr(given, name))
+
+
+def _sized(name: str, parts: list[Either]) -> list[Either]:
+    if (size := _size(parts)) > _MOST_BYTES:
+        raise ValueError(f"filter: {name} has {size:,} bytes, and at most 4 MiB are possible. Give fewer values.")
+    return parts
+
+
+def _size(parts: Iterable[Either]) -> int:
+    return sum(len(bson.encode(each)) for part in parts for each in part)
 
 
 def _application(given: SessionFilter) -> list[Either]:
@@ -269,7 +284,7 @@ def _feedback(given: SessionFilter) -> list[Either]:
         raise TypeError(f"filter: feedback must be a string, got {type(wanted).__name__}")
     if wanted not in _FEEDBACK:
         raise ValueError(f"filter: feedback must be one of {', '.join(map(repr, _FEEDBACK))}, got {shown(wanted)}")
-    return [feedback_condition(wanted)]
+    return [feedback_condition(str.__str__(wanted))]
 
 
 def feedback_condition(rating: str) -> Either:

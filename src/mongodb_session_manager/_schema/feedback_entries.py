@@ -69,7 +69,7 @@ class FeedbackQuery:
 
     def sessions(self) -> list[Either]:
         """Return the conditions of the sessions that may have such feedback."""
-        found = [feedback_condition("any" if self.rating in (None, "other") else str(self.rating))]
+        found = [feedback_condition("any" if self.rating is None or self.rating == "other" else self.rating)]
         if self.since is not None:
             # The time of a piece of feedback is that of the write that stored it. Clocks of hosts differ.
             earlier = {"$lt": time_of(max(self.since - _HOUR_MS, FIRST_MS))}
@@ -94,17 +94,29 @@ class FeedbackQuery:
         return {"$or": [{"$lt": ["$$entry.at", at]}, tie]}
 
 
-def query_of(rating: object, since: object, after: Place, limit: int) -> FeedbackQuery:
+def rating_of(rating: object) -> str | None:
+    """Return the rating that a caller asked for; None for any.
+
+    Raises:
+        TypeError: It is not a string.
+        ValueError: There is no such rating.
+    """
+    if rating is None:
+        return None
+    if not isinstance(rating, str):
+        raise TypeError(f"rating must be a string, got {type(rating).__name__}")
+    if rating not in RATINGS:
+        raise ValueError(f"rating must be one of {', '.join(map(repr, RATINGS))}, got {shown(rating)}")
+    return str.__str__(rating)  # a member of an enum is formatted as its name
+
+
+def query_of(rating: str | None, since: object, after: Place, limit: int) -> FeedbackQuery:
     """Return the query of arguments that a caller gave.
 
     Raises:
-        TypeError: One has a wrong type.
-        ValueError: There is no such rating, or the time has no time zone.
+        TypeError: The time has a wrong type.
+        ValueError: It has no time zone.
     """
-    if rating is not None and not isinstance(rating, str):
-        raise TypeError(f"rating must be a string, got {type(rating).__name__}")
-    if rating is not None and rating not in RATINGS:
-        raise ValueError(f"rating must be one of {', '.join(map(repr, RATINGS))}, got {shown(rating)}")
     return FeedbackQuery(rating, None if since is None else milliseconds("since", since), after, limit)
 
 

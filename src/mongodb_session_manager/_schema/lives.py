@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from bson import ObjectId
@@ -12,6 +12,8 @@ from .values import FilterAndUpdate, Stored
 
 # Children without an instance go only if they are older: a process of an older version may be writing them.
 OLDER_THAN = timedelta(hours=1)
+# No ObjectId is older.
+FIRST_ID_TIME = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 @dataclass(frozen=True)

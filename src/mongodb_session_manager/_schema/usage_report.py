@@ -150,8 +150,7 @@ def _day(name: str, at: Any) -> date | None:
         raise TypeError(f"{name} must be a date, or a datetime at midnight in UTC, got {type(at).__name__}")
     if not isinstance(at, datetime):
         return at
-    milliseconds(name, at)
-    day = at.astimezone(timezone.utc)
-    if day.time() != _MIDNIGHT:
+    day = time_of(milliseconds(name, at))
+    if day != at or day.time() != _MIDNIGHT:
         raise ValueError(f"{name} must be midnight in UTC, since usage is kept by day, got {at.isoformat()}")
     return day.date()

@@ -15,6 +15,7 @@ from .._schema.feedback_entries import (
     newest_first,
     place_of,
     query_of,
+    rating_of,
 )
 from .._schema.lives import instance_of
 from .._schema.values import Stored
@@ -40,8 +41,9 @@ class FeedbackLists:
         """Return a page of feedback."""
         most, conditions = check_limit(limit), [*self._reads.scope, conditions_of(given)]
         digest = filter_digest(conditions)
-        sort = SORT if rating is None else f"{SORT}:{rating}"
-        query = query_of(rating, since, decode_cursor(cursor, sort, digest, timed=True, numbered=True), most + 1)
+        wanted = rating_of(rating)
+        sort = SORT if wanted is None else f"{SORT}:{wanted}"
+        query = query_of(wanted, since, decode_cursor(cursor, sort, digest, timed=True, numbered=True), most + 1)
         if most == 0:
             return Page(items=[], next_cursor=None if cursor is None else str(cursor))
         with catalog_operation("feedback"):

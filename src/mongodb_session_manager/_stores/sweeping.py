@@ -28,7 +28,7 @@ from .._schema.deletion import (
 from .._schema.expiry import EXPIRED_FILTER, LONGEST_TTL
 from .._schema.ids import shown
 from .._schema.limits import LIMITS
-from .._schema.lives import OLDER_THAN, Life
+from .._schema.lives import FIRST_ID_TIME, OLDER_THAN, Life
 from .._schema.values import CODEC_OPTIONS, Stored
 from ..types.reports import SweepReport
 from .children import ChildrenEraser, life_of
@@ -89,7 +89,7 @@ class Sweeper:
             logger.debug("namespace=<%s>, removed=<%s> | swept", self._collections.sessions.full_name, report)
 
     def _sweep(self, at: datetime, older_than: timedelta, stop: threading.Event | None) -> SweepReport:
-        before = ObjectId.from_datetime(at - older_than)
+        before = ObjectId.from_datetime(max(at - older_than, FIRST_ID_TIME))
         removed: Counter[str] = Counter()
         steps = self._expired(at - _LONG_EXPIRED), self._lost_segments(before), self._lost_files(before)
         for batch in itertools.chain(*steps):

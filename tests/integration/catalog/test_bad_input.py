@@ -16,6 +16,12 @@ from tests.aliases import Client
 
 NAIVE, UTC = datetime(2026, 1, 1), timezone.utc
 SINCE = datetime(2026, 1, 1, tzinfo=UTC)
+# In UTC, these are times that a datetime cannot hold.
+BEYOND = [
+    datetime.min.replace(tzinfo=timezone(timedelta(hours=14))),
+    datetime.max.replace(tzinfo=timezone(-timedelta(hours=12))),
+    datetime(9999, 12, 31, 12, tzinfo=timezone(-timedelta(hours=12))),
+]
 
 WRONG_TYPES: list[dict[str, Any]] = [
     *({"metadata": {"user": value}} for value in ({"$ne": 1}, {"a": 1}, re.compile("x"), object(), b"x", ObjectId())),
@@ -36,6 +42,8 @@ WRONG_VALUES: list[dict[str, Any]] = [
     {"metadata": {"user": ["x", None]}},
     *({"metadata": {key: 1}} for key in ("", "a..b", "$where", "a.$b", "a\0", ".".join("a" * 101))),
     {"metadata": {"at": NAIVE}},
+    *({"metadata": {"user": value}} for value in ("x" * 2**24, ["x" * 2**21, "y" * 2**21])),
+    {"application_name": "x" * 2**23},
     *({"agent_id": value} for value in ("", "a\0", "\udc80", "x" * 1025, "mongodb://u:p@h/")),
     *({"id_prefix": value} for value in ("", "a\0", "\udc80", "x" * 1025)),
     *({"application_name": value} for value in ("\udc80", "mongodb://u:p@h/")),
@@ -155,6 +163,8 @@ CALLS: Collection[tuple[type[Exception], str, Call]] = [
     (TypeError, "by must", lambda catalog: catalog.usage(by=None)),  # type: ignore[arg-type]
     (ValueError, "since", lambda catalog: catalog.usage(since=SINCE + timedelta(hours=1))),
     (ValueError, "until", lambda catalog: catalog.usage(until=SINCE.replace(tzinfo=timezone(timedelta(hours=1))))),
+    *((ValueError, "since", lambda catalog, at=at: catalog.usage(since=at)) for at in BEYOND),
+    (ValueError, "since", lambda catalog: catalog.usage(since=SINCE + timedelta(microseconds=1))),
     (ValueError, "time zone", lambda catalog: catalog.usage(since=NAIVE)),
     (ValueError, "since", lambda catalog: catalog.usage(since=SINCE, until=SINCE)),
     (ValueError, "since", lambda catalog: catalog.usage(since=date(2026, 1, 2), until=SINCE)),

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 from datetime import timedelta
+from enum import Enum
 from typing import Any
 
 import pytest
@@ -18,6 +19,10 @@ from tests.integration.catalog.moving import move
 from tests.integration.catalog.sessions import agent, at, ids, message, session, with_agent
 
 Put = Callable[..., None]
+
+
+class Rating(str, Enum):
+    UP = "up"
 
 
 def walk(catalog: Any, **how: Any) -> list[FeedbackEntry]:
@@ -164,6 +169,22 @@ def test_ratings_and_times(catalog: SessionCatalog, put: Put) -> None:
     assert names(catalog.feedback(since=at(4) + timedelta(microseconds=1)).items) == [5]
     assert names(catalog.feedback(SessionFilter(feedback="down"), rating="up").items) == [0]
     assert names(catalog.feedback(SessionFilter(id_prefix="t")).items) == []
+
+
+def test_a_rating_may_be_a_member_of_an_enum(
+    catalog: SessionCatalog, put: Put, observer: Client, database: str
+) -> None:
+    entries = [{"rating": rating, "n": n, "created_at": at(n)} for n, rating in enumerate(("up", "down", "up"))]
+    put(session("s-1", feedbacks=entries, feedback_counts={"up": 2, "down": 1}))
+    rating: Any = Rating.UP
+
+    first = catalog.feedback(rating=rating, limit=1)
+    assert names(first.items) == [2]
+    assert names(catalog.feedback(rating="up", cursor=first.next_cursor).items) == [0]
+    assert names(walk(catalog, rating=rating, limit=1)) == [2, 0]
+
+    observer[database][COLLECTION].update_one({"_id": "s-1"}, {"$set": {"feedbacks": []}})
+    assert ids(catalog.list(SessionFilter(feedback=rating))) == ["s-1"]
 
 
 def test_a_cursor_of_another_rating_is_refused(catalog: SessionCatalog, put: Put) -> None:

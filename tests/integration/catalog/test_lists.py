@@ -371,6 +371,16 @@ def test_a_cursor_does_not_depend_on_the_order_of_many_values(catalog: SessionCa
         assert ids(found) == ["s-2", "s-3"]
 
 
+def test_a_filter_may_have_many_values_beside_alternatives(catalog: SessionCatalog, put: Put) -> None:
+    put(session("s-1", metadata={"user": "u-1", "plan": "a"}, feedbacks=[{"rating": "up"}]), "s-2")
+    users, plans = [f"u-{n}" for n in range(100_000)], list("abcdefgh")
+    wanted = SessionFilter(metadata={"user": users, "plan": plans}, feedback="up")
+
+    assert ids(catalog.list(wanted)) == ["s-1"]
+    assert ids(catalog.within(wanted).list(wanted)) == ["s-1"]
+    assert catalog.within(wanted).count(wanted) == 1
+
+
 def test_filter_by_escaped_metadata_keys(catalog: SessionCatalog, new_manager: NewManager) -> None:
     new_manager().update_metadata({"50%int": "x"})
 
@@ -414,6 +424,18 @@ def test_filter_by_times_half_open(catalog: SessionCatalog, put: Put) -> None:
     assert filtered(catalog, created_since=at(1) + timedelta(microseconds=1)) == "234"
     assert filtered(catalog, created_until=at(1) + timedelta(microseconds=1)) == "01"
     assert filtered(catalog, created_since=at(1).astimezone(timezone(timedelta(hours=-9)))) == "1234"
+
+
+@pytest.mark.parametrize("hours", [-12, 0, 14])
+def test_filter_by_the_first_and_last_times_of_any_zone(catalog: SessionCatalog, put: Put, hours: int) -> None:
+    put("s-1")
+    zone = timezone(timedelta(hours=hours))
+    first, last = datetime.min.replace(tzinfo=zone), datetime.max.replace(tzinfo=zone)
+
+    assert filtered(catalog, created_since=first, created_until=last) == "1"
+    assert filtered(catalog, updated_since=first) == filtered(catalog, updated_until=last) == "1"
+    assert filtered(catalog, created_since=last) == filtered(catalog, created_until=first) == ""
+    assert filtered(catalog, metadata={"at": first}) == filtered(catalog, metadata={"at": last}) == ""
 
 
 def test_filter_by_feedback(catalog: SessionCatalog, put: Put) -> None:

@@ -102,6 +102,7 @@ def test_how_old_they_must_be_can_be_said(
     child("gone", ObjectId(), age=30 * MINUTE)
     child("gone", None, age=30 * MINUTE)
 
+    assert catalog.sweep(older_than=timedelta(days=36_500)) == SweepReport()
     assert catalog.sweep(older_than=2 * HOUR) == SweepReport()
     assert catalog.sweep(older_than=20 * MINUTE) == SweepReport(segments=1, files=1)
     assert catalog.sweep(older_than=timedelta(0)) == SweepReport()  # one without an instance is never younger
