@@ -154,14 +154,18 @@ def long_expired_filter(before: datetime) -> Stored:
     return {"expires_at": {"$lt": before}, **EXPIRED_FILTER}  # a range alone also matches a list with a date in it
 
 
-def announced_segments_update(lives: Iterable[Life], removal: ObjectId) -> FilterAndUpdate:
+def announced_segments_update(
+    lives: Iterable[Life], removal: ObjectId, before: ObjectId | None = None
+) -> FilterAndUpdate:
     """Return filter and update that announce the removal of segments of some lives."""
-    return segments_of_lives_filter(lives), {"$addToSet": {"removals": removal}}
+    return segments_of_lives_filter(lives, before), {"$addToSet": {"removals": removal}}
 
 
-def withdrawn_segments_update(lives: Iterable[Life], removal: ObjectId) -> FilterAndUpdate:
+def withdrawn_segments_update(
+    lives: Iterable[Life], removal: ObjectId, before: ObjectId | None = None
+) -> FilterAndUpdate:
     """Return filter and update that take the announcement back."""
-    return segments_of_lives_filter(lives), {"$pull": {"removals": removal}}
+    return segments_of_lives_filter(lives, before), {"$pull": {"removals": removal}}
 
 
 def announced_removal_update(lives: Iterable[Life], before: ObjectId | None, removal: ObjectId) -> FilterAndUpdate:

@@ -20,15 +20,17 @@ from .._schema.deletion import (
     SEGMENTS_BY_LIFE,
     announced_files_filter,
     announced_removal_update,
+    announced_segments_update,
     long_expired_filter,
     segments_of_lives_filter,
     sweep_claim_update,
     withdrawn_removal_update,
+    withdrawn_segments_update,
 )
 from .._schema.expiry import EXPIRED_FILTER, LONGEST_TTL
 from .._schema.ids import shown
 from .._schema.limits import LIMITS
-from .._schema.lives import FIRST_ID_TIME, OLDER_THAN, Life
+from .._schema.lives import FIRST_ID_TIME, OLDER_THAN, Life, youngest_old_id
 from .._schema.values import CODEC_OPTIONS, Stored
 from ..types.reports import SweepReport
 from .children import ChildrenEraser, life_of
@@ -120,8 +122,22 @@ class Sweeper:
         segments = self._collections.segments
         for lives in _lives_in(segments, SEGMENT_LIFE, SEGMENTS_BY_LIFE):
             over = self._eraser.over(lives)
+            if before > youngest_old_id():
+                over = self._announced(over, before)
             wanted = segments_of_lives_filter(over, before)
             yield {"segments": segments.delete_many(wanted).deleted_count if over else 0}
+
+    def _announced(self, lives: Collection[Life], before: ObjectId) -> set[Life]:
+        """Announce the removal of segments that may be a fork's, which looks at them once it is there; look again."""
+        if not lives:
+            return set()
+        removal, segments = ObjectId(), self._collections.segments
+        segments.update_many(*announced_segments_update(lives, removal, before))
+        over = self._eraser.over(lives)
+        living = set(lives) - over
+        if living:
+            segments.update_many(*withdrawn_segments_update(living, removal, before))
+        return over
 
     def _lost_files(self, before: ObjectId) -> Iterator[dict[str, int]]:
         for lives in _lives_in(self._collections.files, FILE_LIFE, FILES_BY_LIFE):

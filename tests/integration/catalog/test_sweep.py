@@ -19,6 +19,7 @@ from tests.aliases import Client, Failing, NewAgent, NewManager
 from tests.conftest import COLLECTION
 from tests.expiring import HOUR, expire, in_time, without_ttl_monitor
 from tests.integration.catalog.sessions import session
+from tests.integration.stores.test_new_lives import Interruption
 from tests.watching import eventually
 
 Put = Callable[..., None]
@@ -162,8 +163,6 @@ def test_odd_documents_stay(catalog: SessionCatalog, parts: dict[str, Any], chil
 def test_a_session_that_lives_again_stays(
     mongodb_uri: str, database: str, new_manager: NewManager, parts: dict[str, Any]
 ) -> None:
-    from tests.integration.stores.test_new_lives import Interruption
-
     manager = new_manager(ttl=HOUR)
     expire(parts["sessions"], ago=6 * MINUTE)
     manager._stores._operations.dates.lifetimes["s-1"].until = in_time(-HOUR)
@@ -185,8 +184,6 @@ def test_a_session_that_comes_meanwhile_keeps_its_files(
     mongodb_uri: str, database: str, child: Callable[..., None], parts: dict[str, Any], put: Put, number: int
 ) -> None:
     """As a fork: its children are there before it is."""
-    from tests.integration.stores.test_new_lives import Interruption
-
     instance = ObjectId()
     child("fork", instance)
     interruption = Interruption()
@@ -203,6 +200,33 @@ def test_a_session_that_comes_meanwhile_keeps_its_files(
     if number <= 7:
         assert files == ["fork"]
         assert parts["files"].count_documents({"metadata.removals.0": {"$exists": True}}) == 0
+
+
+@pytest.mark.parametrize("number", range(1, 7))
+def test_a_fork_that_comes_while_young_segments_are_swept_keeps_them_or_sees_it(
+    interrupted: SessionCatalog,
+    interruption: Interruption,
+    child: Callable[..., None],
+    parts: dict[str, Any],
+    put: Put,
+    number: int,
+) -> None:
+    instance = ObjectId()
+    child("fork", instance, age=MINUTE)
+    seen: list[Any] = []
+
+    def come() -> None:
+        put(session("fork", instance=instance))
+        seen.extend(segment.get("removals") for segment in parts["segments"].find({"session_id": "fork"}))
+
+    with interruption.before(number, come):
+        interrupted.sweep(older_than=timedelta(0))
+
+    assert interruption.happened
+    segments = list(parts["segments"].find({"session_id": "fork"}))
+    if seen == [None]:  # to the fork, all is as it has written it
+        assert len(segments) == 1
+    assert not any(segment.get("removals") for segment in segments)
 
 
 def test_three_thousand_segments_are_not_read(
