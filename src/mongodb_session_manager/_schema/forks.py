@@ -269,7 +269,10 @@ def fork_metadata(source: Source, changes: Mapping[str, Any]) -> Stored:
         for name in path:
             place = place.setdefault(name, {})
             if not isinstance(place, dict):
-                raise ValueError(f"Metadata of the fork: {key!r} leads through a value that is not an object.")
+                raise ValueError(
+                    f"Metadata of a fork of session {source.life.session_id!r}: {key!r} leads through a value that is "
+                    f"not an object. Give {key.split('.')[0]!r} itself a value."
+                )
         place[last] = value
     return metadata
 

@@ -713,7 +713,7 @@ def test_metadata_that_lead_nowhere(
     manager.update_metadata({"a": "text"})
     before = everything()
 
-    with pytest.raises(ValueError, match=r"'a\.b'"):
+    with pytest.raises(ValueError, match=rf"{SESSION}.*'a\.b'"):
         catalog.fork(SESSION, FORK, metadata={"a.b": 1})
 
     assert everything() == before
