@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import uvicorn
 from fastapi import FastAPI, Path, Query, Request
 from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from pymongo.errors import PyMongoError
@@ -134,6 +135,12 @@ async def no_conversation(request: Request, error: SessionNotFoundError) -> JSON
 @app.exception_handler(MessageNotFoundError)
 async def no_message(request: Request, error: MessageNotFoundError) -> JSONResponse:
     return JSONResponse({"detail": "There is no such message in this conversation."}, 404)
+
+
+@app.exception_handler(RequestValidationError)
+async def not_valid(request: Request, error: RequestValidationError) -> JSONResponse:
+    # What was sent is not quoted: half a character or NaN cannot stand in an answer.
+    return JSONResponse({"detail": [{key: each[key] for key in ("loc", "msg")} for each in error.errors()]}, 422)
 
 
 @app.exception_handler(PyMongoError)

@@ -27,6 +27,7 @@ import fastapi
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from pydantic import BaseModel, Field
 from pymongo.errors import PyMongoError
@@ -145,6 +146,12 @@ async def not_found(request: Request, error: SessionNotFoundError) -> JSONRespon
 @app.exception_handler(MessageNotFoundError)
 async def no_message(request: Request, error: MessageNotFoundError) -> JSONResponse:
     return JSONResponse({"detail": "There is no such message in this conversation."}, 404)
+
+
+@app.exception_handler(RequestValidationError)
+async def not_valid(request: Request, error: RequestValidationError) -> JSONResponse:
+    # What was sent is not quoted: half a character or NaN cannot stand in an answer.
+    return JSONResponse({"detail": [{key: each[key] for key in ("loc", "msg")} for each in error.errors()]}, 422)
 
 
 @app.exception_handler(PyMongoError)

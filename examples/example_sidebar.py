@@ -22,6 +22,7 @@ from fastapi import Depends, FastAPI, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, JSONResponse
 from pydantic import BaseModel, Field
+from pymongo.errors import PyMongoError
 from strands import Agent
 from strands.types.content import Messages
 
@@ -173,6 +174,11 @@ async def no_cursor(request: Request, error: InvalidCursorError) -> JSONResponse
 @app.exception_handler(ValueError)
 async def not_valid(request: Request, error: ValueError) -> JSONResponse:
     return JSONResponse({"detail": str(error)}, 422)
+
+
+@app.exception_handler(PyMongoError)
+async def no_database(request: Request, error: PyMongoError) -> JSONResponse:
+    return JSONResponse({"detail": "The chats cannot be reached. Ask again later."}, 503)
 
 
 def make_agent(manager: MongoDBSessionManager) -> Agent:

@@ -234,6 +234,17 @@ def test_a_session_id_that_is_not_fit(services: dict[str, Service], name: str, w
     assert codes <= {404, 422}  # what has a slash is no route
 
 
+@pytest.mark.parametrize("wrong", [r'"\ud83d"', "NaN", "-Infinity", "1e999", '"a", "words": NaN, "thinking_ms": NaN'])
+@pytest.mark.parametrize("name", [CHAT, STREAMING])
+def test_a_body_that_no_answer_can_quote(services: dict[str, Service], session_id: str, name: str, wrong: str) -> None:
+    json_type = {"content-type": "application/json"}
+    body = f'{{"prompt": {wrong}}}'
+    reply = services[name].client.post(f"/sessions/{session_id}/chat", content=body, headers=json_type)
+
+    assert (reply.status_code, reply.json()["detail"][0]["loc"][0]) == (422, "body")
+    assert services[name].stored(session_id) is None
+
+
 @pytest.mark.parametrize("name", [CHAT, STREAMING])
 def test_an_outage(name: str, tmp_path: Path, nobodys_port: int) -> None:
     service = Service(name, f"mongodb://127.0.0.1:{nobodys_port}/shop?serverSelectionTimeoutMS=300", tmp_path)

@@ -1,5 +1,6 @@
 """The chats of a user: over HTTP, and in a browser where there is one."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -65,6 +66,22 @@ def test_pages_hold_each_chat_once_and_nobody_elses(ada: Person, grace: Person) 
     # A cursor is of one list: that of another user.
     assert grace.answer("GET", cursor=first["next"])[0] == 422
     assert ada.answer("GET", cursor="x")[0] == 422
+
+
+def test_an_outage(tmp_path: Path, nobodys_port: int) -> None:
+    service = Service(EXAMPLE, f"mongodb://127.0.0.1:{nobodys_port}/shop?serverSelectionTimeoutMS=300", tmp_path)
+    service.start()
+    person = Person(service, "ada")
+    asked = {"prompt": "Hello"}
+    try:
+        answers = [person.answer("GET"), person.answer("GET", "/x"), person.answer("POST", "", asked)]
+        answers += [person.answer("POST", "/x/messages", asked), person.answer("POST", "/x/fork", {"message_id": 1})]
+        answers += [person.answer("DELETE", "/x"), person.answer("DELETE")]
+    finally:
+        service.stop()
+        service.client.close()
+
+    assert {status for status, _ in answers} == {503}
 
 
 def test_a_chat_of_somebody_else_does_not_exist(ada: Person, grace: Person) -> None:

@@ -9,11 +9,11 @@ from strands.types.content import Message
 from .._schema.blobs import put_back_values
 from .._schema.histories import Guard
 from .._schema.messages import decode_message
-from ..errors import SessionConflictError, SessionLockedError
+from ..errors import MongoDBSessionError, SessionConflictError, SessionLockedError
 from .changes import Change
 from .pending import PendingChanges
 
-__all__ = ["conflict", "locked", "tell_given_up"]
+__all__ = ["conflict", "gone", "locked", "tell_given_up"]
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +62,21 @@ def locked(history: _Ended, error: SessionLockedError) -> SessionLockedError:
         history.queue.guard.revision,
         len(error.pending),
     )
+    return error
+
+
+def gone(history: _Ended, error: MongoDBSessionError) -> MongoDBSessionError:
+    """Tell in the log of messages whose session or agent was deleted; the caller holds the history's lock."""
+    messages = sum(change.appended is not None for change in history.queue.changes)
+    if messages:
+        logger.warning(
+            "session_id=<%s>, agent_id=<%s>, pending=<%d>, error=<%s> | deleted before these messages were stored, "
+            "this agent writes no more",
+            history.session_id,
+            history.agent_id,
+            messages,
+            type(error).__name__,
+        )
     return error
 
 

@@ -27,7 +27,7 @@ from ..errors import (
 )
 from .changes import Change, NextWrite
 from .claim import Claim
-from .endings import conflict, locked, tell_given_up
+from .endings import conflict, gone, locked, tell_given_up
 from .live_tracking import LiveTracking
 from .pending import PendingChanges
 from .rollover import Rollover
@@ -149,7 +149,7 @@ class AgentHistory:
                 self.error = None
             except (AgentNotFoundError, SessionNotFoundError) as error:
                 self.error = type(error).__name__
-                raise self.invalidate(error) from None
+                raise self._end_gone(error) from None
             except Exception as error:
                 self.error = type(error).__name__
                 if isinstance(error, SessionLockedError):
@@ -358,7 +358,7 @@ class AgentHistory:
         try:
             return self.store.locate_agent(self.session_id, self.agent_id, first)
         except (AgentNotFoundError, SessionNotFoundError) as error:
-            raise self.invalidate(error) from None
+            raise self._end_gone(error) from None
 
     def _retry_or_conflict(self, position: AgentPosition) -> None:
         """Let a write that had not arrived be sent again; raise if another writer has changed the history."""
@@ -381,6 +381,10 @@ class AgentHistory:
             self.queue.acknowledge_edit(change)
         if edit is not None and not found:
             raise MessageNotFoundError(self.session_id, self.agent_id, edit.message_id)
+
+    def _end_gone(self, error: MongoDBSessionError) -> MongoDBSessionError:
+        with self.lock:
+            return self.invalidate(gone(self, error))
 
     def _end_locked(self, error: SessionLockedError) -> None:
         with self.lock:

@@ -209,6 +209,31 @@ def test_a_server_that_is_no_primary_for_a_while(open_manager: Open, server: Mon
 
 
 @every_durability
+def test_a_session_that_was_deleted_meanwhile(
+    open_manager: Open, server: Mongod, caplog: pytest.LogCaptureFixture, durability: str
+) -> None:
+    manager = open_manager(durability=durability)
+    agent = new_agent(manager)
+    agent("Hi")
+    collection = manager.session_repository.collection
+    with MongoClient[dict[str, Any]](server.uri) as other:
+        data = {"failCommands": ["update"], "errorCode": 10107, "namespace": collection.full_name}
+        other.admin.command("configureFailPoint", "failCommand", mode="alwaysOn", data=data)
+        agent("One")
+        agent("Two")
+        other[collection.database.name][collection.name].delete_one({"_id": "s-1"})
+        other.admin.command("configureFailPoint", "failCommand", mode="off")
+
+    assert eventually(lambda: manager.health["last_error"] == "SessionNotFoundError")
+    assert manager.health == {"ok": False, "pending": 0, "last_error": "SessionNotFoundError"}
+    told = [record.getMessage() for record in caplog.records if "deleted before" in record.getMessage()]
+    assert told == [
+        "session_id=<s-1>, agent_id=<default>, pending=<4>, error=<SessionNotFoundError> | deleted before these "
+        "messages were stored, this agent writes no more"
+    ]
+
+
+@every_durability
 def test_a_redaction_is_tried_at_once(
     open_manager: Open, server: Mongod, client: MongoClient[dict[str, Any]], durability: str
 ) -> None:
