@@ -12,7 +12,7 @@ from .ids import agent_path, is_number, list_index, metadata_path, multi_agent_p
 from .interrupts import interrupted_update, multi_agent_name
 from .lives import Life
 from .nested import places_of
-from .values import FilterAndUpdate, Pipeline, Stored, Update, escape_key
+from .values import VALUE_MARKS, FilterAndUpdate, Pipeline, Stored, Update, escape_key
 
 _RATINGS = ("up", "down")
 CONFIG_FIELDS = ("model", "system_prompt", "prompt_metadata")
@@ -51,6 +51,28 @@ def metadata_update(session_id: str, fields: Stored) -> FilterAndUpdate:
     changed = {metadata_path(key): value for key, value in fields.items()}
     filled = [_elsewhere_or(path, "$gte", length) for path, length in _lengths(fields).items() if length]
     return _where(session_id, filled), {"$set": {**changed, "updated_at": now()}}
+
+
+def unmarked_filter(keys: Iterable[str]) -> Stored:
+    """Return the condition that no dotted key leads into the mark of a value; empty if no key has a dot.
+
+    A mark is an object, so a server would add to it what the key names, and the value could not be read any more.
+    """
+    ways = {path[:level] for path in (tuple(key.split(".")) for key in keys) for level in range(1, len(path))}
+    conditions = [_at("$metadata", [escape_key(name) for name in way], _unmarked) for way in sorted(ways)]
+    return {"$expr": {"$and": conditions}} if conditions else {}
+
+
+def _unmarked(value: str) -> Stored:
+    marks = [{"$ne": [{"$type": f"{value}.{name}"}, "missing"]} for name in VALUE_MARKS]
+    return {"$not": [{"$and": [{"$eq": [{"$type": value}, "object"]}, {"$or": marks}]}]}
+
+
+def unmarked_update(change: FilterAndUpdate, keys: Iterable[str]) -> FilterAndUpdate:
+    """Return the change of metadata fields for values only that are not stored as marks."""
+    wanted, update = change
+    unmarked = unmarked_filter(keys)
+    return ({**wanted, "$and": [*wanted.get("$and", ()), unmarked]} if unmarked else wanted), update
 
 
 def metadata_deletion_update(session_id: str, keys: Collection[str], held: Mapping[str, Any]) -> FilterAndUpdate:

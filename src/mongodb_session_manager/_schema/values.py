@@ -73,6 +73,9 @@ def _unescape(match: re.Match[str]) -> str:
 _FIGURES = frozenset({"usage", "metrics", "accumulated_usage", "accumulated_metrics", "tool_usage"})
 _FIGURE_BYTES = 1024 * 1024
 
+# The names of the marks that stand for a value.
+VALUE_MARKS = ("%int", "%text", "%datetime", "%bson")
+
 # Begins the name of a key that is not a string; ``escape_key`` gives no string such a name.
 _KEY_MARK = "%bson:"
 _KEY_WORDS: dict[str, bool | None] = {"true": True, "false": False, "null": None}

@@ -8,7 +8,13 @@ import bson
 from pymongo.errors import OperationFailure
 
 from .._client.errors import forget_values
-from .._schema.data import little_metadata_update, metadata_deletion_update, metadata_update
+from .._schema.data import (
+    little_metadata_update,
+    metadata_deletion_update,
+    metadata_update,
+    unmarked_filter,
+    unmarked_update,
+)
 from .._schema.given import Outbox, metadata_keys, metadata_values, named, outbox_records
 from .._schema.ids import ends_in_number, has_number
 from .._schema.values import FilterAndUpdate, Stored, decode, escape_key
@@ -40,10 +46,12 @@ class MetadataStore:
         fields = metadata_values(session_id, metadata)
         if not fields:
             return
-        change, records = metadata_update(session_id, fields), outbox_records(session_id, outbox)
+        change, records = self._update(session_id, fields), outbox_records(session_id, outbox)
         with operation("update_metadata", session_id), _unreachable_fields(session_id, fields):
             if not self._send(session_id, fields, change, records):
                 self._operations.expect_stored(session_id)
+                if self._leads_into_a_mark(session_id, fields):
+                    raise _unreachable(session_id, fields)
                 if not any(map(has_number, fields)):
                     raise SessionConflictError(session_id, None, CONTENDED)
                 raise UnstorableValueError(
@@ -51,6 +59,16 @@ class MetadataStore:
                     "a number in the key lies beyond the end of the list there, which would be filled with nulls. "
                     "Set the next element of the list, or the whole list",
                 )
+
+    def _update(self, session_id: str, fields: Stored) -> FilterAndUpdate:
+        change = metadata_update(session_id, fields)
+        return unmarked_update(change, fields) if self._operations.can_compute else change
+
+    def _leads_into_a_mark(self, session_id: str, keys: Iterable[str]) -> bool:
+        unmarked = unmarked_filter(keys) if self._operations.can_compute else {}
+        return (
+            bool(unmarked) and self._operations.sessions.find_one({"_id": session_id, **unmarked}, {"_id": 1}) is None
+        )
 
     def _send(self, session_id: str, fields: Stored, change: FilterAndUpdate, records: list[Stored]) -> bool:
         """Send a change of metadata, if it leaves room for the rest of the document."""
@@ -100,7 +118,11 @@ def _unreachable_fields(session_id: str, fields: Stored) -> Iterator[None]:
         if error.code != _PATH_NOT_VIABLE:
             raise
         forget_values(error)
-        raise UnstorableValueError(
-            f"Metadata of session {session_id!r}, {named(fields, lambda key: '.' in key)}",
-            "the dotted key leads through a value that is not an object; delete that field first",
-        ) from None
+        raise _unreachable(session_id, fields) from None
+
+
+def _unreachable(session_id: str, fields: Stored) -> UnstorableValueError:
+    return UnstorableValueError(
+        f"Metadata of session {session_id!r}, {named(fields, lambda key: '.' in key)}",
+        "the dotted key leads through a value that is not an object; delete that field first",
+    )

@@ -272,6 +272,44 @@ def test_a_dotted_key_does_not_go_through_a_value(new_manager: NewManager, in_th
     assert manager.get_metadata() == {"metadata": {"a": in_the_way}}
 
 
+@pytest.mark.parametrize(
+    ("value", "key"),
+    [
+        (2**70, "a.b"),
+        ("half \ud83d", "a.b"),
+        ({"b": -(2**64)}, "a.b.c.d"),
+        ([1, {"b": 2**70}], "a.1.b.c"),
+        ([2**70], "a.0.b"),
+        ({"0": 2**70}, "a.0.b"),
+        (2**70, ".".join(["a", *"bc" * 30, *"0" * 30, "d"])),
+    ],
+    ids=repr,
+)
+def test_a_dotted_key_does_not_go_into_a_mark(
+    new_manager: NewManager, command_counter: CommandCounter, value: Any, key: str
+) -> None:
+    manager = new_manager()
+    manager.update_metadata({"a": value})
+
+    with command_counter.counting() as log, pytest.raises(UnstorableValueError, match="delete that field") as caught:
+        manager.update_metadata({key: 1, "c": 2})
+
+    assert key in str(caught.value)
+    assert (log.names[0], "update" in log.names[1:]) == ("update", False)
+    assert manager.get_metadata() == {"metadata": {"a": value}}
+    manager.update_metadata({"e.f": {"g": value}, "e.h": 1})
+    assert manager.get_metadata() == {"metadata": {"a": value, "e": {"f": {"g": value}, "h": 1}}}
+
+
+@pytest.mark.parametrize("name", ["%int", "%text", "%bson"])
+def test_a_name_like_a_mark_is_no_mark(new_manager: NewManager, name: str) -> None:
+    manager = new_manager()
+    manager.update_metadata({"a": {name: "ab"}})
+    manager.update_metadata({"a.b": 1})
+
+    assert manager.get_metadata() == {"metadata": {"a": {name: "ab", "b": 1}}}
+
+
 def test_too_much_metadata(new_manager: NewManager) -> None:
     manager = new_manager()
 
