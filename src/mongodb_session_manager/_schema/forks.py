@@ -21,7 +21,7 @@ from .lives import Life, instance_of
 from .messages import decode_message
 from .nested import nested_agent_ids, places_of
 from .sessions import SCHEMA_VERSION, new_session_doc
-from .values import Stored, escape_key, unescape_key
+from .values import VALUE_MARKS, Stored, escape_key, unescape_key
 
 # What an agent's state tells of the end of its history.
 _NO_INTERRUPT = {"interrupts": {}, "context": {}, "activated": False}
@@ -268,7 +268,7 @@ def fork_metadata(source: Source, changes: Mapping[str, Any]) -> Stored:
         place: Any = metadata
         for name in path:
             place = place.setdefault(name, {})
-            if not isinstance(place, dict):
+            if not isinstance(place, dict) or not place.keys().isdisjoint(VALUE_MARKS):
                 raise ValueError(
                     f"Metadata of a fork of session {source.life.session_id!r}: {key!r} leads through a value that is "
                     f"not an object. Give {key.split('.')[0]!r} itself a value."

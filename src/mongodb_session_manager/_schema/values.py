@@ -73,9 +73,6 @@ def _unescape(match: re.Match[str]) -> str:
 _FIGURES = frozenset({"usage", "metrics", "accumulated_usage", "accumulated_metrics", "tool_usage"})
 _FIGURE_BYTES = 1024 * 1024
 
-# The names of the marks that stand for a value.
-VALUE_MARKS = ("%int", "%text", "%datetime", "%bson")
-
 # Begins the name of a key that is not a string; ``escape_key`` gives no string such a name.
 _KEY_MARK = "%bson:"
 _KEY_WORDS: dict[str, bool | None] = {"true": True, "false": False, "null": None}
@@ -347,6 +344,8 @@ _UNMARK: dict[str, Callable[[Any], Any]] = {
     "%datetime": datetime.fromisoformat,
     "%bson": lambda content: decode(bson.decode(content, codec_options=CODEC_OPTIONS)["value"]),
 }
+
+VALUE_MARKS = tuple(_UNMARK)
 
 CODEC_OPTIONS: bson.CodecOptions[Stored] = bson.CodecOptions(dict, tz_aware=True)
 

@@ -5,7 +5,7 @@ A fork alone stores its children first. So the removal of children whose end nob
 last look, and a fork looks at its children once it is there: at least one of the two sees the other.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -125,11 +125,24 @@ class ChildrenEraser:
         removal = ObjectId()
         self._collections.segments.update_many(*announced_segments_update(new, removal))
         self._collections.files.update_many(*announced_removal_update(new, None, removal))
-        living = new - self.over(new)
-        if living:
+
+        def withdraw(living: set[Life]) -> None:
             self._collections.segments.update_many(*withdrawn_segments_update(living, removal))
             self._collections.files.update_many(*withdrawn_removal_update(living, None, removal))
-        return over - living
+
+        return (over - new) | self.still_over(new, withdraw)
+
+    def still_over(self, lives: set[Life], withdraw: Callable[[set[Life]], None]) -> set[Life]:
+        """Look again at lives whose children's removal is announced, and return which are over.
+
+        Args:
+            lives: The lives.
+            withdraw: Takes the announcement back for those that are not.
+        """
+        over = self.over(lives)
+        if living := lives - over:
+            withdraw(living)
+        return over
 
     def over(self, lives: Iterable[Life]) -> set[Life]:
         """Return which of the lives are over."""

@@ -4,7 +4,7 @@ import itertools
 import logging
 import threading
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -127,31 +127,32 @@ class Sweeper:
             wanted = segments_of_lives_filter(over, before)
             yield {"segments": segments.delete_many(wanted).deleted_count if over else 0}
 
-    def _announced(self, lives: Collection[Life], before: ObjectId) -> set[Life]:
+    def _announced(self, lives: set[Life], before: ObjectId) -> set[Life]:
         """Announce the removal of segments that may be a fork's, which looks at them once it is there; look again."""
         if not lives:
-            return set()
+            return lives
         removal, segments = ObjectId(), self._collections.segments
-        segments.update_many(*announced_segments_update(lives, removal, before))
-        over = self._eraser.over(lives)
-        living = set(lives) - over
-        if living:
+
+        def withdraw(living: set[Life]) -> None:
             segments.update_many(*withdrawn_segments_update(living, removal, before))
-        return over
+
+        segments.update_many(*announced_segments_update(lives, removal, before))
+        return self._eraser.still_over(lives, withdraw)
 
     def _lost_files(self, before: ObjectId) -> Iterator[dict[str, int]]:
         for lives in _lives_in(self._collections.files, FILE_LIFE, FILES_BY_LIFE):
             over = self._eraser.over(lives)
             yield {"files": self._remove_files(over, before) if over else 0}
 
-    def _remove_files(self, lives: Collection[Life], before: ObjectId) -> int:
+    def _remove_files(self, lives: set[Life], before: ObjectId) -> int:
         """Announce the removal, look again, and remove; a writer that has stored a use looks at the file once more."""
         removal, files = ObjectId(), self._collections.files
-        files.update_many(*announced_removal_update(lives, before, removal))
-        over = self._eraser.over(lives)
-        living = set(lives) - over
-        if living:
+
+        def withdraw(living: set[Life]) -> None:
             files.update_many(*withdrawn_removal_update(living, before, removal))
+
+        files.update_many(*announced_removal_update(lives, before, removal))
+        over = self._eraser.still_over(lives, withdraw)
         wanted = announced_files_filter(over, before, removal)
         found = [file["_id"] for file in files.find(wanted, {"_id": 1})] if over else []
         self._eraser.delete_files(found)

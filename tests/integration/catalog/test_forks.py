@@ -243,6 +243,17 @@ def test_a_cut_begins_with_the_whole_history(
     assert texts == [{"text": "Turn 0"}, {"text": "Okay."}, {"text": "Turn 1"}, {"text": "Okay."}]
 
 
+def summarized(new_agent: NewAgent, manager: MongoDBSessionManager, *answers: str) -> Agent:
+    """Return an agent of four turns, of which a summary stands for the older ones."""
+    summarizing = SummarizingConversationManager(summary_ratio=0.5, preserve_recent_messages=2)
+    agent = new_agent(manager, *answers, conversation_manager=summarizing)
+    for number in range(4):
+        agent(f"Turn {number}")
+    summarizing.reduce_context(agent)
+    manager.sync_agent(agent)
+    return agent
+
+
 def test_a_cut_has_no_summary(
     catalog: SessionCatalog,
     manager: MongoDBSessionManager,
@@ -250,12 +261,7 @@ def test_a_cut_has_no_summary(
     new_manager: NewManager,
     stored: Stored,
 ) -> None:
-    summarizing = SummarizingConversationManager(summary_ratio=0.5, preserve_recent_messages=2)
-    agent = new_agent(manager, conversation_manager=summarizing)
-    for number in range(4):
-        agent(f"Turn {number}")
-    summarizing.reduce_context(agent)
-    manager.sync_agent(agent)
+    agent = summarized(new_agent, manager)
     agent._model_state["response_id"] = "r-1"
     manager.sync_agent(agent)
 
@@ -279,12 +285,7 @@ def test_what_a_cut_takes_away_is_no_part_of_a_state_in_a_file(
     new_manager: NewManager,
     stored: Stored,
 ) -> None:
-    summarizing = SummarizingConversationManager(summary_ratio=0.5, preserve_recent_messages=2)
-    agent = new_agent(manager, *["Okay."] * 4, SECRET * 100, conversation_manager=summarizing)
-    for number in range(4):
-        agent(f"Turn {number}")
-    summarizing.reduce_context(agent)
-    manager.sync_agent(agent)
+    agent = summarized(new_agent, manager, *["Okay."] * 4, SECRET * 100)
     assert "%file" in stored()["agents"]["default"]["agent_data"]["conversation_manager_state"]
 
     catalog.fork(SESSION, FORK)
@@ -707,10 +708,11 @@ def test_values_that_are_not_valid(arguments: Any, catalog: SessionCatalog, comm
     assert log.commands == []
 
 
+@pytest.mark.parametrize("in_the_way", ["text", 2**70, "half \ud83d", [1]], ids=ascii)
 def test_metadata_that_lead_nowhere(
-    catalog: SessionCatalog, manager: MongoDBSessionManager, agent: Agent, everything: Everything
+    catalog: SessionCatalog, manager: MongoDBSessionManager, agent: Agent, everything: Everything, in_the_way: Any
 ) -> None:
-    manager.update_metadata({"a": "text"})
+    manager.update_metadata({"a": in_the_way})
     before = everything()
 
     with pytest.raises(ValueError, match=rf"{SESSION}.*'a\.b'"):
