@@ -7,7 +7,6 @@ import re
 import sys
 from pathlib import Path
 
-ADDRESS = r"https://github\.com/[\w.-]+/mongodb-session-manager(?=\.git)"
 URLS = """
 [project.urls]
 Documentation = "{files}/docs/README.md"
@@ -22,8 +21,7 @@ def main(address: str, tag: str) -> None:
     files = f"{address}/blob/{tag}"
     readme, project = Path("README.md"), Path("pyproject.toml")
     # On PyPI a relative link leads nowhere.
-    linked = re.sub(r"\]\((?![a-z]+:|#)", f"]({files}/", readme.read_text("utf-8"))
-    readme.write_text(re.sub(ADDRESS, address, linked), "utf-8")
+    readme.write_text(re.sub(r"\]\((?![a-z]+:|#)", f"]({files}/", readme.read_text("utf-8")), "utf-8")
     project.write_text(project.read_text("utf-8") + URLS.format(files=files, address=address), "utf-8")
 
 
