@@ -67,7 +67,7 @@ class Lists:
         self.never_stood: set[str] = set()
         self.told_by: dict[str, Counter[str]] = {}
         self.seen: list[Message] = []
-        self.latest: Snapshot = Snapshot()
+        self.latest = Snapshot([])
 
     # Messages
 

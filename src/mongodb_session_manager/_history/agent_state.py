@@ -6,9 +6,9 @@ A field that cannot be stored is left out, and the others go on without it.
 import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import bson
 from strands import Agent
@@ -26,6 +26,22 @@ if TYPE_CHECKING:
 # Where the SDK's providers keep the id of their model.
 _MODEL_ID_NAMES = ("model_id", "model")
 _UNKNOWN: Any = object()
+
+
+class _Look(NamedTuple):
+    """What an agent was found to be, before anything of it is encoded.
+
+    Attributes:
+        state: The state and its version; None if it has none, and so is always compared.
+        config: Its model and prompt, as far as they can be read.
+        values: The other fields, by name; empty if one of them cannot be read, or is nothing that BSON knows.
+        digest: The digest of these values.
+    """
+
+    state: tuple[Any, int] | None
+    config: dict[str, str | None]
+    values: Stored
+    digest: bytes | None
 
 
 @dataclass
@@ -63,6 +79,8 @@ class AgentStateTracker:
         self._plain: set[str] = set()
         self._captured: Stored = {}
         self._seen: tuple[Any, int] | None = None
+        # The last look, if nothing but an equal one can be stored as that was.
+        self._look: _Look | None = None
         self._config: dict[str, str | None] | None = None
         self.refused: dict[str, Exception] = {}
 
@@ -80,18 +98,27 @@ class AgentStateTracker:
             self._digests = {name: _digest(stored[name]) for name in AGENT_FIELDS if name in stored}
             self._seen = _state_version(agent)
 
-    @contextmanager
-    def capturing(self, agent: "LocalAgent") -> Iterator[Stored]:
+    def capturing(self, agent: "LocalAgent") -> AbstractContextManager[Stored]:
         """Give the changed fields in their stored form; they count as captured if the block succeeds.
 
         A field that cannot be stored is left out, and not tried again before it changes.
         """
-        seen = _state_version(agent)
-        capture = _Capture(has_version=seen is not None)
-        for name, look in _fields(agent).items():
-            if name != "state" or not _is_same(seen, self._seen):
-                self._capture_field(capture, name, look)
-        config = _configuration(agent)
+        look = _look_at(agent)
+        # Most captures find what the one before them did, and encode nothing.
+        return nullcontext({}) if self._is_as_before(look) else self._capturing(agent, look)
+
+    def _is_as_before(self, look: _Look) -> bool:
+        last = self._look
+        if last is None or look.digest is None or not _is_same(look.state, last.state):
+            return False
+        return look.digest == last.digest and look.config == last.config
+
+    @contextmanager
+    def _capturing(self, agent: "LocalAgent", look: _Look) -> Iterator[Stored]:
+        capture, config = _Capture(has_version=look.state is not None), look.config
+        for name, field_of in _fields(agent, look.values).items():
+            if name != "state" or not _is_same(look.state, self._seen):
+                self._capture_field(capture, name, field_of)
         captured = self._captured
         if config != self._config:
             captured = captured | encode(_captured(config, config), self._label)
@@ -101,7 +128,8 @@ class AgentStateTracker:
         self._digests |= capture.digests
         self.refused = {name: e for name, e in self.refused.items() if name not in capture.changed} | capture.refused
         self._captured = captured
-        self._seen, self._config = seen, config
+        self._seen, self._config = look.state, config
+        self._look = look._replace(values={}) if self._plain.issuperset(look.values) else None
 
     def _capture_field(self, capture: _Capture, name: str, look: Callable[[], Any]) -> None:
         value: Any = None
@@ -227,17 +255,33 @@ def _is_same(seen: tuple[Any, int] | None, known: tuple[Any, int] | None) -> boo
     return seen is not None and known is not None and seen[0] is known[0] and seen[1] == known[1]
 
 
-def _fields(agent: "LocalAgent") -> dict[str, Callable[[], Any]]:
+def _look_at(agent: "LocalAgent") -> _Look:
+    state, config = _state_version(agent), _configuration(agent)
+    try:
+        values = {name: field_of(agent) for name, field_of in _FIELDS_OF_AGENT.items()}
+        return _Look(state, config, values, _digest(values))
+    except Exception:  # noqa: BLE001 - a foreign object; each field is looked at by itself then
+        return _Look(state, config, {}, None)
+
+
+_FIELDS_OF_AGENT: dict[str, Callable[[Any], Any]] = {
+    "conversation_manager_state": lambda agent: agent.conversation_manager.get_state(),
+    "_internal_state": lambda agent: {
+        "interrupt_state": agent._interrupt_state.to_dict(),
+        "model_state": agent._model_state,
+    },
+}
+
+
+def _fields(agent: "LocalAgent", values: Stored) -> dict[str, Callable[[], Any]]:
+    """Return how to look at each field, if it was not read already."""
     if not isinstance(agent, Agent):
-        return {"state": lambda: agent.state.get(), "conversation_manager_state": dict, "_internal_state": dict}
-    return {
-        "state": lambda: agent.state.get(),
-        "conversation_manager_state": lambda: agent.conversation_manager.get_state(),
-        "_internal_state": lambda: {
-            "interrupt_state": agent._interrupt_state.to_dict(),
-            "model_state": agent._model_state,
-        },
-    }
+        others: dict[str, Callable[[], Any]] = dict.fromkeys(_FIELDS_OF_AGENT, dict)
+    elif values:
+        others = {name: functools.partial(values.__getitem__, name) for name in values}
+    else:
+        others = {name: functools.partial(field_of, agent) for name, field_of in _FIELDS_OF_AGENT.items()}
+    return {"state": lambda: agent.state.get(), **others}
 
 
 def _configuration(agent: "LocalAgent") -> dict[str, str | None]:

@@ -2,7 +2,8 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from operator import lt
 from typing import NamedTuple
 
 from strands.types.content import Message
@@ -16,7 +17,7 @@ logger = logging.getLogger(__name__)
 __all__ = ["Messages", "Record", "Slot", "Snapshot", "View", "is_message", "is_pinned", "tracking_id_of"]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Record:
     """A message and the id under which it is stored, or will be.
 
@@ -50,35 +51,34 @@ class Record:
         return found - {None}
 
 
-@dataclass(frozen=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """What stands in a live history at one moment.
 
     Attributes:
         listed: The stored messages, in live order, and maybe others behind: later snapshots share the list.
-        count: How many of them are its own.
+        length: How many of them are its own.
         pinned: Those of them that carry the pin flag.
         at: How many stand before the conversation manager's own messages; None where those have left.
         kept: Own messages that no conversation manager's state holds.
     """
 
-    listed: list[Record] = field(default_factory=list, repr=False)
-    count: int = 0
-    pinned: frozenset[Record] = field(default=frozenset(), repr=False)
+    listed: list[Record]
+    length: int = 0
+    pinned: frozenset[Record] = frozenset()
     at: int | None = 0
-    kept: tuple[Message, ...] = field(default=(), repr=False)
+    kept: tuple[Message, ...] = ()
 
     @property
     def records(self) -> list[Record]:
         """The stored messages, in live order."""
-        return self.listed[: self.count]
+        return self.listed[: self.length]
 
     def and_then(self, record: Record) -> "Snapshot":
         """Return what stands there when one more message does."""
         # Ten thousand are not copied with each message: what stood there before is never changed.
-        listed = self.listed if len(self.listed) == self.count else self.records
+        listed = self.listed if len(self.listed) == self.length else self.records
         listed.append(record)
-        return replace(self, listed=listed, count=len(listed))
+        return self._replace(listed=listed, length=len(listed))
 
     def ids(self, next_id: int) -> LiveIds:
         """Return the set in its stored form.
@@ -86,7 +86,7 @@ class Snapshot:
         Args:
             next_id: The id of the next message; what gets it is live.
         """
-        ranges = _ranges(record.message_id for record in self.records if not record.is_gone)
+        ranges = _ranges([record.message_id for record in self.records if not record.is_gone])
         start = next_id
         if ranges and ranges[-1][1] == next_id - 1:
             start = ranges.pop()[0]
@@ -96,9 +96,10 @@ class Snapshot:
 
     def only_lost_head(self, before: "Snapshot") -> bool:
         """Tell whether this is what was before, less some of the first messages: restoring either is equivalent."""
-        if not self.count or self.kept or before.kept or self.at != 0:
+        if not self.length or self.kept or before.kept or self.at != 0:
             return False
-        return before.records[-self.count :] == self.records and self.pinned == before.pinned.intersection(self.records)
+        records = self.records
+        return before.records[-self.length :] == records and self.pinned == before.pinned.intersection(records)
 
 
 def _stored(kept: Iterable[Message]) -> Iterator[Stored]:
@@ -110,7 +111,9 @@ def _stored(kept: Iterable[Message]) -> Iterator[Stored]:
             logger.warning("error=<%s> | a message that its conversation manager gave up is not kept", error)
 
 
-def _ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
+def _ranges(numbers: Sequence[int]) -> list[tuple[int, int]]:
+    if numbers and numbers[-1] - numbers[0] == len(numbers) - 1 and all(map(lt, numbers, numbers[1:])):
+        return [(numbers[0], numbers[-1])]
     ranges: list[tuple[int, int]] = []
     for number in numbers:
         if ranges and ranges[-1][1] == number - 1:
@@ -120,8 +123,7 @@ def _ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
     return ranges
 
 
-@dataclass(frozen=True)
-class View:
+class View(NamedTuple):
     """An agent's live messages, and what is asked of them only when they changed.
 
     Attributes:
@@ -130,7 +132,7 @@ class View:
         with_pins: Whether anything may heed the pin flag.
     """
 
-    messages: Sequence[Message] = field(repr=False)
+    messages: Sequence[Message]
     held: Callable[[], Sequence[Message]]
     with_pins: bool
 
@@ -140,7 +142,7 @@ class View:
         if last >= 0 and record.is_same(self.messages[last]):
             return self
         place = next((place for place in range(last, -1, -1) if record.is_same(self.messages[place])), last)
-        return self if place == last else replace(self, messages=self.messages[: place + 1])
+        return self if place == last else self._replace(messages=self.messages[: place + 1])
 
 
 class Slot(NamedTuple):

@@ -8,16 +8,17 @@ object that bears the tracking id of a stored message.
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from itertools import accumulate
-from operator import attrgetter, is_not, lt
+from operator import attrgetter, is_, is_not, lt
 
 from strands.types.content import Message
 
 from .._schema.messages import is_plain_user
 from .live_records import Messages, Record, Slot, Snapshot, View, is_pinned, tracking_id_of
 
-_id_of = attrgetter("message_id")
+_id_of, _message_of = attrgetter("message_id"), attrgetter("message")
+_is_gone, _has_stood = attrgetter("is_gone"), attrgetter("has_stood")
+_record_of, _stands_for = attrgetter("record"), attrgetter("stands_for")
 
 
 class LiveMessages:
@@ -43,7 +44,7 @@ class LiveMessages:
         self._own_have_stood = self._own_have_left = False
         # The latest plain message of a user before the first live one.
         self._user_before: Record | None = None
-        self.snapshot = Snapshot()
+        self.snapshot = Snapshot([])
 
     def begin(
         self, view: View, own: Sequence[Message] = (), kept: Sequence[Message] = (), own_have_left: bool = False
@@ -57,7 +58,7 @@ class LiveMessages:
             own_have_left: Whether such messages had stood there, and left.
         """
         self._own, self._kept, self._own_have_left = list(own), list(kept), own_have_left
-        self.look(replace(view, with_pins=True), closely=True)
+        self.look(view._replace(with_pins=True), closely=True)
 
     def has_grown(self, live: Sequence[Message]) -> bool:
         """Tell quickly whether the list is the one seen last with one message more."""
@@ -69,7 +70,7 @@ class LiveMessages:
         self.records.append(record)
         stands = self.has_grown(view.messages) and record.is_same(view.messages[-1])
         if is_pinned(record.message):
-            self.snapshot = replace(self.snapshot, pinned=self.snapshot.pinned | {record})
+            self.snapshot = self.snapshot._replace(pinned=self.snapshot.pinned | {record})
             return False
         if not stands and not self._stays_away(record, view.messages):
             return False
@@ -96,7 +97,7 @@ class LiveMessages:
         slots = self._slots_left(live) if self.lost_head(live) and not closely else None
         matched = self._match(live) if slots is None else [slot.record for slot in slots]
         strangers = [message for message, record in zip(live, matched, strict=True) if record is None]
-        self._note_own(strangers, view.held())
+        self._note_own(strangers, view)
         slots = self._stand(live, matched) if slots is None else slots
         records = self._in_order(slots)
         self._begin_with_user(slots, records)
@@ -125,7 +126,7 @@ class LiveMessages:
     def _slots_left(self, live: Sequence[Message]) -> list[Slot] | None:
         """Return the slots of a list that lost its oldest messages; None if one of its messages was dropped."""
         slots = self._slots[-len(live) :]
-        return None if any(record.is_gone for slot in slots for record in slot.records) else slots
+        return None if any(map(_is_gone, _records_in(slots))) else slots
 
     def unknown(self, live: Sequence[Message], announced: Message | None) -> set[str]:
         """Return the tracking ids that more new messages bear than records, up to a message that was just announced."""
@@ -158,7 +159,7 @@ class LiveMessages:
         pinned = self._pinned(self._slots, with_pins=True)
         if pinned == self.snapshot.pinned:
             return False
-        self.snapshot = replace(self.snapshot, pinned=pinned)
+        self.snapshot = self.snapshot._replace(pinned=pinned)
         return True
 
     def _pinned(self, slots: Sequence[Slot], with_pins: bool) -> frozenset[Record]:
@@ -201,13 +202,12 @@ class LiveMessages:
 
     def _is_whole(self, live: Sequence[Message]) -> bool:
         """Tell whether the list holds the very messages of all records, as one that was just restored does."""
-        return len(live) == len(self.records) and all(
-            record.message is message and not record.is_gone for record, message in zip(self.records, live, strict=True)
-        )
+        same = len(live) == len(self.records) and all(map(is_, map(_message_of, self.records), live))
+        return same and not any(map(_is_gone, self.records))
 
-    def _note_own(self, strangers: Sequence[Message], held: Sequence[Message]) -> None:
+    def _note_own(self, strangers: Sequence[Message], view: View) -> None:
         """Follow the messages that are a conversation manager's own; what its state gave up is kept."""
-        held = _with_copied(held, strangers)
+        held = _with_copied(view.held(), strangers) if strangers else []
         now, before = Messages(held), Messages([*self._kept, *self._held])
         candidates = Messages([*held, *self._own])
         self._own = [message for message in strangers if message in candidates]
@@ -292,7 +292,7 @@ class LiveMessages:
 
     def _in_order(self, slots: Sequence[Slot]) -> list[Record]:
         """Return the live records, in the order of their ids where the list has that order too."""
-        found = self._with_unseen([record for slot in slots for record in slot.records])
+        found = self._with_unseen(_records_in(slots))
         direct = [slot.record.message_id for slot in slots if slot.record]
         if all(map(lt, direct, direct[1:])):
             found.sort(key=_id_of)
@@ -300,7 +300,7 @@ class LiveMessages:
 
     def _with_unseen(self, found: Sequence[Record]) -> list[Record]:
         """Add what never stood in the list: it is live until the next higher message that did leaves."""
-        if all(record.has_stood for record in self.records):
+        if all(map(_has_stood, self.records)):
             return list(found)
         live, unseen = set(found), defaultdict[Record | None, list[Record]](list)
         after: Record | None = None
@@ -318,7 +318,7 @@ class LiveMessages:
         if not any(slot.records for slot in slots):
             self._user_before = None  # the conversation begins anew
             return
-        left = [r for slot in self._slots for r in slot.records if r.message_id < records[0].message_id]
+        left = [record for record in _records_in(self._slots) if record.message_id < records[0].message_id]
         self._user_before = next((r for r in reversed(left) if is_plain_user(r.message)), self._user_before)
         own, before = Messages(self._own), self._user_before
         first = next(slot for slot in slots if slot.records or slot.message in own)
@@ -341,6 +341,13 @@ class LiveMessages:
         """Forget what left; the latest stays, since it may be redacted."""
         wanted = {*self.snapshot.records, *self.records[-1:], self._user_before}
         self.records = [record for record in self.records if record in wanted]
+
+
+def _records_in(slots: Sequence[Slot]) -> list[Record]:
+    """Return what the messages in some places are stored as, and stand for."""
+    if not any(map(_stands_for, slots)):
+        return list(filter(None, map(_record_of, slots)))
+    return [record for slot in slots for record in slot.records]
 
 
 def _copied(message: Message, slot: Slot | None) -> tuple[Record, ...]:

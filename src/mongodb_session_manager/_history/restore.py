@@ -103,7 +103,7 @@ def live_messages(restored: RestoredAgent, own: OwnMessages, mend: _Mend) -> lis
     stored = [given.pop(tracking_id_of(message), message) if given else message for _, message in restored.messages]
     others = [message for message in own.messages if not any(message is placed for placed in stored)]
     messages = stored if at is None else [*stored[:at], *others, *stored[at:]]
-    return mend(_with_results(_paired(messages)) if any(map(_has_calls, messages)) else messages)
+    return mend(_with_results(_paired(messages)) if _have_calls(messages) else messages)
 
 
 def _pin(messages: Sequence[tuple[int, Message]], pinned: frozenset[int]) -> None:
@@ -141,8 +141,8 @@ def _late_results(calls: set[str], messages: Sequence[Message], place: int) -> M
     return None
 
 
-def _has_calls(message: Message) -> bool:
-    return any("toolUse" in block for block in message["content"])
+def _have_calls(messages: Iterable[Message]) -> bool:
+    return any("toolUse" in block for message in messages for block in message["content"])
 
 
 def _tool_use_ids(message: Message, kind: Literal["toolUse", "toolResult"]) -> set[str]:
@@ -154,6 +154,6 @@ def _with_results(messages: list[Message]) -> list[Message]:
     result: list[Message] = []
     for place, message in enumerate(messages, start=1):
         result.append(message)
-        if _has_calls(message) and place < len(messages) and messages[place]["role"] != "user":
+        if _have_calls([message]) and place < len(messages) and messages[place]["role"] != "user":
             result.append({"role": "user", "content": []})
     return result

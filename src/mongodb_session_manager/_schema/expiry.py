@@ -87,6 +87,8 @@ class Lifetime:
     @property
     def ttl(self) -> timedelta | None:
         """The longer one of both."""
+        if self.stored is None:
+            return self.own
         return max(filter(None, (self.own, stored_ttl(self.stored))), default=None)
 
     @property

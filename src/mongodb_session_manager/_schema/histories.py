@@ -1,7 +1,7 @@
 """Writes of one agent's history: the guard, new agents, guarded and unguarded updates, rollover."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, TypeAlias
 
@@ -53,8 +53,7 @@ class Guard:
 
     def after(self, appended: int, write_id: object) -> "Guard":
         """Return the guard after a write that appended so many messages."""
-        revision, next_message_id = (self.revision or 0) + 1, self.next_message_id + appended
-        return replace(self, revision=revision, next_message_id=next_message_id, write_id=write_id, found=None)
+        return Guard((self.revision or 0) + 1, self.next_message_id + appended, write_id, nested=self.nested)
 
 
 def _guard(revision: int | None, next_message_id: int, write_id: object) -> GuardDoc:

@@ -43,14 +43,18 @@ _METADATA_IN_METRICS = "event_loop_metrics"
 _METADATA_FIELDS = ("usage", "metrics")
 
 
+_DICT = frozenset({dict})
+
+
 def is_complete(message: object) -> bool:
     """Tell whether an agent can be restored with a message: it has a role, and a content of blocks or of plain text."""
-    # Each restored message comes by here: a plain dict is told at once.
+    # Each restored message comes by here: plain dicts are told at once.
     if not (isinstance(message, (dict, Mapping)) and isinstance(message.get("role"), str)):
         return False
     content = message.get("content")
-    is_listed = isinstance(content, list | tuple) and all(isinstance(block, dict) for block in content)
-    return is_listed or isinstance(content, str)
+    if not isinstance(content, (list, tuple)):
+        return isinstance(content, str)
+    return _DICT.issuperset(map(type, content)) or all(isinstance(block, dict) for block in content)
 
 
 def check_complete(message: object, label: str) -> None:

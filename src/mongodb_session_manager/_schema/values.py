@@ -136,7 +136,7 @@ class _Encoder:
         if kind is list:
             return self._list(value, depth)
         if kind is int:
-            return self._int(value)
+            return value if -_INT32 <= value < _INT32 else self._int(value)
         if kind in _PLAIN:
             return value
         return self._uncommon(value, depth)
@@ -148,7 +148,10 @@ class _Encoder:
         key = None
         try:
             for key, item in value.items():
-                stored[self._key(key)] = self.encode(item, depth + 1)
+                name = escape_key(key) if type(key) is str else None
+                if name is None or name != key:  # else it is a plain one, as most are
+                    name = self._key(key)
+                stored[name] = self.encode(item, depth + 1)
         except _RefusedError as refused:
             # A key that is not a string is a value, and errors quote no values.
             refused.path = f".{key}{refused.path}" if isinstance(key, str) else refused.path
@@ -208,6 +211,7 @@ class _Encoder:
         return value
 
     def _datetime(self, value: datetime) -> Any:
+        self.escaped = True  # as a BSON date it would be the same as one of another zone, or with other microseconds
         if self._plain_dates or (value.utcoffset() == timedelta(0) and value.microsecond % 1000 == 0):
             return value
         return self._mark("%datetime", value.isoformat())

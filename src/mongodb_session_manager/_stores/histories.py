@@ -28,7 +28,7 @@ from .agents import AgentPosition, AgentReader
 from .dates import Acknowledge
 from .large_values import LargeValues
 from .new_agents import NewAgents
-from .operation import CONTENDED, Operations, log_done, operation, timed
+from .operation import CONTENDED, Operations, Timed, log_done, operation
 from .restored import AgentRestorer, RestoredAgent
 from .segments import EmbeddedSize, MessageSegments
 
@@ -192,7 +192,7 @@ class HistoryStore:
 
     def _send(self, session_id: str, write: AgentWrite, guard: Guard) -> bool:
         change = self._change(session_id, write, guard)
-        with timed("write_agent", session_id, write.agent_id, len(write.appended)) as outcome:
+        with Timed("write_agent", session_id, write.agent_id, len(write.appended)) as outcome:
             written = outcome.of(self._operations.send_dated(session_id, change))
         if written:
             self._sizes.grew(session_id, write.size)

@@ -5,10 +5,9 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
+from types import TracebackType
 from typing import Any, Protocol, TypeVar, cast
 from weakref import WeakKeyDictionary
 
@@ -39,12 +38,11 @@ __all__ = [
     "Collections",
     "Looked",
     "Operations",
-    "Outcome",
+    "Timed",
     "log_done",
     "namespace_of",
     "open_collections",
     "operation",
-    "timed",
 ]
 
 logger = logging.getLogger(__name__)
@@ -320,12 +318,44 @@ class Operations:
 # Timing
 
 
-@dataclass
-class Outcome:
-    """The outcome of an operation, for the log."""
+class Timed:
+    """Times one operation on a known session, and logs its outcome; a driver error gets a note of session and agent.
 
-    messages: int
-    text: str = "done"
+    Args:
+        verb: What is done.
+        session_id: The session.
+        agent_id: The agent; None if it is about the session.
+        messages: How many messages are written.
+
+    Attributes:
+        messages: How many messages were written or read.
+        text: What came of it.
+    """
+
+    def __init__(self, verb: str, session_id: str, agent_id: str | None = None, messages: int = 0) -> None:
+        self._about = verb, session_id, agent_id
+        self.messages, self.text = messages, "done"
+
+    def __enter__(self) -> "Timed":
+        self._started = time.perf_counter()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            log_done(*self._about, self.messages, self._started, self.text)
+        elif isinstance(error, (PyMongoError, DocumentTooLarge)):
+            self._fail(error)
+
+    def _fail(self, error: PyMongoError | DocumentTooLarge) -> None:
+        verb, session_id, agent_id = self._about
+        _log_failed(verb, session_id, agent_id, self._started, error)
+        too_large = is_too_large(error)
+        forget_values(error)
+        if too_large:
+            raise SessionTooLargeError(session_id, agent_id) from error
+        error.__notes__ = [*getattr(error, "__notes__", ()), f"in {verb} of session {session_id!r}"]
 
     def read(self, found: ReadAgentDoc | None) -> None:
         """Note the result of a read of an agent."""
@@ -340,29 +370,9 @@ class Outcome:
         return found
 
 
-def operation(
-    verb: str, session_id: str, agent_id: str | None = None, messages: int = 0
-) -> AbstractContextManager[Outcome]:
-    """Do what ``timed`` does, for an id that a caller gave: a value of another type would act as a query."""
-    return timed(verb, check_id("session_id", session_id), agent_id, messages)
-
-
-@contextmanager
-def timed(verb: str, session_id: str, agent_id: str | None = None, messages: int = 0) -> Iterator[Outcome]:
-    """Time one operation on a known session; a driver error is raised with a note of session and agent."""
-    outcome = Outcome(messages)
-    started = time.perf_counter()
-    try:
-        yield outcome
-    except (PyMongoError, DocumentTooLarge) as error:
-        _log_failed(verb, session_id, agent_id, started, error)
-        too_large = is_too_large(error)
-        forget_values(error)
-        if too_large:
-            raise SessionTooLargeError(session_id, agent_id) from error
-        error.__notes__ = [*getattr(error, "__notes__", ()), f"in {verb} of session {session_id!r}"]
-        raise
-    log_done(verb, session_id, agent_id, outcome.messages, started, outcome.text)
+def operation(verb: str, session_id: str, agent_id: str | None = None, messages: int = 0) -> Timed:
+    """Time an operation on an id that a caller gave: a value of another type would act as a query."""
+    return Timed(verb, check_id("session_id", session_id), agent_id, messages)
 
 
 def log_done(
