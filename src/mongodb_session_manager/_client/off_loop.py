@@ -142,6 +142,8 @@ async def go_through_off_loop(steps: Steps) -> None:
     Also if the loop is closed meanwhile, since the caller may be collected much later, or never.
     """
     for futures, timeout in steps:
+        if not futures:
+            continue
         rest: list[Callable[[], Any]] = [functools.partial(_go_on, futures, timeout, steps)]
         go_on = functools.partial(_in_thread_once, rest)
         try:

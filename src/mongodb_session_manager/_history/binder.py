@@ -16,7 +16,7 @@ from .._schema.messages import check_restorable, message_doc, with_tracking_id
 from .._schema.values import Stored
 from .._stores.contents import SessionContents
 from .._stores.histories import HistoryStore, RestoredAgent
-from .._stores.restoring import restoring
+from .._stores.restoring import Restoring
 from ..errors import MongoDBSessionError, SessionConflictError, SessionLockedError, SessionTooLargeError
 from ..types import MessageDoc
 from .agent_state import AgentStateTracker
@@ -166,9 +166,9 @@ class AgentBinder:
         if restored is None:
             return None
         label = self.label(agent.agent_id)
-        with restoring(label, "state"):
+        with Restoring(label, "state"):
             agent.state = AgentState(restored.agent.state)
-        with restoring(label, "_internal_state"):
+        with Restoring(label, "_internal_state"):
             restored.agent.initialize_internal_state(agent)
         own = OwnMessages()
         if isinstance(agent, Agent):
@@ -176,7 +176,7 @@ class AgentBinder:
             restored = self._recounted(agent, restored, own.removed)
         # A model that keeps the conversation on its own side gets no messages.
         if not (isinstance(agent, Agent) and agent.model.stateful):
-            with restoring(label, "messages"):
+            with Restoring(label, "messages"):
                 agent.messages = live_messages(restored, own, self._mend)
         tracker = AgentStateTracker(label)
         tracker.adopt(agent, restored.data, rewrite=restored.guard.revision is None)

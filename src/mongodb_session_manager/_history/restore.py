@@ -3,6 +3,8 @@
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
+from operator import itemgetter
 from typing import Any, Literal, cast
 
 from strands import Agent
@@ -11,12 +13,13 @@ from strands.types.content import Message
 
 from .._schema.values import decode
 from .._stores.restored import RestoredAgent
-from .._stores.restoring import restoring
+from .._stores.restoring import Restoring
 from .live_records import is_message, tracking_id_of
 
 logger = logging.getLogger(__name__)
 
 _Mend = Callable[[list[Message]], list[Message]]
+_content_of = itemgetter("content")
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,11 @@ def restore_manager(agent: Agent, restored: RestoredAgent, label: str) -> OwnMes
         label: The agent's label in the log.
     """
     manager, state = agent.conversation_manager, restored.agent.conversation_manager_state
-    with restoring(label, "live"):
+    with Restoring(label, "live"):
         kept = _checked(decode(message) for message in (restored.live.kept if restored.live else ()))
     if not _is_foreign(manager, state):
         # One that says nothing could not be stored, or is of an agent that has no such manager.
-        with restoring(label, "conversation_manager_state"):
+        with Restoring(label, "conversation_manager_state"):
             given = _given(manager, state) if state else []
             return OwnMessages(kept, given, int(manager.removed_message_count))
     try:
@@ -103,7 +106,10 @@ def live_messages(restored: RestoredAgent, own: OwnMessages, mend: _Mend) -> lis
     stored = [given.pop(tracking_id_of(message), message) if given else message for _, message in restored.messages]
     others = [message for message in own.messages if not any(message is placed for placed in stored)]
     messages = stored if at is None else [*stored[:at], *others, *stored[at:]]
-    return mend(_with_results(_paired(messages)) if _have_calls(messages) else messages)
+    kinds = set(chain.from_iterable(chain.from_iterable(map(_content_of, messages))))
+    if kinds.isdisjoint(("toolUse", "toolResult")):
+        return messages
+    return mend(_with_results(_paired(messages)) if "toolUse" in kinds else messages)
 
 
 def _pin(messages: Sequence[tuple[int, Message]], pinned: frozenset[int]) -> None:
@@ -141,8 +147,8 @@ def _late_results(calls: set[str], messages: Sequence[Message], place: int) -> M
     return None
 
 
-def _have_calls(messages: Iterable[Message]) -> bool:
-    return any("toolUse" in block for message in messages for block in message["content"])
+def _has_calls(message: Message) -> bool:
+    return any("toolUse" in block for block in message["content"])
 
 
 def _tool_use_ids(message: Message, kind: Literal["toolUse", "toolResult"]) -> set[str]:
@@ -154,6 +160,6 @@ def _with_results(messages: list[Message]) -> list[Message]:
     result: list[Message] = []
     for place, message in enumerate(messages, start=1):
         result.append(message)
-        if _have_calls([message]) and place < len(messages) and messages[place]["role"] != "user":
+        if _has_calls(message) and place < len(messages) and messages[place]["role"] != "user":
             result.append({"role": "user", "content": []})
     return result

@@ -16,7 +16,7 @@ from .agents import AgentPosition, AgentReader
 from .all_agents import AgentsPipeline, read_session_agents
 from .large_values import LargeValues
 from .operation import CONTENDED, Operations, operation
-from .restoring import reading
+from .restoring import Reading
 from .segments import MessageSegments
 
 __all__ = ["AgentConfigStore"]
@@ -97,7 +97,7 @@ class AgentConfigStore:
         return [agent for agent in session["agents"] if agent["is_agent"]]
 
     def _calls(self, session_id: str, agent: Stored) -> list[Stored]:
-        with reading(agent_label(session_id, unescape_key(agent["key"])), "a segment"):
+        with Reading(agent_label(session_id, unescape_key(agent["key"])), "a segment"):
             moved = self._segments.read(session_id, agent["segments"])
             calls = [*(message.get("event_loop_metrics") for message in moved), *agent["calls"]]
         return [observed("event_loop_metrics", functools.partial(decode, call), {}) for call in calls if call]
@@ -108,5 +108,5 @@ class AgentConfigStore:
 
 
 def _config(session_id: str, agent_id: str, data: Mapping[str, Any]) -> Stored:
-    with reading(agent_label(session_id, agent_id), "its configuration"):
+    with Reading(agent_label(session_id, agent_id), "its configuration"):
         return {"agent_id": agent_id, **{name: decode(data.get(name)) for name in CONFIG_FIELDS}}

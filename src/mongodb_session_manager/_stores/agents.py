@@ -12,7 +12,7 @@ from .._schema.values import decode, encode
 from ..errors import AgentNotFoundError
 from ..types import LeaseDoc, MessageDoc
 from .operation import Operations
-from .restoring import reading
+from .restoring import Reading
 from .segments import MessageSegments
 
 __all__ = ["AgentPosition", "AgentReader"]
@@ -66,7 +66,7 @@ class AgentReader:
         stored = self._operations.read_agent("read_message", session_id, agent_id, message_pipeline, message_id)
         if not stored or stored["messages"]:
             return stored["messages"][:1] if stored else []
-        with reading(agent_label(session_id, agent_id), "a segment"):
+        with Reading(agent_label(session_id, agent_id), "a segment"):
             moved = self._segments.read_message(session_id, stored["segments"], message_id)
         return [] if moved is None else [moved]
 

@@ -21,7 +21,7 @@ from .indexes import ensure_segment_index
 from .messages import MessageStore
 from .operation import Operations, operation
 from .outbox import OutboxStore
-from .restoring import reading
+from .restoring import Reading
 from .segments import MessageSegments
 
 __all__ = ["FEEDBACK_BYTES", "FeedbackStore"]
@@ -79,7 +79,7 @@ class FeedbackStore:
         """Return all feedback of the session, oldest first."""
         with operation("get_feedbacks", session_id):
             session = self._operations.find(session_id, _FIELDS)
-            with reading(f"Session {session_id!r}", "feedback"):
+            with Reading(f"Session {session_id!r}", "feedback"):
                 return [cast("dict[str, Any]", decode(stored)) for stored in self._read(session)]
 
     def _has_moved(self, session_id: str, target: FeedbackTarget, agent_ids: Iterable[str]) -> bool:

@@ -16,7 +16,7 @@ from .agents import AgentPosition, AgentReader
 from .histories import HistoryStore
 from .large_values import LargeValues
 from .operation import Operations, operation
-from .restoring import reading
+from .restoring import Reading
 from .segments import MessageSegments
 
 __all__ = ["MessageStore"]
@@ -123,7 +123,7 @@ class MessageStore:
             return found
 
         found = self._values.whole(read)
-        with reading(agent_label(session_id, agent_id), f"message {message_id}"):
+        with Reading(agent_label(session_id, agent_id), f"message {message_id}"):
             return session_message(found[0]) if found else None
 
     def list_messages(
@@ -131,7 +131,7 @@ class MessageStore:
     ) -> list[SessionMessage]:
         """Return an agent's messages, oldest first."""
         page = self.read_page(session_id, agent_id, limit, offset)
-        with reading(agent_label(session_id, agent_id), "a message"):
+        with Reading(agent_label(session_id, agent_id), "a message"):
             return [session_message(stored) for stored in page]
 
     def read_page(
@@ -144,7 +144,7 @@ class MessageStore:
 
         def read() -> list[MessageDoc]:
             messages = self._read_page(session_id, agent_id, limit, offset)
-            with reading(agent_label(session_id, agent_id), "a message"):
+            with Reading(agent_label(session_id, agent_id), "a message"):
                 for message in messages if sizes_only else ():
                     leave_unread(message)
                 self._values.put_back_messages(session_id, agent_id, messages)
@@ -173,7 +173,7 @@ class MessageStore:
         moved = stored.get("moved_count") or 0
         if message_id is not None and stored["upto"] == 0 and moved:
             label = agent_label(session_id, agent_id)
-            with operation("list_messages", session_id, agent_id), reading(label, "a segment"):
+            with operation("list_messages", session_id, agent_id), Reading(label, "a segment"):
                 found = self._segments.position(session_id, stored["segments"], message_id)
             if found is not None:
                 return found
@@ -186,7 +186,7 @@ class MessageStore:
         start = min(offset, MAX_MESSAGE_ID)
         end = None if limit is None else min(offset + limit, MAX_MESSAGE_ID)
         agent = self._read_agent(session_id, agent_id, page_pipeline, start, end)
-        with reading(agent_label(session_id, agent_id), "a segment"):
+        with Reading(agent_label(session_id, agent_id), "a segment"):
             return self._segments.page(session_id, agent, start, end)
 
     def _read_agent(self, session_id: str, agent_id: str, *read: object) -> ReadAgentDoc:

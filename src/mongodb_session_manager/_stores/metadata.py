@@ -22,7 +22,7 @@ from ..errors import SessionConflictError, UnstorableValueError
 from .document_size import METADATA_BYTES, LargeMetadataError
 from .operation import CONTENDED, Operations, operation
 from .outbox import OutboxStore
-from .restoring import reading
+from .restoring import Reading
 
 __all__ = ["MetadataStore"]
 
@@ -89,7 +89,7 @@ class MetadataStore:
         """Return ``{"metadata": {…}}``, or ``{}`` if there is none."""
         with operation("get_metadata", session_id):
             metadata = self._operations.find(session_id, _FIELDS).get("metadata")
-        with reading(f"Session {session_id!r}", "metadata"):
+        with Reading(f"Session {session_id!r}", "metadata"):
             return {"metadata": decode(metadata)} if metadata else {}
 
     def delete_metadata(self, session_id: str, keys: Iterable[str], outbox: Outbox, held: Mapping[str, Any]) -> bool:

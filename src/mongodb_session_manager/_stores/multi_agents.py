@@ -26,7 +26,7 @@ from ..errors import AgentNotFoundError, SessionConflictError, SessionTooLargeEr
 from ..types import LeaseDoc, MultiAgentDoc
 from .large_values import LargeValues, MissingValueError
 from .operation import CONTENDED, Operations, operation
-from .restoring import restoring
+from .restoring import Restoring
 
 if TYPE_CHECKING:
     from strands.multiagent.base import MultiAgentBase
@@ -147,7 +147,7 @@ class MultiAgentStore:
         if "state" not in stored:
             return None
         label = multi_agent_label(session_id, multi_agent_id)
-        with restoring(label, "state"):
+        with Restoring(label, "state"):
             wanted = file_digests([stored])
             if not wanted:
                 return decode_multi_agent(stored)

@@ -17,7 +17,7 @@ from ..errors import SessionNotFoundError
 from ..types import AgentDataDoc, MessageDoc
 from .large_values import LargeValues
 from .operation import Operations
-from .restoring import restoring
+from .restoring import Restoring
 from .segments import MessageSegments
 
 __all__ = ["AgentRestorer", "RestoredAgent"]
@@ -96,20 +96,20 @@ class AgentRestorer:
             return None
         label = agent_label(session_id, agent_id)
         check_fields(label, stored["agent_data"])
-        with restoring(label, "agent_data"):
+        with Restoring(label, "agent_data"):
             self._values.put_back_state(session_id, agent_id, stored["agent_data"])
         live = LiveIds.of(stored.get("live"))
         if live is None and stored.get("live") is not None:  # the server could not use it either
             stored = self._with_all_messages(session_id, agent_id, stored)
         removed = removed_count(stored["agent_data"]) if removed is None else removed
-        with restoring(label, "messages"):
+        with Restoring(label, "messages"):
             messages = self._chosen(session_id, stored, live) if live else self._after(session_id, stored, removed)
-        with restoring(label, "agent_data"):
+        with Restoring(label, "agent_data"):
             agent = session_agent(agent_id, stored)
-        with restoring(label, "guard"):
+        with Restoring(label, "guard"):
             guard = guard_of(stored)
         embedded_bytes = _embedded_bytes(stored)  # before the large values are put back, which are stored elsewhere
-        with restoring(label, "messages"):
+        with Restoring(label, "messages"):
             self._values.put_back_messages(session_id, agent_id, messages)
         return RestoredAgent(
             agent=agent,
