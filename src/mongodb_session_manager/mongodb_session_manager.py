@@ -380,7 +380,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
             binding.look_up(unknown, agent.messages)
 
     async def _alook_up(self, binding: AgentBinding, agent: "LocalAgent", unknown: set[str]) -> None:
-        if unknown and not self._failures.is_away:
+        if not self._failures.is_away:
             live = list(agent.messages)
             await self._off_loop(lambda: binding.look_up(unknown, live))
 
@@ -444,7 +444,8 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         if isinstance(binding.failure, PyMongoError | SessionConflictError):
             return
         try:
-            await self._alook_up(binding, event.agent, binding.unknown(event.agent))
+            if unknown := binding.unknown(event.agent):
+                await self._alook_up(binding, event.agent, unknown)
             await self._send_rest(binding, event.agent)
         except Exception as error:  # noqa: BLE001 - told at the end, when the others have had their turn
             binding.failure = binding.failure or error
@@ -457,7 +458,8 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         binding.end_invocation()
         if failure is not None:
             await self._end_of_failed(binding, event.agent, failure)
-        await self._alook_up(binding, event.agent, binding.unknown(event.agent))
+        if unknown := binding.unknown(event.agent):
+            await self._alook_up(binding, event.agent, unknown)
         self._capture_state(binding, event.agent)
         if binding.history.has_only_window_state:
             # A moved window needs no waiting: an older one restores to the same conversation. It goes out

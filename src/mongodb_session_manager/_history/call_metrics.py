@@ -89,8 +89,8 @@ class CallMeter:
 
 def _tool_totals(agent: "LocalAgent") -> dict[str, ToolUsage] | None:
     counted = _counted(agent, "tool_metrics")
-    if counted is None:
-        return None
+    if not counted:
+        return None if counted is None else {}
     tools = {str.__str__(name): metrics for name, metrics in counted.items() if issubclass(type(name), str)}
     usages = {name: _observed_usage(metrics) for name, metrics in tools.items()}
     return {name: usage for name, usage in usages.items() if usage is not None}

@@ -98,8 +98,8 @@ def begin_offload(
     # Large values leave before anything encodes the message.
     if _weight(fields) * 4 > limits.value_bytes:
         _take_out(fields, limits.value_bytes, values)
-    if _weight(fields) > limits.message_bytes:
-        _take_out(fields, limits.small_value_bytes, values)
+        if _weight(fields) > limits.message_bytes:
+            _take_out(fields, limits.small_value_bytes, values)
     size = len(bson.encode(fields))
     if size > limits.message_bytes:
         size = _offload(fields, limits.small_value_bytes, values)

@@ -57,39 +57,30 @@ def is_complete(message: object) -> bool:
     return _DICT.issuperset(map(type, content)) or all(isinstance(block, dict) for block in content)
 
 
-def check_complete(message: object, label: str) -> None:
-    """Raise unless an agent can be restored with a message.
-
-    Raises:
-        UnstorableValueError: It cannot.
-    """
-    if not is_complete(message):
-        raise UnstorableValueError(label, "a message is a dict with a role and a content, which is a list of blocks")
-
-
 def check_restorable(message: object, label: str) -> None:
     """Raise unless an agent can be restored with a message, and the calls of tools in it with their results.
 
     Raises:
         UnstorableValueError: It cannot.
     """
-    check_complete(message, label)
+    if not is_complete(message):
+        raise UnstorableValueError(label, "a message is a dict with a role and a content, which is a list of blocks")
     content = cast(Mapping[str, Any], message)["content"]
-    if not (isinstance(content, str) or all(map(_names_its_call, content))):
+    blocks = () if isinstance(content, str) else content
+    if not all(map(_names_its_call, [block[kind] for block in blocks for kind in _OF_TOOLS if kind in block])):
         raise UnstorableValueError(label, "a toolUse or toolResult block is a dict with a toolUseId")
 
 
-def _names_its_call(block: Mapping[str, Any]) -> bool:
-    """Tell whether a block, if it is a tool's, has an id to be paired by."""
-    return all(
-        isinstance(block[kind], Mapping) and isinstance(block[kind].get("toolUseId", ()), str | int | None)
-        for kind in ("toolUse", "toolResult")
-        if kind in block
-    )
+_OF_TOOLS = ("toolUse", "toolResult")
+
+
+def _names_its_call(block: object) -> bool:
+    """Tell whether a tool's block has an id to be paired by."""
+    return isinstance(block, Mapping) and isinstance(block.get("toolUseId", ()), str | int | None)
 
 
 def _body(message: Message, label: str, metrics: Stored | None = None) -> Stored:
-    check_complete(message, label)
+    check_restorable(message, label)
     known = {key: value for key, value in message.items() if key in MESSAGE_FIELDS and key != "metadata"}
     extra = {key: value for key, value in message.items() if key not in MESSAGE_FIELDS}
     is_counted = metrics is not None and _is_counted(message, metrics)
