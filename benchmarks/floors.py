@@ -92,16 +92,21 @@ class GuardedFloorInAgent(Floor):
     """The floor's calls from the hooks of an agent, on a thread, so that the event loop goes on; each is guarded.
 
     What no session manager can save that keeps two writers apart and does not block: a filter with more than ``_id``,
-    a revision, and two changes of threads for each message.
+    a revision, and two changes of threads for the opening and for each message.
     """
 
     name = "guarded floor off loop"
     has_agent = True
 
     async def open(self, session_id: str, with_tool: bool = False) -> Conversation:
-        collection, messages = self.collection, self.restore(session_id)
-        collection.update_one({"_id": session_id}, {"$set": {"revision": len(messages)}}, upsert=True)
-        threads = ThreadPoolExecutor(1)
+        collection, threads = self.collection, ThreadPoolExecutor(1)
+
+        def restore() -> list[Message]:
+            found = self.restore(session_id)
+            collection.update_one({"_id": session_id}, {"$set": {"revision": len(found)}}, upsert=True)
+            return found
+
+        messages = await asyncio.get_running_loop().run_in_executor(threads, restore)
 
         def send(message: Message, number: int) -> None:
             change = append(message, number)
