@@ -12,7 +12,7 @@ from .._schema.histories import AgentWrite, Guard
 from .._schema.ids import agent_label, now
 from .._schema.limits import LIMITS, Limits
 from .._schema.live_ids import LiveIds
-from .._schema.messages import check_restorable, message_doc, with_tracking_id
+from .._schema.messages import check_calls, check_complete, message_doc, with_tracking_id
 from .._schema.values import Stored
 from .._stores.contents import SessionContents
 from .._stores.histories import HistoryStore, RestoredAgent
@@ -205,5 +205,7 @@ class AgentBinder:
 def _identify(messages: list[Message], label: str) -> None:
     """Give messages the tracking id that the SDK would give them at the next prompt."""
     for number, message in enumerate(messages):
-        check_restorable(message, f"{label}, message {number}")
+        about = f"{label}, message {number}"
+        check_complete(message, about)
+        check_calls(message, about)
         message.update(with_tracking_id(message))

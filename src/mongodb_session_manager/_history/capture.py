@@ -8,7 +8,7 @@ from strands.types.content import Message
 from .._schema.blobs import begin_offload, begin_offload_edit
 from .._schema.ids import agent_label, now
 from .._schema.live_ids import LiveIds
-from .._schema.messages import MessageEdit, message_doc, redaction, replacement
+from .._schema.messages import MessageEdit, check_calls, message_doc, redaction, replacement
 from .._schema.values import Stored, encode
 from ..errors import MongoDBSessionError
 from .changes import Change
@@ -58,6 +58,7 @@ class HistoryCapture:
             message_id = self._queue.next_message_id
             label = agent_label(history.session_id, history.agent_id, message_id)
             stored = message_doc(message, message_id, now(), label, metrics)
+            check_calls(message, label)
             # What is too large is refused here: queued, it could never be sent, and all after it would wait for ever.
             size, values = begin_offload(stored, history.session_id, history.agent_id, message_id, history.queue.limits)
             live, lost_head = self._live.capture(view, message_id, Record(message_id, message, given))
@@ -74,7 +75,9 @@ class HistoryCapture:
         with self._history.lock:
             self._queue.check_open()
             record = self._live.record_of(message)
-            edit = replacement(message, record.message_id, now(), self._label(record.message_id))
+            label = self._label(record.message_id)
+            edit = replacement(message, record.message_id, now(), label)
+            check_calls(message, label)
             self._edit(edit, Change(data=data))
             record.message, record.given = message, given
             self._capture_live(view)

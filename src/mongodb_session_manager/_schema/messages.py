@@ -57,16 +57,24 @@ def is_complete(message: object) -> bool:
     return _DICT.issuperset(map(type, content)) or all(isinstance(block, dict) for block in content)
 
 
-def check_restorable(message: object, label: str) -> None:
-    """Raise unless an agent can be restored with a message, and the calls of tools in it with their results.
+def check_complete(message: object, label: str) -> None:
+    """Raise unless an agent can be restored with a message.
 
     Raises:
         UnstorableValueError: It cannot.
     """
     if not is_complete(message):
         raise UnstorableValueError(label, "a message is a dict with a role and a content, which is a list of blocks")
-    content = cast(Mapping[str, Any], message)["content"]
-    blocks = () if isinstance(content, str) else content
+
+
+def check_calls(message: Mapping[str, object], label: str) -> None:
+    """Raise unless the calls of tools in a complete message can be paired with their results when it is restored.
+
+    Raises:
+        UnstorableValueError: They cannot.
+    """
+    content = message["content"]
+    blocks = () if isinstance(content, str) else cast(Sequence[Mapping[str, Any]], content)
     if not all(map(_names_its_call, [block[kind] for block in blocks for kind in _OF_TOOLS if kind in block])):
         raise UnstorableValueError(label, "a toolUse or toolResult block is a dict with a toolUseId")
 
@@ -80,7 +88,7 @@ def _names_its_call(block: object) -> bool:
 
 
 def _body(message: Message, label: str, metrics: Stored | None = None) -> Stored:
-    check_restorable(message, label)
+    check_complete(message, label)
     known = {key: value for key, value in message.items() if key in MESSAGE_FIELDS and key != "metadata"}
     extra = {key: value for key, value in message.items() if key not in MESSAGE_FIELDS}
     is_counted = metrics is not None and _is_counted(message, metrics)

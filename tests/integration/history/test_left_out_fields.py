@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 
@@ -492,6 +493,33 @@ def test_what_is_stored_otherwise_is_a_change(
         spoil_model_state: data._internal_state["model_state"].get("kept"),
     }[spoil]
     assert repr(found) == repr(after)
+
+
+AT = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=timezone.utc)
+
+
+@pytest.mark.parametrize(
+    "after",
+    [AT + timedelta(microseconds=1), AT.astimezone(timezone(timedelta(hours=1))), AT.replace(tzinfo=None)],
+    ids=["microseconds", "zone", "naive"],
+)
+@pytest.mark.parametrize("spoil", [spoil_manager, spoil_model_state])
+def test_a_time_that_is_the_same_to_mongodb_is_a_change(
+    new_manager: NewManager, new_agent: NewAgent, spoil: Any, after: datetime
+) -> None:
+    manager = new_manager()
+    agent = new_agent(manager, conversation_manager=CountingManager())
+    spoil(agent, AT)
+    manager.sync_agent(agent)
+    manager.sync_agent(agent)
+
+    spoil(agent, after)
+    manager.sync_agent(agent)
+
+    data = manager.session_repository.read_agent("s-1", "default")
+    assert data is not None
+    found = data.conversation_manager_state.get("kept") or data._internal_state["model_state"].get("kept")
+    assert found.isoformat() == after.isoformat()
 
 
 @pytest.mark.parametrize(
