@@ -225,19 +225,8 @@ class LiveMessages:
         """
         if not self._slots:
             return list(map(Slot, live, matched))
-        places = {id(message): place for place, message in enumerate(self._seen)}
-        is_anew = places.keys().isdisjoint(map(id, live))
-        # Copies of messages that are not stored take their places.
-        strangers = {
-            tracking_id_of(slot.message): place
-            for place, slot in enumerate(self._slots)
-            if slot.record is None or slot.record.is_gone
-        }
-        strangers.pop(None, None)
-        old = [
-            places.pop(id(message), None if record else strangers.pop(tracking_id_of(message), None))
-            for message, record in zip(live, matched, strict=True)
-        ]
+        is_anew = set(map(id, self._seen)).isdisjoint(map(id, live))
+        old = self._places_before(live, matched)
         merged: dict[Record | None, Slot] = {
             slot.record: slot for slot in self._slots if slot.stands_for and slot.record
         }
@@ -249,6 +238,7 @@ class LiveMessages:
             )
             for message, record, place in zip(live, matched, old, strict=True)
         ]
+        slots = _each_once(slots)
         present = {record for slot in slots for record in slot.records}
         present |= {record for slot in self._slots for record in slot.records if record.is_gone}
         left = {r: place for place, slot in enumerate(self._slots) for r in slot.records if r not in present}
@@ -256,6 +246,20 @@ class LiveMessages:
         for index, records in zip(new, self._shares([slots[index].message for index in new], left), strict=True):
             slots[index] = slots[index]._replace(stands_for=(*slots[index].stands_for, *records))
         return slots
+
+    def _places_before(self, live: Sequence[Message], matched: Sequence[Record | None]) -> list[int | None]:
+        """Return where each message stood; copies of messages that are not stored take their places."""
+        places, now = {id(message): place for place, message in enumerate(self._seen)}, set(map(id, live))
+        strangers = [
+            (slot.message, place)
+            for place, slot in enumerate(self._slots)
+            if id(slot.message) not in now and (slot.record is None or slot.record.is_gone)
+        ]
+        copied = _Copied(strangers)
+        return [
+            places.pop(id(message)) if id(message) in places else None if record else copied.pop(message)
+            for message, record in zip(live, matched, strict=True)
+        ]
 
     def _shares(self, new: Sequence[Message], left: Mapping[Record, int]) -> list[list[Record]]:
         """Return what each new message stands for: from the end backward for one each, the first for all others too."""
@@ -348,6 +352,34 @@ def _records_in(slots: Sequence[Slot]) -> list[Record]:
     if not any(map(_stands_for, slots)):
         return list(filter(None, map(_record_of, slots)))
     return [record for slot in slots for record in slot.records]
+
+
+def _each_once(slots: Sequence[Slot]) -> list[Slot]:
+    """Have no message stand for a stored one that is back in the list, or that another one stands for."""
+    taken = set(map(_record_of, slots))
+    each = []
+    for slot in slots:
+        stands_for = tuple(record for record in slot.stands_for if record not in taken)
+        taken.update(stands_for)
+        each.append(slot._replace(stands_for=stands_for) if slot.stands_for else slot)
+    return each
+
+
+class _Copied:
+    """Places of messages that left, to be found by copies: by tracking id, and without one by what they say."""
+
+    def __init__(self, left: Iterable[tuple[Message, int]]) -> None:
+        left = list(left)
+        self._tracked = {tracking_id: place for message, place in left if (tracking_id := tracking_id_of(message))}
+        self._others = [(message, place) for message, place in left if tracking_id_of(message) is None]
+
+    def pop(self, message: Message) -> int | None:
+        tracking_id = tracking_id_of(message)
+        if tracking_id is not None:
+            return self._tracked.pop(tracking_id, None)
+        # Copies of several come in their order, so that the first is the one, as a rule.
+        index = next((index for index, (other, _) in enumerate(self._others) if _says(message, other)), None)
+        return None if index is None else self._others.pop(index)[1]
 
 
 def _copied(message: Message, slot: Slot | None) -> tuple[Record, ...]:
