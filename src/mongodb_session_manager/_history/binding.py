@@ -222,7 +222,7 @@ class AgentBinding:
             logger.warning(about, history.session_id, history.agent_id, type(error).__name__)
             return
         with history.lock:
-            history.live.recover(found, live)
+            history.live.recover({tracking_id: found.get(tracking_id, ()) for tracking_id in tracking_ids}, live)
 
     @property
     def left_out(self) -> Exception | None:

@@ -44,6 +44,8 @@ class LiveMessages:
         self._own_have_stood = self._own_have_left = False
         # The latest plain message of a user before the first live one.
         self._user_before: Record | None = None
+        # Tracking ids that were looked up: every stored message with one of them is among the records.
+        self._looked_up: set[str | None] = set()
         self.snapshot = Snapshot([])
 
     def begin(
@@ -144,10 +146,11 @@ class LiveMessages:
             # A prompt that was sent again is stored twice, and one of both may have been forgotten.
             if tracking_id is not None and id(message) not in objects and bearing[tracking_id] < 0:
                 found.add(tracking_id)
-        return found
+        return found - self._looked_up
 
     def recover(self, ids: Mapping[str, Iterable[int]], live: Sequence[Message]) -> None:
-        """Add records of live messages that were found in storage, by tracking id."""
+        """Add records of live messages that were looked up in storage, by tracking id; what has no id is not stored."""
+        self._looked_up.update(ids)
         known = {record.message_id for record in self.records}
         for message in live:
             found = [number for number in ids.get(tracking_id_of(message) or "", ()) if number not in known]
@@ -344,6 +347,9 @@ class LiveMessages:
     def _prune(self) -> None:
         """Forget what left; the latest stays, since it may be redacted."""
         wanted = {*self.snapshot.records, *self.records[-1:], self._user_before}
+        if self._looked_up:
+            forgotten = {tracking_id_of(record.message) for record in self.records if record not in wanted}
+            self._looked_up &= set(map(tracking_id_of, self._seen)) - forgotten
         self.records = [record for record in self.records if record in wanted]
 
 

@@ -290,6 +290,36 @@ def test_an_undone_turn_stays_undone_beside_what_nobody_announced(restart: Resta
     assert texts(restart(agent, NullConversationManager).messages) == ["One", "Okay.", "Three", "Okay."]
 
 
+def test_what_was_looked_up_in_vain_is_not_looked_up_again(restart: Restart, command_counter: CommandCounter) -> None:
+    """An intervention's guidance has a tracking id, and is not stored."""
+    agent = restart(make=lambda: window(6))
+    talk(agent, "One", "Two", "Three", "Four")
+    guidance = {**user("Be kind."), "tracking_id": "guidance"}
+    agent.messages.insert(-1, cast(Message, guidance))
+    snapshot = agent.take_snapshot(preset="session")
+    agent("Five")
+    agent.load_snapshot(snapshot)
+    memory = user("(I like tea.)")
+    agent.hooks.add_callback(BeforeInvocationEvent, lambda event: event.agent.messages.append(memory))
+    with command_counter.counting() as log:
+        agent("Six")
+
+    assert log.reads == 2  # for the guidance, and for the memory, which the SDK gives a tracking id
+    assert texts(restart(agent).messages) == [text for text in texts(agent.messages) if text[0] not in "B("]
+    assert "Five" not in texts(agent.messages)
+
+
+def test_a_copy_that_was_put_in_is_looked_up_once(restart: Restart, command_counter: CommandCounter) -> None:
+    agent = restart(make=lambda: window(6))
+    talk(agent, "One", "Two", "Three", "Four")
+    agent.messages += copy.deepcopy(agent.messages[-2:])
+    with command_counter.counting() as log:
+        agent("Five")
+
+    assert log.reads == 1
+    assert texts(restart(agent).messages)[-4:] == ["Four", "Okay.", "Five", "Okay."]
+
+
 def test_an_undo_keeps_what_a_context_manager_replaced(restart: Restart) -> None:
     agent = restart(make=NullConversationManager)
     talk(agent, "One", "Two", "Three")
