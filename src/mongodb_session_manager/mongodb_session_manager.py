@@ -328,7 +328,8 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
 
         The original content is in the database no longer when this returns; times, metrics and tracking id stay.
         The redaction is recorded on the message (``guardrail_event``) and on the session (``guardrail_events``).
-        This call blocks the thread.
+        If the agent's own latest message is given and is not stored, the stored ones stay, unless the latest is of the
+        same kind; then only the session has the record. This call blocks the thread.
 
         Args:
             redact_message: What stands there afterwards.
@@ -348,7 +349,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         check_message(redact_message)
         binding = self._agents.bound(agent)
         event = guardrail_event(action, stop_reason, guardrail_trace, agent_label(self.session_id, agent.agent_id))
-        binding.redact_latest(with_blocks(redact_message), event, self._failures.tolerated)
+        binding.redact_latest(agent, with_blocks(redact_message), event, self._failures.tolerated)
 
     @override
     def sync_agent(self, agent: "LocalAgent", **kwargs: Any) -> None:

@@ -189,9 +189,18 @@ class AgentBinding:
         """Queue changed fields of ``agent_data``."""
         self._capture.change(fields)
 
-    def redact_latest(self, message: Message, event: Stored, tolerated: Tolerated) -> None:
-        """Redact the latest message and its copies; the arguments are those of ``redact_latest`` of a history."""
-        redact_latest(self.history, self._capture, message, event, tolerated)
+    def redact_latest(self, agent: "LocalAgent", message: Message, event: Stored, tolerated: Tolerated) -> None:
+        """Redact the latest message and its copies; the arguments are those of ``redact_latest`` of a history.
+
+        What stands in the list and is not stored, such as guidance, leaves the stored messages as they are.
+        """
+        self.look(agent)
+        if not self.history.live.is_not_latest(message, agent.messages):
+            redact_latest(self.history, self._capture, message, event, tolerated)
+            return
+        self._capture.note_redaction(event)
+        with tolerated(self.history):
+            self.history.flush()
 
     def is_pending(self, message: Message) -> bool:
         """Tell whether this very message waits to be sent."""

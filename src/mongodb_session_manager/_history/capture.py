@@ -137,6 +137,12 @@ class HistoryCapture:
             if live is not None:
                 self._add(Change(live=live))
 
+    def note_redaction(self, event: Stored) -> None:
+        """Queue the record of a redaction that is of no stored message."""
+        with self._history.lock:
+            self._queue.check_open()
+            self._add(Change(guardrail_events=[{**event, "agent_id": self._history.agent_id}]))
+
     def _redaction(self, message: Message, message_id: int, event: Stored) -> MessageEdit:
         edit = redaction(message, message_id, now(), self._label(message_id))
         edit.fields["guardrail_event"] = event

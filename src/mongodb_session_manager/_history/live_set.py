@@ -130,6 +130,12 @@ class LiveMessages:
         slots = self._slots[-len(live) :]
         return None if any(map(_is_gone, _records_in(slots))) else slots
 
+    def is_told_by(self, message: Message) -> bool:
+        """Tell whether a message is a stored one, or stands for some."""
+        return any(record.matches(message) for record in self.records) or any(
+            slot.records for slot in self._slots if slot.message is message
+        )
+
     def unknown(self, live: Sequence[Message], announced: Message | None) -> set[str]:
         """Return the tracking ids that more new messages bear than records, up to a message that was just announced."""
         objects = set(map(id, self._seen))

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 from strands.types.content import Message
 
 from .._schema.live_ids import LiveIds
+from .._schema.messages import is_plain_user
 from ..errors import MessageNotFoundError
-from .live_records import Record, Snapshot, View
+from .live_records import Record, Snapshot, View, tracking_id_of
 from .live_set import LiveMessages
 
 __all__ = ["MANY_RANGES", "LiveChange", "LiveTracking"]
@@ -91,6 +92,15 @@ class LiveTracking:
             if record.matches(message):
                 return record
         raise MessageNotFoundError(self._session_id, self._agent_id, str(message.get("tracking_id")))
+
+    def is_not_latest(self, message: Message, live: Sequence[Message]) -> bool:
+        """Tell whether a message in the list is not stored, and cannot be taken for the latest stored one either."""
+        tracking_id = tracking_id_of(message)
+        same = [m for m in live if m is message or (tracking_id is not None and tracking_id_of(m) == tracking_id)]
+        if not same or self._is_unsure or any(self._messages.is_told_by(each) for each in (message, *same)):
+            return False
+        latest = self.latest
+        return latest is None or _kind(latest.message) != _kind(message)
 
     def is_among(self, message: Message, message_ids: Iterable[int]) -> bool:
         """Tell whether this very message is stored, or will be, under one of some ids."""
@@ -242,3 +252,8 @@ class LiveTracking:
     def _warn(self, name: str, value: Any, told: str) -> None:
         about = "session_id=<%s>, agent_id=<%s>, %s=<%s> | %s"
         logger.warning(about, self._session_id, self._agent_id, name, value, told)
+
+
+def _kind(message: Message) -> tuple[str, bool]:
+    """What a message and its redaction have in common."""
+    return message["role"], is_plain_user(message)

@@ -12,14 +12,17 @@ from pymongo import MongoClient
 from pymongo.errors import OperationFailure, PyMongoError
 from strands import tool
 from strands.agent.conversation_manager import SlidingWindowConversationManager
-from strands.hooks import BeforeInvocationEvent
+from strands.hooks import BeforeInvocationEvent, BeforeModelCallEvent
 from strands.hooks.events import MessageUpdatedEvent
+from strands.interventions import Guide, InterventionHandler, Proceed
 from strands.types.content import Message
 
+from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager.errors import UnstorableValueError
 from mongodb_session_manager.testing import CommandCounter, Redaction
 from mongodb_session_manager.types import GUARDRAIL_INTERVENED
-from tests.aliases import Failing, NewAgent, NewManager, Stored
+from tests.aliases import Client, Failing, History, NewAgent, NewManager, Stored
+from tests.talking import texts
 
 SECRET = "my number is 555-0199"
 HIDDEN: Message = {"role": "user", "content": [{"text": "…"}]}
@@ -477,3 +480,61 @@ def test_a_redaction_of_a_copy_that_is_older_than_the_live_history(
     manager.flush()
 
     assert SECRET.encode() not in everything()
+
+
+class OnlyAnswers(MongoDBSessionManager):
+    def append_message(self, message: Message, agent: Any, **kwargs: Any) -> None:
+        if message["role"] == "assistant":
+            super().append_message(message, agent, **kwargs)
+
+
+class Guidance(InterventionHandler):
+    name = "guidance"
+
+    def before_model_call(self, event: Any, **kwargs: Any) -> Any:
+        return Guide(feedback=SECRET) if "toolResult" in event.agent.messages[-1]["content"][0] else Proceed()
+
+
+def test_a_prompt_that_an_override_left_out_costs_no_other_message(
+    mongo_client: Client, database: str, new_agent: NewAgent, stored: Stored, history: History
+) -> None:
+    with OnlyAnswers("s-1", client=mongo_client, database_name=database) as manager:
+        agent = new_agent(manager, Redaction(), "One.", Redaction())
+        for prompt in (SECRET, "Hello", SECRET):
+            agent(prompt)
+        answers = texts(history())
+
+    assert answers == ["Blocked by the guardrail.", "One.", "Blocked by the guardrail."]
+    assert [set(event) for event in stored()["guardrail_events"]] == [{"action", "timestamp", "agent_id"}] * 2
+
+
+def test_a_message_that_nobody_announced_costs_no_other_message(
+    new_manager: NewManager, new_agent: NewAgent, history: History
+) -> None:
+    agent = new_agent(new_manager(), "One.", Redaction())
+    agent("Hello")
+    agent.messages.append(say())
+    agent()
+
+    assert texts(agent.messages) == ["Hello", "One.", "[User input redacted.]", "Blocked by the guardrail."]
+    assert texts(history()) == ["Hello", "One.", "Blocked by the guardrail."]
+
+
+def test_guidance_behind_the_result_of_a_tool_costs_no_result(new_manager: NewManager, new_agent: NewAgent) -> None:
+    call = {"toolUse": {"toolUseId": "t-1", "name": "read_secret", "input": {}}}
+    agent = new_agent(new_manager(), call, Redaction(), tools=[read_secret], interventions=[Guidance()])
+    agent("Hello")
+
+    restored = new_agent(new_manager()).messages
+    assert restored == agent.messages[:3] + agent.messages[4:]
+    assert "toolResult" in restored[2]["content"][0]
+
+
+def test_guidance_behind_a_prompt_has_the_prompt_redacted(
+    new_manager: NewManager, new_agent: NewAgent, history: History
+) -> None:
+    agent = new_agent(new_manager(), Redaction())
+    agent.hooks.add_callback(BeforeModelCallEvent, lambda event: event.agent.messages.append(say("Be kind.")))
+    agent(SECRET)
+
+    assert texts(history())[0] == "[User input redacted.]"
