@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from strands import Agent
+from strands.agent.state import AgentState
 from strands.multiagent.base import MultiAgentBase, Status
 from strands.multiagent.graph import Graph
 from strands.multiagent.swarm import Swarm
 
 from .._override import override
 from ..errors import MongoDBSessionError
-from .messages import without_odd_figures
+from .messages import check_complete, without_odd_figures
 from .values import Stored, decode, encode
 
 _MARK = "__bytes_encoded__"
@@ -336,7 +337,8 @@ def _unfit(source: MultiAgentBase, state: Mapping[str, Any]) -> str | None:
     missing = sorted(_named_nodes(state) - source.nodes.keys(), key=str)
     if missing:
         return f"it needs nodes that are not there any more: {', '.join(map(repr, missing))}"
-    return _unfit_interrupt(source, state) if is_interrupted else None
+    unfit = _unfit_interrupt(source, state) if is_interrupted else None
+    return unfit or _unfit_nodes(source, state)
 
 
 def _named_nodes(state: Mapping[str, Any]) -> set[str]:
@@ -352,6 +354,30 @@ def _unfit_interrupt(source: MultiAgentBase, state: Mapping[str, Any]) -> str | 
         if isinstance(executor, Agent) and "messages" not in _node_context(state, node_id):
             return f"it was interrupted in node {node_id!r}, which was no agent then"
     return None
+
+
+def _unfit_nodes(source: Graph | Swarm, state: Mapping[str, Any]) -> str | None:
+    """Return why the SDK could not read, when it is answered, what an interrupted node goes on from."""
+    if not _interrupts(state).get("activated"):
+        return None
+    for node_id in state["interrupted_nodes"] if isinstance(source, Graph) else state["next_nodes_to_execute"][:1]:
+        try:
+            _read_context(source, source.nodes[node_id].executor, _node_context(state, node_id))
+        except Exception as error:  # noqa: BLE001 - another version may have written anything
+            return f"what it keeps of node {node_id!r} has another shape ({type(error).__name__})"
+    return None
+
+
+def _read_context(source: Graph | Swarm, executor: Any, context: Mapping[str, Any]) -> None:
+    """Read what the SDK reads of it."""
+    wanted = {"from_hook", "interrupt_ids"} if isinstance(source, Graph) else {"activated"}
+    if missing := wanted - context.keys():
+        raise KeyError(*missing)
+    if isinstance(executor, Agent) and not context.get("from_hook"):
+        type(source._interrupt_state).from_dict(context["interrupt_state"])
+        AgentState(context["state"])
+        for message in context["messages"]:
+            check_complete(message, "messages")
 
 
 class _UnfitStateError(MongoDBSessionError):

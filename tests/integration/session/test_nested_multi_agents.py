@@ -518,6 +518,55 @@ def test_a_state_of_another_version_is_refused(
     assert stored()["multi_agents"] == session["multi_agents"]
 
 
+def _context(record: dict[str, Any]) -> dict[str, Any]:
+    """What a state keeps of the node that was interrupted."""
+    state = record["inner"][0]["state"] if "inner" in record else record["state"]
+    context: dict[str, Any] = state["_internal_state"]["interrupt_state"]["context"]["n"]
+    return context
+
+
+OTHER_CONTEXTS: dict[str, Change] = {
+    "a pending call of another shape": lambda kept: kept["interrupt_state"]["pending_tool_execution"].update(more=1),
+    "an interrupt of another shape": lambda kept: [
+        one.update(who="me") for one in kept["interrupt_state"]["interrupts"].values()
+    ],
+    "no interrupt": lambda kept: kept.pop("interrupt_state"),
+    "no messages": lambda kept: kept.update(messages=None),
+    "a message without content": lambda kept: kept.update(messages=[{"role": "user"}]),
+    "no state": lambda kept: kept.pop("state"),
+    "nothing": lambda kept: kept.clear(),
+}
+
+
+def alone_in_graph(manager: MongoDBSessionManager) -> Graph:
+    return graph("outer", ("n", asker("n")), manager=manager)
+
+
+def alone_in_swarm(manager: MongoDBSessionManager) -> Swarm:
+    return Swarm([asker("n")], id="outer", session_manager=manager)
+
+
+def alone_inside(manager: MongoDBSessionManager) -> Graph:
+    return graph("outer", ("inside", Swarm([asker("n")], id="inner")), manager=manager)
+
+
+@pytest.mark.parametrize("build", [alone_in_graph, alone_in_swarm, alone_inside])
+@pytest.mark.parametrize("change", OTHER_CONTEXTS.values(), ids=OTHER_CONTEXTS.keys())
+def test_an_interrupted_agent_of_another_version_is_refused(
+    new_manager: NewManager, observer: Client, database: str, stored: Stored, build: Any, change: Change
+) -> None:
+    """The SDK reads it when it is answered: a bare error then, or a Swarm that failed."""
+    build(new_manager())("Do it")
+    session = stored()
+    change(_context(session["multi_agents"]["outer"]))
+    observer[database]["agent_sessions"].replace_one({"_id": "s-1"}, session)
+
+    with pytest.raises(MongoDBSessionError, match=r"'outer' of session 's-1'.*node 'n'.*to go on"):
+        build(new_manager())
+
+    assert stored()["multi_agents"] == session["multi_agents"]
+
+
 def test_one_that_was_stored_without_what_is_inside_is_refused(
     new_manager: NewManager, observer: Client, database: str, stored: Stored
 ) -> None:
