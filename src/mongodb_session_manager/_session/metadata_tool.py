@@ -9,7 +9,7 @@ from pymongo.errors import PyMongoError
 from strands import tool
 from strands.tools.decorator import DecoratedFunctionTool
 
-from .._schema.ids import shown
+from .._schema.ids import is_number, list_index, shown
 from .._schema.parts import json_form
 from ..errors import MongoDBSessionError
 
@@ -101,13 +101,19 @@ _MISSING = object()
 
 
 def _lookup(metadata: Any, key: str) -> Any:
-    """Follow a dotted key; a field whose own name has the dots comes first."""
+    """Follow a dotted key as an update does; a field whose own name has the dots comes first."""
     if isinstance(metadata, Mapping) and key in metadata:
         return metadata[key]
-    first, _, rest = key.partition(".")
-    if not rest or not isinstance(metadata, Mapping) or first not in metadata:
-        return _MISSING
-    return _lookup(metadata[first], rest)
+    first, dot, rest = key.partition(".")
+    found = _inside(metadata, first)
+    return _lookup(found, rest) if dot and found is not _MISSING else found
+
+
+def _inside(value: Any, name: str) -> Any:
+    """Return a field of an object, or an element of a list."""
+    if isinstance(value, list | tuple) and is_number(name) and list_index(name) < len(value):
+        return value[list_index(name)]
+    return value.get(name, _MISSING) if isinstance(value, Mapping) else _MISSING
 
 
 def _retrieved(metadata: Mapping[str, Any], keys: list[str] | None, access: _Access) -> str:

@@ -62,6 +62,48 @@ def test_getting(manager: MongoDBSessionManager, keys: Any, beginning: str, foun
     assert json.loads(answer.removeprefix(beginning)) == found
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("tags.1", "b"),
+        ("tags.2", "new"),
+        ("tags.01", "b"),
+        ("pairs.1.0", 3),
+        ("steps.0.name", "pay"),
+        ("steps.1.name", "new"),
+        ("numbered.1", "one"),
+    ],
+)
+@pytest.mark.parametrize("allowed_keys", [None, ["tags", "pairs", "steps", "numbered"]])
+def test_an_element_that_was_set_is_found(
+    new_manager: NewManager, key: str, value: Any, allowed_keys: list[str] | None
+) -> None:
+    lists = {"tags": ["a", "b"], "pairs": [[1, 2], [3]], "steps": [{"name": "pay"}], "numbered": {"1": "one"}}
+    tool = new_manager().get_metadata_tool(allowed_keys=allowed_keys)
+    tool(action="set", metadata=lists)
+
+    assert tool(action="set", metadata={key: value}).startswith("Successfully")
+
+    assert json.loads(tool(action="get", keys=[key]).removeprefix("Metadata retrieved: ")) == {key: value}
+
+
+@pytest.mark.parametrize("key", ["tags.2", "tags.-1", "tags.x", "tags.²", "tags.0.x", "tags.", "tags.9" * 50, "s.0"])
+def test_an_element_that_is_not_there_is_not_found(new_manager: NewManager, key: str) -> None:
+    manager = new_manager()
+    manager.update_metadata({"tags": ["a", "b"], "s": "text"})
+
+    assert manager.get_metadata_tool()(action="get", keys=[key]) == "Metadata retrieved: {}"
+
+
+def test_an_element_may_be_all_that_a_model_sees(new_manager: NewManager) -> None:
+    manager = new_manager()
+    manager.update_metadata({"tags": ["a", "b"]})
+    tool = manager.get_metadata_tool(allowed_keys=["tags.1"])
+
+    assert tool(action="get") == 'All metadata: {"tags.1": "b"}'
+    assert tool(action="get", keys=["tags.0"]).startswith("Error: ")
+
+
 @pytest.mark.parametrize("action", ["set", "update"])
 @pytest.mark.parametrize(
     ("metadata", "fields", "expected"),
