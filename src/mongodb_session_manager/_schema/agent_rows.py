@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+from .ids import MAX_KEY_LEVELS
 from .nested import list_expression
 from .values import Pipeline, Stored
 
@@ -106,7 +107,7 @@ def found_agents_pipeline(**more: Any) -> Pipeline:
 
 # A value that may be an agent, or hold some.
 _IS_INNER: Final = {"$and": [{"$not": [{"$in": ["$$field.k", _OF_AGENT]}]}, is_a("$$field.v", "object")]}
-_LEVELS: Final = 3
+_LEVELS: Final = MAX_KEY_LEVELS - 1
 
 
 def _nested_agents() -> Stored:
@@ -114,7 +115,7 @@ def _nested_agents() -> Stored:
     key = {"$replaceAll": {"input": "$$each.k", "find": ".", "replacement": "%2E"}}
     is_own = {"$in": [key, mapped("$$level0", "other", "$$other.k")]}
     deeper = {"all": {"$concatArrays": ["$$value.all", "$$inner"]}, "level": "$$inner"}
-    below = let({"inner": _nested_in("$$value.level")}, deeper)
+    below = {"$cond": [{"$eq": ["$$value.level", []]}, "$$value", let({"inner": _nested_in("$$value.level")}, deeper)]}
     levels = {"$reduce": {"input": [0] * _LEVELS, "initialValue": {"all": [], "level": "$$level0"}, "in": below}}
     is_nested = {"$and": [is_a("$$each.v.agent_data", "object"), {"$not": [is_own]}]}
     return let({"levels": levels}, chosen("$$levels.all", "each", is_nested))

@@ -202,6 +202,22 @@ def test_a_nested_agent_that_was_stored_again_counts_once(catalog: SessionCatalo
     assert [(each.agent_id, each.messages) for each in catalog.list().items[0].agents] == [("v1.2", 1)]
 
 
+@pytest.mark.parametrize("parts", [2, 4, 5, 9, 90])
+def test_an_agent_is_found_however_many_dots_its_id_has(catalog: SessionCatalog, insert: Insert, parts: int) -> None:
+    names = [f"p{number}" for number in range(parts)]
+    agent_id = ".".join(names)
+    agents: Any = legacy_agent(agent_id)
+    for name in reversed(names):
+        agents = {name: agents}
+    insert(legacy(agents))
+
+    assert [each.agent_id for each in catalog.get("s-1").agents] == [agent_id]
+    assert [row.agent_id for row in catalog.usage(by=["agent_id"])] == [agent_id]
+    assert catalog.fork("s-1", "s-2").messages == 4
+    assert catalog.upgrade().left == 0
+    assert ids(catalog.list(SessionFilter(agent_id=agent_id))) == ["s-2", "s-1"]
+
+
 def test_accumulated_figures_of_the_first_version_are_counted_as_differences(
     catalog: SessionCatalog, insert: Insert
 ) -> None:
