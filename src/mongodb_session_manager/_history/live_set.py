@@ -40,6 +40,7 @@ class LiveMessages:
         self._own: list[Message] = []
         self._held: list[Message] = []
         self._kept: list[Message] = []
+        self._kept_pins: list[bool] = []
         # Whether some have been seen there, and whether all of them have left.
         self._own_have_stood = self._own_have_left = False
         # The latest plain message of a user before the first live one.
@@ -106,7 +107,7 @@ class LiveMessages:
         pinned = self._pinned(slots, view.with_pins).intersection(records)
         at = self._place_of_own(slots, records)
         self.snapshot = Snapshot(records, len(records), pinned, at, tuple(self._kept))
-        self._seen, self._slots = list(live), slots
+        self._seen, self._slots, self._kept_pins = list(live), slots, list(map(is_pinned, self._kept))
         self._prune()
         return True
 
@@ -165,9 +166,10 @@ class LiveMessages:
         self.records.sort(key=_id_of)
 
     def _look_at_pins(self) -> bool:
-        pinned = self._pinned(self._slots, with_pins=True)
-        if pinned == self.snapshot.pinned:
+        pinned, kept_pins = self._pinned(self._slots, with_pins=True), list(map(is_pinned, self._kept))
+        if pinned == self.snapshot.pinned and kept_pins == self._kept_pins:
             return False
+        self._kept_pins = kept_pins
         self.snapshot = self.snapshot._replace(pinned=pinned)
         return True
 

@@ -542,6 +542,23 @@ def test_an_old_summary_is_kept_until_the_list_drops_it(restart: Restart, stored
     assert texts(restart(agent, lambda: window(40)).messages) == texts(agent.messages)
 
 
+def test_a_pin_on_an_old_summary_comes_back(restart: Restart) -> None:
+    agent = restart(make=summarizing)
+    talk(agent, *"123")
+    overflow(agent, "In short")
+    agent = restart(agent, window)
+    pin_message(agent.messages, 0)
+    talk(agent, *"456")
+    assert texts(agent.messages)[0] == "In short"
+
+    again = restart(agent, window)
+    assert again.messages == agent.messages
+    unpin_message(again.messages, 0)
+    cast(MongoDBSessionManager, again._session_manager).sync_agent(again)
+
+    assert restart(again, window).messages == again.messages != agent.messages
+
+
 @pytest.mark.parametrize("make", [summarizing, lambda: window(40)], ids=["summarizing", "window"])
 def test_a_summary_is_kept_when_a_living_agent_gets_another_manager(
     restart: Restart, make: Callable[[], ConversationManager]
