@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any, cast
 
+from strands.middleware import InvokeModelStage
 from strands.types.content import Message
 
 from .._schema.ids import MAX_ID_BYTES
@@ -10,29 +11,35 @@ from ..types import ToolUsage
 from .agent_state import model_id
 
 if TYPE_CHECKING:
+    from strands.middleware.stages import InvokeModelContext
     from strands.types.agent import LocalAgent
 
 
-def call_metrics(message: Message, agent: "LocalAgent") -> dict[str, Any] | None:
+def call_metrics(message: Message, agent: "LocalAgent", called: Any = None) -> dict[str, Any] | None:
     """Return the ``event_loop_metrics`` of a message that a model call brought, else None.
 
     The SDK counts a call just after it announces the message, so the call's own figures are added here.
+
+    Args:
+        message: The message.
+        agent: The agent.
+        called: The model that was called, where that need not be the agent's.
     """
     try:
         if message["role"] != "assistant":
             return None
         counts = {name: _counted(agent, name) or {} for name in ("accumulated_usage", "accumulated_metrics")}
         figures = call_figures(message.get("metadata"), counts)
-        return figures and {**figures, **_model(agent)}
+        return figures and {**figures, **_model(agent, called)}
     except Exception as error:  # noqa: BLE001 - foreign code may raise anything, and a figure is only information
         not_observed("event_loop_metrics", error)
         return None
 
 
-def _model(agent: "LocalAgent") -> dict[str, str]:
+def _model(agent: "LocalAgent", called: Any) -> dict[str, str]:
     """Return the model that the call was made to, if its id can be a field name of sums."""
     try:
-        found = model_id(agent.model)
+        found = model_id(agent.model if called is None else called)
         return {"model": found} if found and len(found.encode()) <= MAX_ID_BYTES else {}
     except Exception as error:  # noqa: BLE001 - foreign code may raise anything, and a figure is only information
         not_observed("model", error)
@@ -57,6 +64,14 @@ class CallMeter:
 
     def __init__(self, agent: "LocalAgent") -> None:
         self._counted = _tool_totals(agent) or {}
+        self._called: Any = None
+        # A router gives each call a model, and the agent has the first one.
+        if getattr(agent, "_model_router", None) is not None:
+            cast(Any, agent).add_middleware(InvokeModelStage.Input, self._note_model)
+
+    def _note_model(self, context: "InvokeModelContext") -> "InvokeModelContext":
+        self._called = context.model
+        return context
 
     def figures(self, message: Message, agent: "LocalAgent", given: Message | None = None) -> dict[str, Any]:
         """Return the ``event_loop_metrics`` of a message, with the tools of the invocation that it ends.
@@ -67,7 +82,7 @@ class CallMeter:
             given: The announced message, if the message was made of another one.
         """
         tools = self._since(agent)
-        metrics = call_metrics(given or message, agent) or {}
+        metrics = call_metrics(given or message, agent, self._called) or {}
         if tools and ends_invocation(message):
             metrics["tool_usage"] = tools
         return metrics

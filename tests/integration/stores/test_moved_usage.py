@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pymongo.errors import PyMongoError
 from strands import Agent
+from strands.models.routing import FallbackStrategy, ModelRouter
 
 from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager._schema.usage import moved_usage, usage_totals
@@ -63,6 +64,22 @@ def test_a_call_tells_its_model(new_manager: NewManager, stored: Stored) -> None
     assert answer["event_loop_metrics"]["model"] == MODEL_ID
     assert answer["metadata"] == "event_loop_metrics"
     assert manager.list_messages("default")[1]["event_loop_metrics"]["model"] == MODEL_ID
+
+
+def test_a_call_that_was_routed_tells_the_model_that_answered(new_manager: NewManager, stored: Stored) -> None:
+    """The agent's own model is the first one of its router."""
+    first = ScriptedModel([OSError("busy"), "First.", OSError("busy")], model_id="first", default="First.")
+    inner = ModelRouter([ScriptedModel(default="Second.", model_id="second")], strategy=FallbackStrategy())
+    manager = new_manager()
+    agent = Agent(
+        model=ModelRouter([first, inner], strategy=FallbackStrategy()), session_manager=manager, callback_handler=None
+    )
+    talk(agent, 4)
+
+    calls = [
+        (m["content"][0]["text"], m["event_loop_metrics"]["model"]) for m in manager.list_messages("default")[1::2]
+    ]
+    assert calls == [("Second.", "second"), ("First.", "first"), ("Second.", "second"), ("First.", "first")]
 
 
 def kind_of(value: object) -> str:
