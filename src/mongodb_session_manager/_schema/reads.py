@@ -63,7 +63,9 @@ def restore_pipeline(session_id: str, agent_id: str) -> Pipeline:
     path = f"${agent_path(agent_id)}"
     firsts = {"$map": {"input": list_expression(f"{path}.live.ranges"), "as": "ends", "in": _first_of("$$ends")}}
     lowest = {"$ifNull": [{"$min": [f"{path}.live.from", {"$min": firsts}]}, _LOWEST_ID]}
-    stages = agent_pipeline(session_id, agent_id, _let(lowest, _chosen(agent_id, _from_lowest("$$message.message_id"))))
+    # A message without an id is not left out unseen; null is no message.
+    number = {"$ifNull": ["$$message.message_id", {"$cond": ["$$message", _LOWEST_ID, None]}]}
+    stages = agent_pipeline(session_id, agent_id, _let(lowest, _chosen(agent_id, _from_lowest(number))))
     moved = {"$ifNull": [f"{path}.segments", []]}
     needed = {"$filter": {"input": moved, "as": "segment", "cond": _from_lowest("$$segment.last_id")}}
     stages[-1]["$project"] |= {"live": f"{path}.live", "segments": _let(lowest, needed)}
@@ -79,7 +81,7 @@ def _let(lowest: Stored, within: Stored) -> Stored:
     return {"$let": {"vars": {"lowest": lowest}, "in": within}}
 
 
-def _from_lowest(number: str) -> Stored:
+def _from_lowest(number: Any) -> Stored:
     return {"$gte": [number, "$$lowest"]}
 
 

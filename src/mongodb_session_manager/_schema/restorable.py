@@ -17,6 +17,7 @@ REMEDY_FOR_AGENT = (
 _OF_MESSAGE = (
     "Restore the document from a backup, or put another message in its place with the repository's update_message()."
 )
+_OF_MESSAGE_WITHOUT_ID = "Restore the document from a backup, or give the message its message_id, which no other has."
 
 
 def unreadable(label: str, what: str, reason: str, remedy: str) -> MongoDBSessionError:
@@ -51,7 +52,7 @@ def restored_message(label: str, stored: Mapping[str, Any]) -> tuple[int, Any]:
     except Exception as error:  # noqa: BLE001 - anything may stand there
         reason = f"has another shape than is read ({type(error).__name__})"
     if reason is not None:
-        raise unreadable(label, _name_of(stored), reason, _OF_MESSAGE)
+        raise unreadable(label, _name_of(stored), reason, _remedy_for(stored))
     return message_id, message
 
 
@@ -66,10 +67,16 @@ def listed_message(label: str, stored: Mapping[str, Any]) -> Stored:
     except Exception as error:  # noqa: BLE001 - anything may stand there
         reason = f"has another shape than is read ({type(error).__name__})"
     raise MongoDBSessionError(
-        f"{label} cannot be listed whole: {_name_of(stored)} {reason}. {_OF_MESSAGE} limit and offset list the others."
+        f"{label} cannot be listed whole: {_name_of(stored)} {reason}. {_remedy_for(stored)} limit and offset list the "
+        "others."
     )
 
 
 def _name_of(stored: Any) -> str:
     found = stored.get("message_id") if isinstance(stored, Mapping) else None
     return f"message {found}" if isinstance(found, int) else "a message without a number"
+
+
+def _remedy_for(stored: Any) -> str:
+    without_id = isinstance(stored, Mapping) and stored.get("message_id") is None
+    return _OF_MESSAGE_WITHOUT_ID if without_id else _OF_MESSAGE

@@ -10,6 +10,7 @@ from strands.types.content import Message
 
 from mongodb_session_manager import MongoDBSessionRepository, SessionConflictError
 from mongodb_session_manager._schema.sessions import SCHEMA_VERSION
+from mongodb_session_manager.errors import MongoDBSessionError
 from mongodb_session_manager.mongodb_session_repository import stores_of
 from tests.aliases import Document, Insert, NewAgent, NewManager, Stored
 from tests.first_version import (
@@ -130,6 +131,39 @@ def test_an_agent_without_messages_goes_on(insert: Insert, new_manager: NewManag
     new_agent(new_manager(), "one")("1")
 
     assert plain(new_agent(new_manager()).messages) == answers("1", "one")
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize("number", [{}, {"message_id": None}], ids=str)
+def test_a_message_without_an_id_is_not_left_out_unseen(
+    insert: Insert, new_manager: NewManager, new_agent: NewAgent, stored: Stored, number: Document, ahead: bool
+) -> None:
+    flat: Document = {"role": "user", "content": "Hello", "created_at": AT, **number}
+    insert(legacy({AGENT: legacy_agent() | {"messages": [flat, element(1, *CONTENT[3])]}}))
+    manager = new_manager()
+    before = stored()["agents"]
+
+    def restore() -> None:
+        if ahead:
+            manager.prefetch([AGENT])
+        new_agent(manager)
+
+    with pytest.raises(MongoDBSessionError, match=r"restored: a message without a number .* its message_id"):
+        restore()
+
+    assert stored()["agents"] == before
+    assert [message["content"] for message in manager.list_messages(AGENT, offset=1)] == [CONTENT[3][1]]
+
+
+def test_an_element_that_was_unset_by_hand_is_no_message(
+    insert: Insert, new_manager: NewManager, new_agent: NewAgent
+) -> None:
+    insert(legacy({AGENT: legacy_agent() | {"messages": [None, element(1, *CONTENT[3])]}}))
+
+    agent = new_agent(new_manager())
+    agent("Hi")
+
+    assert plain(new_agent(new_manager()).messages) == [CONTENT[3], *answers("Hi", "Okay.")]
 
 
 @pytest.mark.parametrize("agent_id", ["50%", "a%20b", "100% sure"])
