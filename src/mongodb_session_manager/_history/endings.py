@@ -13,7 +13,7 @@ from ..errors import MongoDBSessionError, SessionConflictError, SessionLockedErr
 from .changes import Change
 from .pending import PendingChanges
 
-__all__ = ["conflict", "gone", "locked", "tell_given_up"]
+__all__ = ["conflict", "gone", "locked", "lost_in", "tell_given_up"]
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +32,7 @@ def conflict(history: _Ended, stored: Guard) -> SessionConflictError:
         stored: Where it stands now.
     """
     expected, messages = history.queue.guard.revision, _messages(history.queue.changes)
+    _, redactions = lost_in(history.queue.changes)
     logger.warning(
         "session_id=<%s>, agent_id=<%s>, stored_revision=<%s>, expected_revision=<%s>, pending=<%d> | another "
         "writer changed the history, this agent writes no more",
@@ -41,12 +42,14 @@ def conflict(history: _Ended, stored: Guard) -> SessionConflictError:
         expected,
         len(messages),
     )
+    _tell_not_redacted(history, redactions)
+    still_there = f"{redactions} redaction(s) failed: the original is still stored. " if redactions else ""
     return SessionConflictError(
         history.session_id,
         history.agent_id,
         f"was changed by another writer: revision {stored.revision} is stored, {expected} was expected. "
-        f"{len(messages)} message(s) of this process are not stored (see .pending). Make a new manager and agent to "
-        "go on from what is stored.",
+        f"{len(messages)} message(s) of this process are not stored (see .pending). {still_there}Make a new manager "
+        "and agent to go on from what is stored.",
         messages,
     )
 
@@ -62,12 +65,13 @@ def locked(history: _Ended, error: SessionLockedError) -> SessionLockedError:
         history.queue.guard.revision,
         len(error.pending),
     )
+    _tell_not_redacted(history, lost_in(history.queue.changes)[1])
     return error
 
 
 def gone(history: _Ended, error: MongoDBSessionError) -> MongoDBSessionError:
     """Tell in the log of messages whose session or agent was deleted; the caller holds the history's lock."""
-    messages = sum(change.appended is not None for change in history.queue.changes)
+    messages, _ = lost_in(history.queue.changes)
     if messages:
         logger.warning(
             "session_id=<%s>, agent_id=<%s>, pending=<%d>, error=<%s> | deleted before these messages were stored, "
@@ -86,8 +90,15 @@ def _messages(changes: Iterable[Change]) -> list[Message]:
     return [decode_message(message) for message in whole]
 
 
-def tell_given_up(history: _Ended, messages: int) -> None:
-    """Tell in the log of messages that are lost."""
+def lost_in(changes: Iterable[Change]) -> tuple[int, int]:
+    """Return the numbers of the messages and of the redactions that are lost with some changes."""
+    found = list(changes)
+    redactions = sum(change.edited is not None and change.edited.redacts for change in found)
+    return sum(change.appended is not None for change in found), redactions
+
+
+def tell_given_up(history: _Ended, messages: int, redactions: int) -> None:
+    """Tell in the log of messages and redactions that are lost."""
     logger.warning(
         "session_id=<%s>, agent_id=<%s>, messages=<%d> | given up: they were not stored, and their manager was "
         "dropped or a newer one went on",
@@ -95,3 +106,15 @@ def tell_given_up(history: _Ended, messages: int) -> None:
         history.agent_id,
         messages,
     )
+    _tell_not_redacted(history, redactions)
+
+
+def _tell_not_redacted(history: _Ended, redactions: int) -> None:
+    if redactions:
+        logger.error(
+            "session_id=<%s>, agent_id=<%s>, redactions=<%d> | not carried out: the original is still stored. Redact "
+            "it again, with a new manager or the repository's update_message()",
+            history.session_id,
+            history.agent_id,
+            redactions,
+        )

@@ -27,7 +27,7 @@ from ..errors import (
 )
 from .changes import Change, NextWrite
 from .claim import Claim
-from .endings import conflict, gone, locked, tell_given_up
+from .endings import conflict, gone, locked, lost_in, tell_given_up
 from .live_tracking import LiveTracking
 from .pending import PendingChanges
 from .rollover import Rollover
@@ -124,12 +124,12 @@ class AgentHistory:
     def give_up(self) -> None:
         """Forget the unsent changes of a history that no manager holds any more, and tell of them."""
         with self.lock:
-            messages = sum(change.appended is not None for change in self.queue.changes)
+            lost = lost_in(self.queue.changes)
             is_lost = self.queue.ended is None and not all(change.is_of_window for change in self.queue.changes)
             label = agent_label(self.session_id, self.agent_id)
             self.invalidate(MongoDBSessionError(f"{label} was given up: no manager held it any more."))
         if is_lost:
-            tell_given_up(self, messages)
+            tell_given_up(self, *lost)
 
     # Sending
 

@@ -13,9 +13,10 @@ import pytest
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 
-from mongodb_session_manager import MongoDBSessionManager
+from mongodb_session_manager import MongoDBSessionManager, SessionConflictError
 from mongodb_session_manager._history.unsent import ALL_UNSENT, flush_unsent
 from tests.aliases import Failing, History, NewAgent
+from tests.talking import user
 from tests.watching import eventually
 
 Drop = Callable[..., None]
@@ -94,6 +95,36 @@ def test_it_is_never_sent_when_the_user_has_asked_again(
     told = [record.getMessage() for record in caplog.records if "given up" in record.getMessage()]
     assert len(told) == 1
     assert "session_id=<s-1>, agent_id=<default>, messages=<1>" in told[0]
+    assert SECRET not in caplog.text
+
+
+@pytest.mark.parametrize("dropped", [True, False])
+def test_a_redaction_that_is_lost_with_it_is_told(
+    mongo_client: MongoClient[dict[str, Any]],
+    database: str,
+    new_agent: NewAgent,
+    failing: Failing,
+    caplog: pytest.LogCaptureFixture,
+    dropped: bool,
+) -> None:
+    manager = open_manager(mongo_client, database)
+    agent = new_agent(manager, SECRET)
+    agent("Hi")
+    with failing("update", errorCode=13), pytest.raises(OperationFailure):
+        manager.redact_latest_message(user("[removed]"), agent)
+    if dropped:
+        del manager, agent
+        assert settled(lambda: ALL_UNSENT._left)
+
+    with open_manager(mongo_client, database) as other:
+        new_agent(other)("Again")
+    if not dropped:
+        with pytest.raises(SessionConflictError, match=r"1 redaction\(s\) failed: the original is still stored"):
+            manager.flush()
+
+    told = [record for record in caplog.records if "original is still stored" in record.getMessage()]
+    assert [record.levelname for record in told] == ["ERROR"]
+    assert "session_id=<s-1>, agent_id=<default>, redactions=<1>" in told[0].getMessage()
     assert SECRET not in caplog.text
 
 
