@@ -326,10 +326,9 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
     ) -> None:
         """Put another message in the place of the latest one and of its copies, at once.
 
-        The original content is in the database no longer when this returns; times, metrics and tracking id stay.
-        The redaction is recorded on the message (``guardrail_event``) and on the session (``guardrail_events``).
-        If the agent's own latest message is given and is not stored, the stored ones stay, unless the latest is of the
-        same kind; then only the session has the record. This call blocks the thread.
+        The original content is in the database no longer when this returns; times, metrics and tracking id stay. The
+        redaction is recorded on the message (``guardrail_event``) and on the session (``guardrail_events``). A live
+        message that is not stored leaves stored ones as they are, unless the latest is of its kind. This call blocks.
 
         Args:
             redact_message: What stands there afterwards.
@@ -381,7 +380,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
             binding.look_up(unknown, agent.messages)
 
     async def _alook_up(self, binding: AgentBinding, agent: "LocalAgent", unknown: set[str]) -> None:
-        if not self._failures.is_away:
+        if unknown and not self._failures.is_away:
             live = list(agent.messages)
             await self._off_loop(lambda: binding.look_up(unknown, live))
 
@@ -445,8 +444,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         if isinstance(binding.failure, PyMongoError | SessionConflictError):
             return
         try:
-            if unknown := binding.unknown(event.agent):
-                await self._alook_up(binding, event.agent, unknown)
+            await self._alook_up(binding, event.agent, binding.unknown(event.agent))
             await self._send_rest(binding, event.agent)
         except Exception as error:  # noqa: BLE001 - told at the end, when the others have had their turn
             binding.failure = binding.failure or error
@@ -459,8 +457,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         binding.end_invocation()
         if failure is not None:
             await self._end_of_failed(binding, event.agent, failure)
-        if unknown := binding.unknown(event.agent):
-            await self._alook_up(binding, event.agent, unknown)
+        await self._alook_up(binding, event.agent, binding.unknown(event.agent))
         self._capture_state(binding, event.agent)
         if binding.history.has_only_window_state:
             # A moved window needs no waiting: an older one restores to the same conversation. It goes out

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from operator import lt
+from operator import attrgetter, lt
 from typing import NamedTuple
 
 from strands.types.content import Message
@@ -14,7 +14,18 @@ from ..errors import UnstorableValueError
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["Messages", "Record", "Slot", "Snapshot", "View", "is_message", "is_pinned", "tracking_id_of"]
+__all__ = [
+    "Messages",
+    "Record",
+    "Slot",
+    "Snapshot",
+    "View",
+    "each_once",
+    "is_message",
+    "is_pinned",
+    "records_in",
+    "tracking_id_of",
+]
 
 
 @dataclass(eq=False, slots=True)
@@ -163,6 +174,27 @@ class Slot(NamedTuple):
         return not (is_anew or self.record.is_same(self.message)) and (
             self.record.message.get("content") != self.message.get("content")
         )
+
+
+_record_of, _stands_for = attrgetter("record"), attrgetter("stands_for")
+
+
+def records_in(slots: Sequence[Slot]) -> list[Record]:
+    """Return what the messages in some places are stored as, and stand for."""
+    if not any(map(_stands_for, slots)):
+        return list(filter(None, map(_record_of, slots)))
+    return [record for slot in slots for record in slot.records]
+
+
+def each_once(slots: Sequence[Slot]) -> list[Slot]:
+    """Have no message stand for a stored one that is back in the list, or that another one stands for."""
+    taken = set(map(_record_of, slots))
+    each = []
+    for slot in slots:
+        stands_for = tuple(record for record in slot.stands_for if record not in taken)
+        taken.update(stands_for)
+        each.append(slot._replace(stands_for=stands_for) if slot.stands_for else slot)
+    return each
 
 
 class Messages:

@@ -14,11 +14,21 @@ from operator import attrgetter, is_, is_not, lt
 from strands.types.content import Message
 
 from .._schema.messages import is_plain_user
-from .live_records import Messages, Record, Slot, Snapshot, View, is_pinned, tracking_id_of
+from .live_copies import CopiesOf, is_copy, stands_for_as_copy, with_copied
+from .live_records import (
+    Messages,
+    Record,
+    Slot,
+    Snapshot,
+    View,
+    each_once,
+    is_pinned,
+    records_in,
+    tracking_id_of,
+)
 
 _id_of, _message_of = attrgetter("message_id"), attrgetter("message")
 _is_gone, _has_stood = attrgetter("is_gone"), attrgetter("has_stood")
-_record_of, _stands_for = attrgetter("record"), attrgetter("stands_for")
 
 
 class LiveMessages:
@@ -115,7 +125,7 @@ class LiveMessages:
         """Tell whether the conversation manager's state holds others of its own messages, as another manager's does."""
         if not self._own:
             return False
-        now, before = Messages(_with_copied(view.held(), self._own)), Messages(self._held)
+        now, before = Messages(with_copied(view.held(), self._own)), Messages(self._held)
         return any((message in now) is not (message in before) for message in self._own)
 
     def is_seen(self, live: Sequence[Message]) -> bool:
@@ -129,7 +139,7 @@ class LiveMessages:
     def _slots_left(self, live: Sequence[Message]) -> list[Slot] | None:
         """Return the slots of a list that lost its oldest messages; None if one of its messages was dropped."""
         slots = self._slots[-len(live) :]
-        return None if any(map(_is_gone, _records_in(slots))) else slots
+        return None if any(map(_is_gone, records_in(slots))) else slots
 
     def is_told_by(self, message: Message) -> bool:
         """Tell whether a message is a stored one, or stands for some."""
@@ -218,7 +228,7 @@ class LiveMessages:
 
     def _note_own(self, strangers: Sequence[Message], view: View) -> None:
         """Follow the messages that are a conversation manager's own; what its state gave up is kept."""
-        held = _with_copied(view.held(), strangers) if strangers else []
+        held = with_copied(view.held(), strangers) if strangers else []
         now, before = Messages(held), Messages([*self._kept, *self._held])
         candidates = Messages([*held, *self._own])
         self._own = [message for message in strangers if message in candidates]
@@ -245,11 +255,11 @@ class LiveMessages:
             Slot(
                 message,
                 record,
-                _copied(message, merged.get(record)) if place is None else self._slots[place].stands_for,
+                stands_for_as_copy(message, merged.get(record)) if place is None else self._slots[place].stands_for,
             )
             for message, record, place in zip(live, matched, old, strict=True)
         ]
-        slots = _each_once(slots)
+        slots = each_once(slots)
         present = {record for slot in slots for record in slot.records}
         present |= {record for slot in self._slots for record in slot.records if record.is_gone}
         left = {r: place for place, slot in enumerate(self._slots) for r in slot.records if r not in present}
@@ -266,7 +276,7 @@ class LiveMessages:
             for place, slot in enumerate(self._slots)
             if id(slot.message) not in now and (slot.record is None or slot.record.is_gone)
         ]
-        copied = _Copied(strangers)
+        copied = CopiesOf(strangers)
         return [
             places.pop(id(message)) if id(message) in places else None if record else copied.pop(message)
             for message, record in zip(live, matched, strict=True)
@@ -282,7 +292,7 @@ class LiveMessages:
             if not places or new[number].get("role") != self._slots[places[-1]].message.get("role"):
                 break
             shares[number] = at[places.pop()]
-        if new and not _is_copy(new[0], shares[0]):
+        if new and not is_copy(new[0], shares[0]):
             shares[0] = [*(record for place in places for record in at[place]), *shares[0]]
         return shares
 
@@ -307,7 +317,7 @@ class LiveMessages:
 
     def _in_order(self, slots: Sequence[Slot]) -> list[Record]:
         """Return the live records, in the order of their ids where the list has that order too."""
-        found = self._with_unseen(_records_in(slots))
+        found = self._with_unseen(records_in(slots))
         direct = [slot.record.message_id for slot in slots if slot.record]
         if all(map(lt, direct, direct[1:])):
             found.sort(key=_id_of)
@@ -333,7 +343,7 @@ class LiveMessages:
         if not any(slot.records for slot in slots):
             self._user_before = None  # the conversation begins anew
             return
-        left = [record for record in _records_in(self._slots) if record.message_id < records[0].message_id]
+        left = [record for record in records_in(self._slots) if record.message_id < records[0].message_id]
         self._user_before = next((r for r in reversed(left) if is_plain_user(r.message)), self._user_before)
         own, before = Messages(self._own), self._user_before
         first = next(slot for slot in slots if slot.records or slot.message in own)
@@ -359,61 +369,6 @@ class LiveMessages:
             forgotten = {tracking_id_of(record.message) for record in self.records if record not in wanted}
             self._looked_up &= set(map(tracking_id_of, self._seen)) - forgotten
         self.records = [record for record in self.records if record in wanted]
-
-
-def _records_in(slots: Sequence[Slot]) -> list[Record]:
-    """Return what the messages in some places are stored as, and stand for."""
-    if not any(map(_stands_for, slots)):
-        return list(filter(None, map(_record_of, slots)))
-    return [record for slot in slots for record in slot.records]
-
-
-def _each_once(slots: Sequence[Slot]) -> list[Slot]:
-    """Have no message stand for a stored one that is back in the list, or that another one stands for."""
-    taken = set(map(_record_of, slots))
-    each = []
-    for slot in slots:
-        stands_for = tuple(record for record in slot.stands_for if record not in taken)
-        taken.update(stands_for)
-        each.append(slot._replace(stands_for=stands_for) if slot.stands_for else slot)
-    return each
-
-
-class _Copied:
-    """Places of messages that left, to be found by copies: by tracking id, and without one by what they say."""
-
-    def __init__(self, left: Iterable[tuple[Message, int]]) -> None:
-        left = list(left)
-        self._tracked = {tracking_id: place for message, place in left if (tracking_id := tracking_id_of(message))}
-        self._others = [(message, place) for message, place in left if tracking_id_of(message) is None]
-
-    def pop(self, message: Message) -> int | None:
-        tracking_id = tracking_id_of(message)
-        if tracking_id is not None:
-            return self._tracked.pop(tracking_id, None)
-        # Copies of several come in their order, so that the first is the one, as a rule.
-        index = next((index for index, (other, _) in enumerate(self._others) if _says(message, other)), None)
-        return None if index is None else self._others.pop(index)[1]
-
-
-def _copied(message: Message, slot: Slot | None) -> tuple[Record, ...]:
-    """Return what a message stands for if it is a copy of one that others were merged into."""
-    is_copy = slot is not None and slot.message.get("content") == message.get("content")
-    return slot.stands_for if slot is not None and is_copy else ()
-
-
-def _with_copied(held: Sequence[Message], messages: Sequence[Message]) -> list[Message]:
-    """Add the messages of which a conversation manager's state holds copies that bear no tracking id."""
-    copies = [message for message in held if tracking_id_of(message) is None]
-    return [*held, *(message for message in messages if any(_says(message, other) for other in copies))]
-
-
-def _says(message: Message, other: Message) -> bool:
-    return message.get("role") == other.get("role") and message.get("content") == other.get("content")
-
-
-def _is_copy(message: Message, records: Sequence[Record]) -> bool:
-    return len(records) == 1 and records[0].message.get("content") == message.get("content")
 
 
 def _latest_place(latest: int, place: int | None) -> int:

@@ -148,10 +148,8 @@ class _Encoder:
         key = None
         try:
             for key, item in value.items():
-                name = escape_key(key) if type(key) is str else None
-                if name is None or name != key:  # else it is a plain one, as most are
-                    name = self._key(key)
-                stored[name] = self.encode(item, depth + 1)
+                is_plain = type(key) is str and escape_key(key) == key
+                stored[key if is_plain else self._key(key)] = self.encode(item, depth + 1)
         except _RefusedError as refused:
             # A key that is not a string is a value, and errors quote no values.
             refused.path = f".{key}{refused.path}" if isinstance(key, str) else refused.path
@@ -173,14 +171,11 @@ class _Encoder:
         return stored
 
     def _key(self, key: Any) -> str:
-        if type(key) is not str:
-            if not isinstance(key, str):
-                self.escaped = True
-                return _mark_key(key)
-            key = str.__str__(key)
-        name = escape_key(key)
-        if name is not key and name != key:
+        if not isinstance(key, str):
             self.escaped = True
+            return _mark_key(key)
+        plain = str.__str__(key)
+        self.escaped |= (name := escape_key(plain)) != plain
         return name
 
     def _mark(self, name: str, content: Any) -> Stored:
