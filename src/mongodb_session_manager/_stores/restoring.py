@@ -1,7 +1,5 @@
 """Errors about stored values name session, agent and field; the values themselves are not quoted."""
 
-from types import TracebackType
-
 from pymongo.errors import PyMongoError
 
 from .._override import override
@@ -23,9 +21,7 @@ class Reading:
     def __enter__(self) -> None:
         pass
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         # Foreign code reads what is stored, and may raise anything.
         if isinstance(error, Exception) and not isinstance(error, (MongoDBSessionError, PyMongoError)):
             raise self._told(f"has another shape than is read ({type(error).__name__})") from None
