@@ -5,6 +5,7 @@ import functools
 import threading
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -67,6 +68,34 @@ def test_hooks(given: Any, hooks: tuple[Any, ...]) -> None:
 def test_what_is_no_hook(given: Any) -> None:
     with pytest.raises(TypeError, match=r"metadata_hook.*callable"):
         as_hooks(given, "metadata_hook")
+
+
+class Bound(Callback):
+    given_as = "feedback_hook"
+
+
+@pytest.mark.parametrize("given", [Callback, [print, Callback]])
+def test_a_class_of_hooks_is_no_hook(given: Any) -> None:
+    with pytest.raises(TypeError, match="metadata_hook must be an instance of Callback, got the class"):
+        as_hooks(given, "metadata_hook")
+
+
+def test_a_class_that_is_called_as_a_function_is_a_hook() -> None:
+    assert as_hooks(dict, "metadata_hook") == (dict,)
+
+
+@pytest.mark.parametrize("given", [Bound(), [print, Bound()]])
+def test_a_hook_of_the_other_argument(given: Any) -> None:
+    with pytest.raises(TypeError, match=r"metadata_hook got a Bound.*pass it as feedback_hook="):
+        as_hooks(given, "metadata_hook")
+
+    assert as_hooks(given, "feedback_hook")
+
+
+@pytest.mark.parametrize("name", ["metadata_hook", "feedback_hook"])
+def test_a_mock_is_a_hook_of_either(name: str) -> None:
+    mock = MagicMock()
+    assert as_hooks(mock, name) == (mock,)
 
 
 # What original_func accepts

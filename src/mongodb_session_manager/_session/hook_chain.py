@@ -26,15 +26,24 @@ def as_hooks(hook: Hook | Iterable[Hook] | None, name: str) -> tuple[Hook, ...]:
     """Return the hooks of one argument, outermost first.
 
     Raises:
-        TypeError: One of them is not callable.
+        TypeError: One of them is not callable, is a class whose instances are hooks, or belongs to another argument.
     """
     if hook is None:
         return ()
     hooks = tuple(hook) if isinstance(hook, Iterable) and not callable(hook) else (hook,)
     for each in hooks:
-        if not callable(each):
-            raise TypeError(f"{name} must be a callable or a list of callables, got {type(each).__name__}")
+        _check(each, name)
     return hooks
+
+
+def _check(hook: Any, name: str) -> None:
+    if not callable(hook):
+        raise TypeError(f"{name} must be a callable or a list of callables, got {type(hook).__name__}")
+    if isinstance(hook, type) and "__call__" in dir(hook):  # the class itself has it of its metaclass
+        raise TypeError(f"{name} must be an instance of {hook.__name__}, got the class")
+    belongs_to = getattr(hook, "given_as", name)
+    if isinstance(belongs_to, str) and belongs_to != name:
+        raise TypeError(f"{name} got a {type(hook).__name__}, which would never be told: pass it as {belongs_to}=")
 
 
 class HookChain:

@@ -25,6 +25,9 @@ _GROUP_ID = re.compile(r"[!-~]{1,128}")
 # Characters that the services refuse: those that are not valid in XML 1.0.
 _NOT_TEXT = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
+# What a hook calls of each service.
+_OPERATIONS = {"apigatewaymanagementapi": "post_to_connection", "sns": "publish", "sqs": "send_message"}
+
 # Error codes after which every further attempt would fail too. Denials and missing topics or queues are not among
 # them, since an operator can mend these.
 _REFUSALS = {
@@ -56,13 +59,16 @@ class ClientSource:
 
     Raises:
         ImportError: boto3 is missing, and nothing was given.
+        TypeError: What was given is neither a session nor a client of the service.
     """
 
     def __init__(self, service: str, region: str | None, endpoint_url: str | None, given: Any) -> None:
         if given is None and not is_available():
             raise ImportError("this hook needs boto3: pip install 'mongodb-session-manager[aws]'")
         self.service, self.region, self.endpoint_url = service, region, endpoint_url
-        self._session = given if hasattr(given, "client") else None
+        self._session = given if _can(given, "client") else None
+        if given is not None and self._session is None and not _can(given, _OPERATIONS[service]):
+            raise TypeError(f"client must be a boto3 client of {service}, or a boto3 session, got {_kind(given)}")
         self._client = None if self._session is not None else given
 
     def client(self) -> Any:
@@ -95,6 +101,16 @@ class ClientSource:
             retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
         )
         return session.client(self.service, region_name=self.region, endpoint_url=self.endpoint_url, config=config)
+
+
+def _can(given: object, operation: str) -> bool:
+    # Objects of pymongo have attributes of any name.
+    may_be = not isinstance(given, type) and not type(given).__module__.startswith("pymongo.")
+    return may_be and callable(getattr(given, operation, None))
+
+
+def _kind(given: object) -> str:
+    return f"{type(given).__module__}.{type(given).__qualname__}"
 
 
 _lock = threading.Lock()

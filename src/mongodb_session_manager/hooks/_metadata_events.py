@@ -36,6 +36,7 @@ class MetadataEventHook(NotifyingHook):
     """
 
     actions = {"update": "metadata", "delete": "keys"}  # noqa: RUF012 - a class variable in the base
+    given_as = "metadata_hook"
     limit: ClassVar[int]
     """Bytes that a body may have."""
     unsent: ClassVar[frozenset[str]] = frozenset()

@@ -73,6 +73,8 @@ class NotifyingHook(NotCopied, ABC):
     kind: ClassVar[str]
     actions: ClassVar[Mapping[str, str]]
     """The actions that are told of, each with the name of its argument."""
+    given_as: ClassVar[str]
+    """The argument of a manager that takes the hook."""
     tells_of_deliveries: ClassVar[bool] = True
     """Managers are told of each delivery, and wait for their own without ``flush``."""
     _instead = "Make a hook in each process; within one, managers share it."

@@ -55,11 +55,13 @@ class FeedbackSNSHook(NotifyingHook):
 
     Raises:
         ImportError: boto3 is missing, and no client was given.
+        TypeError: ``client`` is neither a client of the service nor a boto3 session.
         ValueError: An argument is not valid.
     """
 
     kind = "feedback_sns"
     actions = {"add": "feedback"}  # noqa: RUF012 - a class variable in the base
+    given_as = "feedback_hook"
 
     def __init__(
         self,

@@ -29,6 +29,7 @@ class MetadataSQSHook(MetadataEventHook):
 
     Raises:
         ImportError: boto3 is missing, and no client was given.
+        TypeError: ``client`` is neither a client of the service nor a boto3 session.
         ValueError: An argument is not valid.
     """
 
