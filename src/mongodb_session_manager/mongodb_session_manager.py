@@ -254,7 +254,8 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         registry.add_callback(MultiAgentInitializedEvent, self._multi_agents.on_initialized)
         registry.add_callback(BeforeMultiAgentInvocationEvent, self._on_multi_agent_start)
         registry.add_callback(AfterNodeCallEvent, self._multi_agents.on_step)
-        registry.add_callback(AfterMultiAgentInvocationEvent, self._multi_agents.on_end)
+        registry.add_callback(AfterMultiAgentInvocationEvent, self._multi_agents.on_ending, order=HookOrder.SDK_FIRST)
+        registry.add_callback(AfterMultiAgentInvocationEvent, self._multi_agents.on_end, order=HookOrder.SDK_LAST + 1)
 
     # Agents
 

@@ -35,6 +35,12 @@ class MultiAgentWriter:
         # The latest state that could not be stored, if the run goes on all the same.
         self._held: functools.partial[None] | None = None
         self.error: str | None = None
+        # The state with which the run has ended, while others may still change it.
+        self._ended: MultiAgentState | None = None
+
+    def begin(self) -> None:
+        """Forget the former run."""
+        self.failure = self._ended = None
 
     @property
     def pending(self) -> int:
@@ -65,15 +71,32 @@ class MultiAgentWriter:
         if self._held is done:
             self._held = None
 
-    def capture(self, source: "MultiAgentBase", *, ends: bool) -> "functools.partial[None] | None":
+    def capture(
+        self, source: "MultiAgentBase", *, ends: bool, may_change: bool = False
+    ) -> "functools.partial[None] | None":
         """Return a function that writes the present state; None if a run can continue only from the stored one.
 
         From an interrupt to the end of the run that its answer starts, the SDK's state does not tell the next nodes.
+
+        Args:
+            source: The Graph or Swarm.
+            ends: Whether the run ends.
+            may_change: Whether ``capture_changed`` follows.
         """
         stamp, state = next(self._stamps), capture_multi_agent(self._session_id, source)
+        self._ended = state if may_change else None
         if state.is_activated and not (ends and state.waits):
             return None
         return functools.partial(self._write, stamp, state)
+
+    def capture_changed(self, source: "MultiAgentBase") -> "functools.partial[None] | None":
+        """Return a function that writes the state with which the run ended; None if that has not changed since."""
+        ended = self._ended
+        if ended is None:
+            return None
+        write = self.capture(source, ends=True, may_change=True)
+        is_same, self._ended = self._ended == ended, None
+        return None if is_same else write
 
     def _write(self, stamp: int, state: MultiAgentState) -> None:
         with self._lock:

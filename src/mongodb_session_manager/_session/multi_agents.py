@@ -2,6 +2,7 @@
 
 import functools
 import sys
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -49,13 +50,13 @@ class MultiAgents:
         self._session_id, self._stores, self._contents = session_id, stores, contents
         self._failures, self._off_loop, self._steps = failures, off_loop, steps
         self._writers: dict[str, MultiAgentWriter] = {}
-        # The running ones, by id.
-        self._running: set[str] = set()
+        # The running ones, by id, and for those that end the event on which callbacks of others still work.
+        self._running: dict[str, Callable[[], object]] = {}
 
     @property
     def is_running(self) -> bool:
         """Whether any of them runs."""
-        return bool(self._running)
+        return any(at_work() is not None for at_work in [*self._running.values()])
 
     @property
     def writers(self) -> list[MultiAgentWriter]:
@@ -107,8 +108,8 @@ class MultiAgents:
 
     def begin(self, source: "MultiAgentBase") -> None:
         """Note that a Graph or Swarm runs."""
-        self._running.add(source.id)
-        self._writer(source).failure = None
+        self._running[source.id] = _at_work
+        self._writer(source).begin()
 
     async def on_step(self, event: AfterNodeCallEvent) -> None:
         """Store its state after a node."""
@@ -121,12 +122,22 @@ class MultiAgents:
             writer.failure = error
             raise
 
-    async def on_end(self, event: AfterMultiAgentInvocationEvent) -> None:
-        """Store its state when it ends."""
-        self._running.discard(event.source.id)
+    async def on_ending(self, event: AfterMultiAgentInvocationEvent) -> None:
+        """Store its state when it ends, before the callbacks of others, any of which may raise."""
+        self._running[event.source.id] = weakref.ref(event)
         writer = self._writer(event.source)
         if writer.failure is None:
-            await self._write(writer, writer.capture(event.source, ends=True))
+            try:
+                await self._write(writer, writer.capture(event.source, ends=True, may_change=_has_others(event)))
+            except Exception as error:  # noqa: BLE001 - told at the end, when the others have had their turn
+                writer.failure = error
+
+    async def on_end(self, event: AfterMultiAgentInvocationEvent) -> None:
+        """Store what the callbacks of others have changed in it, and tell what failed."""
+        self._running.pop(event.source.id, None)
+        writer = self._writer(event.source)
+        if writer.failure is None:
+            await self._write(writer, writer.capture_changed(event.source))
         elif sys.exc_info()[1] is None:  # a Swarm has kept it to itself
             raise writer.failure
 
@@ -142,3 +153,13 @@ class MultiAgents:
         if not await self._failures.holds_back(writer):
             with self._failures.tolerated(writer):
                 await self._off_loop(write)
+
+
+def _at_work() -> object:
+    return True
+
+
+def _has_others(event: AfterMultiAgentInvocationEvent) -> bool:
+    """Tell whether an event has other callbacks than our two."""
+    hooks = getattr(event.source, "hooks", None)
+    return hooks is None or len([*hooks.get_callbacks_for(event)]) > 2

@@ -1,12 +1,13 @@
 """Graphs and swarms go on after a restart where they stopped."""
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from pymongo.errors import AutoReconnect
 from strands import Agent
-from strands.hooks import BeforeNodeCallEvent
+from strands.hooks import AfterMultiAgentInvocationEvent, BeforeNodeCallEvent
 from strands.multiagent import GraphBuilder, Swarm
 from strands.multiagent.base import MultiAgentBase, Status
 from strands.multiagent.graph import Graph
@@ -15,7 +16,7 @@ from mongodb_session_manager import MongoDBSessionManager
 from mongodb_session_manager.errors import AgentNotFoundError, SessionNotFoundError
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel, session_ids
 from tests.aliases import Failing, History, NewManager, Stored
-from tests.talking import ASK, ask
+from tests.talking import ASK, ask, every_durability
 
 HAND_OFF = {
     "toolUse": {
@@ -258,3 +259,63 @@ def test_a_failed_write_is_told_and_made_up_for(new_manager: NewManager, failing
 
     (state,) = stored()["multi_agents"].values()
     assert state["state"]["status"] == "completed"
+
+
+# Callbacks of others at the end
+
+
+def run_failing(work: Any) -> None:
+    """Run it with a callback that raises when it ends."""
+
+    def fail(event: AfterMultiAgentInvocationEvent) -> None:
+        raise LookupError("a callback of an application")
+
+    work.hooks.add_callback(AfterMultiAgentInvocationEvent, fail)
+    with pytest.raises(LookupError):
+        work("Do it")
+
+
+@both
+@every_durability
+def test_a_callback_that_raises_at_the_end_leaves_nothing_unwritten(
+    new_manager: NewManager, build: Build, durability: str
+) -> None:
+    manager = new_manager(durability=durability)
+    work = build(team_of(build), manager)
+    run_failing(work)
+
+    assert manager.session_repository.read_multi_agent("s-1", work.id) == work.serialize_state()
+    assert work.serialize_state()["status"] == "completed"
+    gc.collect()  # the event goes with its traceback
+    assert not manager._multi_agents.is_running
+
+
+@both
+@every_durability
+def test_an_interrupt_is_stored_though_a_callback_raises(
+    new_manager: NewManager, build: Build, durability: str
+) -> None:
+    work = build(team_of(build, ASK), new_manager(durability=durability))
+    run_failing(work)
+
+    again = build(team_of(build), new_manager(durability=durability))
+    (one,) = again._interrupt_state.interrupts
+    assert again([{"interruptResponse": {"interruptId": one, "response": "yes"}}]).status == Status.COMPLETED
+
+
+@pytest.mark.parametrize(("changes", "writes"), [(False, 1), (True, 2)])
+def test_what_a_callback_changes_at_the_end_is_stored(
+    new_manager: NewManager, command_counter: CommandCounter, changes: bool, writes: int
+) -> None:
+    manager = new_manager(durability="exit")
+    graph = Team().graph(manager)
+
+    def change(event: AfterMultiAgentInvocationEvent) -> None:
+        graph.state.execution_count += changes
+
+    graph.hooks.add_callback(AfterMultiAgentInvocationEvent, change)
+    with command_counter.counting() as log:
+        graph("Do it")
+
+    assert log.writes == writes
+    assert manager.session_repository.read_multi_agent("s-1", graph.id) == graph.serialize_state()
