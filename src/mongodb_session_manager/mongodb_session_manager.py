@@ -248,6 +248,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         registry.add_callback(MessageAddedEvent, self._on_message_added)
         registry.add_callback(MessageUpdatedEvent, self._on_message_updated)
         registry.add_callback(AfterInvocationEvent, self._on_invocation_ending, order=HookOrder.SDK_FIRST)
+        registry.add_callback(BidiAgentStopEvent, self._on_invocation_ending, order=HookOrder.SDK_FIRST)
         # After all other callbacks, so that their changes are captured too.
         registry.add_callback(AfterInvocationEvent, self._on_invocation_end, order=HookOrder.SDK_LAST + 1)
         registry.add_callback(BidiAgentStopEvent, self._on_invocation_end, order=HookOrder.SDK_LAST + 1)
@@ -436,7 +437,7 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
     async def _on_message_updated(self, event: MessageUpdatedEvent) -> None:
         await self._store(event.agent, event.message, replaces=True)
 
-    async def _on_invocation_ending(self, event: AfterInvocationEvent) -> None:
+    async def _on_invocation_ending(self, event: AfterInvocationEvent | BidiAgentStopEvent) -> None:
         """Send what there is before the callbacks of others, any of which may raise and so keep the last from us."""
         if self._agents.is_closed:
             return

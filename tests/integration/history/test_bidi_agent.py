@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from pymongo.errors import OperationFailure
 from strands.bidi import BidiAgent
+from strands.bidi.hooks import BidiAgentStopEvent
 from strands.bidi.types import (
     BidiBargeInEvent,
     BidiResponseStopEvent,
@@ -17,7 +18,7 @@ from mongodb_session_manager.errors import SessionConflictError
 from mongodb_session_manager.testing import CommandCounter
 from tests.aliases import Failing, History, NewManager
 from tests.speaking import SpokenModel, text, transcript
-from tests.talking import take_note, texts
+from tests.talking import every_durability, take_note, texts
 
 
 async def converse(agent: BidiAgent, said: str = "Hi") -> None:
@@ -133,6 +134,21 @@ async def test_stopping_an_unchanged_agent_costs_nothing(
             pass
 
     assert log.commands == []
+
+
+@every_durability
+async def test_a_callback_that_raises_leaves_nothing_unwritten(
+    new_manager: NewManager, history: History, durability: str
+) -> None:
+    def fail(event: BidiAgentStopEvent) -> None:
+        raise LookupError("a callback of an application")
+
+    agent = new_agent(new_manager(durability=durability), text("Hello.", "c-1"))
+    agent.hooks.add_callback(BidiAgentStopEvent, fail)
+    with pytest.raises(LookupError):
+        await converse(agent)
+
+    assert texts(history()) == ["Hi", "Hello."]
 
 
 def test_syncing_by_hand(new_manager: NewManager, command_counter: CommandCounter) -> None:
