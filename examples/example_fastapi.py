@@ -34,8 +34,9 @@ from mongodb_session_manager import (
 from mongodb_session_manager.testing import MongodNotFoundError, MongodStartError, ScriptedModel, running_mongodb
 
 AGENT_ID = "assistant"
-# The library accepts any string of up to 1,024 bytes. Decide what your ids look like, and refuse others (422).
-SessionId: TypeAlias = Annotated[str, Path(max_length=200, pattern=r"^[^\x00-\x1f]+$")]
+# The library accepts any string of up to 1,024 bytes. Decide what your ids look like, and refuse others (422). Bytes
+# that are not UTF-8 all arrive as U+FFFD: two such ids would be one conversation.
+SessionId: TypeAlias = Annotated[str, Path(max_length=200, pattern=r"^[^\x00-\x1f\ufffd]+$")]
 
 
 class Prompt(BaseModel):

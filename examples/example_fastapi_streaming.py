@@ -46,7 +46,8 @@ from mongodb_session_manager.testing import MongodNotFoundError, MongodStartErro
 
 AGENT_ID = "assistant"
 PAGE = Path(__file__).with_name("chat_page.html")
-SessionId: TypeAlias = Annotated[str, fastapi.Path(max_length=200, pattern=r"^[^\x00-\x1f]+$")]
+# Bytes that are not UTF-8 all arrive as U+FFFD: two such ids would be one conversation.
+SessionId: TypeAlias = Annotated[str, fastapi.Path(max_length=200, pattern=r"^[^\x00-\x1f\ufffd]+$")]
 
 
 class Prompt(BaseModel):

@@ -225,7 +225,7 @@ def test_a_conversation_that_was_deleted_while_it_was_answered(chat: Service, se
     assert chat.stored(session_id) is None
 
 
-@pytest.mark.parametrize("wrong", ["s" * 1025, "s" * 201, "a%00b", "a%0Ab", "mongodb:%2F%2Fu:p@h"])
+@pytest.mark.parametrize("wrong", ["s" * 1025, "s" * 201, "a%00b", "a%0Ab", "mongodb:%2F%2Fu:p@h", "%FF", "a%ED%A0%BD"])
 @pytest.mark.parametrize("name", [CHAT, STREAMING])
 def test_a_session_id_that_is_not_fit(services: dict[str, Service], name: str, wrong: str) -> None:
     service = services[name]
