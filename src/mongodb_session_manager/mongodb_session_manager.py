@@ -247,11 +247,13 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         registry.add_callback(BeforeToolCallEvent, self._on_tool_call)
         registry.add_callback(MessageAddedEvent, self._on_message_added)
         registry.add_callback(MessageUpdatedEvent, self._on_message_updated)
-        registry.add_callback(AfterInvocationEvent, self._on_invocation_ending, order=HookOrder.SDK_FIRST)
-        registry.add_callback(BidiAgentStopEvent, self._on_invocation_ending, order=HookOrder.SDK_FIRST)
+        registry.add_callback(
+            [AfterInvocationEvent, BidiAgentStopEvent], self._on_invocation_ending, order=HookOrder.SDK_FIRST
+        )
         # After all other callbacks, so that their changes are captured too.
-        registry.add_callback(AfterInvocationEvent, self._on_invocation_end, order=HookOrder.SDK_LAST + 1)
-        registry.add_callback(BidiAgentStopEvent, self._on_invocation_end, order=HookOrder.SDK_LAST + 1)
+        registry.add_callback(
+            [AfterInvocationEvent, BidiAgentStopEvent], self._on_invocation_end, order=HookOrder.SDK_LAST + 1
+        )
         registry.add_callback(MultiAgentInitializedEvent, self._multi_agents.on_initialized)
         registry.add_callback(BeforeMultiAgentInvocationEvent, self._on_multi_agent_start)
         registry.add_callback(AfterNodeCallEvent, self._multi_agents.on_step)
