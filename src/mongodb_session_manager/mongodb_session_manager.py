@@ -55,7 +55,7 @@ from ._override import override
 from ._schema.expiry import check_ttl
 from ._schema.given import check_names, index_fields
 from ._schema.ids import agent_label, check_id
-from ._schema.lease import LEASE_DURATION, LEASE_TIMEOUT, Lease
+from ._schema.lease import LEASE_DURATION, LEASE_TIMEOUT, UNUSED_LEASE_TIMEOUT, Lease
 from ._schema.limits import LIMITS, Limits
 from ._schema.messages import with_blocks, with_tracking_id
 from ._schema.sessions import OpenedDoc
@@ -81,9 +81,6 @@ if TYPE_CHECKING:
     from .types import ManagerOptions, OtherOptions
 
 logger = logging.getLogger(__name__)
-
-# Seconds to give back a lease whose manager could not be made.
-UNUSED_LEASE_TIMEOUT = 1.0
 
 # The agent that one of our handlers captures on this thread, and what was announced of it.
 _capturing: ContextVar[tuple[AgentBinding, Announcement | None] | None] = ContextVar("_capturing", default=None)
@@ -247,13 +244,10 @@ class MongoDBSessionManager(NotCopied, NotAsynchronous, SessionData, RepositoryS
         registry.add_callback(BeforeToolCallEvent, self._on_tool_call)
         registry.add_callback(MessageAddedEvent, self._on_message_added)
         registry.add_callback(MessageUpdatedEvent, self._on_message_updated)
-        registry.add_callback(
-            [AfterInvocationEvent, BidiAgentStopEvent], self._on_invocation_ending, order=HookOrder.SDK_FIRST
-        )
+        ends = [AfterInvocationEvent, BidiAgentStopEvent]
+        registry.add_callback(ends, self._on_invocation_ending, order=HookOrder.SDK_FIRST)
         # After all other callbacks, so that their changes are captured too.
-        registry.add_callback(
-            [AfterInvocationEvent, BidiAgentStopEvent], self._on_invocation_end, order=HookOrder.SDK_LAST + 1
-        )
+        registry.add_callback(ends, self._on_invocation_end, order=HookOrder.SDK_LAST + 1)
         registry.add_callback(MultiAgentInitializedEvent, self._multi_agents.on_initialized)
         registry.add_callback(BeforeMultiAgentInvocationEvent, self._on_multi_agent_start)
         registry.add_callback(AfterNodeCallEvent, self._multi_agents.on_step)

@@ -16,6 +16,8 @@ from .values import FilterAndUpdate, Stored, Update
 
 LEASE_TIMEOUT = 10.0
 LEASE_DURATION = 30.0
+# Seconds to give back a lease whose manager could not be made.
+UNUSED_LEASE_TIMEOUT = 1.0
 
 # A waiting manager tries again after about the first number of seconds; the pauses double up to the second.
 _PAUSES = 0.05, 0.5
