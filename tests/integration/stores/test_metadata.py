@@ -222,7 +222,11 @@ def test_the_keys_to_delete_must_be_a_list(new_manager: NewManager, command_coun
     assert log.commands == []
 
 
-@pytest.mark.parametrize("keys", [["a", "a.b"], ["a.b.c", "z", "a.b"], ["a", "ab", "a.b.c"]], ids=str)
+# MongoDB 6.0 ends when one update sets an element of a list under two numbers.
+SPELLED = [["a.1", "a.01"], ["a.2", "b", "a.002"], ["a.0.b", "a.00"], ["a.00.b", "a.0.b.c"], ["00", "0"]]
+
+
+@pytest.mark.parametrize("keys", [["a", "a.b"], ["a.b.c", "z", "a.b"], ["a", "ab", "a.b.c"], *SPELLED], ids=str)
 def test_overlapping_keys_are_refused(
     new_manager: NewManager, command_counter: CommandCounter, keys: list[str]
 ) -> None:
@@ -236,6 +240,16 @@ def test_overlapping_keys_are_refused(
         with command_counter.counting() as log, pytest.raises(ValueError, match="overlap"):
             call(manager)
         assert log.commands == []
+
+
+def test_numbers_with_zeros_before_them_are_elements_too(new_manager: NewManager) -> None:
+    manager = new_manager()
+    manager.update_metadata({"tags": ["a", "b"], "rows": [{"x": 1}], "by_code": {"1": "one"}})
+
+    manager.update_metadata({"tags.01": "B", "tags.2": "c", "rows.0.x": 2, "rows.00.y": 3, "by_code.01": "other"})
+
+    found = manager.get_metadata()["metadata"]
+    assert found == {"tags": ["a", "B", "c"], "rows": [{"x": 2, "y": 3}], "by_code": {"1": "one", "01": "other"}}
 
 
 @pytest.mark.parametrize(
