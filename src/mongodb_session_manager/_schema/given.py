@@ -139,7 +139,7 @@ def metadata_keys(session_id: str, keys: object) -> list[str]:
 
 
 def _check_overlaps(label: str, keys: Iterable[str]) -> None:
-    # In a list, 1 and 01 are one element; a server that is to set it twice in one update ends.
+    # In a list, 1 and 01 are one element; a server of MongoDB 6.0 stops when one update sets it twice.
     names = sorted(([element_name(name) for name in key.split(".")], key) for key in keys)
     for (shorter, one), (longer, other) in itertools.pairwise(names):
         if longer[: len(shorter)] == shorter:

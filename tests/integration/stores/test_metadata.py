@@ -222,7 +222,7 @@ def test_the_keys_to_delete_must_be_a_list(new_manager: NewManager, command_coun
     assert log.commands == []
 
 
-# MongoDB 6.0 ends when one update sets an element of a list under two numbers.
+# A server of MongoDB 6.0 stops when one update sets an element of a list under two numbers.
 SPELLED = [["a.1", "a.01"], ["a.2", "b", "a.002"], ["a.0.b", "a.00"], ["a.00.b", "a.0.b.c"], ["00", "0"]]
 
 
