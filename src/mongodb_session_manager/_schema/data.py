@@ -1,5 +1,6 @@
 """Metadata, feedback, the outbox, the configuration of agents, Graphs and Swarms."""
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
@@ -47,10 +48,43 @@ def config_update(session_id: str, write: AgentWrite, *, nested: bool = False) -
 
 
 def metadata_update(session_id: str, fields: Stored) -> FilterAndUpdate:
-    """Return filter and update that set metadata fields, by dotted key, if no list would be filled with nulls."""
+    """Return filter and update that set metadata fields, by dotted key, if no list would be filled with nulls.
+
+    It goes through only if no two keys name one element of a list.
+    """
     changed = {metadata_path(key): value for key, value in fields.items()}
     filled = [_elsewhere_or(path, "$gte", length) for path, length in _lengths(fields).items() if length]
-    return _where(session_id, filled), {"$set": {**changed, "updated_at": now()}}
+    return _where(session_id, [*filled, *_apart(fields)]), {"$set": {**changed, "updated_at": now()}}
+
+
+def one_element(keys: Iterable[str]) -> list[tuple[str, str]]:
+    """Return the pairs of keys of which one names what the other does, or holds it, if there is a list.
+
+    In a list, 1 and 01 are one element, and elsewhere they are two names.
+    """
+    spelled: dict[tuple[str, ...], list[str]] = {}
+    for key in keys:
+        spelled.setdefault(_in_lists(key), []).append(key)
+    pairs = []
+    for path, alike in spelled.items():
+        holding = [each for level in range(1, len(path)) for each in spelled.get(path[:level], ())]
+        pairs += [*itertools.combinations(alike, 2), *itertools.product(holding, alike)]
+    return pairs
+
+
+def _in_lists(key: str) -> tuple[str, ...]:
+    return tuple((name.lstrip("0") or "0") if is_number(name) else name for name in key.split("."))
+
+
+def _apart(keys: Iterable[str]) -> list[Stored]:
+    """Return the conditions that keys name different values; a server of MongoDB 6.0 stops if one is set twice."""
+    return [{"$or": [_elsewhere_or(path, "$lt", 0) for path in _parting(*pair)]} for pair in one_element(keys)]
+
+
+def _parting(one: str, other: str) -> list[tuple[str, ...]]:
+    """Return the paths below which two keys have the same number in different spellings."""
+    names, others = one.split("."), other.split(".")
+    return [tuple(names[:level]) for level, pair in enumerate(zip(names, others, strict=False)) if pair[0] != pair[1]]
 
 
 def unmarked_filter(keys: Iterable[str]) -> Stored:

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from strands.types.session import SessionType
 
 from ..errors import UnstorableValueError
-from .ids import check_id, check_key, check_name, element_name, now, shown
+from .ids import check_id, check_key, check_name, now, shown
 from .messages import aware
 from .values import Stored, encode
 
@@ -139,11 +139,10 @@ def metadata_keys(session_id: str, keys: object) -> list[str]:
 
 
 def _check_overlaps(label: str, keys: Iterable[str]) -> None:
-    # In a list, 1 and 01 are one element; a server of MongoDB 6.0 stops when one update sets it twice.
-    names = sorted(([element_name(name) for name in key.split(".")], key) for key in keys)
-    for (shorter, one), (longer, other) in itertools.pairwise(names):
+    names = sorted(key.split(".") for key in keys)
+    for shorter, longer in itertools.pairwise(names):
         if longer[: len(shorter)] == shorter:
-            raise ValueError(f"{label}: {one!r} and {other!r} overlap; give one of them")
+            raise ValueError(f"{label}: {'.'.join(shorter)!r} and {'.'.join(longer)!r} overlap; give one of them")
 
 
 def named(keys: Iterable[str], at_fault: Callable[[str], bool]) -> str:

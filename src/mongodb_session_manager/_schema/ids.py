@@ -150,11 +150,6 @@ def list_index(name: str) -> int:
     return int(name[-10:]) if len(name.lstrip("0")) <= 9 else _ALL
 
 
-def element_name(name: str) -> str:
-    """Return the name under which a server finds a field or an element of a list: a number without leading zeros."""
-    return (name.lstrip("0") or "0") if is_number(name) else name
-
-
 def metadata_path(key: str) -> str:
     """Return the dotted path of a metadata field."""
     return ".".join(("metadata", *map(escape_key, key.split("."))))

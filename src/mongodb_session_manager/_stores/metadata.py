@@ -12,6 +12,7 @@ from .._schema.data import (
     little_metadata_update,
     metadata_deletion_update,
     metadata_update,
+    one_element,
     unmarked_filter,
     unmarked_update,
 )
@@ -54,11 +55,7 @@ class MetadataStore:
                     raise _unreachable(session_id, fields)
                 if not any(map(has_number, fields)):
                     raise SessionConflictError(session_id, None, CONTENDED)
-                raise UnstorableValueError(
-                    f"Metadata of session {session_id!r}, {named(fields, has_number)}",
-                    "a number in the key lies beyond the end of the list there, which would be filled with nulls. "
-                    "Set the next element of the list, or the whole list",
-                )
+                raise _not_in_list(session_id, fields)
 
     def _update(self, session_id: str, fields: Stored) -> FilterAndUpdate:
         change = metadata_update(session_id, fields)
@@ -119,6 +116,16 @@ def _unreachable_fields(session_id: str, fields: Stored) -> Iterator[None]:
             raise
         forget_values(error)
         raise _unreachable(session_id, fields) from None
+
+
+def _not_in_list(session_id: str, fields: Stored) -> UnstorableValueError:
+    reason = (
+        "a number in the key lies beyond the end of the list there, which would be filled with nulls. Set the next "
+        "element of the list, or the whole list"
+    )
+    for one, other in one_element(fields)[:1]:
+        reason = f"{one!r} and {other!r} overlap if there is a list; give one of them. Or {reason}"
+    return UnstorableValueError(f"Metadata of session {session_id!r}, {named(fields, has_number)}", reason)
 
 
 def _unreachable(session_id: str, fields: Stored) -> UnstorableValueError:
