@@ -228,13 +228,13 @@ class LiveMessages:
 
     def _note_own(self, strangers: Sequence[Message], view: View) -> None:
         """Follow the messages that are a conversation manager's own; what its state gave up is kept."""
-        held = with_copied(view.held(), strangers)
+        held = with_copied(view.held(), strangers) if strangers else []
         now, before = Messages(held), Messages([*self._kept, *self._held])
         candidates = Messages([*held, *self._own])
         self._own = [message for message in strangers if message in candidates]
         self._own_have_stood |= bool(self._own)
         # Among strangers may be copies of them that cannot be told.
-        have_left = self._own_have_left or (not strangers and (self._own_have_stood or bool(held)))
+        have_left = self._own_have_left or (self._own_have_stood and not strangers)
         self._own_have_left = have_left and not self._own
         self._held = [message for message in self._own if message in now]
         self._kept = [message for message in self._own if message in before and message not in now]

@@ -905,23 +905,3 @@ def test_live_messages_that_are_not_stored_are_told(
 
     assert again.messages == agent.messages[1:]
     assert any("not stored" in record.getMessage() for record in caplog.records)
-
-
-@pytest.mark.parametrize("left", [0, 1])
-def test_a_summary_that_left_before_anybody_looked_stays_away(
-    new_manager: NewManager, new_agent: NewAgent, left: int
-) -> None:
-    manager = new_manager()
-    agent = new_agent(manager, "Okay.", conversation_manager=summarizing())
-    talk(agent, "a", "b", "c", "d")
-    agent.model = ScriptedModel(["Summary"], default="Okay.")
-    agent.conversation_manager.reduce_context(agent)
-    assert texts(agent.messages)[0] == "Summary"
-
-    del agent.messages[: len(agent.messages) - left]
-    agent("e")
-    live = copy.deepcopy(agent.messages)
-    manager.close()
-
-    assert "Summary" not in texts(agent.messages)
-    assert new_agent(new_manager(), conversation_manager=summarizing()).messages == live
