@@ -24,10 +24,12 @@ class MultiAgentWriter:
     Attributes:
         failure: The error at a step of the present invocation. The SDK takes it for a failure of the node: the state
             that it has then must not replace the stored one, from which a run can continue.
+        has_failed_at_end: Whether it is the error at the end of the invocation instead, of which the SDK knows nothing.
     """
 
     def __init__(self, store: MultiAgentStore, session_id: str) -> None:
         self.failure: Exception | None = None
+        self.has_failed_at_end = False
         self._store, self._session_id = store, session_id
         self._lock = threading.Lock()
         self._stamps = itertools.count(1)
@@ -41,6 +43,7 @@ class MultiAgentWriter:
     def begin(self) -> None:
         """Forget the former run."""
         self.failure = self._ended = None
+        self.has_failed_at_end = False
 
     @property
     def pending(self) -> int:

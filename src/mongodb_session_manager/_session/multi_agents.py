@@ -130,7 +130,7 @@ class MultiAgents:
             try:
                 await self._write(writer, writer.capture(event.source, ends=True, may_change=_has_others(event)))
             except Exception as error:  # noqa: BLE001 - told at the end, when the others have had their turn
-                writer.failure = error
+                writer.failure, writer.has_failed_at_end = error, True
 
     async def on_end(self, event: AfterMultiAgentInvocationEvent) -> None:
         """Store what the callbacks of others have changed in it, and tell what failed."""
@@ -138,7 +138,7 @@ class MultiAgents:
         writer = self._writer(event.source)
         if writer.failure is None:
             await self._write(writer, writer.capture_changed(event.source))
-        elif sys.exc_info()[1] is None:  # a Swarm has kept it to itself
+        elif writer.has_failed_at_end or sys.exc_info()[1] is None:  # a Swarm has kept it to itself
             raise writer.failure
 
     def _writer(self, source: "MultiAgentBase") -> MultiAgentWriter:

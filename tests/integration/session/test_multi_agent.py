@@ -13,7 +13,7 @@ from strands.multiagent.base import MultiAgentBase, Status
 from strands.multiagent.graph import Graph
 
 from mongodb_session_manager import MongoDBSessionManager
-from mongodb_session_manager.errors import AgentNotFoundError, SessionNotFoundError
+from mongodb_session_manager.errors import AgentNotFoundError, SessionNotFoundError, UnstorableValueError
 from mongodb_session_manager.testing import CommandCounter, ScriptedModel, session_ids
 from tests.aliases import Failing, History, NewManager, Stored
 from tests.talking import ASK, ask, every_durability
@@ -319,3 +319,16 @@ def test_what_a_callback_changes_at_the_end_is_stored(
 
     assert log.writes == writes
     assert manager.session_repository.read_multi_agent("s-1", graph.id) == graph.serialize_state()
+
+
+@both
+def test_a_state_that_cannot_be_stored_at_the_end_is_told_though_the_run_fails(
+    new_manager: NewManager, build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = new_manager(durability="exit")
+    work = build(Team(first=[ConnectionError("away")]), manager)
+    serialize = work.serialize_state
+    monkeypatch.setattr(work, "serialize_state", lambda: {**serialize(), "odd": {1, 2}})
+
+    with pytest.raises(UnstorableValueError, match="odd"):
+        work("Do it")
