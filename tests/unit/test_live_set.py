@@ -141,3 +141,29 @@ def test_a_summary_stands_for_what_is_not_made_anew_behind_it() -> None:
 
     followed.look(view_of(live[1:]))
     assert ids(followed) == [4, 5, 6, 7]
+
+
+class Counted(dict[str, Any]):
+    """A block that counts how often it is compared."""
+
+    compared = 0
+    __hash__ = None
+
+    def __eq__(self, other: object) -> bool:
+        Counted.compared += 1
+        return super().__eq__(other)
+
+
+def tool_use(number: int) -> Any:
+    return {"role": "assistant", "content": [Counted(toolUse={"toolUseId": f"t-{number}"})]}
+
+
+@pytest.mark.parametrize("make", [lambda number: {"role": "user", "content": [Counted(text=str(number))]}, tool_use])
+def test_messages_that_are_not_stored_are_not_compared_with_each_other_one(make: Any) -> None:
+    followed, stored = followed_turns(2)
+    followed.look(view_of([*stored, *map(make, range(100))]))
+    Counted.compared = 0
+
+    followed.look(view_of([*stored, *map(make, range(150, 50, -1))]))
+
+    assert 0 < Counted.compared < 300

@@ -1,6 +1,7 @@
 """Copies of messages in a live list, as snapshots, applications and conversation managers make them; pure."""
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 
 from strands.types.content import Message
 
@@ -15,15 +16,20 @@ class CopiesOf:
     def __init__(self, left: Iterable[tuple[Message, int]]) -> None:
         left = list(left)
         self._tracked = {tracking_id: place for message, place in left if (tracking_id := tracking_id_of(message))}
-        self._others = [(message, place) for message, place in left if tracking_id_of(message) is None]
+        # Ten thousand are not compared with each of as many others.
+        self._others: defaultdict[tuple[str, ...], list[tuple[Message, int]]] = defaultdict(list)
+        for message, place in left:
+            if tracking_id_of(message) is None:
+                self._others[_texts(message)].append((message, place))
 
     def pop(self, message: Message) -> int | None:
         tracking_id = tracking_id_of(message)
         if tracking_id is not None:
             return self._tracked.pop(tracking_id, None)
         # Copies of several come in their order, so that the first is the one, as a rule.
-        index = next((index for index, (other, _) in enumerate(self._others) if _says(message, other)), None)
-        return None if index is None else self._others.pop(index)[1]
+        others = self._others.get(_texts(message), [])
+        index = next((index for index, (other, _) in enumerate(others) if _says(message, other)), None)
+        return None if index is None else others.pop(index)[1]
 
 
 def stands_for_as_copy(message: Message, slot: Slot | None) -> tuple[Record, ...]:
@@ -40,6 +46,19 @@ def with_copied(held: Sequence[Message], messages: Sequence[Message]) -> list[Me
 
 def _says(message: Message, other: Message) -> bool:
     return message.get("role") == other.get("role") and message.get("content") == other.get("content")
+
+
+def _texts(message: Message) -> tuple[str, ...]:
+    """Return texts that are the same in messages that say the same, and in few others."""
+    return tuple(sorted(_texts_in(message.get("content"))))
+
+
+def _texts_in(content: object) -> Iterator[str]:
+    for block in content if isinstance(content, list | tuple) else ():
+        for value in block.values() if isinstance(block, dict) else ():
+            text = value.get("toolUseId") if isinstance(value, dict) else value
+            if isinstance(text, str):
+                yield str.__str__(text)
 
 
 def is_copy(message: Message, records: Sequence[Record]) -> bool:
