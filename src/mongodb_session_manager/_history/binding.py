@@ -22,7 +22,7 @@ from ..errors import MongoDBSessionError
 from .agent_state import AgentStateTracker
 from .call_metrics import CallMeter
 from .capture import HistoryCapture
-from .live_records import View, is_message
+from .live_records import View, is_message, tracking_id_of
 from .redaction import Tolerated, redact_latest
 from .restore import OwnMessages
 from .unsent import ALL_UNSENT
@@ -224,6 +224,8 @@ class AgentBinding:
     def look_up(self, tracking_ids: Collection[str], live: Sequence[Message]) -> None:
         """Find in storage which messages bear these tracking ids; where that fails, the next capture tries again."""
         history = self.history
+        # First, since what is sent meanwhile waits no longer.
+        pending = self._capture.pending_messages()
         try:
             found = history.store.tracked_messages(history.session_id, history.agent_id, tracking_ids)
         except (PyMongoError, MongoDBSessionError) as error:
@@ -231,7 +233,11 @@ class AgentBinding:
             logger.warning(about, history.session_id, history.agent_id, type(error).__name__)
             return
         with history.lock:
-            history.live.recover({tracking_id: found.get(tracking_id, ()) for tracking_id in tracking_ids}, live)
+            ids = {each: {*found.get(each, ())} for each in tracking_ids}
+            for message in pending:
+                if (tracking_id := tracking_id_of(cast(Message, message))) in ids:
+                    ids[tracking_id].add(message["message_id"])
+            history.live.recover(ids, live)
 
     @property
     def left_out(self) -> Exception | None:

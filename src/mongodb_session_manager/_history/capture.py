@@ -11,6 +11,7 @@ from .._schema.live_ids import LiveIds
 from .._schema.messages import MessageEdit, check_calls, message_doc, redaction, replacement
 from .._schema.values import Stored, encode
 from ..errors import MongoDBSessionError
+from ..types import MessageDoc
 from .changes import Change
 from .live_records import Record, View
 from .unsent import ALL_UNSENT
@@ -199,6 +200,11 @@ class HistoryCapture:
         with self._history.lock:
             waiting = {change.appended["message_id"] for change in self._queue.changes if change.appended}
             return self._live.is_among(message, waiting)
+
+    def pending_messages(self) -> list[MessageDoc]:
+        """Return the messages that wait to be sent; until they are, their ids may change."""
+        with self._history.lock:
+            return [change.appended for change in self._queue.changes if change.appended]
 
     def _label(self, message_id: int | None = None) -> str:
         return agent_label(self._history.session_id, self._history.agent_id, message_id)

@@ -15,7 +15,13 @@ from strands.agent.conversation_manager import (
     SummarizingConversationManager,
 )
 from strands.agent.conversation_manager.compression.pin_message import is_pinned, pin_message, unpin_message
-from strands.hooks import AfterInvocationEvent, AfterModelCallEvent, BeforeInvocationEvent, BeforeModelCallEvent
+from strands.hooks import (
+    AfterInvocationEvent,
+    AfterModelCallEvent,
+    BeforeInvocationEvent,
+    BeforeModelCallEvent,
+    MessageAddedEvent,
+)
 from strands.types.content import Message
 from strands.types.exceptions import ContextWindowOverflowException
 
@@ -30,7 +36,7 @@ from mongodb_session_manager.testing import CommandCounter, Redaction, ScriptedM
 from tests.aliases import Client, Failing, NewAgent, NewManager, Stored
 from tests.first_version import element, legacy, legacy_agent
 from tests.integration.history.live_agents import Notes
-from tests.talking import LOOK, look, look_up, texts, user, without_ids
+from tests.talking import LOOK, every_durability, look, look_up, texts, user, without_ids
 from tests.watching import cost
 
 
@@ -905,3 +911,34 @@ def test_live_messages_that_are_not_stored_are_told(
 
     assert again.messages == agent.messages[1:]
     assert any("not stored" in record.getMessage() for record in caplog.records)
+
+
+@every_durability
+@pytest.mark.parametrize("turns", [1, 2])
+def test_what_is_put_back_before_it_is_sent_comes_back(
+    new_manager: NewManager, new_agent: NewAgent, durability: str, turns: int
+) -> None:
+    manager = new_manager(durability=durability)
+    new_agent(manager, "Hello.")("Hi")
+    manager.close()
+    manager = new_manager(durability=durability)
+    agent = new_agent(manager, look("kiwi"), look("kiwi", 2), "Done.", tools=[look_up])
+    taken: list[Message] = []
+    added = 0
+
+    def swap(event: MessageAddedEvent) -> None:
+        nonlocal added, taken
+        added += 1
+        if added == 3:
+            taken = copy.deepcopy(agent.messages[:-1])
+            del agent.messages[:-1]
+        elif added == 3 + turns:
+            agent.messages[:0] = taken
+
+    agent.hooks.add_callback(MessageAddedEvent, swap)
+    agent("Look")
+    live = copy.deepcopy(agent.messages)
+    manager.close()
+
+    assert len(live) == 8
+    assert new_agent(new_manager()).messages == live
