@@ -156,6 +156,8 @@ def _parsed(text: str) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise ValueError(f"not valid JSON: {error}") from None
+    except RecursionError:
+        raise ValueError("not valid JSON: it is nested too deep") from None
 
 
 def _required(value: Any, name: str) -> Any:

@@ -228,6 +228,7 @@ def refusing_constants(text: str) -> Any:
         ({"action": "set"}, "metadata"),
         ({"action": "set", "metadata": {}}, "metadata is needed"),
         ({"action": "set", "metadata": "{not json"}, "not valid JSON"),
+        ({"action": "set", "metadata": '{"a":' * 100_000}, "not valid JSON: it is nested too deep"),
         ({"action": "set", "metadata": "[1]"}, "metadata must be an object"),
         ({"action": "set", "metadata": 5}, "metadata must be an object"),
         ({"action": "set", "metadata": {"$bad": 1}}, r"'$bad'"),
