@@ -8,7 +8,8 @@ from pymongo import common
 
 from mongodb_session_manager import MongoDBSessionManager, create_mongodb_session_manager, types
 from mongodb_session_manager._client.spelling import OPTIONS, spelling_hint
-from mongodb_session_manager._schema.ids import shown
+from mongodb_session_manager._schema.catalog_arguments import check_limit
+from mongodb_session_manager._schema.ids import check_message_id, shown
 from mongodb_session_manager.mongodb_session_factory import _LEASE_ARGUMENTS
 
 PARAMETERS = inspect.signature(MongoDBSessionManager.__init__).parameters
@@ -91,3 +92,13 @@ def test_other_values_are_shown_shortened() -> None:
     assert len(shown("s" * 5000)) < 60
     assert len(shown(list(range(5000)))) < 60
     assert shown(5) == "5"
+
+
+@pytest.mark.parametrize("number", [10**5000, -(10**5000)], ids=["positive", "negative"])
+def test_a_number_of_any_size_is_shown_shortened(number: int) -> None:
+    assert len(shown(number)) < 60
+    with pytest.raises(ValueError, match=r"must be a number of 8 bytes, got '?-?0x") as refused:
+        check_message_id(number)
+    assert len(str(refused.value)) < 120
+    with pytest.raises(ValueError, match="limit must be between"):
+        check_limit(number)

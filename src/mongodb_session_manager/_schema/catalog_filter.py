@@ -14,7 +14,7 @@ from ..types.catalog import UNSET
 from .agent_rows import is_short_text
 from .expiry import IS_EXPIRED
 from .given import check_flag
-from .ids import MAX_ID_BYTES, check_id, check_key, check_name, metadata_path, shown
+from .ids import MAX_ID_BYTES, check_id, check_name, check_sought_key, metadata_path, shown
 from .values import Stored, encode
 
 _MOST_TEXT: Final = 256
@@ -214,7 +214,7 @@ def _metadata(given: SessionFilter) -> list[Either]:
 def _path(key: object) -> str:
     if not isinstance(key, str):
         raise TypeError(f"filter: a metadata key must be a string, got {type(key).__name__}")
-    return metadata_path(check_key("filter: metadata", key))
+    return metadata_path(check_sought_key("filter: metadata", key))
 
 
 def _any_of(path: str, label: str, value: Any, given: SessionFilter) -> Either:

@@ -1,6 +1,5 @@
 """Metadata, feedback, the outbox, the configuration of agents, Graphs and Swarms."""
 
-import itertools
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
@@ -12,6 +11,7 @@ from .histories import AgentWrite, without_files_filter
 from .ids import agent_path, is_number, list_index, metadata_path, multi_agent_path, now
 from .interrupts import interrupted_update, multi_agent_name
 from .lives import Life
+from .metadata_keys import one_element, ways_of
 from .nested import places_of
 from .values import VALUE_MARKS, FilterAndUpdate, Pipeline, Stored, Update, escape_key
 
@@ -57,25 +57,6 @@ def metadata_update(session_id: str, fields: Stored) -> FilterAndUpdate:
     return _where(session_id, [*filled, *_apart(fields)]), {"$set": {**changed, "updated_at": now()}}
 
 
-def one_element(keys: Iterable[str]) -> list[tuple[str, str]]:
-    """Return the pairs of keys of which one names what the other does, or holds it, if there is a list.
-
-    In a list, 1 and 01 are one element, and elsewhere they are two names.
-    """
-    spelled: dict[tuple[str, ...], list[str]] = {}
-    for key in keys:
-        spelled.setdefault(_in_lists(key), []).append(key)
-    pairs = []
-    for path, alike in spelled.items():
-        holding = [each for level in range(1, len(path)) for each in spelled.get(path[:level], ())]
-        pairs += [*itertools.combinations(alike, 2), *itertools.product(holding, alike)]
-    return pairs
-
-
-def _in_lists(key: str) -> tuple[str, ...]:
-    return tuple((name.lstrip("0") or "0") if is_number(name) else name for name in key.split("."))
-
-
 def _apart(keys: Iterable[str]) -> list[Stored]:
     """Return the conditions that keys name different values; a server of MongoDB 6.0 stops if one is set twice."""
     return [{"$or": [_elsewhere_or(path, "$lt", 0) for path in _parting(*pair)]} for pair in one_element(keys)]
@@ -92,8 +73,7 @@ def unmarked_filter(keys: Iterable[str]) -> Stored:
 
     A mark is an object, so a server would add to it what the key names, and the value could not be read any more.
     """
-    ways = {path[:level] for path in (tuple(key.split(".")) for key in keys) for level in range(1, len(path))}
-    conditions = [_at("$metadata", [escape_key(name) for name in way], _unmarked) for way in sorted(ways)]
+    conditions = [_at("$metadata", [escape_key(name) for name in way], _unmarked) for way in sorted(set(ways_of(keys)))]
     return {"$expr": {"$and": conditions}} if conditions else {}
 
 

@@ -2,14 +2,15 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any, TypeAlias
 
 from strands.types.session import SessionType
 
 from ..errors import UnstorableValueError
-from .ids import check_id, check_key, check_name, now, shown
+from .ids import check_id, check_key, check_name, check_sought_key, now, shown
 from .messages import aware
+from .metadata_keys import check_spellings, check_ways, numbered_fields, ways_of
 from .values import Stored, encode
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "feedback_values",
     "given_time",
     "given_type",
+    "held_values",
     "index_fields",
     "metadata_keys",
     "metadata_values",
@@ -69,7 +71,7 @@ def index_fields(metadata_fields: Sequence[str] | None) -> tuple[str, ...]:
         raise TypeError(f"metadata_fields must be a list of names, not a string: {shown(metadata_fields)}")
     if not isinstance(metadata_fields, Iterable | None):
         raise TypeError(f"metadata_fields must be a list of names, got {type(metadata_fields).__name__}")
-    fields = tuple(check_key("metadata_fields", field) for field in metadata_fields or ())
+    fields = tuple(check_sought_key("metadata_fields", field) for field in metadata_fields or ())
     for field_name in fields:
         check_name("metadata_fields", field_name)
     return fields
@@ -93,11 +95,13 @@ def given_time(label: str, name: str, at: Any) -> datetime:
         ValueError: It is not a valid time.
     """
     try:
-        return aware(at)
-    except (AttributeError, TypeError, ValueError):
+        found = aware(at)
+        found.astimezone(timezone.utc)  # where it is a time of the years 1 to 9999 too
+    except (AttributeError, OverflowError, TypeError, ValueError):
         raise ValueError(
             f"{label}: {name} must be a time in ISO 8601, such as '2026-01-31T12:00:00+00:00', or a datetime."
         ) from None
+    return found
 
 
 def given_type(label: str, session_type: object) -> str:
@@ -122,10 +126,21 @@ def metadata_values(session_id: str, metadata: object) -> Stored:
     label = f"Metadata of session {check_id('session_id', session_id)!r}"
     if not isinstance(metadata, Mapping):
         raise TypeError(f"{label} must be given as a mapping, got {type(metadata).__name__}")
-    _check_overlaps(label, [check_key(label, key) for key in metadata])
+    keys = [check_key(label, key) for key in metadata]
+    _check_overlaps(label, keys)
+    check_ways(label, ways_of(keys))
+    check_spellings(label, keys)
     return {
         key: encode(value, f"{label}, {key}", plain_dates=True, depth=key.count(".")) for key, value in metadata.items()
     }
+
+
+def held_values(session_id: str, held: Mapping[str, Any]) -> Stored:
+    """Return the metadata values that a session must hold, in their stored form, by dotted key."""
+    values = metadata_values(session_id, held)
+    for key in values:
+        check_sought_key(f"Metadata of session {session_id!r}", key)
+    return values
 
 
 def metadata_keys(session_id: str, keys: object) -> list[str]:
@@ -135,6 +150,7 @@ def metadata_keys(session_id: str, keys: object) -> list[str]:
         raise TypeError(f"{label}: the keys to delete must be a list of strings, got {type(keys).__name__}")
     names = list(dict.fromkeys(check_key(label, key) for key in keys))
     _check_overlaps(label, names)
+    check_ways(label, numbered_fields(names))
     return names
 
 

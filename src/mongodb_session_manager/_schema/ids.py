@@ -21,10 +21,15 @@ def is_uri(value: object) -> bool:
 
 def shown(value: object) -> str:
     """Return a value as an error quotes it: shortened, and hidden if it may hold a password."""
-    text = repr(value[:_SHOWN]) if isinstance(value, str) else repr(value)
+    text = repr(value[:_SHOWN]) if isinstance(value, str) else _repr(value)
     if _MAY_BE_URI.search(value if isinstance(value, str) else text):
         return "what looks like a connection string"
     return f"{text[:_SHOWN]}…" if len(text) > _SHOWN + 2 else text
+
+
+def _repr(value: object) -> str:
+    # Python writes no integer of more than 4,300 digits as a decimal number.
+    return hex(value) if isinstance(value, int) and value.bit_length() > 64 else repr(value)
 
 
 def check_name(name: str, value: object) -> str | None:
@@ -46,6 +51,8 @@ MAX_ID_BYTES = 1024
 MAX_KEY_LEVELS = 100
 # A condition on a key nests one level for each number in it.
 _MAX_KEY_NUMBERS = 30
+# In a filter or an index, a number is an index and also a name in each element: each one may double the work.
+MAX_SOUGHT_NUMBERS = 8
 
 # The number after it must fit in 8 bytes too.
 MAX_MESSAGE_ID = 2**63 - 2
@@ -101,7 +108,7 @@ def check_message_id(value: object, name: str = "message_id") -> int:
     if not is_integer(value):
         raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
     if abs(value) > MAX_MESSAGE_ID:
-        raise ValueError(f"{name} must be a number of 8 bytes, got {value:#x}")
+        raise ValueError(f"{name} must be a number of 8 bytes, got {shown(hex(value))}")
     return value
 
 
@@ -128,6 +135,21 @@ def check_key(name: str, key: object) -> str:
             f"{_MAX_KEY_NUMBERS} may be numbers. Put what is nested deeper into a value."
         )
     return key
+
+
+def check_sought_key(name: str, key: object) -> str:
+    """Return a metadata key by which sessions can be found.
+
+    Raises:
+        ValueError: ``check_key`` refuses it, or more than 8 of its levels are numbers.
+    """
+    found = check_key(name, key)
+    if sum(map(is_number, found.split("."))) > MAX_SOUGHT_NUMBERS:
+        raise ValueError(
+            f"{name}: key {shown(found)} has more than {MAX_SOUGHT_NUMBERS} levels that are numbers, and takes a "
+            "server too long to find. Keep what is sought less deep in lists."
+        )
+    return found
 
 
 def is_number(name: str) -> bool:

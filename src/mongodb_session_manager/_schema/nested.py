@@ -6,7 +6,7 @@ It escaped no ids: one with dots stands nested in others, one with ``$`` under a
 from collections.abc import Iterator
 from typing import Any
 
-from .ids import MAX_KEY_LEVELS, agent_path
+from .ids import MAX_KEY_LEVELS, MAX_SOUGHT_NUMBERS, agent_path, is_number
 from .values import Pipeline, Stored, escape_key, unescape_key
 
 
@@ -15,6 +15,8 @@ def may_be_nested(agent_id: str) -> bool:
     if len(parts) > MAX_KEY_LEVELS or "agent_data" in parts[1:]:
         return False
     if len(parts) == 1 and (escape_key(agent_id) == agent_id or unescape_key(agent_id) != agent_id):
+        return False
+    if sum(map(is_number, parts)) > MAX_SOUGHT_NUMBERS:
         return False
     return all(part and not part.startswith("$") for part in parts)
 

@@ -120,6 +120,14 @@ def _plain_datetime(value: datetime) -> datetime:
     return datetime.combine(datetime.date(value), datetime.timetz(value))
 
 
+def _storable_date(value: datetime) -> datetime:
+    try:
+        _ = value - (value.utcoffset() or timedelta(0))
+    except OverflowError:
+        raise _RefusedError("in UTC, the time lies before the year 1 or after the year 9999") from None
+    return value
+
+
 class _Encoder:
     """Copies one value into its stored form, and notes whether the copy differs."""
 
@@ -207,7 +215,9 @@ class _Encoder:
 
     def _datetime(self, value: datetime) -> Any:
         self.escaped = True  # as a BSON date it would be the same as one of another zone, or with other microseconds
-        if self._plain_dates or (value.utcoffset() == timedelta(0) and value.microsecond % 1000 == 0):
+        if self._plain_dates:
+            return _storable_date(value)
+        if value.utcoffset() == timedelta(0) and value.microsecond % 1000 == 0:
             return value
         return self._mark("%datetime", value.isoformat())
 

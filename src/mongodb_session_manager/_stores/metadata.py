@@ -1,5 +1,6 @@
 """The metadata of sessions."""
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -12,12 +13,12 @@ from .._schema.data import (
     little_metadata_update,
     metadata_deletion_update,
     metadata_update,
-    one_element,
     unmarked_filter,
     unmarked_update,
 )
-from .._schema.given import Outbox, metadata_keys, metadata_values, named, outbox_records
+from .._schema.given import Outbox, held_values, metadata_keys, metadata_values, named, outbox_records
 from .._schema.ids import ends_in_number, has_number
+from .._schema.metadata_keys import one_element
 from .._schema.values import FilterAndUpdate, Stored, decode, escape_key
 from ..errors import SessionConflictError, UnstorableValueError
 from .document_size import METADATA_BYTES, LargeMetadataError
@@ -94,7 +95,7 @@ class MetadataStore:
         names = metadata_keys(session_id, keys)
         if not names:
             return True
-        change = metadata_deletion_update(session_id, names, metadata_values(session_id, held))
+        change = metadata_deletion_update(session_id, names, held_values(session_id, held))
         records = outbox_records(session_id, outbox)
         with operation("delete_metadata", session_id):
             found = self._outbox.send(session_id, change, records)
@@ -123,7 +124,7 @@ def _not_in_list(session_id: str, fields: Stored) -> UnstorableValueError:
         "a number in the key lies beyond the end of the list there, which would be filled with nulls. Set the next "
         "element of the list, or the whole list"
     )
-    for one, other in one_element(fields)[:1]:
+    for one, other in itertools.islice(one_element(fields), 1):
         reason = f"{one!r} and {other!r} overlap if there is a list; give one of them. Or {reason}"
     return UnstorableValueError(f"Metadata of session {session_id!r}, {named(fields, has_number)}", reason)
 
