@@ -29,6 +29,7 @@ from .restoring import Reading
 __all__ = ["MetadataStore"]
 
 _PATH_NOT_VIABLE = 28
+_TWO_READINGS = 16746
 _FIELDS = {"metadata": 1}
 
 
@@ -113,10 +114,11 @@ def _unreachable_fields(session_id: str, fields: Stored) -> Iterator[None]:
     try:
         yield
     except OperationFailure as error:
-        if error.code != _PATH_NOT_VIABLE:
+        if error.code not in (_PATH_NOT_VIABLE, _TWO_READINGS):
             raise
         forget_values(error)
-        raise _unreachable(session_id, fields) from None
+        made = _unreachable if error.code == _PATH_NOT_VIABLE else _read_in_two_ways
+        raise made(session_id, fields) from None
 
 
 def _not_in_list(session_id: str, fields: Stored) -> UnstorableValueError:
@@ -133,4 +135,12 @@ def _unreachable(session_id: str, fields: Stored) -> UnstorableValueError:
     return UnstorableValueError(
         f"Metadata of session {session_id!r}, {named(fields, lambda key: '.' in key)}",
         "the dotted key leads through a value that is not an object; delete that field first",
+    )
+
+
+def _read_in_two_ways(session_id: str, fields: Stored) -> UnstorableValueError:
+    return UnstorableValueError(
+        f"Metadata of session {session_id!r}, {named(fields, lambda _: True)}",
+        "a list in it has an object with a number as a key, and an index on metadata has that number in its path, "
+        "which would mean both. Store the object under other keys, or drop that index",
     )

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from mongodb_session_manager import SessionCatalog, SessionFilter
+from mongodb_session_manager import SessionCatalog, SessionFilter, UnstorableValueError
 from mongodb_session_manager._schema.data import has_message_filter
 from mongodb_session_manager.testing import CommandCounter
 from tests.aliases import NewManager
@@ -97,3 +97,13 @@ def test_an_agent_id_with_many_numbers_is_only_one_name() -> None:
 
     assert len(nested["$or"]) == 2
     assert list(crafted_id) == ["agents." + "%2E".join(["a", *"0" * 9]) + ".messages.message_id"]
+
+
+def test_a_value_that_an_index_reads_in_two_ways_is_refused(new_manager: NewManager) -> None:
+    manager = new_manager()
+    manager.session_repository.collection.create_index("metadata.a.0")
+
+    with pytest.raises(UnstorableValueError, match=r"'s-1', one of \['a', 'b'\] cannot be stored: .*drop that index"):
+        manager.update_metadata({"a": [{"0": 1}], "b": 1})
+
+    assert manager.get_metadata() == {}
