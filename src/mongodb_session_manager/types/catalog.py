@@ -58,7 +58,8 @@ class SessionFilter:
     Attributes:
         application_name: The name in the session; None for sessions without one.
         metadata: Values by key; a dot reaches into a nested field. A field is equal to the value, or to one of a
-            list, tuple or set of values, 4 MiB at most. A stored list matches if one of its items does.
+            list, tuple or set of values, 4 MiB at most. A stored list matches if one of its items does. At most
+            8 levels of a key may be numbers.
         agent_id: An agent that the session holds.
         id_prefix: How the session id begins.
         created_since: With a time zone; that time or later.
